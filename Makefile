@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+# ssmd: `make` alone prints this file's targets. Objects go to build/<flavour>/, so that sanitizers and release never mix.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.SECONDARY:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := $(shell sed -n 's/^## \([0-9][0-9.]*\).*/\1/p' CHANGELOG.md 2>/dev/null | head -1)
+FLAVOUR ?= release
+BUILD   := build/$(FLAVOUR)
+PREFIX  ?= /usr/local
+JOBS    ?= $(shell nproc)
+
+CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+NVCC      ?= $(shell command -v nvcc 2>/dev/null)
+CUDA_ARCH ?= sm_90
+
+WARN := -Wall -Wextra -Wconversion -Werror
+OPT_release := -O3
+OPT_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
+OPT_fuzz    := -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-omit-frame-pointer
+
+# One outside library a row: pkg-config's name. msgpack-c is called msgpack on older systems.
+MSGPACK  := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
+PACKAGES := kissfft-float samplerate sndfile jansson libxxhash yaml-0.1 libuv libzmq $(MSGPACK) portaudio-2.0
+PKG_CFLAGS = $(subst -I/,-isystem /,$(shell pkg-config --cflags $(PACKAGES) 2>/dev/null))
+PKG_LIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+
+CFLAGS  = -std=gnu11 -g $(OPT_$(FLAVOUR)) $(WARN) -I. -D_GNU_SOURCE -DSSM_VERSION='"$(VERSION)"' \
+          -DSSM_SOURCE_MODELS='"$(CURDIR)/model/pretrained"' -DSSM_MODELS='"$(PREFIX)/share/ssmd/models"' \
+          -ffp-contract=off -fPIC -pthread $(PKG_CFLAGS) -MMD -MP
+LDFLAGS = $(OPT_$(FLAVOUR)) -pthread
+LDLIBS  = $(PKG_LIBS) -lm -ldl
+
+objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+LIB     := $(call objects,$(wildcard kernels/*.c dsp/*.c model/*.c))
+HOUSE   := $(LIB) $(call objects,$(wildcard config/*.c) $(filter-out daemon/main.c,$(wildcard daemon/*.c)))
+TOOL    := $(call objects,$(wildcard clients/*.c))
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
+SCRIPTS := $(sort $(wildcard tests/test_*.py tests/test_*.sh))
+BENCHES := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench_*.c)))
+FUZZERS := $(patsubst tests/%.c,build/fuzz/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
+
+$(BUILD)/kernels/avx2.o:   CFLAGS += -mavx2 -mfma
+$(BUILD)/kernels/avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+
+help: ## print this
+	@echo "ssmd $(VERSION): live signals inside a selective state space"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+all: deps ## the daemon and the tool: build/release/ssmd, build/release/ssm, libssm.a, libssm.so
+	@$(MAKE) -j$(JOBS) --no-print-directory $(BUILD)/ssmd $(BUILD)/ssm $(BUILD)/libssm.a $(BUILD)/libssm.so
+
+$(BUILD)/ssmd: $(BUILD)/daemon/main.o $(HOUSE)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/ssm: $(TOOL) $(HOUSE)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/libssm.a: $(LIB)
+	rm -f $@ && ar rcs $@ $^
+$(BUILD)/libssm.so: $(LIB)
+	$(CC) $(LDFLAGS) -shared -Wl,-soname,libssm.so.1 -o $@ $^ $(LDLIBS)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c -o $@ $<
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+$(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o $(HOUSE)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+demo: all ## clean a real recording through the real daemon, with figures and pictures
+	tests/demo.sh $(BUILD)
+
+test: all ## every test (T=ring: one file; F='*full*': the cases of that name)
+	@$(MAKE) -j$(JOBS) --no-print-directory test-programs
+	@tests/run.sh $(BUILD) '$(T)' '$(F)' $(TESTS) $(SCRIPTS)
+test-programs: $(if $(T),$(filter %/test_$(T),$(TESTS)),$(TESTS))
+
+asan: ## every test under AddressSanitizer and UndefinedBehaviourSanitizer
+	$(MAKE) test FLAVOUR=asan
+tsan: ## every test under ThreadSanitizer
+	$(MAKE) test FLAVOUR=tsan
+
+FUZZ_SECONDS ?= 300
+fuzz: deps ## each fuzzer for FUZZ_SECONDS (300) over its corpus in tests/data
+	@$(MAKE) -j$(JOBS) --no-print-directory FLAVOUR=fuzz CC=clang WARN='-Wall -Wextra' fuzz-programs
+	@tests/fuzz.sh $(FUZZ_SECONDS) $(FUZZERS)
+fuzz-programs: $(FUZZERS)
+
+bench: all ## kernels and engine against their floors and peers, on this CPU
+	@$(MAKE) -j$(JOBS) --no-print-directory $(BENCHES)
+	@for b in $(BENCHES); do $$b; done
+	@$(BUILD)/ssm bench
+
+cuda: build/release/libssm_cuda.so ## the CUDA kernels: build/release/libssm_cuda.so (needs nvcc)
+build/release/libssm_cuda.so: $(wildcard kernels/cuda/*.cu) $(wildcard kernels/cuda/*.h)
+	@[ -n "$(NVCC)" ] || { echo "make cuda: no nvcc on the PATH; install the CUDA toolkit or say NVCC=/path/to/nvcc" >&2; exit 69; }
+	@mkdir -p $(@D)
+	$(NVCC) -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC -shared -o $@ $(filter %.cu,$^)
+
+layers: ## check who includes whom, and that one outside library lives in one file
+	@tests/layers.sh
+format: ## clang-format every C file
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu')
+
+install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/ssmd $(BUILD)/ssm
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/include model/ssm.h
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/lib $(BUILD)/libssm.a
+	install -Dm755 $(BUILD)/libssm.so $(DESTDIR)$(PREFIX)/lib/libssm.so.1
+	ln -sf libssm.so.1 $(DESTDIR)$(PREFIX)/lib/libssm.so
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/models $(wildcard model/pretrained/*)
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/examples $(wildcard config/*.yaml)
+
+deps: build/deps ## install what building and testing need (apt; asks for sudo only when it must)
+build/deps: tests/deps.sh
+	@mkdir -p build
+	@tests/deps.sh
+	@touch $@
+
+clean: ## remove build/
+	rm -rf build
+
+.PHONY: help all demo test test-programs asan tsan fuzz fuzz-programs bench cuda layers format install deps clean
+-include $(wildcard $(BUILD)/*/*.d)

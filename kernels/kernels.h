@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+/* The mathematics of the engine, once readable and once fast.
+ *
+ * `kernels_scalar` is the definition: plain C loops that say what each operation means. `kernels_avx2` and
+ * `kernels_avx512` are its twins; kernels_best() picks one when the program starts. Every function is pure: it reads its
+ * inputs, writes its outputs, allocates nothing, keeps nothing, and may be called from any thread.
+ *
+ * Two promises hold for every table, and tests/test_kernels.c checks both:
+ *   1. a row's result does not depend on how many other rows are in the call (so a batched stream is bit-identical to
+ *      the same stream alone), nor on where a sequence is cut (so chunks equal the whole);
+ *   2. fp32 results are within 2e-6 (norm-wise, relative) of the same formula in double.
+ *
+ * Layouts: matrices are row-major; T is time in hops, E channels (d_inner), N states a channel (d_state). Strides are in
+ * elements. Pointers need no alignment. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A linear layer's weights, packed once at load: panels of KERNELS_PANEL outputs, each (in, KERNELS_PANEL), so that a
+ * vector lane is one output and the sum over `in` always runs in one order. */
+enum { KERNELS_PANEL = 64 };
+
+struct linear {
+    int in, out;         /* sizes as in y = W x + b, W (out, in)                                          */
+    float *f32;          /* packed fp32 panels, or NULL when the weights are int8                         */
+    int8_t *i8;          /* packed int8 panels, or NULL; the weight is scale[o] * i8                      */
+    float *scale, *bias; /* (out padded to a panel); scale NULL for fp32, bias NULL for none              */
+};
+
+/* Pack (out, in) weights; bias (out,) may be NULL. Gives 0, or -1 when memory runs out. linear_finish frees. */
+int linear_init_f32(struct linear *linear, int in, int out, const float *weight, const float *bias);
+int linear_init_i8(struct linear *linear, int in, int out, const int8_t *weight, const float *scale, const float *bias);
+void linear_finish(struct linear *linear);
+
+/* How B is discretised; A always is exp(dt A). */
+enum discretisation {
+    DISCRETISE_EULER, /* B-bar = dt B: what mamba_ssm trains with                                         */
+    DISCRETISE_ZOH,   /* B-bar = (dt A)^-1 (exp(dt A) - 1) dt B: exact for an input held over the step    */
+};
+
+/* One stream's selective scan over T steps (Mamba paper, section 3.2):
+ *   delta = elapsed * softplus(dt + dt_bias);  h <- exp(delta A) h + B-bar u;  y = <C, h> + D u;  out = y * silu(z).
+ * The state is held state-major, (N, E), so that a vector lane is one channel. */
+struct selective_scan {
+    int T, E, N;
+    enum discretisation discretisation;
+    const float *A;       /* (N, E)  -exp(A_log), transposed                                              */
+    const float *D;       /* (E)     skip weights                                                         */
+    const float *dt_bias; /* (E)     added before softplus                                                */
+    const float *u, *dt, *z; /* (T, E) with the strides below; z NULL: no gate                            */
+    const float *B, *C;   /* (T, N)  with the strides below                                               */
+    const float *elapsed; /* (T)     hops of time since the previous step, 1 = no gap; NULL: all ones     */
+    ptrdiff_t u_stride, dt_stride, z_stride, B_stride, C_stride, out_stride;
+    float *h;             /* (N, E)  in: start state, out: end state                                      */
+    float *out;           /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
+    float *sum_dt;        /* (E)     out: sum of delta over the T steps, or NULL                          */
+};
+
+struct kernels {
+    const char *name; /* "scalar", "avx2", "avx512" */
+
+    /* y = W x + b for `rows` rows. x (rows, in), y (rows, out). */
+    void (*linear)(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride, int rows);
+
+    /* y = x / sqrt(mean(x^2) + eps) * weight, row by row. y may be x. (RMSNorm, arXiv 1910.07467) */
+    void (*rms_norm)(const float *x, const float *weight, float eps, float *y, int rows, int width);
+
+    /* Causal depthwise convolution over time, then SiLU if asked:
+     *   y[t][e] = bias[e] + sum_k weight[k][e] x[t - K + 1 + k][e]
+     * weight is (K, E), transposed from mamba_ssm's (E, 1, K). history (K - 1, E) holds the inputs before x, oldest
+     * first, and is moved on by T. x (T, E) and y (T, E) must not overlap. bias may be NULL. */
+    void (*conv1d)(const float *weight, const float *bias, int K, float *history, const float *x, ptrdiff_t x_stride,
+                   float *y, ptrdiff_t y_stride, int T, int E, bool silu);
+
+    void (*selective_scan)(const struct selective_scan *scan);
+
+    /* Element by element; y may be x. softplus is x itself above 20. */
+    void (*silu)(const float *x, float *y, size_t n);
+    void (*softplus)(const float *x, float *y, size_t n);
+    void (*exp)(const float *x, float *y, size_t n);
+    /* y += x */
+    void (*add)(const float *x, float *y, size_t n);
+};
+
+extern const struct kernels kernels_scalar, kernels_avx2, kernels_avx512;
+
+/* The fastest table this processor runs, or the one SSM_KERNELS=scalar|avx2|avx512 names if it can. Never NULL. */
+const struct kernels *kernels_best(void);
+/* The i-th table this processor runs (0 = scalar), or NULL past the last: tests and benchmarks walk them all. */
+const struct kernels *kernels_at(int i);
+
+/* Join two neighbouring time segments of one scan: (a, b) o (a', b') = (a a', a' b + b') with a' = exp(A sum_dt').
+ *   h       inout (N, E)  state at the end of the earlier segment -> state at the end of the later one
+ *   local   in    (N, E)  the later segment's end state when started from zero
+ *   sum_dt  in    (E)     the later segment's sum of delta */
+void selective_scan_combine(const float *A, const float *sum_dt, const float *local, float *h, int E, int N);
+
+#endif

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MODEL_SSM_H
+#define MODEL_SSM_H
+
+/* libssm: run a selective state space model over many live streams, or over a recording.
+ *
+ * An engine is one model on one device with room for a fixed number of streams. A stream is a slot in it: a constant-size
+ * state and nothing else. A model takes hops of `hop` samples in and gives hops of `hop` samples (or `outputs` scores) out.
+ *
+ *   struct ssm_error err;
+ *   struct ssm_engine *engine = ssm_open("denoise-16k", NULL, &err);       // a name in the model path, or a file
+ *   ssm_stream mic;
+ *   ssm_stream_open(engine, &mic);
+ *   struct ssm_hop hop = {.stream = mic, .in = noisy, .out = clean, .count = 1};
+ *   ssm_step(engine, &hop, 1);                                             // 160 samples in, 160 samples out
+ *
+ * Threads: an engine has one owner; calls on one engine must not overlap. Different engines are independent.
+ * Memory: everything is taken in ssm_open; step, scan, stream_* and state_* allocate nothing. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What went wrong, in one sentence that says what to do, and the sysexits code a program should end with. */
+struct ssm_error {
+    int code; /* 0 none, 64 usage, 65 bad model or data, 66 no input, 69 device unavailable, 70 internal, 71 memory */
+    char text[512];
+};
+
+enum ssm_status {
+    SSM_OK = 0,
+    SSM_STALE = -1,    /* the stream was closed (its generation is over)                                  */
+    SSM_FULL = -2,     /* every slot is taken                                                             */
+    SSM_BAD_STATE = -3 /* a saved state of another model or version, cut short, or damaged                */
+};
+
+struct ssm_engine;
+typedef uint64_t ssm_stream; /* generation << 32 | slot; 0 is never a stream */
+
+struct ssm_options {
+    const char *device; /* "auto", "cpu", "cuda", "cuda:0"; NULL = auto. cuda that can't be had fails         */
+    int streams;        /* slots; 0 = 1                                                                       */
+    int threads;        /* worker threads, the caller among them; 0 = one                                     */
+    int max_hops;       /* hops of one stream a step may take; 0 = 1. ssm_scan cuts longer input itself       */
+};
+
+struct ssm_info {
+    char name[64], version[32], task[32], licence[128], trained[1024];
+    char device[64];     /* "cpu avx512"                                                                      */
+    char device_why[128]; /* why auto took it                                                                 */
+    char digest[17];     /* first 16 hex digits of the file's xxh3 sum                                        */
+    int rate;            /* Hz                                                                                */
+    int hop;             /* samples in a hop                                                                  */
+    int outputs;         /* values out a hop: `hop` samples, or scores                                        */
+    int delay;           /* samples by which the output stream lags the input stream, hop in to hop out       */
+    int latency;         /* algorithmic latency in samples: delay + hop                                       */
+    int layers;
+    long parameters;
+    double macs_per_hop;
+    size_t state_bytes;  /* of one stream                                                                     */
+    size_t engine_bytes; /* everything ssm_open took                                                          */
+};
+
+/* One line of `ssm model inspect`. */
+struct ssm_layer_info {
+    const char *type, *name;
+    int in, out;
+    long parameters;
+    double macs_per_hop;
+    size_t state_bytes;
+};
+
+/* Open a model. `model` is a file's path if it holds a '/' or ends in .safetensors, else a name looked up in
+ * $SSM_MODEL_PATH, then the source tree's model/pretrained, then the installed models. options may be NULL.
+ * Gives the engine, or NULL with *err filled in. */
+struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options, struct ssm_error *err);
+void ssm_close(struct ssm_engine *engine); /* NULL is fine */
+
+const struct ssm_info *ssm_describe(const struct ssm_engine *engine);             /* borrowed from the engine */
+bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer_info *info); /* false past the end */
+
+/* Find the file behind a model's name. Gives 0 and the path, or -1 and an error naming the places looked in. */
+int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error *err);
+/* The folder of shipped models i = 0, 1, ... in search order, or NULL past the end. */
+const char *ssm_model_folder(int i);
+
+int ssm_stream_open(struct ssm_engine *engine, ssm_stream *stream);  /* zero state; SSM_OK or SSM_FULL        */
+int ssm_stream_close(struct ssm_engine *engine, ssm_stream stream);  /* SSM_OK or SSM_STALE: safe to repeat   */
+int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream);  /* back to the zero state                */
+
+/* One stream's part of a step. */
+struct ssm_hop {
+    ssm_stream stream;
+    const float *in; /* (count, hop)      samples, full scale +-1; a NaN or inf counts as 0                   */
+    float *out;      /* (count, outputs)                                                                      */
+    int count;       /* hops, 1..max_hops                                                                     */
+    float elapsed;   /* hops of time since this stream's previous hop, for the first hop here: 1 (or 0, meaning 1)
+                        without a gap, 1 + k when k hops were lost. Multiplies dt: exp(elapsed dt A)           */
+    int status;      /* out: SSM_OK or SSM_STALE                                                              */
+    bool blown;      /* out: the model gave NaN or inf; out is zeros and the stream was reset                 */
+};
+
+/* Advance n streams, each one or more hops; a stream may stand in `hops` once. Constant cost a hop. A stream's result
+ * does not depend on the others in the call. Gives the number of items with status SSM_OK. */
+int ssm_step(struct ssm_engine *engine, struct ssm_hop *hops, int n);
+
+/* Run `count` hops of one recording from the stream's state to its end state, through the scan, over all of the engine's
+ * threads. in (count, hop), out (count, outputs). elapsed (count) or NULL. Same samples as ssm_step to 1e-4 of full scale.
+ * Call again to go on with the next chunk. Gives SSM_OK or SSM_STALE. *blown (may be NULL): hops zeroed for NaN. */
+int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, float *out, const float *elapsed, size_t count,
+             size_t *blown);
+
+/* A stream's state as bytes: versioned, checksummed, the same on every device. size is ssm_state_size(); save gives the
+ * bytes written, load SSM_OK, SSM_STALE or SSM_BAD_STATE (the stream is then as before). */
+size_t ssm_state_size(const struct ssm_engine *engine);
+int ssm_state_save(struct ssm_engine *engine, ssm_stream stream, void *bytes, size_t size);
+int ssm_state_load(struct ssm_engine *engine, ssm_stream stream, const void *bytes, size_t size, struct ssm_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

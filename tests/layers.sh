@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Who may know whom (README, "Rooms"), and one outside library in one file. Prints each breach; exits 1 on any.
+set -u
+bad=0
+breach() { echo "layers: $*"; bad=1; }
+
+# room: the rooms it may include from
+may() {
+    case $1 in
+    config) echo "config" ;;
+    dsp) echo "dsp" ;;
+    kernels) echo "kernels" ;;
+    model) echo "model dsp kernels" ;;
+    daemon) echo "daemon model dsp kernels config" ;;
+    clients) echo "clients daemon model dsp kernels config" ;;
+    esac
+}
+for room in config dsp kernels model daemon clients; do
+    allowed=$(may $room)
+    while IFS=: read -r file line text; do
+        target=$(sed -n 's/.*#include "\([a-z]*\)\/.*/\1/p' <<<"$text")
+        [ -n "$target" ] || { breach "$file:$line: include from the root, not $text"; continue; }
+        grep -qw "$target" <<<"$allowed" || breach "$file:$line: $room may not know $target"
+    done < <(grep -rnE '#include "' $room --include='*.c' --include='*.h' --include='*.cu' 2>/dev/null)
+done
+
+# header -> the only files that may include it
+only() {
+    header=$1; shift
+    for file in $(grep -rlE "#include <$header>" config dsp kernels model daemon clients --include='*.c' --include='*.h' --include='*.cu' 2>/dev/null); do
+        grep -qw -- "$file" <<<"$*" || breach "$file: <$header> belongs to $*"
+    done
+}
+only uv.h daemon/loop.c
+only portaudio.h daemon/portaudio.c
+only zmq.h daemon/publish.c clients/subscriber.c
+only yaml.h config/document.c
+only msgpack.h daemon/wire.c
+only sndfile.h dsp/sound_file.c
+only samplerate.h dsp/resample.c
+only kiss_fftr.h dsp/stft.c
+only xxhash.h model/digest.c
+only cuda_runtime.h kernels/cuda/selective_scan.cu
+[ $bad -eq 0 ] && echo "layers: clean"
+exit $bad
