@@ -70,6 +70,19 @@ bool wire_decode(struct wire_header *header, const uint8_t *bytes, size_t size);
 size_t wire_topic(char topic[WIRE_TOPIC_MAX], const char *kind, const char *node, const char *pipeline, int channel,
                   const char *model);
 
+/* Bytes being written: MessagePack into a fixed buffer. Once something does not fit, `full` is set and nothing more is written. */
+struct wire_bytes {
+    uint8_t *at;
+    size_t n, room;
+    bool full;
+};
+void wire_put_map(struct wire_bytes *bytes, size_t n);   /* n keys and values follow */
+void wire_put_array(struct wire_bytes *bytes, size_t n); /* n values follow          */
+void wire_put_text(struct wire_bytes *bytes, const char *text);
+void wire_put_uint(struct wire_bytes *bytes, uint64_t value);
+void wire_put_number(struct wire_bytes *bytes, double value);
+void wire_put_bool(struct wire_bytes *bytes, bool value);
+
 /* Print one MessagePack value as one line of JSON without the newline (NaN and inf as null, bytes as hex). False, with part of
  * it printed, when the bytes are not a whole value or nest deeper than 16. */
 bool wire_json(FILE *file, const uint8_t *bytes, size_t size);

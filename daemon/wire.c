@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/wire.h"
+
+#include <math.h>
+#include <msgpack.h>
+#include <string.h>
+
+enum { DEPTH_MAX = 16 };
+
+static const struct {
+    enum wire_flag flag;
+    const char *name;
+} flag_names[] = {
+    {WIRE_GAP, "gap"}, {WIRE_BYPASS, "bypass"}, {WIRE_WARMUP, "warmup"}, {WIRE_DEGRADED, "degraded"}, {WIRE_END, "end"},
+};
+enum { FLAGS = sizeof flag_names / sizeof *flag_names };
+
+/* ---- Writing: msgpack-c's packer over a fixed buffer. ---- */
+
+static int append(void *data, const char *bytes, size_t n)
+{
+    struct wire_bytes *out = data;
+    if (out->full || out->room - out->n < n) {
+        out->full = true;
+        return -1;
+    }
+    memcpy(out->at + out->n, bytes, n);
+    out->n += n;
+    return 0;
+}
+
+static msgpack_packer packer(struct wire_bytes *bytes)
+{
+    msgpack_packer pk;
+    msgpack_packer_init(&pk, bytes, append);
+    return pk;
+}
+
+void wire_put_map(struct wire_bytes *bytes, size_t n)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_map(&pk, n);
+}
+
+void wire_put_array(struct wire_bytes *bytes, size_t n)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_array(&pk, n);
+}
+
+void wire_put_text(struct wire_bytes *bytes, const char *text)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_str(&pk, strlen(text));
+    msgpack_pack_str_body(&pk, text, strlen(text));
+}
+
+void wire_put_uint(struct wire_bytes *bytes, uint64_t value)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_uint64(&pk, value);
+}
+
+static void put_int(struct wire_bytes *bytes, int64_t value)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_int64(&pk, value);
+}
+
+void wire_put_number(struct wire_bytes *bytes, double value)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_double(&pk, value);
+}
+
+void wire_put_bool(struct wire_bytes *bytes, bool value)
+{
+    msgpack_packer pk = packer(bytes);
+    if (value) {
+        msgpack_pack_true(&pk);
+    } else {
+        msgpack_pack_false(&pk);
+    }
+}
+
+static void put_bin(struct wire_bytes *bytes, const uint8_t *value, size_t n)
+{
+    msgpack_packer pk = packer(bytes);
+    msgpack_pack_bin(&pk, n);
+    msgpack_pack_bin_body(&pk, value, n);
+}
+
+/* ---- Reading: a cursor that cannot leave its bytes. msgpack-c's unpacker takes memory for whatever length a hostile
+ * header claims, so reading is done here. ---- */
+
+struct cursor {
+    const uint8_t *at, *end;
+};
+
+enum kind { KIND_BAD, KIND_NIL, KIND_BOOL, KIND_UINT, KIND_INT, KIND_NUMBER, KIND_TEXT, KIND_BIN, KIND_ARRAY, KIND_MAP, KIND_EXT };
+
+struct value {
+    enum kind kind;
+    uint64_t n;           /* BOOL, UINT: the value; TEXT, BIN, EXT: bytes; ARRAY, MAP: entries */
+    int64_t i;            /* INT: the value, below zero */
+    double number;        /* NUMBER */
+    const uint8_t *bytes; /* TEXT, BIN, EXT */
+};
+
+static bool read_big_endian(struct cursor *in, unsigned n, uint64_t *value)
+{
+    if ((size_t)(in->end - in->at) < n) {
+        return false;
+    }
+    *value = 0;
+    for (unsigned i = 0; i < n; i++) {
+        *value = *value << 8 | *in->at++;
+    }
+    return true;
+}
+
+/* Text, bytes and extensions: `n` bytes that must be there. */
+static struct value span(struct cursor *in, enum kind kind, uint64_t n)
+{
+    if ((uint64_t)(in->end - in->at) < n) {
+        return (struct value){0};
+    }
+    struct value value = {.kind = kind, .n = n, .bytes = in->at};
+    in->at += n;
+    return value;
+}
+
+static struct value read_sized(struct cursor *in, enum kind kind, unsigned width, unsigned extra)
+{
+    uint64_t n;
+    return read_big_endian(in, width, &n) ? span(in, kind, n + extra) : (struct value){0};
+}
+
+static struct value read_counted(struct cursor *in, enum kind kind, unsigned width)
+{
+    uint64_t n;
+    return read_big_endian(in, width, &n) ? (struct value){.kind = kind, .n = n} : (struct value){0};
+}
+
+static struct value read_float(struct cursor *in, unsigned width)
+{
+    uint64_t bits;
+    if (!read_big_endian(in, width, &bits)) {
+        return (struct value){0};
+    }
+    struct value value = {.kind = KIND_NUMBER};
+    if (width == 4) {
+        uint32_t narrow = (uint32_t)bits;
+        float number;
+        memcpy(&number, &narrow, sizeof number);
+        value.number = (double)number;
+    } else {
+        memcpy(&value.number, &bits, sizeof bits);
+    }
+    return value;
+}
+
+static struct value read_int(struct cursor *in, unsigned width)
+{
+    uint64_t bits;
+    if (!read_big_endian(in, width, &bits)) {
+        return (struct value){0};
+    }
+    unsigned shift = 64 - 8 * width;
+    int64_t i = (int64_t)(bits << shift) >> shift;
+    return i < 0 ? (struct value){.kind = KIND_INT, .i = i} : (struct value){.kind = KIND_UINT, .n = (uint64_t)i};
+}
+
+/* One value's head, with its bytes if it has any; the entries of an array or a map follow. (MessagePack's specification) */
+static struct value read_value(struct cursor *in)
+{
+    if (in->at == in->end) {
+        return (struct value){0};
+    }
+    uint8_t head = *in->at++;
+    if (head <= 0x7f) {
+        return (struct value){.kind = KIND_UINT, .n = head};
+    }
+    if (head >= 0xe0) {
+        return (struct value){.kind = KIND_INT, .i = (int8_t)head};
+    }
+    switch (head & 0xf0) {
+    case 0x80:
+        return (struct value){.kind = KIND_MAP, .n = head & 0x0f};
+    case 0x90:
+        return (struct value){.kind = KIND_ARRAY, .n = head & 0x0f};
+    case 0xa0:
+    case 0xb0:
+        return span(in, KIND_TEXT, head & 0x1f);
+    }
+    unsigned power = head & 3;
+    switch (head) {
+    case 0xc0:
+        return (struct value){.kind = KIND_NIL};
+    case 0xc2:
+    case 0xc3:
+        return (struct value){.kind = KIND_BOOL, .n = head & 1};
+    case 0xc4:
+    case 0xc5:
+    case 0xc6:
+        return read_sized(in, KIND_BIN, 1u << power, 0);
+    case 0xc7:
+    case 0xc8:
+    case 0xc9:
+        return read_sized(in, KIND_EXT, 1u << (head - 0xc7), 1);
+    case 0xca:
+        return read_float(in, 4);
+    case 0xcb:
+        return read_float(in, 8);
+    case 0xcc:
+    case 0xcd:
+    case 0xce:
+    case 0xcf:
+        return read_counted(in, KIND_UINT, 1u << power);
+    case 0xd0:
+    case 0xd1:
+    case 0xd2:
+    case 0xd3:
+        return read_int(in, 1u << power);
+    case 0xd4:
+    case 0xd5:
+    case 0xd6:
+    case 0xd7:
+    case 0xd8:
+        return span(in, KIND_EXT, (1u << (head - 0xd4)) + 1);
+    case 0xd9:
+    case 0xda:
+    case 0xdb:
+        return read_sized(in, KIND_TEXT, 1u << (head - 0xd9), 0);
+    case 0xdc:
+    case 0xdd:
+        return read_counted(in, KIND_ARRAY, 2u << (head - 0xdc));
+    case 0xde:
+    case 0xdf:
+        return read_counted(in, KIND_MAP, 2u << (head - 0xde));
+    }
+    return (struct value){0};
+}
+
+static bool skip(struct cursor *in, int depth)
+{
+    struct value value = read_value(in);
+    if (value.kind != KIND_ARRAY && value.kind != KIND_MAP) {
+        return value.kind != KIND_BAD;
+    }
+    uint64_t entries = value.kind == KIND_MAP ? 2 * value.n : value.n;
+    for (uint64_t i = 0; i < entries; i++) { /* ends with the bytes: an entry takes at least one */
+        if (depth == 0 || !skip(in, depth - 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- The header's keys, once for both ways, in canonical order. ---- */
+
+enum field_type { FIELD_INT, FIELD_U32, FIELD_U64, FIELD_I64, FIELD_TEXT, FIELD_BOOT, FIELD_SHAPE, FIELD_LOST, FIELD_FLAGS };
+
+struct field {
+    const char *key;
+    enum field_type type;
+    size_t offset, size;
+};
+
+#define FIELD(key, type, member) {key, type, offsetof(struct wire_header, member), sizeof((struct wire_header *)0)->member}
+static const struct field fields[] = {
+    FIELD("v", FIELD_INT, version), FIELD("seq", FIELD_U64, seq),   FIELD("boot", FIELD_BOOT, boot),
+    FIELD("s0", FIELD_U64, s0),     FIELD("n", FIELD_U32, n),       FIELD("sr", FIELD_U32, sr),
+    FIELD("ch", FIELD_U32, ch),     FIELD("dt", FIELD_TEXT, dt),    FIELD("shp", FIELD_SHAPE, shp),
+    FIELD("tm", FIELD_I64, tm),     FIELD("tw", FIELD_I64, tw),     FIELD("te", FIELD_U32, te),
+    FIELD("clk", FIELD_TEXT, clk),  FIELD("cap", FIELD_I64, cap),   FIELD("enq", FIELD_I64, enq),
+    FIELD("inf", FIELD_I64, inf),   FIELD("pub", FIELD_I64, pub),   FIELD("mdl", FIELD_TEXT, mdl),
+    FIELD("st", FIELD_TEXT, st),    FIELD("lost", FIELD_LOST, lost), FIELD("flags", FIELD_FLAGS, flags),
+};
+enum { FIELDS = sizeof fields / sizeof *fields };
+
+static void put_shape(struct wire_bytes *out, const struct wire_header *header)
+{
+    wire_put_array(out, header->n_shp);
+    for (uint32_t i = 0; i < header->n_shp; i++) {
+        wire_put_uint(out, header->shp[i]);
+    }
+}
+
+static void put_lost(struct wire_bytes *out, const struct wire_lost *lost)
+{
+    wire_put_map(out, 4);
+    wire_put_text(out, "n");
+    wire_put_uint(out, lost->n);
+    wire_put_text(out, "from");
+    wire_put_uint(out, lost->from);
+    wire_put_text(out, "to");
+    wire_put_uint(out, lost->to);
+    wire_put_text(out, "why");
+    wire_put_text(out, lost->why);
+}
+
+static void put_flags(struct wire_bytes *out, unsigned flags)
+{
+    size_t n = 0;
+    for (int i = 0; i < FLAGS; i++) {
+        n += (flags & flag_names[i].flag) != 0;
+    }
+    wire_put_array(out, n);
+    for (int i = 0; i < FLAGS; i++) {
+        if (flags & flag_names[i].flag) {
+            wire_put_text(out, flag_names[i].name);
+        }
+    }
+}
+
+static void put_field(struct wire_bytes *out, const struct wire_header *header, const struct field *field)
+{
+    const void *at = (const char *)header + field->offset;
+    wire_put_text(out, field->key);
+    switch (field->type) {
+    case FIELD_INT:
+        put_int(out, *(const int *)at);
+        return;
+    case FIELD_U32:
+        wire_put_uint(out, *(const uint32_t *)at);
+        return;
+    case FIELD_U64:
+        wire_put_uint(out, *(const uint64_t *)at);
+        return;
+    case FIELD_I64:
+        put_int(out, *(const int64_t *)at);
+        return;
+    case FIELD_TEXT:
+        wire_put_text(out, at);
+        return;
+    case FIELD_BOOT:
+        put_bin(out, at, field->size);
+        return;
+    case FIELD_SHAPE:
+        put_shape(out, header);
+        return;
+    case FIELD_LOST:
+        put_lost(out, at);
+        return;
+    case FIELD_FLAGS:
+        put_flags(out, *(const unsigned *)at);
+        return;
+    }
+}
+
+size_t wire_encode(const struct wire_header *header, uint8_t *bytes, size_t room)
+{
+    struct wire_bytes out = {.at = bytes, .room = room};
+    wire_put_map(&out, FIELDS);
+    for (int i = 0; i < FIELDS; i++) {
+        put_field(&out, header, &fields[i]);
+    }
+    return out.full ? 0 : out.n;
+}
+
+static bool is_text(struct value value, const char *text)
+{
+    return value.kind == KIND_TEXT && value.n == strlen(text) && memcmp(value.bytes, text, value.n) == 0;
+}
+
+static bool get_uint(struct cursor *in, uint64_t max, uint64_t *to)
+{
+    struct value value = read_value(in);
+    *to = value.n;
+    return value.kind == KIND_UINT && value.n <= max;
+}
+
+static bool get_int(struct cursor *in, int64_t *to)
+{
+    struct value value = read_value(in);
+    *to = value.kind == KIND_INT ? value.i : (int64_t)value.n;
+    return value.kind == KIND_INT || (value.kind == KIND_UINT && value.n <= INT64_MAX);
+}
+
+static bool get_text(struct cursor *in, char *to, size_t size)
+{
+    struct value value = read_value(in);
+    if (value.kind != KIND_TEXT) {
+        return false;
+    }
+    size_t n = value.n < size ? (size_t)value.n : size - 1;
+    memcpy(to, value.bytes, n);
+    to[n] = '\0';
+    return true;
+}
+
+static bool get_boot(struct cursor *in, uint8_t *boot, size_t size)
+{
+    struct value value = read_value(in);
+    if (value.kind != KIND_BIN || value.n != size) {
+        return false;
+    }
+    memcpy(boot, value.bytes, size);
+    return true;
+}
+
+static bool get_shape(struct cursor *in, struct wire_header *header)
+{
+    struct value array = read_value(in);
+    if (array.kind != KIND_ARRAY || array.n > 4) {
+        return false;
+    }
+    header->n_shp = (uint32_t)array.n;
+    for (uint32_t i = 0; i < header->n_shp; i++) {
+        uint64_t size;
+        if (!get_uint(in, UINT32_MAX, &size)) {
+            return false;
+        }
+        header->shp[i] = (uint32_t)size;
+    }
+    return true;
+}
+
+static bool get_lost(struct cursor *in, struct wire_lost *lost)
+{
+    struct value map = read_value(in);
+    bool ok = map.kind == KIND_MAP;
+    for (uint64_t i = 0; ok && i < map.n; i++) {
+        struct value key = read_value(in);
+        ok = is_text(key, "n")      ? get_uint(in, UINT64_MAX, &lost->n)
+             : is_text(key, "from") ? get_uint(in, UINT64_MAX, &lost->from)
+             : is_text(key, "to")   ? get_uint(in, UINT64_MAX, &lost->to)
+             : is_text(key, "why")  ? get_text(in, lost->why, sizeof lost->why)
+                                    : key.kind == KIND_TEXT && skip(in, DEPTH_MAX);
+    }
+    return ok;
+}
+
+static bool get_flags(struct cursor *in, unsigned *flags)
+{
+    struct value array = read_value(in);
+    bool ok = array.kind == KIND_ARRAY;
+    for (uint64_t i = 0; ok && i < array.n; i++) {
+        struct value name = read_value(in);
+        ok = name.kind == KIND_TEXT;
+        for (int k = 0; ok && k < FLAGS; k++) {
+            *flags |= is_text(name, flag_names[k].name) ? (unsigned)flag_names[k].flag : 0;
+        }
+    }
+    return ok;
+}
+
+static bool get_field(struct cursor *in, struct wire_header *header, const struct field *field)
+{
+    void *at = (char *)header + field->offset;
+    uint64_t n = 0;
+    bool ok = false;
+    switch (field->type) {
+    case FIELD_INT:
+        ok = get_uint(in, INT32_MAX, &n);
+        *(int *)at = (int)n;
+        return ok;
+    case FIELD_U32:
+        ok = get_uint(in, UINT32_MAX, &n);
+        *(uint32_t *)at = (uint32_t)n;
+        return ok;
+    case FIELD_U64:
+        return get_uint(in, UINT64_MAX, at);
+    case FIELD_I64:
+        return get_int(in, at);
+    case FIELD_TEXT:
+        return get_text(in, at, field->size);
+    case FIELD_BOOT:
+        return get_boot(in, at, field->size);
+    case FIELD_SHAPE:
+        return get_shape(in, header);
+    case FIELD_LOST:
+        return get_lost(in, at);
+    case FIELD_FLAGS:
+        return get_flags(in, at);
+    }
+    return ok;
+}
+
+static const struct field *find_field(struct value key)
+{
+    for (int i = 0; i < FIELDS; i++) {
+        if (is_text(key, fields[i].key)) {
+            return &fields[i];
+        }
+    }
+    return NULL;
+}
+
+bool wire_decode(struct wire_header *header, const uint8_t *bytes, size_t size)
+{
+    *header = (struct wire_header){0};
+    struct cursor in = {bytes, bytes + size};
+    struct value map = read_value(&in);
+    bool ok = map.kind == KIND_MAP;
+    for (uint64_t i = 0; ok && i < map.n; i++) {
+        struct value key = read_value(&in);
+        const struct field *field = find_field(key);
+        ok = key.kind == KIND_TEXT && (field ? get_field(&in, header, field) : skip(&in, DEPTH_MAX));
+    }
+    return ok && in.at == in.end && header->version == WIRE_VERSION;
+}
+
+size_t wire_topic(char topic[WIRE_TOPIC_MAX], const char *kind, const char *node, const char *pipeline, int channel,
+                  const char *model)
+{
+    int n = channel < 0 ? snprintf(topic, WIRE_TOPIC_MAX, "%s/%s/", kind, node)
+                        : snprintf(topic, WIRE_TOPIC_MAX, "%s/%s/%s/%d/%s/", kind, node, pipeline, channel, model);
+    return n < WIRE_TOPIC_MAX ? (size_t)n : WIRE_TOPIC_MAX - 1;
+}
+
+/* ---- JSON ---- */
+
+static void print_text(FILE *file, struct value value)
+{
+    fputc('"', file);
+    for (uint64_t i = 0; i < value.n; i++) {
+        uint8_t c = value.bytes[i];
+        if (c == '"' || c == '\\') {
+            fprintf(file, "\\%c", c);
+        } else if (c < 0x20 || c == 0x7f) {
+            fprintf(file, "\\u%04x", c);
+        } else {
+            fputc(c, file);
+        }
+    }
+    fputc('"', file);
+}
+
+static void print_hex(FILE *file, struct value value)
+{
+    fputc('"', file);
+    for (uint64_t i = 0; i < value.n; i++) {
+        fprintf(file, "%02x", value.bytes[i]);
+    }
+    fputc('"', file);
+}
+
+static bool print_value(FILE *file, struct cursor *in, int depth);
+
+static bool print_entries(FILE *file, struct cursor *in, struct value value, int depth)
+{
+    bool map = value.kind == KIND_MAP;
+    fputc(map ? '{' : '[', file);
+    for (uint64_t i = 0; i < value.n; i++) {
+        if (i > 0) {
+            fputc(',', file);
+        }
+        if (map) {
+            struct value key = read_value(in);
+            if (key.kind != KIND_TEXT) {
+                return false;
+            }
+            print_text(file, key);
+            fputc(':', file);
+        }
+        if (!print_value(file, in, depth)) {
+            return false;
+        }
+    }
+    fputc(map ? '}' : ']', file);
+    return true;
+}
+
+static bool print_value(FILE *file, struct cursor *in, int depth)
+{
+    struct value value = read_value(in);
+    switch (value.kind) {
+    case KIND_BAD:
+        return false;
+    case KIND_NIL:
+        fputs("null", file);
+        break;
+    case KIND_BOOL:
+        fputs(value.n ? "true" : "false", file);
+        break;
+    case KIND_UINT:
+        fprintf(file, "%llu", (unsigned long long)value.n);
+        break;
+    case KIND_INT:
+        fprintf(file, "%lld", (long long)value.i);
+        break;
+    case KIND_NUMBER:
+        fprintf(file, isfinite(value.number) ? "%.9g" : "null", value.number);
+        break;
+    case KIND_TEXT:
+        print_text(file, value);
+        break;
+    case KIND_BIN:
+    case KIND_EXT:
+        print_hex(file, value);
+        break;
+    case KIND_ARRAY:
+    case KIND_MAP:
+        return depth > 0 && print_entries(file, in, value, depth - 1);
+    }
+    return true;
+}
+
+bool wire_json(FILE *file, const uint8_t *bytes, size_t size)
+{
+    struct cursor in = {bytes, bytes + size};
+    return print_value(file, &in, DEPTH_MAX) && in.at == in.end;
+}
