@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef KERNELS_CUDA_SELECTIVE_SCAN_H
+#define KERNELS_CUDA_SELECTIVE_SCAN_H
+
+/* The selective scan over a batch on the GPU, forward and backward: training and bulk (Mamba paper, section 3.2).
+ *
+ *   delta = elapsed softplus(dt + dt_bias)         h <- exp(delta A) h + delta B u        (h starts at h0, or zero)
+ *   y = <C, h> + D u                               out = y silu(z), or y without z
+ *
+ * Twin: `selective_scan` in kernels/, one stream on the CPU, which says what this means.
+ *
+ * Layouts, E channels, N states a channel, L steps, all fastest index last:
+ *   u, dt, z, out and their gradients   (batch, L, E)   rows `*_row` elements apart, so halves of one tensor will do;
+ *                                                       a batch starts L rows after the one before it
+ *   B, C                                (batch, L, N)   rows `B_row`, `C_row` elements apart (slices of x_proj's output)
+ *   dB, dC                              (batch, L, N)   contiguous
+ *   A, dA (E, N);  D, dt_bias and their gradients (E);  elapsed (batch, L);  h0, h_end and their gradients (batch, E, N)
+ * The first two lines are fp32, or bf16 with `bf16` set; all else is fp32, and every state is kept in fp32.
+ * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
+ *
+ * Nothing is allocated, synchronised or accumulated into: each call writes all of every output, works under CUDA graph
+ * capture, and gives the same bits each time (sums over channels, batch and time have a fixed order, no atomics). */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct selective_scan_cuda {
+    int32_t batch, length, channels; /* all >= 1; batch <= 65535                                                   */
+    int32_t d_state;                 /* 1, 2, 4, 8, 16 (tuned), 32 or 64                                           */
+    int32_t bf16;                    /* 1: u, dt, z, B, C, out, dout and their gradients are bf16                  */
+    int32_t chunk_steps;             /* time steps a block walks; 0: picked to fill the machine (for tests, tuning) */
+    int32_t channels_per_lane;       /* 1 (forward), 2 or 4, for d_state 16 only; 0: picked                        */
+    int32_t reserved;
+    int64_t u_row, dt_row, z_row, B_row, C_row, out_row, dout_row, du_row, ddt_row, dz_row;
+
+    const void *u, *dt, *z; /* z NULL: no gate                                                                     */
+    const void *B, *C;
+    const float *A, *D, *dt_bias; /* A = -exp(A_log); D and dt_bias may be NULL (zero)                             */
+    const float *elapsed, *h0;    /* NULL: all ones; zero                                                          */
+
+    /* Forward writes */
+    void *out;
+    float *h_end;  /* NULL: not wanted                                                                             */
+    float *states; /* NULL: no backward follows. selective_scan_cuda_states_bytes() of checkpoints for backward     */
+
+    /* Backward reads the inputs, `states` and */
+    const void *dout;
+    const float *dh_end; /* NULL: zero                                                                             */
+    /* and writes (dz only with z; dD, ddt_bias, dh0 may be NULL: not wanted) */
+    void *du, *ddt, *dz, *dB, *dC;
+    float *dA, *dD, *ddt_bias, *dh0;
+
+    void *workspace; /* selective_scan_cuda_workspace_bytes(); free again once the stream has passed the call      */
+};
+
+/* Bytes of `workspace` for a forward (backward = 0) or backward call; only sizes, bf16 and the two tuning fields are
+ * read. May be 0. Depends on the current device's multiprocessor count. */
+size_t selective_scan_cuda_workspace_bytes(const struct selective_scan_cuda *scan, int backward);
+
+/* Bytes of `states`: the state before every 16th step. */
+size_t selective_scan_cuda_states_bytes(const struct selective_scan_cuda *scan);
+
+/* Launch on `stream` (a cudaStream_t). Gives 0, a cudaError_t, or -1 for sizes outside the above. Asynchronous. */
+int selective_scan_cuda_forward(const struct selective_scan_cuda *scan, void *stream);
+int selective_scan_cuda_backward(const struct selective_scan_cuda *scan, void *stream);
+
+/* What a nonzero result means; a static string. */
+const char *selective_scan_cuda_error(int result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
