@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clients/cleaner.h"
+#include "clients/json.h"
+#include "clients/verb.h"
+#include "dsp/sound_file.h"
+
+enum { READ_VALUES = 1 << 18, INTERRUPTED = 130 };
+
+static const char *model = "denoise-16k", *device = "auto", *state_in, *state_out;
+static int threads;
+static bool step, quiet;
+
+static volatile sig_atomic_t interrupted;
+
+struct job {
+    const char *in_path, *out_path;
+    struct sound_file *in, *out;
+    struct sound_file_info info;
+    struct cleaner *cleaner;
+    float *samples;             /* what one read gives */
+    int64_t taken;              /* samples read        */
+    double start, told, finish; /* seconds             */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
+/* The cleaner's way out: into the file, and an end to the run when someone asks for it. */
+static int write_clean(void *context, const float *samples, size_t n)
+{
+    struct job *job = context;
+    struct sound_file_error err;
+    if (!sound_file_write(job->out, samples, n, &err)) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    return interrupted ? verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path) : 0;
+}
+
+static void print_clock(FILE *file, double seconds)
+{
+    long whole = (long)seconds;
+    if (whole >= 3600) {
+        fprintf(file, "%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
+    } else {
+        fprintf(file, "%ld:%02ld", whole / 60, whole % 60);
+    }
+}
+
+static void print_progress(struct job *job)
+{
+    double at = (double)job->taken / job->info.rate, length = (double)job->info.length / job->info.rate, took;
+    if (quiet || verb_json || !isatty(STDERR_FILENO) || now() - job->told < 0.2) {
+        return;
+    }
+    job->told = now();
+    took = job->told - job->start;
+    fputc('\r', stderr);
+    print_clock(stderr, at);
+    if (job->info.length > 0) {
+        fprintf(stderr, " of ");
+        print_clock(stderr, length);
+        fprintf(stderr, ", %.0f %%", 100 * at / length);
+    }
+    fprintf(stderr, ", %.1f times real time", at / took);
+    if (job->info.length > 0 && at > 0) {
+        fprintf(stderr, ", ");
+        print_clock(stderr, took * (length - at) / at);
+        fprintf(stderr, " left");
+    }
+    fprintf(stderr, "\033[K");
+}
+
+static void end_progress(const struct job *job)
+{
+    if (job->told > job->start) {
+        fprintf(stderr, "\r\033[K");
+    }
+}
+
+static void print_json(const struct job *job)
+{
+    const struct ssm_info *info = cleaner_describe(job->cleaner);
+    double audio = (double)job->taken / job->info.rate, took = job->finish - job->start;
+    struct json json = {.file = stdout};
+    json_open(&json, NULL, '{');
+    json_text(&json, "in", job->in_path);
+    json_text(&json, "out", job->out_path);
+    json_integer(&json, "rate", job->info.rate);
+    json_integer(&json, "channels", job->info.channels);
+    json_integer(&json, "samples", job->taken);
+    json_number(&json, "audio_s", audio);
+    json_number(&json, "took_s", took);
+    json_number(&json, "times_real_time", audio / took);
+    json_number(&json, "rtf", took / audio);
+    json_text(&json, "model", info->name);
+    json_text(&json, "digest", info->digest);
+    json_text(&json, "device", info->device);
+    json_text(&json, "way", step ? "step" : "scan");
+    json_integer(&json, "not_finite", (long long)sound_file_bad(job->in));
+    json_integer(&json, "beyond_full_scale", (long long)sound_file_bad(job->out));
+    json_integer(&json, "blown_hops", (long long)cleaner_counts(job->cleaner)->blown);
+    json_close(&json, '}');
+    putchar('\n');
+}
+
+static void print_summary(const struct job *job)
+{
+    const struct ssm_info *info = cleaner_describe(job->cleaner);
+    double audio = (double)job->taken / job->info.rate, took = job->finish - job->start;
+    if (job->taken == 0) {
+        printf("%s: empty, because %s holds no samples\n", job->out_path, job->in_path);
+        return;
+    }
+    printf("%s: %.2f s of audio, %d channel%s, in %.2f s: %.1f times real time, RTF %.4f (%s, %s, %s)\n", job->out_path,
+           audio, job->info.channels, job->info.channels > 1 ? "s" : "", took, audio / took, took / audio, info->name,
+           info->device, step ? "hop by hop" : "scan");
+    if (job->info.rate > info->rate) {
+        printf("%s: nothing above %d Hz, because %s works at %d Hz\n", job->out_path, info->rate / 2, info->name,
+               info->rate);
+    }
+}
+
+/* What a user should know of the data even with --quiet. */
+static void note_oddities(const struct job *job)
+{
+    unsigned long long odd = sound_file_bad(job->in), loud = sound_file_bad(job->out);
+    unsigned long long blown = cleaner_counts(job->cleaner)->blown;
+    if (odd > 0) {
+        verb_note("%s: %llu values were NaN or infinite and were taken as 0", job->in_path, odd);
+    }
+    if (loud > 0) {
+        verb_note("%s: %llu values lie beyond full scale", job->out_path, loud);
+    }
+    if (blown > 0) {
+        verb_note("%s: %llu hops are silent because the model gave no number for them", job->out_path, blown);
+    }
+}
+
+/* The whole of IN through the cleaner. A damaged IN is cleaned up to the damage, which *damage then tells. */
+static int run_through(struct job *job, struct sound_file_error *damage)
+{
+    size_t block = READ_VALUES / (size_t)job->info.channels, n;
+    int status = 0;
+    do {
+        n = sound_file_read(job->in, job->samples, block, damage);
+        job->taken += (int64_t)n;
+        status = cleaner_push(job->cleaner, job->samples, n);
+        print_progress(job);
+    } while (status == 0 && n == block);
+    if (status == 0 && (state_out == NULL || damage->code != 0)) {
+        status = cleaner_finish(job->cleaner);
+    }
+    end_progress(job);
+    return status;
+}
+
+static int load_state(struct job *job)
+{
+    struct ssm_error err = {0};
+    FILE *file = fopen(state_in, "rb");
+    if (file == NULL) {
+        return verb_fail(EX_NOINPUT, "%s: %s", state_in, strerror(errno));
+    }
+    int status = cleaner_load(job->cleaner, file, &err);
+    fclose(file);
+    return status == 0 ? 0 : verb_fail(err.code, "%s: %s", state_in, err.text);
+}
+
+/* Written beside the path and moved there, so that a crash leaves the old state or the new one. */
+static int save_state(struct job *job)
+{
+    struct ssm_error err = {.code = EX_IOERR};
+    char part[4096];
+    snprintf(part, sizeof part, "%s.%ld.part", state_out, (long)getpid());
+    FILE *file = fopen(part, "wb");
+    if (file == NULL) {
+        return verb_fail(EX_CANTCREAT, "%s: %s", state_out, strerror(errno));
+    }
+    bool fine = cleaner_save(job->cleaner, file, &err) == 0;
+    fine &= fclose(file) == 0;
+    if (!fine || rename(part, state_out) != 0) {
+        unlink(part);
+        return verb_fail(err.code, "%s: %s", state_out, *err.text ? err.text : strerror(errno));
+    }
+    return 0;
+}
+
+/* A link is written in place: one that leads back to IN would eat what is still to be read. */
+static bool is_link_to_input(const struct job *job)
+{
+    struct stat in, out, link;
+    return lstat(job->out_path, &link) == 0 && S_ISLNK(link.st_mode) && stat(job->out_path, &out) == 0 &&
+           stat(job->in_path, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
+}
+
+static int open_job(struct job *job)
+{
+    struct sound_file_error file_err;
+    struct ssm_error err = {0};
+    job->in = sound_file_open(job->in_path, &job->info, &file_err);
+    if (job->in == NULL) {
+        return verb_fail(file_err.code, "%s", file_err.text);
+    }
+    struct cleaner_options options = {.model = model, .device = device, .rate = job->info.rate,
+                                      .channels = job->info.channels, .threads = threads, .step = step,
+                                      .write = write_clean, .context = job};
+    job->cleaner = cleaner_create(&options, &err);
+    if (job->cleaner == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    const struct ssm_info *info = cleaner_describe(job->cleaner);
+    if ((state_in != NULL || state_out != NULL) && info->rate != job->info.rate) {
+        return verb_fail(EX_DATAERR, "%s: --state-in and --state-out need a file at the model's %d Hz, this one has %d Hz",
+                         job->in_path, info->rate, job->info.rate);
+    }
+    if (is_link_to_input(job)) {
+        return verb_fail(EX_CANTCREAT, "%s: a link to %s; name the file itself to replace it", job->out_path, job->in_path);
+    }
+    job->out = sound_file_create(job->out_path, &job->info, true, &file_err);
+    if (job->out == NULL) {
+        return verb_fail(file_err.code, "%s", file_err.text);
+    }
+    job->samples = malloc(READ_VALUES * sizeof(float));
+    return job->samples != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
+}
+
+static int run_job(struct job *job)
+{
+    struct sound_file_error damage = {0}, err;
+    int status = state_in != NULL ? load_state(job) : 0;
+    job->start = job->told = now();
+    if (status != 0 || (status = run_through(job, &damage)) != 0) {
+        return status;
+    }
+    job->finish = now();
+    if (!sound_file_commit(job->out, &err)) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    note_oddities(job);
+    if (damage.code != 0) {
+        return verb_fail(damage.code, "%s; %s holds the %lld samples before that%s", damage.text, job->out_path,
+                         (long long)job->taken, state_out ? ", and no state was saved" : "");
+    }
+    if (state_out != NULL && (status = save_state(job)) != 0) {
+        return status;
+    }
+    if (verb_json) {
+        print_json(job);
+    } else if (!quiet) {
+        print_summary(job);
+    }
+    return 0;
+}
+
+static int run_denoise(char **arguments, int n)
+{
+    (void)n;
+    struct job job = {.in_path = arguments[0], .out_path = arguments[1]};
+    struct sigaction action = {.sa_handler = interrupt};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    int status = open_job(&job);
+    if (status == 0) {
+        status = run_job(&job);
+    }
+    sound_file_close(job.out);
+    sound_file_close(job.in);
+    cleaner_destroy(job.cleaner);
+    free(job.samples);
+    return status;
+}
+
+static const struct verb_option options[] = {
+    {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (denoise-16k)"},
+    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:0 (auto)"},
+    {"step", NULL, OPTION_FLAG, &step, 0, 0,
+     "hop by hop as the daemon does it, instead of the parallel scan;\nslower, the same samples to 1e-4"},
+    {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (all; 1 with --step)"},
+    {"state-out", "F", OPTION_TEXT, &state_out, 0, 0,
+     "IN is not the end: save where it stops to F, and keep what\ncan't be known without the next part out of OUT"},
+    {"state-in", "F", OPTION_TEXT, &state_in, 0, 0,
+     "go on from the F of the part before; OUT begins with what\nthat part kept back"},
+    {"quiet", NULL, OPTION_FLAG, &quiet, 0, 0, "no progress and no summary; warnings and errors remain"},
+    {0},
+};
+
+const struct verb ssm_denoise = {
+    .name = "denoise",
+    .arguments = "IN OUT",
+    .summary = "take the noise out of a recording",
+    .details =
+        "Clean a recording. IN is any file libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, W64, RF64 and more) at any\n"
+        "sample rate; each of its channels is cleaned on its own. OUT gets IN's rate, channels and length, aligned to the\n"
+        "sample, and IN's sample format where OUT's container has it; OUT's ending says the container: .wav .flac .ogg\n"
+        ".opus .w64 .rf64. Memory stays constant whatever the length. OUT appears only when it is whole, so IN and OUT\n"
+        "may be the same file.\n\n"
+        "An IN that is cut short or damaged is cleaned up to the damage; OUT then holds that part, and the exit status\n"
+        "is 65. A recording in several parts, at the model's own rate, goes through part by part with --state-out and\n"
+        "--state-in; the OUTs joined are what the whole would have given.",
+    .examples = "  ssm denoise noisy.wav clean.wav\n"
+                "  ssm denoise talk.flac talk.ogg --model ./mine.safetensors --threads 4\n"
+                "  ssm denoise part1.wav clean1.wav --state-out talk.state\n"
+                "  ssm denoise part2.wav clean2.wav --state-in talk.state",
+    .options = options,
+    .least = 2,
+    .most = 2,
+    .run = run_denoise,
+};
