@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""Audio folders -> int16 samples on the device.
+
+A part is a folder with speech/, noise/ and rir/, index.csv (path, kind, source, speaker or class, split, seconds) and a
+file READY. Parts are decoded by a process of their own (python3 data.py PART OUT) into OUT/{speech,noise,rir}.npy and
+OUT/meta.json, so that training never waits and never forks; Pool.poll() takes in what has become ready.
+Decoding is libsndfile through ctypes: Debian's, or the one inside PyPI's soundfile wheel.
+"""
+import csv
+import ctypes
+import ctypes.util
+import glob
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+RATE = 16000
+KINDS = ("speech", "noise", "rir")
+
+
+class _Info(ctypes.Structure):
+    _fields_ = [("frames", ctypes.c_int64), ("samplerate", ctypes.c_int), ("channels", ctypes.c_int),
+                ("format", ctypes.c_int), ("sections", ctypes.c_int), ("seekable", ctypes.c_int)]
+
+
+def _library():
+    names = [os.path.join(p, "_soundfile_data", f) for p in sys.path
+             for f in ("libsndfile_x86_64.so", "libsndfile_arm64.so", "libsndfile.so")]
+    names = [n for n in names if os.path.exists(n)] + ["libsndfile.so.1", ctypes.util.find_library("sndfile") or ""]
+    for name in names:
+        try:
+            lib = ctypes.CDLL(name)
+        except OSError:
+            continue
+        lib.sf_open.restype = ctypes.c_void_p
+        lib.sf_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(_Info)]
+        lib.sf_readf_float.restype = ctypes.c_int64
+        lib.sf_readf_float.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        lib.sf_close.argtypes = [ctypes.c_void_p]
+        return lib
+    raise RuntimeError("no libsndfile: install Debian's libsndfile1 or PyPI's soundfile")
+
+
+def resample(x, rate, to=RATE):
+    """Windowed-sinc resampling through one FFT; for files that are not at 16 kHz already."""
+    if rate == to or not len(x):
+        return x
+    n = int(round(len(x) * to / rate))
+    spectrum = np.fft.rfft(x)
+    keep = min(len(spectrum), n // 2 + 1)
+    out = np.zeros(n // 2 + 1, complex)
+    out[:keep] = spectrum[:keep]
+    return np.fft.irfft(out, n) * (n / len(x))
+
+
+def decode(path, rate=RATE):
+    """A file mixed to mono, float32, at rate; empty when it can't be read."""
+    lib, info = _library(), _Info()
+    f = lib.sf_open(os.fsencode(path), 0x10, ctypes.byref(info))
+    if not f:
+        return np.zeros(0, np.float32)
+    chunks, block = [], np.empty((1 << 18, max(info.channels, 1)), np.float32)
+    while True:
+        n = lib.sf_readf_float(f, block.ctypes.data_as(ctypes.c_void_p), len(block))
+        if n <= 0:
+            break
+        chunks.append(block[:n].mean(1))
+    lib.sf_close(f)
+    x = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    return np.asarray(resample(x, info.samplerate, rate), np.float32)
+
+
+def trim_rir(x):
+    """An impulse response from 1 ms before its direct path, unit energy in the direct part's surroundings."""
+    if not len(x) or not np.abs(x).max() > 0:
+        return x[:0]
+    peak = int(np.argmax(np.abs(x) > 0.5 * np.abs(x).max()))
+    x = x[max(0, peak - 16):][:RATE]
+    return x / np.abs(x).max()
+
+
+def _decode_row(row):
+    path, kind = row
+    x = decode(path)
+    x = trim_rir(x) if kind == "rir" else x
+    return np.clip(np.round(x * 32767), -32768, 32767).astype(np.int16)
+
+
+def part_rows(part, split="train"):
+    """[(path, kind, source, label)] of a part's index.csv, or of its folders where there is none."""
+    rows, index = [], os.path.join(part, "index.csv")
+    if os.path.exists(index):
+        with open(index, newline="") as f:
+            for r in csv.DictReader(f):
+                if (r.get("split") or split) == split and r.get("kind") in KINDS:
+                    label = r.get("speaker") or r.get("class") or r.get("label") or r.get("speaker_or_class") \
+                        or r.get("speaker/class") or ""
+                    rows.append((os.path.join(part, r["path"]), r["kind"], r.get("source", ""), label))
+    else:
+        for kind in KINDS:
+            rows += [(p, kind, "", "") for p in sorted(glob.glob(os.path.join(part, kind, "**", "*.*"), recursive=True))]
+    return [r for r in rows if os.path.exists(r[0])]
+
+
+def decode_part(part, out, workers):
+    """Writes OUT/KIND.npy (int16, all files end to end) and OUT/meta.json; the rename of meta.json says done."""
+    import multiprocessing
+    rows = part_rows(part)
+    os.makedirs(out, exist_ok=True)
+    with multiprocessing.Pool(workers) as pool:
+        decoded = pool.map(_decode_row, [r[:2] for r in rows], chunksize=4)
+    meta = {}
+    for kind in KINDS:
+        mine = [(x, r) for x, r in zip(decoded, rows) if r[1] == kind and len(x) >= (64 if kind == "rir" else RATE // 10)]
+        np.save(os.path.join(out, kind + ".npy"), np.concatenate([x for x, _ in mine]) if mine else np.zeros(0, np.int16))
+        meta[kind] = [[len(x), r[2], r[3]] for x, r in mine]
+    with open(os.path.join(out, "meta.tmp"), "w") as f:
+        json.dump(meta, f)
+    os.replace(os.path.join(out, "meta.tmp"), os.path.join(out, "meta.json"))
+
+
+class Bank:
+    """All samples of one kind in one device tensor; files are (offset, length, weight) rows."""
+
+    def __init__(self, capacity, device):
+        import torch
+        self.torch, self.device = torch, device
+        self.audio = torch.zeros(capacity, dtype=torch.int16, device=device)
+        self.used, self.rows = 0, []
+        self.start = self.length = self.weight = None
+
+    def add(self, samples, lengths, weights):
+        torch = self.torch
+        room = len(self.audio) - self.used
+        offset = 0
+        for n, w in zip(lengths, weights):
+            if offset + n > room:
+                break
+            self.rows.append((self.used + offset, n, w))
+            offset += n
+        for a in range(0, offset, 1 << 26):
+            b = min(offset, a + (1 << 26))
+            self.audio[self.used + a:self.used + b] = torch.from_numpy(np.array(samples[a:b])).to(self.device)
+        self.used += offset
+        if self.rows:
+            table = np.array(self.rows, np.float64)
+            self.start = torch.from_numpy(table[:, 0].astype(np.int64)).to(self.device)
+            self.length = torch.from_numpy(table[:, 1].astype(np.int64)).to(self.device)
+            self.weight = torch.from_numpy((table[:, 2] / table[:, 2].sum()).astype(np.float32)).to(self.device)
+        return offset < sum(lengths)
+
+    def draw(self, n):
+        """n files' (start, length), each file as likely as its weight."""
+        i = self.torch.multinomial(self.weight, n, replacement=True)
+        return self.start[i], self.length[i]
+
+
+class Pool:
+    """The banks of speech and noise and the list of measured impulse responses, growing as parts arrive."""
+
+    def __init__(self, folders, device, speech_hours=36.0, noise_hours=18.0, workers=0, cache=None, log=print):
+        self.folders, self.device, self.log = folders, device, log
+        self.workers = workers or max(1, (os.cpu_count() or 2) - 2)
+        self.cache = cache or os.path.join(tempfile.gettempdir(), "ssm-train-cache")
+        # 36 h of 16 kHz samples still have 31-bit offsets
+        self.speech = Bank(int(speech_hours * 3600 * RATE), device)
+        self.noise = Bank(int(noise_hours * 3600 * RATE), device)
+        self.rirs, self.seen, self.running, self.version = [], set(), [], 0
+
+    def _parts(self):
+        for folder in self.folders:
+            for part in [folder] + sorted(glob.glob(os.path.join(folder, "*", ""))):
+                part = os.path.realpath(part)
+                if os.path.exists(os.path.join(part, "READY")) and part not in self.seen:
+                    yield part
+
+    def _place(self, part):
+        tag = part + str(os.path.getmtime(os.path.join(part, "READY")))
+        return os.path.join(self.cache, hashlib.sha1(tag.encode()).hexdigest()[:16])
+
+    def poll(self, wait=False):
+        """Start decoding parts that have appeared; take in those that are done. True when something was added."""
+        for part in self._parts():
+            self.seen.add(part)
+            out = self._place(part)
+            job = None
+            if not os.path.exists(os.path.join(out, "meta.json")):
+                job = subprocess.Popen([sys.executable, os.path.abspath(__file__), part, out, str(self.workers)])
+            self.running.append((part, out, job))
+        added = False
+        for entry in list(self.running):
+            part, out, job = entry
+            if job is not None and wait:
+                job.wait()
+            if job is not None and job.poll() is None:
+                continue
+            self.running.remove(entry)
+            if not os.path.exists(os.path.join(out, "meta.json")):
+                self.log("data: %s could not be decoded; going on without it" % part)
+                continue
+            self._take(part, out)
+            added = True
+        self.version += added
+        return added
+
+    def _take(self, part, out):
+        with open(os.path.join(out, "meta.json")) as f:
+            meta = json.load(f)
+        full = False
+        for kind, bank in (("speech", self.speech), ("noise", self.noise)):
+            rows = meta[kind]
+            if rows:
+                samples = np.load(os.path.join(out, kind + ".npy"), mmap_mode="r")
+                # speakers and recordings by the square root of their length; a noise no longer than a minute's worth
+                top = 600.0 if kind == "speech" else 120.0
+                weights = [min(r[0] / RATE, top) ** 0.5 for r in rows]
+                full |= bank.add(samples, [r[0] for r in rows], weights)
+        samples, at = np.load(os.path.join(out, "rir.npy")), 0
+        for n, _, _ in meta["rir"]:
+            self.rirs.append(samples[at:at + n].astype(np.float32) / 32767)
+            at += n
+        self.log("data: %s: %d speech files, %d noise, %d rir; now %.2f h speech, %.2f h noise%s" % (
+            part, len(meta["speech"]), len(meta["noise"]), len(meta["rir"]), self.speech.used / RATE / 3600,
+            self.noise.used / RATE / 3600, " (FULL: some left out, raise the hours)" if full else ""))
+
+    def add_synthetic(self, seconds=120, voices=4):
+        """Buzzing syllables and coloured noise, for trying things out with no audio at hand."""
+        rng = np.random.default_rng(0)
+        n = seconds * RATE // voices
+        t = np.arange(n) / RATE
+        for v in range(voices):
+            pitch = 90 + 50 * v + 15 * np.sin(2 * np.pi * 0.7 * t + v)
+            phase = 2 * np.pi * np.cumsum(pitch) / RATE
+            gate = np.repeat(rng.random(n // 2400 + 1) < 0.7, 2400)[:n] * np.abs(np.sin(2 * np.pi * 3.3 * t))
+            formant = np.repeat(rng.uniform(3, 14, n // 2400 + 1), 2400)[:n]
+            x = sum(np.sin(k * phase) / (1 + (k - formant) ** 2) for k in range(1, 24)) * gate
+            self.speech.add(np.int16(8000 * x / np.abs(x).max()), [n], [1.0])
+            y = np.convolve(rng.standard_normal(n), np.exp(-np.arange(60) / (2.0 + 8 * v)), "same")
+            self.noise.add(np.int16(6000 * y / np.abs(y).max()), [n], [1.0])
+        self.version += 1
+
+
+if __name__ == "__main__":
+    decode_part(sys.argv[1], sys.argv[2], int(sys.argv[3]))

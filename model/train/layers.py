@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""The layers of a denoiser, once: what is trained here is what the C engine runs.
+
+Batch first, time counted in hops. The model is
+
+    stft -> linear encoder -> n_layer Mamba blocks -> norm -> linear head -> 3-tap complex filter -> istft
+
+Parameter names inside a block are mamba_ssm's. Everything with arithmetic in it is a free function of tensors, so
+that train.py can hand each one to torch.compile; the scan stands between them and is called as it is.
+"""
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+EPS_MAGNITUDE = 1e-12          # inside the square root of |X|, as the engine has it
+EPS_NORM = 1e-5
+
+DEFAULTS = dict(rate=16000, window=320, hop=160, compress=0.3, d_model=256, n_layer=4, d_state=16, d_conv=4, expand=2,
+                dt_rank=0, taps=3)
+
+
+def complete(config):
+    """DEFAULTS overlaid with config; dt_rank 0 becomes ceil(d_model / 16)."""
+    c = dict(DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS})
+    c["dt_rank"] = c["dt_rank"] or -(-c["d_model"] // 16)
+    return c
+
+
+def layer_rows(config):
+    """The layer table that goes into the model file."""
+    c = complete(config)
+    bins = c["window"] // 2 + 1
+    rows = [dict(type="stft", window=c["window"], hop=c["hop"], compress=c["compress"]),
+            dict(type="linear", name="encoder", **{"in": 3 * bins, "out": c["d_model"]})]
+    rows += [dict(type="mamba", name="backbone.layers.%d" % i, d_model=c["d_model"], d_state=c["d_state"],
+                  d_conv=c["d_conv"], expand=c["expand"], dt_rank=c["dt_rank"], discretisation="euler")
+             for i in range(c["n_layer"])]
+    rows += [dict(type="norm", name="backbone.norm_f", width=c["d_model"]),
+             dict(type="linear", name="head", **{"in": c["d_model"], "out": 2 * c["taps"] * bins}),
+             dict(type="filter", taps=c["taps"]),
+             dict(type="istft", window=c["window"], hop=c["hop"])]
+    return rows
+
+
+# ---- transforms -----------------------------------------------------------------------------------------------------
+
+class RealFFT(torch.autograd.Function):
+    """rfft as (..., bins, 2) reals, whose backward is one irfft (autograd's own goes through a full complex FFT)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.n = x.shape[-1]
+        return torch.view_as_real(torch.fft.rfft(x))
+
+    @staticmethod
+    def backward(ctx, g):
+        w = torch.full((ctx.n // 2 + 1, 1), 0.5, device=g.device)
+        w[0] = 1.0
+        w[-1] = 1.0
+        return torch.fft.irfft(torch.view_as_complex((g * w).contiguous()), n=ctx.n, norm="forward")
+
+
+def sqrt_hann(window, device=None):
+    n = torch.arange(window, device=device, dtype=torch.float64)
+    return torch.sin(math.pi * n / window).float()          # sqrt of the periodic Hann window
+
+
+def hop_frames(x, win, hop):
+    """(B, T*hop) samples -> (B, T, 2*hop) windowed; hop k sees samples [(k-1)*hop, (k+1)*hop), zeros before 0."""
+    blocks = x.reshape(x.shape[0], -1, hop)
+    before = F.pad(blocks, (0, 0, 1, 0))[:, :-1]
+    return torch.cat((before, blocks), -1) * win
+
+
+def overlap_add(frames, win, hop):
+    """(B, T, 2*hop) -> (B, (T-1)*hop): the samples that two windows cover, at their own place in time."""
+    y = frames * win
+    return (y[:, :-1, hop:] + y[:, 1:, :hop]).reshape(y.shape[0], -1)
+
+
+# ---- the pieces around the scan -------------------------------------------------------------------------------------
+
+def product(x, w, dtype):
+    return F.linear(x.to(dtype), w.to(dtype))
+
+
+def rms_norm(x, weight):
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS_NORM) * weight
+
+
+def encode(X, weight, bias, compress, dtype):
+    """Spectrum (B, T, F, 2) -> (B, T, d_model): |X|^c, then Re and Im of X |X|^(c-1), through the encoder."""
+    re, im = X[..., 0], X[..., 1]
+    power = re.square() + im.square() + EPS_MAGNITUDE
+    scale = power ** (0.5 * (compress - 1.0))
+    features = torch.cat((power ** (0.5 * compress), re * scale, im * scale), -1)
+    pad = -features.shape[-1] % 32                          # tensor cores want even rows
+    return product(F.pad(features, (0, pad)), F.pad(weight, (0, pad)), dtype).float() + bias
+
+
+def block_in(x, norm, in_proj, conv_weight, conv_bias, x_proj, dt_proj, d_state, dtype):
+    """From the residual stream to what the scan reads: u, z, dt (before bias and softplus), B, C."""
+    E, K, R = conv_weight.shape[0], conv_weight.shape[-1], dt_proj.shape[1]
+    L = x.shape[1]
+    xn = rms_norm(x, norm).to(dtype)
+    u = F.linear(xn, in_proj[:E].to(dtype))
+    z = F.linear(xn, in_proj[E:].to(dtype))
+    padded = F.pad(u, (0, 0, K - 1, 0))
+    acc = conv_bias
+    for k in range(K):
+        acc = acc + conv_weight[:, 0, k] * padded[:, k:k + L].float()
+    u = F.silu(acc).to(dtype)
+    dbc = F.linear(u, x_proj.to(dtype))
+    dt = F.linear(dbc[..., :R], dt_proj.to(dtype))
+    return u, z, dt, dbc[..., R:R + d_state].float().contiguous(), dbc[..., R + d_state:].float().contiguous()
+
+
+def block_out(x, y, out_proj, dtype):
+    return x + product(y, out_proj, dtype).float()
+
+
+def decode(x, norm, weight, bias, X, taps, dtype):
+    """Residual stream and spectrum -> filtered spectrum: sum over k of W_k(t, f) X(t-k, f)."""
+    bins, T = X.shape[2], X.shape[1]
+    pad = -weight.shape[0] % 8
+    W = product(rms_norm(x, norm), F.pad(weight, (0, 0, 0, pad)), dtype)[..., :weight.shape[0]].float() + bias
+    W = W.reshape(W.shape[0], T, taps, 2, bins)
+    past = F.pad(X, (0, 0, 0, 0, taps - 1, 0))
+    re = im = 0.0
+    for k in range(taps):
+        a, b = past[:, taps - 1 - k:taps - 1 - k + T, :, 0], past[:, taps - 1 - k:taps - 1 - k + T, :, 1]
+        wr, wi = W[:, :, k, 0], W[:, :, k, 1]
+        re = re + wr * a - wi * b
+        im = im + wr * b + wi * a
+    return torch.stack((re, im), -1)
+
+
+# ---- eight-bit weights ----------------------------------------------------------------------------------------------
+
+SCALE_CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75)
+
+
+def row_scales(w):
+    """Symmetric int8: a scale for each output row, the candidate clip of the row's maximum with the least error."""
+    top = w.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127.0
+    best, best_error = top, None
+    for c in SCALE_CANDIDATES:
+        s = top * c
+        error = ((w / s).round().clamp(-127, 127) * s - w).square().sum(1, keepdim=True)
+        if best_error is None:
+            best_error = error
+        else:
+            best = torch.where(error < best_error, s, best)
+            best_error = torch.minimum(error, best_error)
+    return best
+
+
+def fake_int8(w, amount):
+    """w as its int8 rounding would be (amount 1) or as it is (0); gradients pass straight through."""
+    with torch.no_grad():
+        s = row_scales(w)
+        change = ((w / s).round().clamp(-127, 127) * s - w) * amount
+    return w + change
+
+
+PIECES = dict(encode=encode, block_in=block_in, block_out=block_out, decode=decode, hop_frames=hop_frames,
+              overlap_add=overlap_add, fake_int8=fake_int8)
+
+
+# ---- the model ------------------------------------------------------------------------------------------------------
+
+class Mixer(nn.Module):
+    """Parameters of one Mamba mixer, initialised as the paper does."""
+
+    def __init__(self, c):
+        super().__init__()
+        D, N, K, R = c["d_model"], c["d_state"], c["d_conv"], c["dt_rank"]
+        E = c["expand"] * D
+        self.in_proj = nn.Linear(D, 2 * E, bias=False)
+        self.conv1d = nn.Conv1d(E, E, K, groups=E, padding=K - 1, bias=True)
+        self.x_proj = nn.Linear(E, R + 2 * N, bias=False)
+        self.dt_proj = nn.Linear(R, E, bias=True)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, N + 1, dtype=torch.float32)).repeat(E, 1))
+        self.D = nn.Parameter(torch.ones(E))
+        self.out_proj = nn.Linear(E, D, bias=False)
+        nn.init.uniform_(self.dt_proj.weight, -R ** -0.5, R ** -0.5)
+        dt = torch.exp(torch.rand(E) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)).clamp_min(1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))      # softplus^-1(dt)
+            self.out_proj.weight.div_(math.sqrt(c["n_layer"]))
+
+
+class Norm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class Block(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.norm = Norm(c["d_model"])
+        self.mixer = Mixer(c)
+
+
+class Backbone(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(c) for _ in range(c["n_layer"]))
+        self.norm_f = Norm(c["d_model"])
+
+
+LINEAR = ("encoder", "head", "in_proj", "x_proj", "dt_proj", "out_proj")    # whose weights int8 files quantise
+
+
+def is_linear_weight(name):
+    return name.endswith(".weight") and name.split(".")[-2] in LINEAR
+
+
+class Denoiser(nn.Module):
+    """forward: (B, T*hop) noisy samples -> (B, (T-1)*hop) clean ones, in place in time.
+
+    scan    the selective scan to use: scan(u, dt, A, B, C, D=, z=, dt_bias=)
+    pieces  PIECES or compiled stand-ins
+    dtype   of the matrix products' operands
+    qat     None, or a scalar tensor 0..1: how much of the int8 rounding the linear weights feel"""
+
+    def __init__(self, config):
+        super().__init__()
+        c = self.config = complete(config)
+        assert c["window"] == 2 * c["hop"]
+        bins = c["window"] // 2 + 1
+        self.encoder = nn.Linear(3 * bins, c["d_model"])
+        self.backbone = Backbone(c)
+        self.head = nn.Linear(c["d_model"], 2 * c["taps"] * bins)
+        with torch.no_grad():
+            self.head.weight.mul_(0.05)
+            self.head.bias.zero_()
+            self.head.bias[:bins] = 1.0                     # tap 0, real part: the identity
+        self.register_buffer("win", sqrt_hann(c["window"]), persistent=False)
+
+    def forward(self, x, scan, pieces=PIECES, dtype=torch.float32, qat=None):
+        c = self.config
+        q = (lambda w: w) if qat is None else (lambda w: pieces["fake_int8"](w, qat))
+        X = RealFFT.apply(pieces["hop_frames"](x, self.win, c["hop"]))
+        h = pieces["encode"](X, q(self.encoder.weight), self.encoder.bias, c["compress"], dtype)
+        for block in self.backbone.layers:
+            m = block.mixer
+            u, z, dt, B, C = pieces["block_in"](h, block.norm.weight, q(m.in_proj.weight), m.conv1d.weight,
+                                                m.conv1d.bias, q(m.x_proj.weight), q(m.dt_proj.weight),
+                                                c["d_state"], dtype)
+            y = scan(u, dt, -torch.exp(m.A_log), B, C, D=m.D, z=z, dt_bias=m.dt_proj.bias)
+            h = pieces["block_out"](h, y, q(m.out_proj.weight), dtype)
+        Y = pieces["decode"](h, self.backbone.norm_f.weight, q(self.head.weight), self.head.bias, X, c["taps"], dtype)
+        frames = torch.fft.irfft(torch.view_as_complex(Y.contiguous()), n=c["window"])
+        return pieces["overlap_add"](frames, self.win, c["hop"])
+
+
+def make_scan(kind):
+    """'cuda' (scan.py's library), 'triton' or 'torch' -> the function; raises when it can't be had."""
+    if kind == "cuda":
+        from scan import selective_scan
+        return selective_scan
+    if kind == "triton":
+        from scan_triton import selective_scan
+        return selective_scan
+    from scan_torch import selective_scan
+    return selective_scan

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: MIT
+"""Noisy and clean pairs, mixed on the device a batch at a time; no loop over items.
+
+mix(pool) -> noisy, clean: (batch, samples). What happens to which item is drawn by position in fresh random
+permutations, so every count is fixed, every shape static, and the choices independent of each other. Seed with
+torch.manual_seed. All filters are applied by one FFT an item, as zero-phase gains; the target hears the speech's
+equaliser, low-pass and 70 Hz high-pass too, and the room's first 50 ms with a shortened tail.
+"""
+import math
+
+import torch
+
+DEFAULTS = dict(
+    batch=128, seconds=4.48,
+    joined=0.35,            # share of items whose speech changes to another crop on the way
+    paused=0.25,            # share with a stretch of silence in the speech
+    reverb=0.35, second=0.5, babble=0.10, synthetic=0.20,
+    clean_only=0.08, noise_only=0.04, clipped=0.05, low_pass=0.20,
+    snr_low=-5.0, snr_high=30.0, rooms=600, room_seconds=0.8)
+
+SINC_TAPS, SINC_STEPS = 16, 1024
+
+
+def smooth_length(n):
+    """The least even number >= n with no prime factor above 5."""
+    while True:
+        m = n
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        if m == 1 and n % 2 == 0:
+            return n
+        n += 1
+
+
+def sinc_table(device):
+    """(SINC_STEPS, SINC_TAPS): Hann-windowed sinc at fractions k / SINC_STEPS between the middle taps."""
+    f = torch.arange(SINC_STEPS, dtype=torch.float64)[:, None] / SINC_STEPS
+    j = torch.arange(SINC_TAPS, dtype=torch.float64)[None] - (SINC_TAPS // 2 - 1)
+    x = f - j
+    w = torch.cos(math.pi * x / SINC_TAPS).square() * torch.sinc(x)
+    return (w / w.sum(1, keepdim=True)).float().to(device)
+
+
+# ---- functions of tensors, each one a candidate for torch.compile -----------------------------------------------------
+
+def crop(audio, start, length, begin, rate, table, n):
+    """(items, n) samples of files [start, start+length) from begin on, at speed rate/1024; files repeat if short."""
+    at = torch.arange(n, device=audio.device)[None] * rate[:, None]
+    base, fraction = at >> 10, at & 1023
+    out = 0.0
+    for k in range(SINC_TAPS):
+        where = (begin[:, None] + base + (k - (SINC_TAPS // 2 - 1))) % length[:, None]
+        out = out + audio[start[:, None] + where].float() * table[fraction, k]
+    return out * (1.0 / 32768.0)
+
+
+def crop_plain(audio, start, length, begin, rate, n):
+    """As crop, by linear interpolation: for noise."""
+    at = torch.arange(n, device=audio.device)[None] * rate[:, None]
+    base, fraction = at >> 10, (at & 1023).float() * (1.0 / 1024.0)
+    a = audio[start[:, None] + (begin[:, None] + base) % length[:, None]].float()
+    b = audio[start[:, None] + (begin[:, None] + base + 1) % length[:, None]].float()
+    return (a + (b - a) * fraction) * (1.0 / 32768.0)
+
+
+def equaliser(hz, tilt, gain, centre, width, edge, edge_order, high_pass):
+    """(items, bins) gains: a tilt in dB an octave about 1 kHz, peaks (items, 3), a low-pass, a high-pass at Hz."""
+    octave = torch.log2(hz.clamp_min(20.0) / 1000.0)[None]
+    db = (tilt[:, None] * octave).clamp(-12.0, 12.0)
+    for k in range(3):
+        db = db + gain[:, k, None] * torch.exp(-0.5 * ((octave - centre[:, k, None]) / width[:, k, None]).square())
+    low = 1.0 / (1.0 + (hz[None] / edge[:, None]) ** edge_order[:, None])
+    x = (hz[None] / high_pass[:, None]).square().square()
+    return torch.exp(db * 0.11512925) * low * (x / (1.0 + x))
+
+
+def active_rms(x, block=320):
+    """RMS over the 20 ms blocks within 40 dB of the loudest: what SNR means for speech with pauses."""
+    e = x[:, :x.shape[1] // block * block].reshape(x.shape[0], -1, block).square().mean(-1)
+    on = (e > e.amax(1, keepdim=True) * 1e-4).float()
+    return ((e * on).sum(1) / on.sum(1).clamp_min(1.0)).clamp_min(1e-14).sqrt()
+
+
+def rms(x):
+    return x.square().mean(1).clamp_min(1e-14).sqrt()
+
+
+def assemble(speech, target, noise, speech_gain, noise_gain, peak, clip, dither):
+    """Speech and noise at their gains, scaled together so that the mixture peaks at peak; then clip and 16-bit grain."""
+    mixture = speech * speech_gain[:, None] + noise * noise_gain[:, None]
+    scale = (peak / mixture.abs().amax(1).clamp_min(1e-5))[:, None]
+    mixture = mixture * scale
+    mixture = torch.minimum(torch.maximum(mixture, -clip[:, None]), clip[:, None]) + dither * (1.0 / 32768.0)
+    return mixture, target * (speech_gain[:, None] * scale)
+
+
+# ---- rooms ------------------------------------------------------------------------------------------------------------
+
+def make_rooms(count, n, rate, device):
+    """(count, n) impulse responses: direct path, image sources to the third order, then noise that decays a band at a
+    time (treble faster). RT60 0.1 to 1 s, most below 0.5; direct path at sample 16."""
+    size = torch.rand(count, 3, device=device) * torch.tensor([7.0, 6.0, 2.0], device=device) + \
+        torch.tensor([2.5, 2.0, 2.2], device=device)
+    source, ear = (0.3 + 0.4 * torch.rand(2, count, 3, device=device)) * size
+    near = torch.rand(count, 1, device=device) ** 1.5                       # many talk close to the microphone
+    ear = source + (ear - source) * near + 0.05
+    rt = 0.1 + 0.9 * torch.rand(count, device=device) ** 2.0
+    volume = size.prod(1)
+    surface = 2 * (size[:, 0] * size[:, 1] + size[:, 1] * size[:, 2] + size[:, 0] * size[:, 2])
+    reflection = (1 - (0.161 * volume / (surface * rt)).clamp(0.02, 0.95)).sqrt()
+    k = torch.arange(-3, 4, device=device)
+    order = torch.stack(torch.meshgrid(k, k, k, indexing="ij"), -1).reshape(-1, 3)
+    order = order[order.abs().sum(1) <= 3]                                  # (images, 3)
+    odd = (order % 2).float()
+    image = order[None] * size[:, None] + odd * (size - source)[:, None] + (1 - odd) * source[:, None]
+    distance = (image - ear[:, None]).square().sum(-1).sqrt().clamp_min(0.1)
+    direct = (source - ear).square().sum(-1, keepdim=True).sqrt().clamp_min(0.1)
+    at = (16 + (distance - direct) * (rate / 343.0)).round().long()
+    gain = direct / distance * reflection[:, None] ** order.abs().sum(1)[None].float()
+    sign = torch.where(torch.rand_like(gain) < 0.5, -1.0, 1.0)
+    gain = torch.where(order.abs().sum(1)[None] == 0, gain, gain * sign)
+    rooms = torch.zeros(count, n, device=device)
+    rooms.scatter_add_(1, at.clamp(0, n - 1), gain * (at < n))
+    m = smooth_length(n)
+    hz = torch.fft.rfftfreq(m, 1 / rate).to(device)
+    t = torch.arange(n, device=device) / rate
+    tail = torch.zeros_like(rooms)
+    edges = (0.0, 250.0, 1000.0, 3000.0, rate)
+    for i, speed in enumerate((0.8, 1.0, 1.2, 1.7)):
+        band = ((hz >= edges[i]) & (hz < edges[i + 1])).float()
+        noise = torch.fft.irfft(torch.fft.rfft(torch.randn(count, m, device=device)) * band, m)[:, :n]
+        tail += noise * torch.exp(-6.9 * speed * t[None] / rt[:, None])
+    # the tail's energy against the direct path's, from the critical distance; it grows in over the first 20 ms
+    critical = 0.057 * (volume / rt).sqrt()
+    ratio = (direct[:, 0] / critical).clamp(0.02, 2.0)
+    tail *= (t[None] - 16 / rate).clamp(0.0, 0.02) / 0.02
+    tail *= (ratio / tail.square().sum(1).clamp_min(1e-9).sqrt())[:, None]
+    return rooms + tail
+
+
+class Mix:
+    def __init__(self, config, rate, device, compiler=None):
+        c = self.config = dict(DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS})
+        self.rate, self.device, self.batch = rate, device, c["batch"]
+        self.n = int(round(c["seconds"] * rate / 160)) * 160
+        self.fft = smooth_length(self.n + int(c["room_seconds"] * rate))
+        self.hz = (torch.arange(self.fft // 2 + 1, device=device) * (rate / self.fft)).float()
+        self.table = sinc_table(device)
+        self.rooms = make_rooms(c["rooms"], int(c["room_seconds"] * rate), rate, device)
+        self.measured = None
+        self.version = -1
+        wrap = compiler or (lambda f: f)
+        self.crop, self.crop_plain, self.equaliser = wrap(crop), wrap(crop_plain), wrap(equaliser)
+        self.active_rms, self.assemble = wrap(active_rms), wrap(assemble)
+        n = self.rooms.shape[1]
+        late = (torch.arange(n, device=device) - 16 - 0.05 * rate).clamp_min(0.0) / rate
+        self.shorten = torch.exp(-late / 0.05)                              # after 50 ms: a room of RT60 0.35 s at most
+
+    # -- draws
+    def _u(self, n, low=0.0, high=1.0):
+        return low + (high - low) * torch.rand(n, device=self.device)
+
+    def _some(self, share, of=None):
+        """Indices of share * of items (at least one if share > 0), at random."""
+        of = of or self.batch
+        k = int(round(share * of)) if share * of >= 1 else int(share > 0)
+        return torch.randperm(of, device=self.device)[:k]
+
+    def _rate(self, n):
+        k = torch.randint(-102, 103, (n,), device=self.device)
+        return 1024 + k * (torch.rand(n, device=self.device) < 0.5)
+
+    def _speech(self, bank, n):
+        start, length = bank.draw(n)
+        begin = (torch.rand(n, device=self.device, dtype=torch.float64) * length).long()
+        return self.crop(bank.audio, start, length, begin, self._rate(n), self.table, self.n)
+
+    def _noise(self, bank, n):
+        start, length = bank.draw(n)
+        begin = (torch.rand(n, device=self.device, dtype=torch.float64) * length).long()
+        x = self.crop_plain(bank.audio, start, length, begin, self._rate(n), self.n)
+        return x / rms(x)[:, None].clamp_min(1e-4)
+
+    def _curve(self, n, strong, low_pass, high_pass):
+        """Random equaliser for n items; low_pass: the share that gets one."""
+        edge = torch.where(self._u(n) < low_pass, self._u(n, 3500.0, 7800.0), torch.full((n,), 1e5, device=self.device))
+        gain = torch.randn(n, 3, device=self.device) * (4.0 * strong)
+        return self.equaliser(self.hz, torch.randn(n, device=self.device) * (1.5 * strong), gain,
+                              self._u((n, 3), -4.0, 3.0), self._u((n, 3), 0.3, 1.5), edge, self._u(n, 8.0, 40.0),
+                              high_pass)
+
+    def _fade(self, edges, width=0.01):
+        """(items, n): 0 before edges (seconds), 1 after, 10 ms between."""
+        t = torch.arange(self.n, device=self.device)[None] / self.rate
+        return ((t - edges[:, None]) / width + 0.5).clamp(0.0, 1.0)
+
+    # -- ingredients
+    def _voices(self, pool):
+        """Dry speech, unit active RMS: crops, some joined to another, some with a pause."""
+        c, seconds = self.config, self.n / self.rate
+        x = self._speech(pool.speech, self.batch)
+        x = x / self.active_rms(x)[:, None].clamp_min(3e-4)
+        i = self._some(c["joined"])
+        if len(i):
+            y = self._speech(pool.speech, len(i))
+            y = y / self.active_rms(y)[:, None].clamp_min(3e-4)
+            edge, gap = self._u(len(i), 0.15, 0.85) * seconds, self._u(len(i), 0.0, 0.5)
+            level = 10 ** (self._u(len(i), -8.0, 8.0) / 20)
+            x[i] = x[i] * (1 - self._fade(edge)) + y * level[:, None] * self._fade(edge + gap)
+        i = self._some(c["paused"])
+        if len(i):
+            begin = self._u(len(i), -0.5, 0.9) * seconds
+            keep = 1 - self._fade(begin) * (1 - self._fade(begin + self._u(len(i), 0.3, 2.5)))
+            x[i] = x[i] * keep
+        return x
+
+    def _babble(self, pool, n, voices=6):
+        x = self._speech(pool.speech, n * voices)
+        x = x / self.active_rms(x)[:, None].clamp_min(1e-3)
+        level = 10 ** (self._u(n * voices, -10.0, 0.0) / 20) * (self._u(n * voices) < 0.85)
+        level[::voices] = 1.0
+        x = (x * level[:, None]).reshape(n, voices, -1).sum(1)
+        return x / rms(x)[:, None]
+
+    def _coloured(self, n):
+        """White noise with a random slope and random peaks."""
+        white = torch.fft.rfft(torch.randn(n, self.n, device=self.device))
+        hz = torch.arange(white.shape[1], device=self.device) * (self.rate / self.n)
+        slope = self._u(n, -0.5, 1.3)
+        gain = (hz[None].clamp_min(40.0) / 1000.0) ** -slope[:, None]
+        for _ in range(2):
+            octave = torch.log2(hz.clamp_min(20.0) / 1000.0)[None] - self._u(n, -3.5, 2.5)[:, None]
+            gain = gain * torch.exp(1.5 * torch.randn(n, 1, device=self.device) *
+                                    torch.exp(-0.5 * (octave / self._u(n, 0.05, 0.8)[:, None]).square()))
+        x = torch.fft.irfft(white * gain, self.n)
+        return x / rms(x)[:, None]
+
+    def _slow(self, n, points):
+        """Smooth random curves through this many random points, about unit variance."""
+        x = torch.randn(n, 1, points, device=self.device)
+        return torch.nn.functional.interpolate(x, size=self.n, mode="linear", align_corners=True)[:, 0]
+
+    def _hum(self, n):
+        """Harmonics of mains or machine frequencies, slowly wandering."""
+        mains = torch.where(self._u(n) < 0.5, torch.full((n,), 50.0, device=self.device),
+                            torch.full((n,), 60.0, device=self.device))
+        f0 = torch.where(self._u(n) < 0.5, mains, torch.exp(self._u(n, math.log(25.0), math.log(700.0))))
+        wander = 1 + 0.02 * (self._u(n) < 0.5).float()[:, None] * self._slow(n, 12)
+        phase = (f0[:, None] * wander / self.rate).double().cumsum(1)
+        fall = self._u(n, 0.3, 2.0)
+        x = torch.zeros(n, self.n, device=self.device)
+        for k in range(1, 17):
+            level = k ** -fall * torch.rand(n, device=self.device) * (f0 * k < 0.47 * self.rate)
+            turn = (phase * k + torch.rand(n, 1, device=self.device)) % 1.0
+            x += level[:, None] * torch.sin(2 * math.pi * turn.float())
+        x = x + 0.1 * self._u(n)[:, None] * torch.randn_like(x)
+        return x / rms(x)[:, None]
+
+    def _clicks(self, n):
+        """Keyboard-like: short decaying bursts at random times, a colour an item."""
+        density = self._u(n, 1.5, 14.0) / self.rate
+        hits = (torch.rand(n, self.n, device=self.device) < density[:, None]).float()
+        hits = hits * (0.3 + torch.rand(n, self.n, device=self.device))
+        hits[:, :160] += (torch.arange(160, device=self.device) == 80)          # never silent
+        t = torch.arange(1600, device=self.device)[None] / self.rate
+        decay = torch.exp(self._u(n, math.log(0.001), math.log(0.03)))[:, None]
+        tone = torch.sin(2 * math.pi * self._u(n, 200.0, 5000.0)[:, None] * t)
+        burst = torch.exp(-t / decay) * (torch.randn(n, 1600, device=self.device) + self._u(n, 0.0, 2.0)[:, None] * tone)
+        m = smooth_length(self.n + 1600)
+        x = torch.fft.irfft(torch.fft.rfft(hits, m) * torch.fft.rfft(burst, m), m)[:, :self.n]
+        return x / rms(x)[:, None]
+
+    def _chirps(self, n):
+        """Sweeps and gated beeps."""
+        f = torch.exp(self._u(n, math.log(150.0), math.log(6000.0)))[:, None]
+        sweep = torch.exp(0.5 * self._slow(n, 6) * (self._u(n) < 0.6).float()[:, None])
+        turn = ((f * sweep).clamp(30.0, 7600.0) / self.rate).double().cumsum(1) % 1.0
+        t = torch.arange(self.n, device=self.device)[None] / self.rate
+        gate = ((t * self._u(n, 0.5, 8.0)[:, None]) % 1.0 < self._u(n, 0.2, 1.1)[:, None]).float()
+        smooth = torch.nn.functional.avg_pool1d(gate[:, None], 81, 1, 40)[:, 0]
+        x = torch.sin(2 * math.pi * turn.float()) * smooth
+        return x / rms(x)[:, None].clamp_min(1e-2)
+
+    def _synthetic(self, n):
+        """A random blend of the kinds, few at a time; the coloured part is amplitude-modulated in half the items."""
+        depth = (self._u(n) < 0.5).float() * self._u(n, 0.0, 1.0)
+        slow = torch.where(self._u(n)[:, None] < 0.5, self._slow(n, 12), self._slow(n, 60))
+        coloured = self._coloured(n) * torch.exp(depth[:, None] * slow)
+        kinds = (coloured, self._hum(n), self._clicks(n), self._chirps(n))
+        pick = torch.multinomial(torch.tensor([0.4, 0.2, 0.25, 0.15], device=self.device).expand(n, 4), 1)
+        weight = (torch.rand(n, 4, device=self.device) < 0.25).float() * 10 ** (self._u((n, 4), -20.0, 0.0) / 20)
+        weight.scatter_(1, pick, 1.0)
+        x = sum(k * weight[:, i, None] for i, k in enumerate(kinds))
+        return x / rms(x)[:, None]
+
+    def _rooms(self, pool):
+        if self.version != pool.version:
+            self.version = pool.version
+            self.measured = None
+            if pool.rirs:
+                n = self.rooms.shape[1]
+                self.measured = torch.zeros(len(pool.rirs), n)
+                for i, h in enumerate(pool.rirs):
+                    m = min(n, len(h))
+                    self.measured[i, :m] = torch.from_numpy(h[:m])
+                self.measured = self.measured.to(self.device)
+
+    def _impulses(self, n):
+        """n impulse responses; a third of them measured ones where there are some."""
+        h = self.rooms[torch.randint(len(self.rooms), (n,), device=self.device)]
+        k = n // 3 if self.measured is not None else 0
+        if k:
+            h[:k] = self.measured[torch.randint(len(self.measured), (k,), device=self.device)]
+        return h
+
+    # -- the whole
+    @torch.no_grad()
+    def __call__(self, pool):
+        c, B, n, fft = self.config, self.batch, self.n, self.fft
+        self._rooms(pool)
+        high_pass = torch.where(self._u(B) < 0.9, self._u(B, 55.0, 80.0), self._u(B, 80.0, 300.0))
+        spectrum = torch.fft.rfft(self._voices(pool), fft) * self._curve(B, 1.0, c["low_pass"], high_pass)
+        i = self._some(c["reverb"])
+        target_spectrum = spectrum
+        if len(i):
+            h = self._impulses(len(i))
+            target_spectrum = spectrum.clone()
+            target_spectrum[i] = spectrum[i] * torch.fft.rfft(h * self.shorten, fft)
+            wet = torch.fft.irfft(spectrum[i] * torch.fft.rfft(h, fft), fft)[:, :n]
+        target = torch.fft.irfft(target_spectrum, fft)[:, :n]
+        speech = target
+        if len(i):
+            speech = target.clone()
+            speech[i] = wet
+
+        order = torch.randperm(B, device=self.device)
+        nb, ns = int(round(c["babble"] * B)), int(round(c["synthetic"] * B))
+        noise = self._noise(pool.noise, B)
+        j = self._some(c["second"])
+        if len(j):
+            noise[j] += self._noise(pool.noise, len(j)) * 10 ** (self._u(len(j), -15.0, 3.0) / 20)[:, None]
+            j = j[:len(j) // 3]
+            if len(j):
+                noise[j] += self._noise(pool.noise, len(j)) * 10 ** (self._u(len(j), -15.0, 0.0) / 20)[:, None]
+        if nb:
+            k = order[:nb]
+            keep = (self._u(nb) < 0.4).float() * self._u(nb, 0.05, 0.5)
+            noise[k] = noise[k] * keep[:, None] + self._babble(pool, nb)
+        if ns:
+            k = order[nb:nb + ns]
+            keep = (self._u(ns) < 0.4).float() * self._u(ns, 0.1, 1.0)
+            noise[k] = noise[k] * keep[:, None] + self._synthetic(ns)
+        bottom = torch.exp(self._u(B, math.log(15.0), math.log(120.0)))
+        noise = torch.fft.irfft(torch.fft.rfft(noise, fft) * self._curve(B, 1.0, 0.15, bottom), fft)[:, :n]
+
+        # SNR: the middle of the range most often, all of it sometimes
+        middle = (9.0 + 7.0 * torch.randn(B, device=self.device)).clamp(c["snr_low"], c["snr_high"])
+        snr = torch.where(self._u(B) < 0.7, middle, self._u(B, c["snr_low"], c["snr_high"]))
+        speech_gain = 1.0 / self.active_rms(speech)
+        noise_gain = 10 ** (-snr / 20) / rms(noise)
+        order = torch.randperm(B, device=self.device)
+        n_clean, n_noise = int(round(c["clean_only"] * B)), int(round(c["noise_only"] * B))
+        noise_gain[order[:n_clean]] = 0.0
+        speech_gain[order[n_clean:n_clean + n_noise]] = 0.0
+        self.last_snr = snr
+        level = torch.where(self._u(B) < 0.65, self._u(B, -18.0, -1.0), self._u(B, -45.0, -18.0))
+        peak = 10 ** (level / 20)
+        clip = torch.full((B,), 1.0, device=self.device)
+        j = self._some(c["clipped"])
+        clip[j] = peak[j] * 10 ** (-self._u(len(j), 1.0, 9.0) / 20)
+        dither = torch.rand(B, n, device=self.device) - 0.5
+        return self.assemble(speech, target, noise, speech_gain, noise_gain, peak, clip, dither)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""Recipes: plain dicts. Each key is one of layers.DEFAULTS, mix.DEFAULTS, loss weights, or train's own below."""
+
+COMMON = dict(
+    name="denoise-16k", minutes=24.0, lr=2e-3, lr_floor=2e-6, warmup=400, betas=(0.9, 0.99), weight_decay=0.02,
+    ema=0.9995, qat=0.1,    # qat: the last share of the time trains through int8-rounded weights
+    seed=1, scan="cuda", compile=True, graph=True,
+    log_seconds=10.0, save_seconds=60.0, validate_seconds=120.0, poll_steps=200,
+    speech_hours=36.0, noise_hours=18.0)
+
+RECIPES = {
+    "denoise-16k": dict(COMMON),
+    "denoise-16k-wide": dict(COMMON, name="denoise-16k-wide", d_model=320, n_layer=5, dt_rank=16, batch=96, lr=1.6e-3),
+    # a tiny model on the CPU: does the whole road work, from audio to an exported file?
+    "smoke": dict(COMMON, name="smoke", minutes=2.0, d_model=32, n_layer=2, dt_rank=2, batch=6, seconds=1.28, lr=4e-3,
+                  warmup=20, ema=0.98, rooms=20, room_seconds=0.4, scan="torch", compile=False, graph=False,
+                  log_seconds=5.0, save_seconds=30.0, validate_seconds=60.0, poll_steps=50, speech_hours=1.5,
+                  noise_hours=1.5),
+}

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Checks every piece of the trainer on this machine, then measures audio-seconds a second and where the time goes.
+
+    python3 selftest.py [--seconds 150] [--batches 128 64 192] [--recipe denoise-16k]
+"""
+import argparse
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import data  # noqa: E402
+import export  # noqa: E402
+import layers  # noqa: E402
+import mix  # noqa: E402
+import reference  # noqa: E402
+import train  # noqa: E402
+from recipes import RECIPES  # noqa: E402
+from scan_torch import reference_scan  # noqa: E402
+
+T0 = time.time()
+BAD = []
+
+
+def say(text):
+    print("%6.1f %s" % (time.time() - T0, text), flush=True)
+
+
+def expect(what, value, limit):
+    ok = value <= limit
+    say("%s %s: %.3g (limit %g)" % ("ok  " if ok else "FAIL", what, value, limit))
+    if not ok:
+        BAD.append(what)
+
+
+def clock(f, n=5):
+    """Median milliseconds of f()."""
+    sync = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    f()
+    sync()
+    times = []
+    for _ in range(n):
+        t = time.time()
+        f()
+        sync()
+        times.append(time.time() - t)
+    return 1e3 * sorted(times)[n // 2]
+
+
+def check_model(device, out):
+    """layers.py against reference.py (the engine's meaning), through an exported file; and the gradients of its FFT."""
+    torch.manual_seed(1)
+    model = layers.Denoiser(dict(d_model=32, n_layer=2)).to(device)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    tensors = {k: v.detach().cpu() for k, v in model.named_parameters()}
+    torch.save(dict(tensors=tensors, config=model.config, recipe=dict(name="t"), count=0, heard=0, speech_hours=0,
+                    noise_hours=0), out + ".pt")
+    x = (0.1 * np.random.default_rng(0).standard_normal(160 * 50)).astype(np.float32)
+    for int8 in (False, True):
+        export.export(out + ".pt", out, int8=int8)
+        config, t = reference.read_safetensors(out)
+        live = reference.run(config, t, x)
+        expect("reference hop by hop against whole, int8=%d" % int8, np.abs(live - reference.whole(config, t, x)).max(), 1e-9)
+        with torch.no_grad():
+            for k, p in model.named_parameters():
+                p.copy_(torch.from_numpy(np.array(t[k])))
+            got = model(torch.from_numpy(x)[None].to(device), reference_scan)[0].cpu().numpy()
+        expect("layers against reference, int8=%d" % int8, np.abs(got - live[160:]).max() / np.abs(live).max(), 2e-5)
+    a = torch.randn(3, 320, device=device, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(3, 161, 2, device=device, dtype=torch.float64)
+    ours, = torch.autograd.grad((layers.RealFFT.apply(a) * g).sum(), a)
+    theirs, = torch.autograd.grad((torch.view_as_real(torch.fft.rfft(a)) * g).sum(), a)
+    expect("gradient of the transform", float((ours - theirs).norm() / theirs.norm()), 1e-6)
+
+
+def check_mix(device, pool, recipe):
+    m = mix.Mix(dict(recipe, batch=40, clipped=0.0), 16000, device)
+    noisy, clean = m(pool)
+    assert noisy.shape == clean.shape == (40, m.n)
+    expect("mixing finite", float((~torch.isfinite(noisy)).sum() + (~torch.isfinite(clean)).sum()), 0)
+    expect("mixing peak at most -1 dBFS", float(noisy.abs().max()), 0.9)
+
+
+def time_scans(device, shape):
+    B, L, E, N = shape
+    draw = lambda *s, dtype=torch.bfloat16: torch.randn(*s, device=device).to(dtype).requires_grad_()
+    v = [draw(B, L, E), draw(B, L, E), draw(B, L, N, dtype=torch.float32), draw(B, L, N, dtype=torch.float32), draw(B, L, E)]
+    A = (-torch.arange(1.0, N + 1, device=device)).repeat(E, 1).requires_grad_()
+    D, bias = torch.ones(E, device=device, requires_grad=True), torch.full((E,), -4.0, device=device, requires_grad=True)
+    g = torch.randn(B, L, E, device=device, dtype=torch.bfloat16)
+    for kind, be in (("cuda", 0), ("triton", 16), ("triton", 32)):
+        try:
+            scan = layers.make_scan(kind)
+            if be:
+                import scan_triton
+                scan_triton.BE = be
+            forward = lambda: scan(v[0], v[1], A, v[2], v[3], D=D, z=v[4], dt_bias=bias)
+            both = lambda: torch.autograd.grad(forward(), [*v, A, D, bias], g)
+            say("     scan %s%s at %s bf16: forward %.2f ms, with backward %.2f ms; differs from reference by %.1e" % (
+                kind, " BE %d" % be if be else "", shape, clock(forward), clock(both), train.check_scan(scan, device)))
+        except Exception as e:
+            say("     scan %s: not to be had: %s" % (kind, str(e).strip().split("\n")[0][:300]))
+
+
+def throughput(recipe, device, pool, compiled, graphed, log):
+    torch.manual_seed(1)
+    wrap = train.compiler(compiled, log)
+    model = layers.Denoiser(recipe).to(device)
+    flat = train.Flat(model, recipe, device, wrap)
+    _, scan = train.choose_scan(recipe["scan"], device, lambda text: None)
+    step = train.Step(model, flat, recipe, device, scan, wrap, log)
+    m = mix.Mix(recipe, 16000, device, wrap)
+    lr = torch.full((), 1e-4, device=device)
+    noisy, clean = m(pool)
+    t = time.time()
+    step.eager(noisy, clean)
+    if graphed:
+        step.capture(noisy, clean)
+
+    def one():
+        a, b = m(pool)
+        step(a, b)
+        flat.update(lr)
+
+    one()
+    ready = time.time() - t
+    mix_ms, step_ms, all_ms = clock(lambda: m(pool)), clock(lambda: step(noisy, clean)), clock(lambda: [one() for _ in range(5)]) / 5
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0
+    say("SPEED batch %3d compile %d graph %d: mixing %.1f ms, forward+backward %.1f ms, all %.1f ms = %.0f audio-s/s (%.1f "
+        "GiB, ready in %.0f s)" % (m.batch, compiled, step.graph is not None, mix_ms, step_ms, all_ms,
+                                   m.batch * m.n / 16.0 / all_ms, memory, ready))
+    return m, step, one
+
+
+def profile(one, device):
+    from torch.profiler import ProfilerActivity, profile as profiler
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profiler(activities=kinds) as p:
+        for _ in range(3):
+            one()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    name = lambda e: getattr(e, "self_device_time_total", None) or getattr(e, "self_cuda_time_total", 0) \
+        if device.type == "cuda" else e.self_cpu_time_total
+    rows = [e for e in p.key_averages() if device.type != "cuda" or "CUDA" in str(getattr(e, "device_type", "CUDA"))]
+    rows = sorted(rows, key=name, reverse=True)
+    total = sum(name(e) for e in rows) or 1
+    say("     profile of a step, ms a step (share):")
+    for e in rows[:12]:
+        print("       %8.3f  %4.1f %%  x%-4d %s" % (name(e) / 3e3, 100 * name(e) / total, e.count // 3, e.key[:90]))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p.add_argument("--seconds", type=float, default=150.0, help="start no further measurement after this")
+    p.add_argument("--batches", type=int, nargs="+", default=[128, 64, 192])
+    p.add_argument("--recipe", default="denoise-16k", choices=sorted(RECIPES))
+    p.add_argument("--scan", choices=("cuda", "triton", "torch"))
+    p.add_argument("--out", default="/tmp/ssm-selftest.safetensors")
+    a = p.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = dict(RECIPES[a.recipe])
+    recipe["scan"] = a.scan or recipe["scan"]
+    say("torch %s, %s" % (torch.__version__, torch.cuda.get_device_name() if device.type == "cuda" else "cpu"))
+    try:
+        data._library()
+        say("ok   libsndfile found")
+    except RuntimeError as e:
+        say("FAIL %s" % e)
+        BAD.append("libsndfile")
+    check_model(device, a.out)
+    pool = data.Pool([], device, 0.2, 0.2)
+    pool.add_synthetic()
+    check_mix(device, pool, recipe)
+    if device.type == "cuda":
+        c = layers.complete(recipe)
+        time_scans(device, (a.batches[0], 448, c["expand"] * c["d_model"], c["d_state"]))
+    log = lambda text: say("     " + text)
+    last = None
+    modes = [(False, False), (True, False), (True, True)] if device.type == "cuda" else [(False, False)]
+    for batch in a.batches:
+        for compiled, graphed in modes:
+            if time.time() - T0 > a.seconds or (batch != a.batches[0] and (compiled, graphed) != modes[-1]):
+                continue
+            try:
+                m, step, one = throughput(dict(recipe, batch=batch), device, pool, compiled, graphed, log)
+                last = last or ((compiled, graphed) == modes[-1] and one) or None
+                if last is one:
+                    profile(one, device)
+            except Exception as e:
+                say("FAIL batch %d compile %d graph %d: %s" % (batch, compiled, graphed, str(e).strip().split("\n")[0][:300]))
+                BAD.append("throughput")
+    say("selftest: %s" % ("FAILED: " + ", ".join(BAD) if BAD else "all well"))
+    return len(BAD) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
