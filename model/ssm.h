@@ -35,7 +35,8 @@ enum ssm_status {
     SSM_OK = 0,
     SSM_STALE = -1,    /* the stream was closed (its generation is over)                                  */
     SSM_FULL = -2,     /* every slot is taken                                                             */
-    SSM_BAD_STATE = -3 /* a saved state of another model or version, cut short, or damaged                */
+    SSM_BAD_STATE = -3, /* a saved state of another model or version, cut short, or damaged               */
+    SSM_REFUSED = -4    /* count out of range, the stream twice in one step, or room for a state too small */
 };
 
 struct ssm_engine;

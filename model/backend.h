@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MODEL_BACKEND_H
+#define MODEL_BACKEND_H
+
+/* What runs a model: it owns the weights on its device and the streams' states. The engine above it owns slots, argument
+ * checks, NaN in the output, and state files; so a backend trusts its arguments. One file, one `struct backend_ops`. */
+
+#include "model/model.h"
+
+/* One stream's part of a step, or a piece of a recording. */
+struct backend_hop {
+    int slot;
+    const float *in; /* (count, hop)      NaN and inf count as 0                                    */
+    float *out;      /* (count, outputs)                                                            */
+    int count;
+    const float *elapsed; /* (elapsed_count)  for the first hops; 1 after them. Not above 0 counts as 1 */
+    int elapsed_count;
+};
+
+/* Every backend's own struct begins with this. */
+struct backend {
+    const struct backend_ops *ops;
+    char device[64];
+    size_t bytes;  /* taken by open               */
+    int scan_hops; /* hops it likes in a scan call */
+};
+
+struct backend_ops {
+    const char *name; /* "cpu" */
+    /* Gives a backend with `options->streams` states, all zero; borrows the model. NULL and an error. */
+    struct backend *(*open)(const struct model *model, const struct ssm_options *options, struct ssm_error *err);
+    /* n different slots, each 1..max_hops hops. A slot's result is the same bits whatever the other hops are. */
+    void (*step)(struct backend *backend, const struct backend_hop *hops, int n);
+    /* One slot, 1..scan_hops hops, with all the device has. */
+    void (*scan)(struct backend *backend, const struct backend_hop *hop);
+    void (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
+    void (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
+    void (*close)(struct backend *backend);                                   /* NULL is fine  */
+};
+
+extern const struct backend_ops backend_cpu;
+
+#endif

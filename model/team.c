@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/team.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { SPINS = 1000 }; /* a `pause` is some 50 ns on current processors */
+
+/* A counter one can wait on. */
+struct gate {
+    _Alignas(64) atomic_uint value;
+    atomic_uint sleepers;
+};
+
+struct worker {
+    struct gate start;
+    struct team *team;
+    pthread_t thread;
+    int member;
+};
+
+struct team {
+    struct gate done, barrier;
+    atomic_uint pending, arrived;
+    int threads, members;
+    bool over;
+    void (*work)(void *arg, int member);
+    void *arg;
+    struct worker *workers; /* threads - 1 of them */
+};
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Wait until the gate's value is no longer `old`. Sleeper count and value are sequentially consistent: either the opener
+ * sees the sleeper, or the sleeper sees the new value. */
+static void gate_wait(struct gate *gate, unsigned old)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&gate->value, memory_order_acquire) != old) {
+            return;
+        }
+        relax();
+    }
+    atomic_fetch_add(&gate->sleepers, 1);
+    while (atomic_load(&gate->value) == old) {
+        syscall(SYS_futex, &gate->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    }
+    atomic_fetch_sub(&gate->sleepers, 1);
+}
+
+static void gate_open(struct gate *gate)
+{
+    atomic_fetch_add(&gate->value, 1);
+    if (atomic_load(&gate->sleepers)) {
+        syscall(SYS_futex, &gate->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    }
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *worker = arg;
+    struct team *team = worker->team;
+    for (unsigned turn = 0;; turn++) {
+        gate_wait(&worker->start, turn);
+        if (team->over) {
+            return NULL;
+        }
+        team->work(team->arg, worker->member);
+        if (atomic_fetch_sub(&team->pending, 1) == 1) {
+            gate_open(&team->done);
+        }
+    }
+}
+
+static bool start_worker(struct team *team, int i)
+{
+    struct worker *worker = &team->workers[i];
+    sigset_t all, before;
+    worker->team = team;
+    worker->member = i + 1;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = !pthread_create(&worker->thread, NULL, worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
+static void *zeroed(size_t bytes)
+{
+    void *memory = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    return memory ? memset(memory, 0, bytes) : NULL;
+}
+
+struct team *team_create(int threads)
+{
+    struct team *team = zeroed(sizeof *team);
+    if (!team || !(team->workers = zeroed((size_t)threads * sizeof *team->workers))) {
+        free(team);
+        return NULL;
+    }
+    for (team->threads = 1; team->threads < threads; team->threads++) {
+        if (!start_worker(team, team->threads - 1)) {
+            team_destroy(team);
+            return NULL;
+        }
+    }
+    return team;
+}
+
+void team_destroy(struct team *team)
+{
+    if (team) {
+        team->over = true;
+        for (int i = 0; i < team->threads - 1; i++) {
+            gate_open(&team->workers[i].start);
+            pthread_join(team->workers[i].thread, NULL);
+        }
+        free(team->workers);
+        free(team);
+    }
+}
+
+void team_run(struct team *team, int members, void (*work)(void *arg, int member), void *arg)
+{
+    unsigned turn = atomic_load(&team->done.value);
+    team->members = members;
+    team->work = work;
+    team->arg = arg;
+    atomic_store(&team->pending, (unsigned)members - 1);
+    for (int i = 0; i < members - 1; i++) {
+        gate_open(&team->workers[i].start);
+    }
+    work(arg, 0);
+    if (members > 1) {
+        gate_wait(&team->done, turn);
+    }
+}
+
+void team_barrier(struct team *team)
+{
+    unsigned turn = atomic_load(&team->barrier.value);
+    if (atomic_fetch_add(&team->arrived, 1) + 1 == (unsigned)team->members) {
+        atomic_store(&team->arrived, 0);
+        gate_open(&team->barrier);
+    } else {
+        gate_wait(&team->barrier, turn);
+    }
+}

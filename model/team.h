@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MODEL_TEAM_H
+#define MODEL_TEAM_H
+
+/* A few threads that do one thing together. Waiting spins for some 50 us, then sleeps in the kernel (futex), so a
+ * team costs nothing between hops and no lock on the hop path. One owner calls team_run; members call team_barrier. */
+
+struct team;
+
+/* Gives a team of `threads`, the caller of team_run among them, or NULL. Workers block every signal. */
+struct team *team_create(int threads);
+void team_destroy(struct team *team); /* NULL is fine */
+
+/* Call work(arg, member) for member 0 (here) to members - 1 (in the workers) at once; back when all are done.
+ * members is at most the team's threads. */
+void team_run(struct team *team, int members, void (*work)(void *arg, int member), void *arg);
+
+/* Wait until every member of the team_run in progress is here. Writes before it are seen by all after it. */
+void team_barrier(struct team *team);
+
+#endif
