@@ -62,15 +62,12 @@ size_t pcm_decode(enum pcm_format format, const void *bytes, size_t channels, si
     return bad;
 }
 
-/* To the nearest integer within [-full_scale, full_scale); *bad counts what did not fit. */
+/* To the nearest integer within [-full_scale, full_scale); *bad counts what lay beyond. */
 static int32_t quantise(float sample, double full_scale, size_t *bad)
 {
     double value = rint((double)sample * full_scale);
-    if (value >= -full_scale && value <= full_scale - 1) {
-        return (int32_t)value;
-    }
-    (*bad)++;
-    return isnan(value) ? 0 : (int32_t)(value < 0 ? -full_scale : full_scale - 1);
+    *bad += !(fabs(value) <= full_scale) ? 1 : 0;
+    return isnan(value) ? 0 : (int32_t)fmin(fmax(value, -full_scale), full_scale - 1);
 }
 
 size_t pcm_encode(enum pcm_format format, const float *samples, void *bytes, size_t channels, size_t channel, size_t n)

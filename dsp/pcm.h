@@ -17,9 +17,9 @@ size_t pcm_bytes(enum pcm_format format);     /* of one sample */
  * Gives how many samples were NaN or inf and became 0 (f32le only). */
 size_t pcm_decode(enum pcm_format format, const void *bytes, size_t channels, size_t channel, float *samples, size_t n);
 
-/* The way back: rounded to nearest, beyond full scale clamped (f32le keeps it), NaN becomes 0.
+/* The way back: rounded to nearest, clamped to what the integers hold (f32le keeps it), NaN becomes 0.
  *   bytes    out  (n, channels), the other channels left as they are
- * Gives how many samples were clamped or NaN. Decoding and encoding s16le and s24le changes no byte. */
+ * Gives how many samples lay beyond full scale or were NaN. Decoding and encoding s16le and s24le changes no byte. */
 size_t pcm_encode(enum pcm_format format, const float *samples, void *bytes, size_t channels, size_t channel, size_t n);
 
 #endif

@@ -76,7 +76,7 @@ static void beyond_full_scale_is_clamped_and_counted(void **state)
     for (int f = 0; f < 3; f++) {
         unsigned char bytes[32];
         float x[8];
-        assert_int_equal(pcm_encode(formats[f], loud, bytes, 1, 0, 8), 6);
+        assert_int_equal(pcm_encode(formats[f], loud, bytes, 1, 0, 8), 5); /* +1 is within */
         pcm_decode(formats[f], bytes, 1, 0, x, 8);
         for (int i = 0; i < 8; i++) {
             assert_close(x[i], kept[i], 0x1p-15);

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+#include "dsp/sound_file.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <sndfile.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path in a message */
+
+struct sound_file {
+    SNDFILE *handle;
+    char *path, *part;  /* part: where it is written until commit; NULL: in place */
+    int64_t position, length;
+    int channels, container;
+    double full_scale; /* writing PCM: of its integers; 0: floats go to libsndfile as they are */
+    uint64_t bad;
+};
+
+static const struct ending {
+    const char *text;
+    int container, subtype; /* subtype: when the source's doesn't fit */
+} endings[] = {
+    {".wav", SF_FORMAT_WAV, SF_FORMAT_PCM_16},  {".flac", SF_FORMAT_FLAC, SF_FORMAT_PCM_16},
+    {".ogg", SF_FORMAT_OGG, SF_FORMAT_VORBIS},  {".opus", SF_FORMAT_OGG, SF_FORMAT_OPUS},
+    {".w64", SF_FORMAT_W64, SF_FORMAT_PCM_16},  {".rf64", SF_FORMAT_RF64, SF_FORMAT_PCM_16},
+};
+
+/* The subtypes that lose nothing when carried over, and the size of their integers. */
+static const struct subtype {
+    int subtype, bits; /* 0: not integers */
+} subtypes[] = {
+    {SF_FORMAT_PCM_S8, 8},  {SF_FORMAT_PCM_U8, 8}, {SF_FORMAT_PCM_16, 16}, {SF_FORMAT_PCM_24, 24},
+    {SF_FORMAT_PCM_32, 32}, {SF_FORMAT_FLOAT, 0},  {SF_FORMAT_DOUBLE, 0},  {SF_FORMAT_ULAW, 0},
+    {SF_FORMAT_ALAW, 0},
+};
+
+__attribute__((format(printf, 4, 5))) static void say(struct sound_file_error *err, int code, const char *path,
+                                                      const char *format, ...)
+{
+    err->code = code;
+    int n = snprintf(err->text, sizeof err->text, "%.*s: ", TOLD, path);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->text + n, sizeof err->text - (size_t)n, format, args);
+    va_end(args);
+}
+
+static struct sound_file *allocate(const char *path, struct sound_file_error *err)
+{
+    struct sound_file *file = calloc(1, sizeof *file);
+    if (file) {
+        file->path = strdup(path);
+    }
+    if (!file || !file->path) {
+        free(file);
+        say(err, EX_OSERR, path, "out of memory");
+        return NULL;
+    }
+    return file;
+}
+
+static void describe(SNDFILE *handle, int format, char *words, size_t size)
+{
+    SF_FORMAT_INFO major = {.format = format & SF_FORMAT_TYPEMASK}, minor = {.format = format & SF_FORMAT_SUBMASK};
+    sf_command(handle, SFC_GET_FORMAT_INFO, &major, sizeof major);
+    sf_command(handle, SFC_GET_FORMAT_INFO, &minor, sizeof minor);
+    snprintf(words, size, "%s, %s", major.name ? major.name : "unknown", minor.name ? minor.name : "unknown");
+}
+
+/* Say why libsndfile would not open it, by looking at the file ourselves: its own words are few. */
+static void say_why_unreadable(const char *path, struct sound_file_error *err)
+{
+    const char *reason = sf_strerror(NULL);
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        say(err, EX_NOINPUT, path, "%s", strerror(errno));
+        return;
+    }
+    char start[17] = "";
+    size_t n = fread(start, 1, sizeof start - 1, file);
+    if (ferror(file)) {
+        say(err, EX_NOINPUT, path, "%s", strerror(errno));
+    } else if (n == 0) {
+        say(err, EX_DATAERR, path, "empty, 0 bytes; a sound file has at least a header");
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            start[i] = isprint((unsigned char)start[i]) ? start[i] : '.';
+        }
+        say(err, EX_DATAERR, path, "not a sound file that can be read, whatever its name: it begins with \"%s\" (%s)", start,
+            reason);
+    }
+    fclose(file);
+}
+
+struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    struct sound_file *file = allocate(path, err);
+    if (!file) {
+        return NULL;
+    }
+    SF_INFO found = {0};
+    file->handle = sf_open(path, SFM_READ, &found);
+    if (!file->handle) {
+        say_why_unreadable(path, err);
+        sound_file_close(file);
+        return NULL;
+    }
+    file->channels = found.channels;
+    file->length = found.frames >= 0 && found.frames < INT64_MAX / 2 ? found.frames : -1;
+    *info = (struct sound_file_info){
+        .rate = found.samplerate, .channels = found.channels, .length = file->length, .format = found.format};
+    describe(file->handle, found.format, info->words, sizeof info->words);
+    return file;
+}
+
+/* Short of what the header promised, or stopped by the decoder. */
+static void say_where_it_stopped(struct sound_file *file, struct sound_file_error *err)
+{
+    int error = sf_error(file->handle);
+    if (file->length >= 0 && file->position < file->length) {
+        say(err, EX_DATAERR, file->path, "cut short or damaged: stops at sample %lld of %lld%s%s",
+            (long long)file->position, (long long)file->length, error ? ": " : "", error ? sf_error_number(error) : "");
+    } else if (error) {
+        say(err, EX_DATAERR, file->path, "damaged: stops at sample %lld: %s", (long long)file->position,
+            sf_error_number(error));
+    }
+}
+
+size_t sound_file_read(struct sound_file *file, float *samples, size_t n, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    sf_count_t got = sf_readf_float(file->handle, samples, (sf_count_t)n);
+    size_t given = got > 0 ? (size_t)got : 0;
+    for (size_t i = 0; i < given * (size_t)file->channels; i++) {
+        if (!isfinite(samples[i])) {
+            samples[i] = 0;
+            file->bad++;
+        }
+    }
+    file->position += (int64_t)given;
+    if (given < n) {
+        say_where_it_stopped(file, err);
+    }
+    return given;
+}
+
+bool sound_file_seek(struct sound_file *file, int64_t position)
+{
+    if (sf_seek(file->handle, position, SEEK_SET) != position) {
+        return false;
+    }
+    file->position = position;
+    return true;
+}
+
+uint64_t sound_file_bad(const struct sound_file *file)
+{
+    return file->bad;
+}
+
+static const struct ending *find_ending(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++) {
+        if (strcasecmp(dot, endings[i].text) == 0) {
+            return &endings[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct subtype *find_subtype(int format)
+{
+    for (size_t i = 0; i < sizeof subtypes / sizeof *subtypes; i++) {
+        if (subtypes[i].subtype == (format & SF_FORMAT_SUBMASK)) {
+            return &subtypes[i];
+        }
+    }
+    return NULL;
+}
+
+static int choose_subtype(const struct ending *ending, const struct sound_file_info *info)
+{
+    const struct subtype *source = find_subtype(info->format);
+    SF_INFO wanted = {.samplerate = info->rate, .channels = info->channels};
+    if (source && find_subtype(ending->subtype)) {
+        wanted.format = ending->container | source->subtype;
+        if (sf_format_check(&wanted)) {
+            return source->subtype;
+        }
+        if (ending->container == SF_FORMAT_FLAC && source->bits != 8) { /* 32 bits or float: FLAC ends at 24 */
+            return SF_FORMAT_PCM_24;
+        }
+    }
+    return ending->subtype;
+}
+
+/* A plain WAV's sizes have 32 bits; ours go to RF64 early and come back. Plain where it surely fits: RF64 comes back with
+ * the extensible header, which some readers (Python's wave before 3.12) don't know. */
+static int choose_container(const struct ending *ending, const struct sound_file_info *info)
+{
+    bool small = info->length >= 0 && info->length < (INT64_C(1) << 31) / 8 / info->channels;
+    return ending->container == SF_FORMAT_WAV && !small ? SF_FORMAT_RF64 : ending->container;
+}
+
+/* Written in place unless the path is free or a regular file: a rename must not replace a device or a link. */
+static char *name_part(const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) == 0 && !S_ISREG(status.st_mode)) {
+        return NULL;
+    }
+    char *part = NULL;
+    return asprintf(&part, "%s.%ld.part", path, (long)getpid()) < 0 ? NULL : part;
+}
+
+static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
+{
+    if ((wanted->format & SF_FORMAT_SUBMASK) == SF_FORMAT_OPUS && 48000 % wanted->samplerate) {
+        say(err, EX_CANTCREAT, path, "Opus takes 8000, 12000, 16000, 24000 or 48000 Hz, not %d; choose .ogg or .flac",
+            wanted->samplerate);
+    } else if (!sf_format_check(wanted)) {
+        say(err, EX_CANTCREAT, path, "this format doesn't take %d channels at %d Hz; choose .wav", wanted->channels,
+            wanted->samplerate);
+    } else {
+        say(err, EX_CANTCREAT, path, "can't be written: %s", errno ? strerror(errno) : sf_strerror(NULL));
+    }
+}
+
+struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
+                                     struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    const struct ending *ending = find_ending(path);
+    if (!ending) {
+        say(err, EX_CANTCREAT, path, "the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or .rf64");
+        return NULL;
+    }
+    struct sound_file *file = allocate(path, err);
+    if (!file) {
+        return NULL;
+    }
+    SF_INFO wanted = {.samplerate = info->rate, .channels = info->channels};
+    wanted.format = choose_container(ending, info) | choose_subtype(ending, info);
+    file->part = atomic ? name_part(path) : NULL;
+    errno = 0;
+    file->handle = sf_open(file->part ? file->part : path, SFM_WRITE, &wanted);
+    if (!file->handle) {
+        say_why_not_made(path, &wanted, err);
+        sound_file_close(file);
+        return NULL;
+    }
+    if (ending->container == SF_FORMAT_WAV) {
+        sf_command(file->handle, SFC_RF64_AUTO_DOWNGRADE, NULL, SF_TRUE);
+    }
+    const struct subtype *subtype = find_subtype(wanted.format);
+    file->channels = info->channels;
+    file->container = ending->container;
+    file->full_scale = subtype && subtype->bits ? ldexp(1, subtype->bits - 1) : 0;
+    return file;
+}
+
+/* To integers at the top of 32 bits, as sf_write_int takes them. Not left to libsndfile: it reads with a full scale of
+ * 32768 and writes with 32767, so a copy would not be a copy, and it doesn't count what it clips. */
+static void quantise(struct sound_file *file, const float *samples, int *integers, size_t n)
+{
+    double full = file->full_scale, top = 0x1p31 / full;
+    for (size_t i = 0; i < n; i++) {
+        double value = rint((double)samples[i] * full);
+        file->bad += !(fabs(value) <= full) ? 1 : 0;
+        value = isnan(value) ? 0 : fmin(fmax(value, -full), full - 1);
+        integers[i] = (int)(value * top);
+    }
+}
+
+static size_t write_block(struct sound_file *file, const float *samples, size_t n)
+{
+    if (file->full_scale > 0) {
+        int integers[BLOCK];
+        quantise(file, samples, integers, n);
+        return (size_t)sf_write_int(file->handle, integers, (sf_count_t)n);
+    }
+    float floats[BLOCK];
+    for (size_t i = 0; i < n; i++) {
+        floats[i] = isnan(samples[i]) ? 0.0f : samples[i];
+        file->bad += !(fabsf(samples[i]) <= 1) ? 1 : 0;
+    }
+    return (size_t)sf_write_float(file->handle, floats, (sf_count_t)n);
+}
+
+bool sound_file_write(struct sound_file *file, const float *samples, size_t n, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    size_t values = n * (size_t)file->channels, most = BLOCK - BLOCK % (size_t)file->channels;
+    for (size_t at = 0; at < values;) {
+        size_t size = values - at < most ? values - at : most;
+        errno = 0;
+        if (write_block(file, samples + at, size) != size) {
+            say(err, EX_IOERR, file->path, "writing failed: %s", errno ? strerror(errno) : sf_strerror(file->handle));
+            return false;
+        }
+        at += size;
+    }
+    file->position += (int64_t)n;
+    return true;
+}
+
+void sound_file_flush(struct sound_file *file)
+{
+    if (file->container != SF_FORMAT_FLAC && file->container != SF_FORMAT_OGG) { /* those would get a second header */
+        sf_command(file->handle, SFC_UPDATE_HEADER_NOW, NULL, 0);
+    }
+    sf_write_sync(file->handle);
+}
+
+bool sound_file_commit(struct sound_file *file, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    if (file->container == SF_FORMAT_FLAC && file->position == 0) {
+        sf_command(file->handle, SFC_UPDATE_HEADER_NOW, NULL, 0); /* no samples: nothing had it write a header yet */
+    }
+    sf_write_sync(file->handle);
+    errno = 0;
+    int error = sf_close(file->handle);
+    file->handle = NULL;
+    if (error) {
+        say(err, EX_IOERR, file->path, "can't be finished: %s", errno ? strerror(errno) : sf_error_number(error));
+        return false;
+    }
+    if (file->part && rename(file->part, file->path) != 0) {
+        say(err, EX_IOERR, file->path, "can't be put in place: %s", strerror(errno));
+        return false;
+    }
+    free(file->part);
+    file->part = NULL;
+    return true;
+}
+
+void sound_file_close(struct sound_file *file)
+{
+    if (!file) {
+        return;
+    }
+    if (file->handle) {
+        sf_close(file->handle);
+    }
+    if (file->part) {
+        unlink(file->part);
+    }
+    free(file->part);
+    free(file->path);
+    free(file);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DSP_SOUND_FILE_H
+#define DSP_SOUND_FILE_H
+
+/* Sound files, read and written as interleaved floats; the only file that knows libsndfile.
+ *
+ * Reads whatever libsndfile reads. Writes by the path's ending: .wav .flac .ogg (Vorbis) .opus .w64 .rf64. PCM keeps its
+ * bits: reading and writing integers of the same size changes nothing. A sample here is one value per channel; lengths
+ * and positions count these. One owner per file. Opening and committing may take long and allocate. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sound_file;
+
+struct sound_file_error {
+    int code;       /* of sysexits: 65 not sound or damaged, 66 can't be read, 73 can't be made, 74 input or output failed */
+    char text[512]; /* one sentence that begins with the path */
+};
+
+struct sound_file_info {
+    int rate, channels;
+    int64_t length;  /* samples; reading: -1 when the file doesn't say. Writing: what is to come, -1 when not known */
+    int format;      /* libsndfile's number for container and subtype. Writing: the source's, or 0 for 16 bit */
+    char words[128]; /* reading: "WAV (Microsoft), Signed 24 bit PCM" */
+};
+
+/* Open for reading. NULL with *err filled in: not there, empty, not a sound file. A file of no samples opens. */
+struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err);
+
+/* Read up to n samples.
+ *   samples  out  (n, channels)  NaN and inf become 0 and are counted
+ * Gives how many; fewer than n at the end, or where the file is damaged: then *err is set (err->code is 0 otherwise) and
+ * says at which sample. */
+size_t sound_file_read(struct sound_file *file, float *samples, size_t n, struct sound_file_error *err);
+
+/* Go to sample `position`; false where the file can't. */
+bool sound_file_seek(struct sound_file *file, int64_t position);
+
+/* Reading: values that were NaN or inf. Writing: values beyond full scale, clamped where the subtype is PCM, and NaN. */
+uint64_t sound_file_bad(const struct sound_file *file);
+
+/* Open for writing. The subtype is that of info->format where the new container holds it losslessly; else 16 bit, or 24 bit
+ * for FLAC of a float source. A .wav of unknown length, or of 2 GiB and more, is written as RF64, which becomes a WAV again
+ * at the end if it stayed below 4 GiB.
+ * atomic: written beside the path and moved there by commit, so that nobody sees half a file; what isn't committed is
+ * removed. Else written in place, for readers who follow a growing file (a path that is no regular file always is). */
+struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
+                                     struct sound_file_error *err);
+
+/* Write n samples (n, channels). False with *err set when the disk is full or the like. */
+bool sound_file_write(struct sound_file *file, const float *samples, size_t n, struct sound_file_error *err);
+
+/* Writing in place: make what was written so far readable by others (the header says the length; FLAC and Ogg have none). */
+void sound_file_flush(struct sound_file *file);
+
+/* Writing: the file is complete: header, disk, name. False with *err set. Afterwards only close. */
+bool sound_file_commit(struct sound_file *file, struct sound_file_error *err);
+
+void sound_file_close(struct sound_file *file); /* NULL is fine */
+
+#endif
