@@ -4,8 +4,8 @@
 
 /* The mathematics of the engine, once readable and once fast.
  *
- * `kernels_scalar` is the definition: plain C loops that say what each operation means. `kernels_avx2` and
- * `kernels_avx512` are its twins; kernels_best() picks one when the program starts. Every function is pure: it reads its
+ * `kernels_scalar` is the definition: plain C loops that say what each operation means. The other tables are its twins
+ * for x86-64 processors; kernels_best() picks one when the program starts. Every function is pure: it reads its
  * inputs, writes its outputs, allocates nothing, keeps nothing, and may be called from any thread.
  *
  * Two promises hold for every table, and tests/test_kernels.c checks both:
@@ -13,25 +13,27 @@
  *      the same stream alone), nor on where a sequence is cut (so chunks equal the whole);
  *   2. fp32 results are within 2e-6 (norm-wise, relative) of the same formula in double.
  *
- * Layouts: matrices are row-major; T is time in hops, E channels (d_inner), N states a channel (d_state). Strides are in
- * elements. Pointers need no alignment. */
+ * Layouts: matrices are row-major; T is time in hops, E channels (d_inner), N states a channel (d_state). Strides are
+ * in elements. Pointers need no alignment. */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* A linear layer's weights, packed once at load: panels of KERNELS_PANEL outputs, each (in, KERNELS_PANEL), so that a
- * vector lane is one output and the sum over `in` always runs in one order. */
-enum { KERNELS_PANEL = 64 };
+/* A linear layer's weights, packed once at load: panels of KERNELS_PANEL outputs, so that a vector lane is one output
+ * and the sum over `in` always runs in one order. Padding is zero. */
+enum { KERNELS_PANEL = 64, KERNELS_GROUP = 4 };
 
 struct linear {
     int in, out;         /* sizes as in y = W x + b, W (out, in)                                          */
-    float *f32;          /* packed fp32 panels, or NULL when the weights are int8                         */
-    int8_t *i8;          /* packed int8 panels, or NULL; the weight is scale[o] * i8                      */
+    float *f32;          /* panels of (in, KERNELS_PANEL), or NULL when the weights are int8              */
+    int8_t *i8;          /* panels of (in / KERNELS_GROUP rounded up, KERNELS_PANEL, KERNELS_GROUP), or NULL */
     float *scale, *bias; /* (out padded to a panel); scale NULL for fp32, bias NULL for none              */
+    int32_t *sum;        /* (out padded to a panel) sum of i8 over `in`; NULL for fp32                    */
 };
 
-/* Pack (out, in) weights; bias (out,) may be NULL. Gives 0, or -1 when memory runs out. linear_finish frees. */
+/* Pack (out, in) weights; bias (out,) may be NULL; with int8 the weight is scale[o] * weight. Gives 0, or -1 when
+ * memory runs out (nothing is held then). linear_finish frees, and may be called on a zeroed struct. */
 int linear_init_f32(struct linear *linear, int in, int out, const float *weight, const float *bias);
 int linear_init_i8(struct linear *linear, int in, int out, const int8_t *weight, const float *scale, const float *bias);
 void linear_finish(struct linear *linear);
@@ -44,20 +46,22 @@ enum discretisation {
 
 /* One stream's selective scan over T steps (Mamba paper, section 3.2):
  *   delta = elapsed * softplus(dt + dt_bias);  h <- exp(delta A) h + B-bar u;  y = <C, h> + D u;  out = y * silu(z).
- * The state is held state-major, (N, E), so that a vector lane is one channel. */
+ * The state is held state-major, (N, E), so that a vector lane is one channel. N is at most KERNELS_STATES_MAX. */
+enum { KERNELS_STATES_MAX = 64 };
+
 struct selective_scan {
     int T, E, N;
     enum discretisation discretisation;
-    const float *A;       /* (N, E)  -exp(A_log), transposed                                              */
-    const float *D;       /* (E)     skip weights                                                         */
-    const float *dt_bias; /* (E)     added before softplus                                                */
+    const float *A;          /* (N, E)  -exp(A_log), transposed                                              */
+    const float *D;          /* (E)     skip weights                                                         */
+    const float *dt_bias;    /* (E)     added before softplus                                                */
     const float *u, *dt, *z; /* (T, E) with the strides below; z NULL: no gate                            */
-    const float *B, *C;   /* (T, N)  with the strides below                                               */
-    const float *elapsed; /* (T)     hops of time since the previous step, 1 = no gap; NULL: all ones     */
+    const float *B, *C;      /* (T, N)  with the strides below                                               */
+    const float *elapsed;    /* (T)     hops of time since the previous step, 1 = no gap; NULL: all ones     */
     ptrdiff_t u_stride, dt_stride, z_stride, B_stride, C_stride, out_stride;
-    float *h;             /* (N, E)  in: start state, out: end state                                      */
-    float *out;           /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
-    float *sum_dt;        /* (E)     out: sum of delta over the T steps, or NULL                          */
+    float *h;      /* (N, E)  in: start state, out: end state                                      */
+    float *out;    /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
+    float *sum_dt; /* (E)     out: sum of delta over the T steps, or NULL                          */
 };
 
 struct kernels {
@@ -88,7 +92,7 @@ struct kernels {
 
 extern const struct kernels kernels_scalar, kernels_avx2, kernels_avx512;
 
-/* The fastest table this processor runs, or the one SSM_KERNELS=scalar|avx2|avx512 names if it can. Never NULL. */
+/* The fastest table this processor runs, or the one SSM_KERNELS=scalar|avx2|... names if it can. Never NULL. */
 const struct kernels *kernels_best(void);
 /* The i-th table this processor runs (0 = scalar), or NULL past the last: tests and benchmarks walk them all. */
 const struct kernels *kernels_at(int i);

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <stddef.h>
+
+typedef __m512 vec;
+typedef __m512i raw;
+
+enum { WIDTH = 16, LINEAR_ROWS = 4, LINEAR_VECTORS = 4 };
+#define BYTE_SCALE 0x1p24f
+
+static inline __mmask16 first(ptrdiff_t n)
+{
+    return n >= WIDTH ? 0xffff : (__mmask16)((1u << n) - 1);
+}
+
+static inline vec vec_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void vec_store(float *p, vec v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+static inline vec vec_load_n(const float *p, ptrdiff_t n)
+{
+    return n >= WIDTH ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first(n), p);
+}
+
+static inline void vec_store_n(float *p, vec v, ptrdiff_t n)
+{
+    if (n >= WIDTH) {
+        _mm512_storeu_ps(p, v);
+    } else {
+        _mm512_mask_storeu_ps(p, first(n), v);
+    }
+}
+
+static inline vec vec_set(float value)
+{
+    return _mm512_set1_ps(value);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_fnma(vec a, vec b, vec c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
+static inline vec vec_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vec vec_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline vec vec_abs(vec v)
+{
+    return _mm512_abs_ps(v);
+}
+
+static inline float vec_sum(vec v)
+{
+    return _mm512_reduce_add_ps(v);
+}
+
+static inline vec vec_exponent(vec biased)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(biased), 23));
+}
+
+static inline vec vec_scale(vec v, vec k)
+{
+    return _mm512_scalef_ps(v, k);
+}
+
+static inline raw raw_load(const int8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* The byte moves to the top of its lane, where its sign is the lane's. */
+static inline vec raw_byte(raw w, int j)
+{
+    const raw from = _mm512_set1_epi32((int)((unsigned)j << 24 | 0x808080));
+    const raw lanes = _mm512_set4_epi32(0x0c000000, 0x08000000, 0x04000000, 0);
+    return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(w, _mm512_add_epi32(from, lanes)));
+}
+
+#include "kernels/simd.h"
+
+const struct kernels kernels_avx512 = KERNELS_TABLE("avx512", linear);
+
+#endif

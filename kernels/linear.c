@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t round_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Zeroed memory on a cache line, or NULL. */
+static void *lines(size_t count, size_t size)
+{
+    if (count > SIZE_MAX / 2 / size) {
+        return NULL;
+    }
+    const size_t bytes = round_up(count * size, 64);
+    void *memory = aligned_alloc(64, bytes);
+    return memory ? memset(memory, 0, bytes) : NULL;
+}
+
+static float *padded_copy(const float *values, int out)
+{
+    float *copy = lines(round_up((size_t)out, KERNELS_PANEL), sizeof *copy);
+    if (copy) {
+        memcpy(copy, values, (size_t)out * sizeof *copy);
+    }
+    return copy;
+}
+
+int linear_init_f32(struct linear *linear, int in, int out, const float *weight, const float *bias)
+{
+    const size_t columns = (size_t)in, padded = round_up((size_t)out, KERNELS_PANEL);
+    *linear = (struct linear){.in = in, .out = out};
+    linear->f32 = lines(padded * columns, sizeof *linear->f32);
+    linear->bias = bias ? padded_copy(bias, out) : NULL;
+    if (!linear->f32 || (bias && !linear->bias)) {
+        linear_finish(linear);
+        return -1;
+    }
+    for (size_t o = 0; o < (size_t)out; o++) {
+        float *panel = linear->f32 + o / KERNELS_PANEL * columns * KERNELS_PANEL + o % KERNELS_PANEL;
+        for (size_t k = 0; k < columns; k++) {
+            panel[k * KERNELS_PANEL] = weight[o * columns + k];
+        }
+    }
+    return 0;
+}
+
+int linear_init_i8(struct linear *linear, int in, int out, const int8_t *weight, const float *scale, const float *bias)
+{
+    const size_t columns = (size_t)in, depth = round_up(columns, KERNELS_GROUP);
+    const size_t padded = round_up((size_t)out, KERNELS_PANEL);
+    *linear = (struct linear){.in = in, .out = out};
+    linear->i8 = lines(padded * depth, sizeof *linear->i8);
+    linear->sum = lines(padded, sizeof *linear->sum);
+    linear->scale = padded_copy(scale, out);
+    linear->bias = bias ? padded_copy(bias, out) : NULL;
+    if (!linear->i8 || !linear->sum || !linear->scale || (bias && !linear->bias)) {
+        linear_finish(linear);
+        return -1;
+    }
+    for (size_t o = 0; o < (size_t)out; o++) {
+        int8_t *panel = linear->i8 + o / KERNELS_PANEL * depth * KERNELS_PANEL + o % KERNELS_PANEL * KERNELS_GROUP;
+        for (size_t k = 0; k < columns; k++) {
+            panel[k / KERNELS_GROUP * KERNELS_GROUP * KERNELS_PANEL + k % KERNELS_GROUP] = weight[o * columns + k];
+            linear->sum[o] += weight[o * columns + k];
+        }
+    }
+    return 0;
+}
+
+void linear_finish(struct linear *linear)
+{
+    free(linear->f32);
+    free(linear->i8);
+    free(linear->scale);
+    free(linear->bias);
+    free(linear->sum);
+    *linear = (struct linear){0};
+}

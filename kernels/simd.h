@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Every operation of kernels.h once more, over vectors: avx2.c and avx512.c each define what a vector is, then include
+ * this file. It has no include guard and belongs to nobody else.
+ *
+ * The includer defines `vec` (WIDTH floats), `raw` (as many bytes), and:
+ *   vec_load, vec_store        WIDTH floats, any alignment
+ *   vec_load_n, vec_store_n    the first n of them, n >= 1 and perhaps beyond WIDTH; the rest reads as zero
+ *   vec_set, vec_fma, vec_fnma (c - a b), vec_max, vec_min (both give their second argument when one is NaN)
+ *   vec_abs, vec_sum           horizontal
+ *   vec_exponent               2^k from the float whose bits are k + 127 in the low byte (and anything above)
+ *   vec_scale                  v 2^k, right down to the denormals; k a whole number in -150 .. 129
+ *   raw_load, raw_byte         WIDTH x 4 bytes; byte j of each 32-bit lane as a float, times BYTE_SCALE
+ * and LINEAR_ROWS x LINEAR_VECTORS, the block of a matrix product that fits the registers.
+ *
+ * No product here feeds a sum except through vec_fma: what the compiler may contract, it may contract differently in
+ * two places, and a row must not depend on which path took it. */
+
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- exp and its relatives -------------------------------------------------------------------------------------- */
+
+/* x = k ln 2 + r, |r| <= ln 2 / 2. `biased` holds k + 127 in its low bits, for vec_exponent. */
+struct reduced {
+    vec biased, k, r;
+};
+
+INLINE struct reduced reduce(vec x)
+{
+    const vec magic = vec_set(0x1.8p23f + 127); /* adding it rounds to a whole number, in the low bits */
+    const vec biased = vec_fma(x, vec_set(0x1.715476p+0f), magic);
+    const vec k = biased - magic;
+    const vec r = vec_fnma(k, vec_set(0x1.62e430p-1f), x);
+    return (struct reduced){biased, k, vec_fnma(k, vec_set(-0x1.05c610p-29f), r)};
+}
+
+/* exp(r) - 1 for |r| <= ln 2 / 2: r + r^2 P(r), minimax, 1.4e-8 relative before rounding. */
+INLINE vec expm1_small(vec r)
+{
+    vec p = vec_fma(vec_set(0x1.6d995cp-10f), r, vec_set(0x1.122838p-7f));
+    p = vec_fma(p, r, vec_set(0x1.555486p-5f));
+    p = vec_fma(p, r, vec_set(0x1.5554b0p-3f));
+    p = vec_fma(p, r, vec_set(0.5f));
+    return vec_fma(r * r, p, r);
+}
+
+INLINE vec vec_exp(vec x)
+{
+    const struct reduced a = reduce(vec_min(vec_set(89), vec_max(vec_set(-104), x)));
+    return vec_scale(vec_set(1) + expm1_small(a.r), a.k);
+}
+
+/* exp(x) - 1 for x <= 0, accurate where x is small. */
+INLINE vec vec_expm1_decay(vec x)
+{
+    const struct reduced a = reduce(vec_max(vec_set(-87), x));
+    const vec power = vec_exponent(a.biased);
+    return vec_fma(power, expm1_small(a.r), power - vec_set(1));
+}
+
+INLINE vec vec_silu(vec x)
+{
+    return x / (vec_set(1) + vec_exp(vec_set(0) - x));
+}
+
+/* max(x, 0) + log1p(exp(-|x|)), where log1p(t) = 2 atanh(t / (2 + t)): no digits lost at either end, and x itself above
+ * 20 (exp(-20) is less than half an ulp of it). The polynomial is minimax, 5e-9. */
+INLINE vec vec_softplus(vec x)
+{
+    const vec t = vec_exp(vec_set(0) - vec_abs(x));
+    const vec s = t / (vec_set(2) + t), q = s * s;
+    vec p = vec_fma(vec_set(0x1.1ef86cp-2f), q, vec_set(0x1.1eb612p-2f));
+    p = vec_fma(p, q, vec_set(0x1.99d27cp-2f));
+    p = vec_fma(p, q, vec_set(0x1.555500p-1f));
+    return vec_max(vec_set(0), x) + vec_fma(s * q, p, s + s);
+}
+
+#define ELEMENT_BY_ELEMENT(name, expression)                                                                           \
+    static void name(const float *from, float *to, size_t n)                                                           \
+    {                                                                                                                  \
+        for (ptrdiff_t left = (ptrdiff_t)n; left > 0; left -= WIDTH, from += WIDTH, to += WIDTH) {                     \
+            const vec x = vec_load_n(from, left);                                                                      \
+            vec_store_n(to, expression, left);                                                                         \
+        }                                                                                                              \
+    }
+ELEMENT_BY_ELEMENT(silu, vec_silu(x))
+ELEMENT_BY_ELEMENT(softplus, vec_softplus(x))
+ELEMENT_BY_ELEMENT(exponential, vec_exp(x))
+ELEMENT_BY_ELEMENT(add, vec_load_n(to, left) + x)
+#undef ELEMENT_BY_ELEMENT
+
+/* ---- linear ----------------------------------------------------------------------------------------------------- */
+
+/* Sums of R rows times V vectors of outputs. `weights` points at the first output's column inside its panel. R and V
+ * are constants to every caller, so that `sum` lives in registers; a sum always runs over k in order. */
+INLINE void sum_f32(const float *weights, int in, const float *x, ptrdiff_t x_stride, int R, int V, vec *sum)
+{
+    for (int k = 0; k < in; k++, weights += KERNELS_PANEL) {
+        vec w[8];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+            w[v] = vec_load(weights + v * WIDTH);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const vec broadcast = vec_set(x[r * x_stride + k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                sum[r * V + v] = vec_fma(broadcast, w[v], sum[r * V + v]);
+            }
+        }
+    }
+}
+
+INLINE void sum_group(const int8_t *weights, int k, int count, const float *x, ptrdiff_t x_stride, int R, int V,
+                      vec *sum)
+{
+    raw w[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) {
+        w[v] = raw_load(weights + v * WIDTH * KERNELS_GROUP);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < count; j++) {
+        vec f[8];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+            f[v] = raw_byte(w[v], j);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const vec broadcast = vec_set(x[r * x_stride + k + j]);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                sum[r * V + v] = vec_fma(broadcast, f[v], sum[r * V + v]);
+            }
+        }
+    }
+}
+
+INLINE void sum_i8(const int8_t *weights, int in, const float *x, ptrdiff_t x_stride, int R, int V, vec *sum)
+{
+    int k = 0;
+    for (; k + KERNELS_GROUP <= in; k += KERNELS_GROUP, weights += KERNELS_GROUP * KERNELS_PANEL) {
+        sum_group(weights, k, KERNELS_GROUP, x, x_stride, R, V, sum);
+    }
+    if (k < in) {
+        sum_group(weights, k, in - k, x, x_stride, R, V, sum);
+    }
+}
+
+/* R rows of outputs o .. o + V WIDTH - 1. */
+INLINE void linear_block(const struct linear *w, int o, const float *x, ptrdiff_t x_stride, float *y,
+                         ptrdiff_t y_stride, int R, int V)
+{
+    const ptrdiff_t panel = o / KERNELS_PANEL, lane = o % KERNELS_PANEL;
+    vec sum[8 * 8];
+#pragma GCC unroll 64
+    for (int i = 0; i < R * V; i++) {
+        sum[i] = vec_set(0);
+    }
+    if (w->f32) {
+        sum_f32(w->f32 + panel * w->in * KERNELS_PANEL + lane, w->in, x, x_stride, R, V, sum);
+    } else {
+        const ptrdiff_t groups = (w->in + KERNELS_GROUP - 1) / KERNELS_GROUP;
+        sum_i8(w->i8 + (panel * groups * KERNELS_PANEL + lane) * KERNELS_GROUP, w->in, x, x_stride, R, V, sum);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) {
+        const ptrdiff_t at = o + v * WIDTH, left = w->out - at;
+        if (left <= 0) {
+            break;
+        }
+        const vec bias = w->bias ? vec_load(w->bias + at) : vec_set(0);
+        vec scale = vec_set(1);
+        if (w->scale) {
+            scale = vec_load(w->scale + at) * vec_set(1 / BYTE_SCALE);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            vec_store_n(y + r * y_stride + at, vec_fma(sum[r * V + v], scale, bias), left);
+        }
+    }
+}
+
+/* One panel for all rows: the panel stays in the nearest cache. */
+INLINE void linear_panel(const struct linear *w, int o, const float *x, ptrdiff_t x_stride, float *y,
+                         ptrdiff_t y_stride, int rows)
+{
+    int r = 0;
+    for (; r + LINEAR_ROWS <= rows; r += LINEAR_ROWS) {
+        for (int at = o; at < o + KERNELS_PANEL && at < w->out; at += LINEAR_VECTORS * WIDTH) {
+            linear_block(w, at, x + r * x_stride, x_stride, y + r * y_stride, y_stride, LINEAR_ROWS, LINEAR_VECTORS);
+        }
+    }
+    for (; r < rows; r++) {
+        for (int at = o; at < o + KERNELS_PANEL && at < w->out; at += 4 * WIDTH) {
+            linear_block(w, at, x + r * x_stride, x_stride, y + r * y_stride, y_stride, 1, 4);
+        }
+    }
+}
+
+static void linear(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride, int rows)
+{
+    for (int o = 0; o < w->out; o += KERNELS_PANEL) {
+        linear_panel(w, o, x, x_stride, y, y_stride, rows);
+    }
+}
+
+/* ---- norm and convolution --------------------------------------------------------------------------------------- */
+
+static void rms_norm(const float *x, const float *weight, float eps, float *y, int rows, int width)
+{
+    for (int r = 0; r < rows; r++, x += width, y += width) {
+        vec sum = vec_set(0);
+        for (int i = 0; i < width; i += WIDTH) {
+            const vec value = vec_load_n(x + i, width - i);
+            sum = vec_fma(value, value, sum);
+        }
+        const vec scale = vec_set(1 / sqrtf(vec_sum(sum) / (float)width + eps));
+        for (int i = 0; i < width; i += WIDTH) {
+            vec_store_n(y + i, vec_load_n(x + i, width - i) * scale * vec_load_n(weight + i, width - i), width - i);
+        }
+    }
+}
+
+/* The history after T more inputs: the last K - 1 rows of (history, x). */
+static void move_history(float *history, int K, const float *x, ptrdiff_t x_stride, int T, int E)
+{
+    const int kept = T < K - 1 ? K - 1 - T : 0;
+    memmove(history, history + (ptrdiff_t)(K - 1 - kept) * E, (size_t)kept * (size_t)E * sizeof *history);
+    for (int i = kept; i < K - 1; i++) {
+        memcpy(history + (ptrdiff_t)i * E, x + (T - (K - 1) + i) * x_stride, (size_t)E * sizeof *history);
+    }
+}
+
+static void conv1d(const float *weight, const float *bias, int K, float *history, const float *x, ptrdiff_t x_stride,
+                   float *y, ptrdiff_t y_stride, int T, int E, bool activate)
+{
+    for (int t = 0; t < T; t++) {
+        for (int e = 0; e < E; e += WIDTH) {
+            vec sum = bias ? vec_load_n(bias + e, E - e) : vec_set(0);
+            for (int k = 0; k < K; k++) {
+                const int from = t - (K - 1) + k;
+                const float *input = from < 0 ? history + (ptrdiff_t)(K - 1 + from) * E : x + from * x_stride;
+                sum = vec_fma(vec_load_n(weight + (ptrdiff_t)k * E + e, E - e), vec_load_n(input + e, E - e), sum);
+            }
+            vec_store_n(y + t * y_stride + e, activate ? vec_silu(sum) : sum, E - e);
+        }
+    }
+    move_history(history, K, x, x_stride, T, E);
+}
+
+/* ---- selective scan --------------------------------------------------------------------------------------------- */
+
+/* The states of WIDTH channels and their A: in place for one step, else copied side by side, so that a row of state
+ * doesn't share its few cache sets with all the others. */
+struct states {
+    float *h;
+    const float *A;
+    ptrdiff_t stride;
+};
+
+/* A sum that keeps what rounding took (Kahan): a chunk may have a hundred thousand steps. */
+struct sum {
+    vec value, lost;
+};
+
+INLINE struct sum sum_push(struct sum sum, vec x)
+{
+    const vec term = x - sum.lost, value = sum.value + term;
+    return (struct sum){value, (value - sum.value) - term};
+}
+
+/* One step of WIDTH channels; gives <C, h>. h moves by its change: see scalar.c. */
+INLINE vec scan_step(struct states states, const float *B, const float *C, int N, vec delta, vec u, bool hold)
+{
+    const vec delta_u = delta * u;
+    vec y = vec_set(0);
+    for (int n = 0; n < N; n++) {
+        float *at = states.h + n * states.stride;
+        vec A = vec_load(states.A + n * states.stride), gain = delta_u;
+        if (hold) {
+            A = vec_min(vec_set(-1e-20f), A); /* so that A = 0 has its limit, delta */
+        }
+        const vec change = vec_expm1_decay(delta * A), h = vec_load(at);
+        if (hold) {
+            gain = change / A * u;
+        }
+        const vec next = h + vec_fma(change, h, gain * vec_set(B[n]));
+        vec_store(at, next);
+        y = vec_fma(vec_set(C[n]), next, y);
+    }
+    return y;
+}
+
+/* All T steps of channels e .. e + lanes - 1. */
+INLINE void scan_channels(const struct selective_scan *s, struct states states, int e, ptrdiff_t lanes, bool hold)
+{
+    const vec D = vec_load_n(s->D + e, lanes), bias = vec_load_n(s->dt_bias + e, lanes);
+    struct sum sum = {vec_set(0), vec_set(0)};
+    for (int t = 0; t < s->T; t++) {
+        const vec u = vec_load_n(s->u + t * s->u_stride + e, lanes);
+        vec delta = vec_softplus(vec_load_n(s->dt + t * s->dt_stride + e, lanes) + bias);
+        if (s->elapsed) {
+            delta = delta * vec_set(s->elapsed[t]);
+        }
+        sum = sum_push(sum, delta);
+        vec y = scan_step(states, s->B + t * s->B_stride, s->C + t * s->C_stride, s->N, delta, u, hold);
+        if (!s->out) {
+            continue;
+        }
+        y = vec_fma(D, u, y);
+        if (s->z) {
+            y = y * vec_silu(vec_load_n(s->z + t * s->z_stride + e, lanes));
+        }
+        vec_store_n(s->out + t * s->out_stride + e, y, lanes);
+    }
+    if (s->sum_dt) {
+        vec_store_n(s->sum_dt + e, sum.value, lanes);
+    }
+}
+
+INLINE void scan_copied(const struct selective_scan *s, int e, ptrdiff_t lanes, bool hold)
+{
+    float h[KERNELS_STATES_MAX * WIDTH], A[KERNELS_STATES_MAX * WIDTH];
+    for (int n = 0; n < s->N; n++) {
+        vec_store(h + n * WIDTH, vec_load_n(s->h + (ptrdiff_t)n * s->E + e, lanes));
+        vec_store(A + n * WIDTH, vec_load_n(s->A + (ptrdiff_t)n * s->E + e, lanes));
+    }
+    scan_channels(s, (struct states){h, A, WIDTH}, e, lanes, hold);
+    for (int n = 0; n < s->N; n++) {
+        vec_store_n(s->h + (ptrdiff_t)n * s->E + e, vec_load(h + n * WIDTH), lanes);
+    }
+}
+
+INLINE void scan_all(const struct selective_scan *s, bool hold)
+{
+    for (int e = 0; e < s->E; e += WIDTH) {
+        if (s->T == 1 && s->E - e >= WIDTH) {
+            scan_channels(s, (struct states){s->h + e, s->A + e, s->E}, e, WIDTH, hold);
+        } else {
+            scan_copied(s, e, s->E - e, hold);
+        }
+    }
+}
+
+static __attribute__((noinline)) void scan_euler(const struct selective_scan *s)
+{
+    scan_all(s, false);
+}
+
+static __attribute__((noinline)) void scan_hold(const struct selective_scan *s)
+{
+    scan_all(s, true);
+}
+
+/* In silence a state decays into the denormals and, rounding to itself, would stay there for good; each such number
+ * costs these processors some 150 cycles. So they count as zero here (MXCSR's FTZ and DAZ), whatever the caller set. */
+static void selective_scan(const struct selective_scan *s)
+{
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040);
+    (s->discretisation == DISCRETISE_ZOH ? scan_hold : scan_euler)(s);
+    _mm_setcsr(mode);
+}
+
+#define KERNELS_TABLE(title, product)                                                                                  \
+    {                                                                                                                  \
+        .name = title, .linear = product, .rms_norm = rms_norm, .conv1d = conv1d, .selective_scan = selective_scan,    \
+        .silu = silu, .softplus = softplus, .exp = exponential, .add = add                                             \
+    }
