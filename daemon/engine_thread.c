@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/engine_thread.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/wire.h"
+#include "dsp/resample.h"
+
+enum { RAW = 1024, SECOND = 1000000000, CLOCK_JUMP = SECOND / 10 };
+
+static const float silence[RAW];
+
+/* When sample p came: at + p / rate, `at` following the arrivals of blocks slowly, because arrivals jitter and samples don't.
+ * 1/16 a block lags a clock that is 100 ppm off by 16 us at 10 ms blocks. */
+struct arrivals {
+    double at, error; /* ns; mean distance of an arrival from the line */
+    bool started;
+};
+
+/* Whole hops that are left out of the stream: `samples` of them before the sample that is the `at`th to enter the model. */
+struct skip {
+    uint64_t at, samples;
+    bool entered; /* the input is past it; the output follows `delay` samples later */
+};
+
+struct stream {
+    struct feed *feed;
+    struct sink *const *sinks;
+    int n_sinks, channel, rate;
+    bool patient;
+    struct counters *counters;
+    const struct ssm_info *model;
+    ssm_stream slot;
+    struct resampler *resampler;
+    uint64_t unit_in, unit_out; /* the smallest hole that can be skipped: samples of the feed, samples (whole hops) of the model */
+
+    /* The way in: feed -> raw -> resampler -> staging. Positions count samples from the stream's start, holes among them,
+     * unless they say "entered": samples that went into the model. */
+    float *raw, *staging;
+    size_t raw_at, raw_n, staged;
+    int64_t arrived, staged_arrived[ENGINE_HOPS];
+    struct arrivals arrivals;
+    uint64_t position;         /* the feed's rate: of the next raw sample                                   */
+    uint64_t zeros;            /* the feed's rate: silence that goes in before the raw samples              */
+    uint64_t skipped;          /* the feed's rate: left out so far                                          */
+    uint64_t entered;          /* entered: staging[0]                                                       */
+    float elapsed;             /* of the next step                                                          */
+    struct skip skip;
+    struct hole hole;          /* to be told with the next hop that goes out                                */
+    bool flushed;              /* the feed ended and the resampler's tail is out                            */
+    uint64_t total;            /* the input's length at the model's rate, once flushed                      */
+
+    /* The way out. */
+    float *out;
+    int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
+    uint64_t shift;  /* position = left + shift                                                             */
+
+    _Atomic uint64_t hops, samples;
+    atomic_bool ended;
+};
+
+/* The streams of one engine. */
+struct batch {
+    struct ssm_engine *engine;
+    struct stream **streams, **taken; /* (n), (n) those in this step */
+    struct ssm_hop *hops;             /* (n)                         */
+    int n;
+};
+
+struct engine_thread {
+    struct waker waker;
+    int64_t deadline;
+    struct batch *batches;
+    struct stream *streams;
+    int n_batches, n_streams, room;
+    atomic_int running;
+    _Atomic uint64_t n_steps;
+    struct histogram step_times;
+
+    pthread_t thread;
+    bool started;
+    atomic_bool stopping;
+    void (*delivered)(void *arg);
+    void *arg;
+};
+
+/* ---- Set-up. ---- */
+
+struct engine_thread *engine_thread_create(int streams, double deadline_s)
+{
+    struct engine_thread *thread = calloc(1, sizeof *thread);
+    if (!thread) {
+        return NULL;
+    }
+    size_t n = (size_t)(streams > 0 ? streams : 1);
+    thread->waker.fd = -1;
+    thread->room = streams;
+    thread->deadline = (int64_t)(deadline_s * SECOND);
+    thread->streams = calloc(n, sizeof *thread->streams);
+    thread->batches = calloc(n, sizeof *thread->batches);
+    if (!thread->streams || !thread->batches || waker_init(&thread->waker) < 0) {
+        engine_thread_destroy(thread);
+        return NULL;
+    }
+    return thread;
+}
+
+static void stream_finish(struct stream *stream)
+{
+    resampler_destroy(stream->resampler);
+    free(stream->raw);
+    free(stream->staging);
+    free(stream->out);
+}
+
+void engine_thread_destroy(struct engine_thread *thread)
+{
+    if (!thread) {
+        return;
+    }
+    engine_thread_stop(thread);
+    for (int i = 0; i < thread->n_batches; i++) {
+        struct batch *batch = &thread->batches[i];
+        for (int k = 0; k < batch->n; k++) {
+            ssm_stream_close(batch->engine, batch->streams[k]->slot);
+        }
+        free(batch->streams);
+        free(batch->taken);
+        free(batch->hops);
+    }
+    for (int i = 0; i < thread->n_streams; i++) {
+        stream_finish(&thread->streams[i]);
+    }
+    waker_finish(&thread->waker);
+    free(thread->streams);
+    free(thread->batches);
+    free(thread);
+}
+
+static int refuse(struct ssm_error *err, int code, const char *text)
+{
+    err->code = code;
+    snprintf(err->text, sizeof err->text, "%s", text);
+    return -1;
+}
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    return b == 0 ? a : gcd(b, a % b);
+}
+
+/* rm / g samples of the model last as long as rs / g of the feed; enough of them to be whole hops. */
+static void find_unit(struct stream *stream)
+{
+    uint64_t in = (uint64_t)stream->rate, out = (uint64_t)stream->model->rate, hop = (uint64_t)stream->model->hop;
+    uint64_t common = gcd(in, out);
+    uint64_t times = hop / gcd(hop, out / common);
+    stream->unit_in = in / common * times;
+    stream->unit_out = out / common * times;
+}
+
+static int stream_init(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
+{
+    const struct ssm_info *model = ssm_describe(setup->engine);
+    *stream = (struct stream){.feed = setup->feed, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
+                              .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
+                              .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay};
+    if (model->outputs != model->hop) {
+        return refuse(err, 65, "this model gives scores, not samples: the daemon runs models that give samples");
+    }
+    stream->resampler = resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
+    stream->raw = calloc(RAW, sizeof(float));
+    stream->staging = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
+    stream->out = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
+    if (!stream->resampler || !stream->raw || !stream->staging || !stream->out) {
+        return refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
+    }
+    if (ssm_stream_open(setup->engine, &stream->slot) != SSM_OK) {
+        return refuse(err, 70, "the engine has no free slot for the stream");
+    }
+    find_unit(stream);
+    return 0;
+}
+
+static struct batch *find_batch(struct engine_thread *thread, struct ssm_engine *engine)
+{
+    for (int i = 0; i < thread->n_batches; i++) {
+        if (thread->batches[i].engine == engine) {
+            return &thread->batches[i];
+        }
+    }
+    struct batch *batch = &thread->batches[thread->n_batches];
+    size_t room = (size_t)thread->room;
+    *batch = (struct batch){.engine = engine,
+                            .streams = calloc(room, sizeof *batch->streams),
+                            .taken = calloc(room, sizeof *batch->taken),
+                            .hops = calloc(room, sizeof *batch->hops)};
+    thread->n_batches++;
+    return batch->streams && batch->taken && batch->hops ? batch : NULL;
+}
+
+int engine_thread_add(struct engine_thread *thread, const struct stream_setup *setup, struct ssm_error *err)
+{
+    if (thread->n_streams == thread->room) {
+        return refuse(err, 70, "more streams than the engine thread was made for");
+    }
+    struct batch *batch = find_batch(thread, setup->engine);
+    if (!batch) {
+        return refuse(err, 71, "out of memory for a batch");
+    }
+    struct stream *stream = &thread->streams[thread->n_streams];
+    if (stream_init(stream, setup, err) < 0) {
+        stream_finish(stream);
+        return -1;
+    }
+    batch->streams[batch->n++] = stream;
+    atomic_fetch_add(&thread->running, 1);
+    return thread->n_streams++;
+}
+
+/* ---- The way in. ---- */
+
+static uint64_t scale_up(uint64_t n, int from, int to)
+{
+    return (n * (uint64_t)to + (uint64_t)from - 1) / (uint64_t)from;
+}
+
+static void follow_arrivals(struct stream *stream, const struct feed_note *note)
+{
+    struct arrivals *a = &stream->arrivals;
+    double ns = (double)(stream->position + note->rest) * SECOND / stream->rate;
+    double off = (double)note->arrived - (a->at + ns);
+    if (!a->started || fabs(off) > CLOCK_JUMP) {
+        *a = (struct arrivals){.at = (double)note->arrived - ns, .started = true};
+        return;
+    }
+    a->at += off / 16;
+    a->error += (fabs(off) - a->error) / 16;
+}
+
+/* `hole` samples are missing at the feed's position: leave out whole units, from a hop's border on, and fill up the rest with
+ * silence. One skip at a time: while one is still on its way through, silence is all there is. */
+static void note_hole(struct stream *stream, uint64_t hole)
+{
+    int in = stream->rate, out = stream->model->rate;
+    uint64_t from = scale_up(stream->position, in, out), to = scale_up(stream->position + hole, in, out);
+    stream->hole.from = stream->hole.to > stream->hole.from ? stream->hole.from : from;
+    stream->hole.to = to;
+    stream->hole.n += to - from;
+    stream->hole.why = COUNTER_RING_FULL;
+
+    uint64_t enters = scale_up(stream->position - stream->skipped, in, out), hop = (uint64_t)stream->model->hop;
+    uint64_t to_border = (hop - enters % hop) % hop;
+    uint64_t units = stream->skip.samples > 0 ? 0 : hole / stream->unit_in;
+    if (units > 0 && hole - units * stream->unit_in < scale_up(to_border, out, in)) {
+        units--;
+    }
+    stream->zeros = hole - units * stream->unit_in;
+    stream->skip = units > 0 ? (struct skip){enters + to_border, units * stream->unit_out, false} : stream->skip;
+    stream->skipped += units * stream->unit_in;
+    stream->position += units * stream->unit_in;
+}
+
+static size_t silence_bad_samples(float *samples, size_t n)
+{
+    size_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool good = isfinite(samples[i]);
+        samples[i] = good ? samples[i] : 0;
+        bad += !good;
+    }
+    return bad;
+}
+
+/* Have raw samples or silence at hand; false when there are none now. */
+static bool refill(struct stream *stream)
+{
+    if (stream->raw_at < stream->raw_n || stream->zeros > 0) {
+        return true;
+    }
+    struct feed_note note;
+    stream->raw_at = 0;
+    stream->raw_n = feed_read(stream->feed, stream->raw, RAW, &note);
+    if (note.hole > 0) {
+        note_hole(stream, note.hole);
+    }
+    if (stream->raw_n > 0) {
+        struct feed_note with_block = note;
+        with_block.rest += stream->raw_n + stream->zeros;
+        follow_arrivals(stream, &with_block);
+        stream->arrived = note.arrived;
+        count(stream->counters, COUNTER_NAN_INPUT, silence_bad_samples(stream->raw, stream->raw_n));
+    }
+    return stream->raw_n > 0 || stream->zeros > 0;
+}
+
+/* Count `n` more samples into staging; hops that become whole have arrived now. */
+static void staged(struct stream *stream, size_t n)
+{
+    size_t hop = (size_t)stream->model->hop;
+    for (size_t i = stream->staged / hop; i < (stream->staged + n) / hop; i++) {
+        stream->staged_arrived[i] = stream->arrived;
+    }
+    stream->staged += n;
+}
+
+/* Push silence first, then raw samples, up to `limit` samples in staging. */
+static void push(struct stream *stream, size_t limit)
+{
+    bool zeros = stream->zeros > 0;
+    size_t n = zeros ? (stream->zeros < RAW ? (size_t)stream->zeros : RAW) : stream->raw_n - stream->raw_at, used;
+    const float *in = zeros ? silence : stream->raw + stream->raw_at;
+    staged(stream, resampler_push(stream->resampler, in, n, &used, stream->staging + stream->staged,
+                                  limit - stream->staged, 0));
+    stream->zeros -= zeros ? used : 0;
+    stream->raw_at += zeros ? 0 : used;
+    stream->position += used;
+}
+
+/* The feed ended: the resampler's tail, then silence until the model's delay is out and the hop is whole. */
+static void push_tail(struct stream *stream, size_t limit)
+{
+    size_t used, hop = (size_t)stream->model->hop;
+    staged(stream, resampler_push(stream->resampler, silence, 0, &used, stream->staging + stream->staged,
+                                  limit - stream->staged, 1));
+    if (stream->staged == limit) {
+        return;
+    }
+    stream->flushed = true;
+    stream->total = scale_up(stream->position, stream->rate, stream->model->rate);
+    uint64_t skipped = stream->skipped / stream->unit_in * stream->unit_out;
+    uint64_t goal = stream->total - skipped + (uint64_t)stream->model->delay;
+    goal = (goal + hop - 1) / hop * hop;
+    uint64_t at = stream->entered + stream->staged;
+    size_t more = goal > at ? (size_t)(goal - at) : 0, room = limit - stream->staged;
+    if (more > room) {
+        stream->flushed = false; /* the rest next time: the flush gives nothing twice */
+        more = room;
+    }
+    memset(stream->staging + stream->staged, 0, more * sizeof(float));
+    staged(stream, more);
+}
+
+/* A skip's border is reached with nothing staged: time jumps. Else no sample beyond it may be staged yet. */
+static size_t limit_to_skip(struct stream *stream, size_t limit)
+{
+    struct skip *skip = &stream->skip;
+    if (skip->samples == 0 || skip->entered) {
+        return limit;
+    }
+    if (stream->entered == skip->at) {
+        skip->entered = true;
+        stream->elapsed = 1 + (float)(skip->samples / (uint64_t)stream->model->hop);
+        return limit;
+    }
+    uint64_t left = skip->at - stream->entered;
+    return left < limit ? (size_t)left : limit;
+}
+
+/* Stage up to `hops` hops; gives the whole ones there are. */
+static size_t fill(struct stream *stream, size_t hops)
+{
+    size_t hop = (size_t)stream->model->hop, limit = limit_to_skip(stream, hops * hop);
+    while (stream->staged < limit && refill(stream)) {
+        limit = limit_to_skip(stream, hops * hop); /* refill may have met a hole */
+        if (stream->staged < limit) {
+            push(stream, limit);
+        }
+    }
+    if (stream->staged < limit && !stream->flushed && feed_ended(stream->feed)) {
+        push_tail(stream, limit);
+    }
+    return stream->staged / hop;
+}
+
+static size_t room_in_sinks(const struct stream *stream)
+{
+    size_t room = ENGINE_HOPS;
+    for (int i = 0; stream->patient && i < stream->n_sinks; i++) {
+        size_t hops = stream->sinks[i]->ops->room(stream->sinks[i], stream->channel) / (size_t)stream->model->hop;
+        room = hops < room ? hops : room;
+    }
+    return room;
+}
+
+static int gather(struct batch *batch)
+{
+    int n = 0;
+    for (int i = 0; i < batch->n; i++) {
+        struct stream *stream = batch->streams[i];
+        if (atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+            continue;
+        }
+        size_t room = room_in_sinks(stream), hops = room > 0 ? fill(stream, room) : 0;
+        if (hops > 0) {
+            batch->taken[n] = stream;
+            batch->hops[n++] = (struct ssm_hop){.stream = stream->slot, .in = stream->staging, .out = stream->out,
+                                                .count = (int)hops, .elapsed = stream->elapsed};
+        }
+    }
+    return n;
+}
+
+/* ---- The way out. ---- */
+
+static void measure_input(struct delivery *delivery, const float *hop, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float size = fabsf(hop[i]);
+        delivery->in_square += size * size;
+        delivery->in_peak = size > delivery->in_peak ? size : delivery->in_peak;
+    }
+}
+
+/* Give n samples, the first of them `left`, to the sinks; what lies beyond the input's end is only the model's delay. */
+static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *samples, size_t n)
+{
+    delivery->s0 = (uint64_t)left + stream->shift;
+    if (stream->flushed && delivery->s0 + n > stream->total) {
+        n = delivery->s0 < stream->total ? (size_t)(stream->total - delivery->s0) : 0;
+    }
+    if (n == 0) {
+        return;
+    }
+    delivery->n = n;
+    delivery->samples = samples;
+    delivery->tm = (int64_t)(stream->arrivals.at + (double)delivery->s0 * SECOND / stream->model->rate);
+    delivery->tm_error = (uint32_t)stream->arrivals.error;
+    bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
+    delivery->hole = hole ? stream->hole : (struct hole){.n = stream->hole.n};
+    delivery->flags = (delivery->flags & ~(unsigned)WIRE_GAP) | (hole ? WIRE_GAP : 0);
+    for (int i = 0; i < stream->n_sinks; i++) {
+        stream->sinks[i]->ops->write(stream->sinks[i], stream->channel, delivery);
+    }
+    stream->hole.from = hole ? stream->hole.to : stream->hole.from;
+}
+
+/* One hop out: cut off the model's delay at the start, and where a skip's border lies inside, cut there. */
+static void deliver_hop(struct stream *stream, struct delivery *delivery, const float *out)
+{
+    int64_t left = stream->left, end = left + stream->model->hop;
+    stream->left = end;
+    if (end <= 0) {
+        return;
+    }
+    int64_t from = left > 0 ? left : 0;
+    struct skip *skip = &stream->skip;
+    if (skip->entered && (int64_t)skip->at < end) {
+        int64_t border = (int64_t)skip->at;
+        if (from < border) {
+            emit(stream, delivery, from, out + (from - left), (size_t)(border - from));
+            from = border;
+        }
+        stream->shift += skip->samples;
+        *skip = (struct skip){0};
+    }
+    emit(stream, delivery, from, out + (from - left), (size_t)(end - from));
+}
+
+static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+{
+    size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop;
+    for (size_t i = 0; i < (size_t)step->count; i++) {
+        struct delivery delivery = {.cap = stream->staged_arrived[i], .enq = enq, .inf = inf};
+        delivery.flags = step->blown ? WIRE_DEGRADED : 0;
+        measure_input(&delivery, stream->staging + i * hop, hop);
+        deliver_hop(stream, &delivery, stream->out + i * hop);
+    }
+    count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
+    memmove(stream->staging, stream->staging + n, (stream->staged - n) * sizeof(float));
+    stream->staged -= n;
+    stream->entered += n;
+    stream->elapsed = 1;
+    atomic_fetch_add_explicit(&stream->hops, (uint64_t)step->count, memory_order_relaxed);
+    atomic_store_explicit(&stream->samples, stream->position, memory_order_relaxed);
+}
+
+/* Streams whose last hop is out tell their sinks so. */
+static size_t retire(struct engine_thread *thread)
+{
+    size_t n = 0;
+    for (int i = 0; i < thread->n_streams; i++) {
+        struct stream *stream = &thread->streams[i];
+        if (!stream->flushed || stream->staged > 0 || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+            continue;
+        }
+        for (int k = 0; k < stream->n_sinks; k++) {
+            stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole);
+        }
+        atomic_store(&stream->ended, true);
+        n++;
+    }
+    if (n > 0) {
+        atomic_fetch_sub(&thread->running, (int)n);
+    }
+    return n;
+}
+
+size_t engine_turn(struct engine_thread *thread)
+{
+    size_t hops = 0;
+    for (int b = 0; b < thread->n_batches; b++) {
+        struct batch *batch = &thread->batches[b];
+        int n = gather(batch);
+        if (n == 0) {
+            continue;
+        }
+        int64_t enq = clock_now();
+        ssm_step(batch->engine, batch->hops, n);
+        int64_t inf = clock_now();
+        for (int i = 0; i < n; i++) {
+            deliver(batch->taken[i], &batch->hops[i], enq, inf);
+            hops += (size_t)batch->hops[i].count;
+        }
+        histogram_add(&thread->step_times, inf - enq);
+        atomic_fetch_add_explicit(&thread->n_steps, 1, memory_order_relaxed);
+    }
+    return hops + retire(thread);
+}
+
+/* ---- The thread. ---- */
+
+/* Every running stream that is not held up by its sinks has a hop waiting, or will have none. */
+static bool all_ready(struct engine_thread *thread)
+{
+    for (int i = 0; i < thread->n_streams; i++) {
+        struct stream *stream = &thread->streams[i];
+        size_t hop = (size_t)scale_up((uint64_t)stream->model->hop, stream->model->rate, stream->rate);
+        size_t waiting = stream->staged + stream->raw_n - stream->raw_at + feed_fill(stream->feed);
+        if (waiting < hop && !feed_ended(stream->feed)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void wait_for_more(struct engine_thread *thread)
+{
+    int64_t now = clock_now(), until = now + thread->deadline;
+    while (now < until && !all_ready(thread) && !atomic_load(&thread->stopping)) {
+        waker_wait(&thread->waker, until - now);
+        now = clock_now();
+    }
+}
+
+static void *run(void *arg)
+{
+    struct engine_thread *thread = arg;
+    while (!atomic_load(&thread->stopping) && engine_running(thread) > 0) {
+        if (engine_turn(thread) > 0) {
+            thread->delivered(thread->arg);
+        } else {
+            waker_wait(&thread->waker, -1);
+            if (thread->deadline > 0) {
+                wait_for_more(thread);
+            }
+        }
+    }
+    return NULL;
+}
+
+int engine_thread_start(struct engine_thread *thread, void (*delivered)(void *arg), void *arg, struct ssm_error *err)
+{
+    thread->delivered = delivered;
+    thread->arg = arg;
+    if (pthread_create(&thread->thread, NULL, run, thread) != 0) {
+        return refuse(err, 71, "the engine's thread can't be started: too many threads or too little memory");
+    }
+    thread->started = true;
+    return 0;
+}
+
+void engine_thread_stop(struct engine_thread *thread)
+{
+    if (thread->started) {
+        atomic_store(&thread->stopping, true);
+        waker_wake(&thread->waker);
+        pthread_join(thread->thread, NULL);
+        thread->started = false;
+    }
+}
+
+int engine_running(const struct engine_thread *thread)
+{
+    return atomic_load(&thread->running);
+}
+
+struct waker *engine_thread_waker(struct engine_thread *thread)
+{
+    return &thread->waker;
+}
+
+uint64_t engine_stream_hops(const struct engine_thread *thread, int stream)
+{
+    return atomic_load_explicit(&thread->streams[stream].hops, memory_order_relaxed);
+}
+
+uint64_t engine_stream_samples(const struct engine_thread *thread, int stream)
+{
+    return atomic_load_explicit(&thread->streams[stream].samples, memory_order_relaxed);
+}
+
+bool engine_stream_ended(const struct engine_thread *thread, int stream)
+{
+    return atomic_load(&thread->streams[stream].ended);
+}
+
+uint64_t engine_batches(const struct engine_thread *thread)
+{
+    return atomic_load_explicit(&thread->n_steps, memory_order_relaxed);
+}
+
+const struct histogram *engine_step_times(const struct engine_thread *thread)
+{
+    return &thread->step_times;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_ENGINE_THREAD_H
+#define DAEMON_ENGINE_THREAD_H
+
+/* The one plain path: take every stream that has a hop, one batched step, deliver.
+ *
+ *   feed -> hole? -> resampler -> staging | ssm_step | align -> sinks
+ *
+ * engine_turn is that path and can be called without any thread or event loop. After start it allocates nothing and takes no
+ * lock. A hop's time is its sample number; the clock is read twice a batch (before and after ssm_step), for the stage stamps
+ * that hops carry, never per hop.
+ *
+ * A stream with several hops waiting runs up to ENGINE_HOPS of them in one step, so a late one catches up. Where samples are
+ * missing, whole hops are skipped and the next one carries elapsed = 1 + skipped hops; what is left of a hole (less than a
+ * hop, or than the smallest number of samples that is whole hops at both rates) is silence. Sample numbers run on over both.
+ * At the end of a stream the model's delay is pushed out with silence, and the output is cut to the input's length. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/counters.h"
+#include "daemon/feed.h"
+#include "daemon/sink.h"
+#include "daemon/waker.h"
+#include "model/ssm.h"
+
+enum { ENGINE_HOPS = 8 };
+
+struct engine_thread;
+
+/* Room for `streams` streams. A batch waits up to deadline_s for more streams to have a hop. NULL when memory runs out. */
+struct engine_thread *engine_thread_create(int streams, double deadline_s);
+/* Stops. The engines, feeds and sinks stay the caller's. NULL is fine. */
+void engine_thread_destroy(struct engine_thread *thread);
+
+/* One stream; everything is borrowed until engine_thread_destroy. */
+struct stream_setup {
+    struct ssm_engine *engine; /* opened with max_hops = ENGINE_HOPS and a free slot */
+    struct feed *feed;
+    int rate;                  /* of the feed, Hz                                    */
+    bool patient;              /* never loses a hop: waits for room in its sinks     */
+    struct sink *const *sinks; /* (n_sinks)                                          */
+    int n_sinks;
+    int channel;               /* its index in the sinks                             */
+    struct counters *counters;
+};
+
+/* Before start. Gives the stream's index, or -1 with *err. */
+int engine_thread_add(struct engine_thread *thread, const struct stream_setup *setup, struct ssm_error *err);
+
+/* Advance every stream that has a hop by one step, and end those whose last hop went out. Gives the hops stepped plus the
+ * streams ended; 0: nothing was ready. */
+size_t engine_turn(struct engine_thread *thread);
+
+/* The number of streams that have not ended; 0: nothing more will come. Any thread. */
+int engine_running(const struct engine_thread *thread);
+
+/* Turn on a thread of its own until every stream has ended, or engine_thread_stop. `delivered(arg)` is called after each turn
+ * that came to something, to wake whoever serves the sinks. 0, or -1 with *err. */
+int engine_thread_start(struct engine_thread *thread, void (*delivered)(void *arg), void *arg, struct ssm_error *err);
+void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiting; safe to repeat */
+
+/* What wakes the thread: given to sources, and to sinks that made room. */
+struct waker *engine_thread_waker(struct engine_thread *thread);
+
+/* Any thread. */
+uint64_t engine_stream_hops(const struct engine_thread *thread, int stream);    /* given out so far            */
+uint64_t engine_stream_samples(const struct engine_thread *thread, int stream); /* input position, feed's rate */
+bool engine_stream_ended(const struct engine_thread *thread, int stream);
+uint64_t engine_batches(const struct engine_thread *thread);
+const struct histogram *engine_step_times(const struct engine_thread *thread);
+
+#endif

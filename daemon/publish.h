@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_PUBLISH_H
+#define DAEMON_PUBLISH_H
+
+/* The XPUB socket and its topics (daemon/wire.h). Only daemon/publish.c includes zmq.h. Loop thread only.
+ *
+ * Sending never blocks. A subscriber whose queue is full misses messages, alone; the sender is told. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/wire.h"
+#include "model/ssm.h"
+
+struct publisher;
+struct topic; /* a name and its sequence */
+
+/* Bind. `streams` sizes the subscribers' queues: about 2 s of every stream's messages. NULL with *err (69: the address is
+ * taken, 78: it is no address). */
+struct publisher *publisher_open(const char *address, const char *node, int streams, struct ssm_error *err);
+void publisher_close(struct publisher *publisher); /* what is queued has 1 s to leave; NULL is fine */
+
+/* channel < 0: "<kind>/<node>/". Borrowed from the publisher. NULL when memory runs out. */
+struct topic *publisher_topic(struct publisher *publisher, const char *kind, const char *pipeline, int channel,
+                              const char *model);
+
+/* Send one message. Fills in v, seq, boot, tw, clk and pub; the caller the rest. False: a subscriber missed it. */
+bool publisher_send(struct publisher *publisher, struct topic *topic, struct wire_header *header, const void *payload,
+                    size_t size);
+
+/* Send hugz/<node>/: the last sequence number of every topic. */
+void publisher_hugz(struct publisher *publisher);
+
+/* The descriptor that becomes readable when publisher_turn may have something to do. It is edge-triggered: call
+ * publisher_turn after every wake and after sending. */
+int publisher_fd(const struct publisher *publisher);
+/* Read what subscribers asked for. True: somebody subscribed to something since the last call. */
+bool publisher_turn(struct publisher *publisher);
+
+uint64_t publisher_messages(const struct publisher *publisher); /* sent                                          */
+uint64_t publisher_missed(const struct publisher *publisher);   /* of these, missed by at least one subscriber   */
+
+#endif

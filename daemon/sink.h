@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_SINK_H
+#define DAEMON_SINK_H
+
+/* Where a pipeline's output goes. A sink is one file and one row: `const struct sink_ops`. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "daemon/counters.h"
+#include "model/ssm.h"
+
+struct publisher;
+struct worker;
+
+/* Samples [from, to) of the stream never came; n in all since its start. */
+struct hole {
+    uint64_t n, from, to;
+    enum counter why;
+};
+
+/* One hop out of the model, aligned: sample s0 of the output belongs to sample s0 of the input at the model's rate (the
+ * model's delay is cut off). Times are CLOCK_MONOTONIC ns. */
+struct delivery {
+    uint64_t s0;
+    size_t n;             /* samples, at most a hop                                                       */
+    const float *samples; /* borrowed for the call                                                        */
+    int64_t tm;           /* when sample s0 was captured                                                  */
+    uint32_t tm_error;    /* ns                                                                           */
+    int64_t cap, enq, inf; /* the input arrived, the engine took it, the model was through                */
+    struct hole hole;     /* to > from: missing before or inside this hop                                 */
+    unsigned flags;       /* enum wire_flag                                                               */
+    float in_square, in_peak; /* the input hop that went with it: sum of squares, largest absolute value  */
+};
+
+/* What a sink is opened with; all of it outlives the sink. */
+struct sink_setup {
+    const struct config_sink *config;
+    const char *node, *pipeline;
+    const struct ssm_info *model;
+    const int *channels;  /* (n_channels) their numbers in the source             */
+    int n_channels;
+    int source_rate;      /* Hz                                                   */
+    bool patient;         /* the source waits for room                            */
+    struct counters *counters; /* (n_channels)                                    */
+    struct publisher *publisher;
+    struct worker *writer; /* the thread that writes files                        */
+    struct histogram *latency; /* capture to publish                              */
+};
+
+struct sink {
+    const struct sink_ops *ops;
+};
+
+struct sink_ops {
+    const char *name;
+    struct sink *(*open)(const struct sink_setup *setup, struct ssm_error *err);
+    int (*start)(struct sink *sink, struct ssm_error *err); /* 0 or -1; NULL: nothing to start */
+
+    /* Engine thread: never block, allocate nothing. `channel` is an index, 0 .. n_channels - 1. */
+    size_t (*room)(const struct sink *sink, int channel); /* samples at the model's rate that `write` takes now */
+    void (*write)(struct sink *sink, int channel, const struct delivery *hop);
+    void (*end)(struct sink *sink, int channel, const struct hole *hole); /* nothing follows; what is missing at the end */
+
+    /* Loop thread: pass on what was written; NULL: nothing to do there. */
+    void (*serve)(struct sink *sink);
+    /* After the engine thread and the writer have stopped: finish what was written and free. */
+    void (*close)(struct sink *sink);
+};
+
+extern const struct sink_ops sink_publish, sink_file, sink_audio;
+const struct sink_ops *sink_find(enum sink_type type);
+
+#endif

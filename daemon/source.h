@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_SOURCE_H
+#define DAEMON_SOURCE_H
+
+/* Where a pipeline's samples come from. A source is one file and one row: `const struct source_ops`. */
+
+#include <stdbool.h>
+
+#include "config/config.h"
+#include "daemon/counters.h"
+#include "daemon/feed.h"
+#include "daemon/waker.h"
+#include "model/ssm.h"
+
+struct worker;
+
+/* The part every source begins with. `open` fills in the first block; the pipeline the second, before `start`. */
+struct source {
+    const struct source_ops *ops;
+    int rate;                          /* Hz                                                       */
+    int channels[CONFIG_CHANNELS];     /* (n_channels) the chosen ones' numbers                    */
+    int n_channels;
+    bool patient;                      /* waits for room in the feeds: never loses a sample        */
+    bool endless;                      /* does not end by itself                                   */
+
+    struct feed *feeds[CONFIG_CHANNELS]; /* (n_channels) the source is their only writer           */
+    struct counters *counters;         /* (n_channels)                                             */
+    struct waker *engine;              /* woken when there is something in the feeds               */
+};
+
+struct source_setup {
+    const struct config_source *config;
+    const char *pipeline;
+    struct worker *reader; /* the thread that reads files */
+};
+
+struct source_ops {
+    const char *name;
+    struct source *(*open)(const struct source_setup *setup, struct ssm_error *err);
+    int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
+    /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
+    void (*stop)(struct source *source);
+    /* After stop: wait until nothing writes to the feeds any more, and free. */
+    void (*close)(struct source *source);
+};
+
+extern const struct source_ops source_file, source_audio, source_pcm;
+const struct source_ops *source_find(enum source_type type);
+
+#endif
