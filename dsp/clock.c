@@ -6,7 +6,7 @@
 
 static const double widest_hz = 1.0, narrowest_hz = 0.02;
 static const double astray_ns = 20e6; /* less than this and less than 8 deviations is jitter, never a jump */
-static const double drift_ppm = 10; /* what the rate may be wrong by: over a long gap that is more than jitter */
+static const double drift_ppm = 3; /* what the rate may be wrong by: over a long gap that is more than jitter */
 enum { ASTRAY_PAIRS = 8 };
 
 void clock_init(struct clock *clock, double rate)
