@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
+#include "model/digest.h"
 #include "model/refuse.h"
 
 enum { HEADER_MAX = 100 * 1000 * 1000 }; /* the reference reader's own limit */
@@ -191,7 +191,7 @@ static int read_header(struct safetensors *file, const unsigned char *bytes, siz
     }
     file->data = bytes + 8 + length;
     file->data_bytes = size - 8 - (size_t)length;
-    file->digest = XXH3_64bits(bytes, size);
+    file->digest = digest_bytes(bytes, size, 0);
     return check_metadata(file, err) || read_entries(file, err) ? -1 : 0;
 }
 

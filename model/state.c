@@ -3,8 +3,8 @@
 
 #include <math.h>
 #include <string.h>
-#include <xxhash.h>
 
+#include "model/digest.h"
 #include "model/refuse.h"
 
 enum { HEADER = 48, SUM = 40, VERSION = 1 };
@@ -47,14 +47,14 @@ static uint64_t hash_layout(const struct model *model)
     for (int i = 0; i < model->n_layers; i++) {
         unsigned char size[8];
         put(size, model->layers[i].state, 8);
-        hash = XXH3_64bits_withSeed(size, sizeof size, hash);
+        hash = digest_bytes(size, sizeof size, hash);
     }
     return hash;
 }
 
 static uint64_t hash_bytes(const unsigned char *bytes, size_t size)
 {
-    return XXH3_64bits_withSeed(bytes + HEADER, size - HEADER, XXH3_64bits(bytes, SUM));
+    return digest_bytes(bytes + HEADER, size - HEADER, digest_bytes(bytes, SUM, 0));
 }
 
 void state_encode(const struct model *model, const float *state, unsigned char *bytes)
