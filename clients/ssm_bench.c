@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clients/json.h"
+#include "clients/verb.h"
+#include "model/ssm.h"
+
+/* SIGNAL: seconds of sound that every stream reads somewhere else of. SCAN: seconds of audio in one scan; SCAN_FOR: seconds of
+ * clock a scan's speed is measured over. */
+enum { WARM_UP = 30, SIGNAL = 8, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
+
+static const char *model = "denoise-16k", *device = "auto", *streams_text = "auto";
+static int threads, seconds = 10;
+
+struct timing { /* of one step, seconds */
+    int streams, threads, steps;
+    double p50, p99, p999, mean;
+    bool in_time; /* p99.9 within the hop */
+};
+
+struct load { /* an engine full of streams, each with its own samples */
+    struct ssm_engine *engine;
+    const struct ssm_info *info;
+    struct ssm_hop *hops;
+    float *in, *out, *delivered; /* (n, hop), (n, outputs), (n, outputs) */
+    int n;
+    uint64_t seed;
+};
+
+struct report {
+    struct ssm_info info;
+    struct timing one, many;
+    double scan_one, scan_all; /* times real time */
+    int cores;
+    double peak_mib;
+};
+
+static float *signal_samples; /* SIGNAL seconds */
+static size_t signal_length;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* splitmix64, uniform in [0, 1) */
+static double draw(uint64_t *seed)
+{
+    uint64_t z = (*seed += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+/* Something like speech in noise: low-passed noise that swells four times a second, over a steady floor. */
+static int make_signal(int rate)
+{
+    uint64_t seed = 1;
+    double low = 0;
+    signal_length = (size_t)(SIGNAL * rate);
+    signal_samples = malloc(signal_length * sizeof *signal_samples);
+    for (size_t i = 0; signal_samples != NULL && i < signal_length; i++) {
+        double swell = sin(4 * M_PI * (double)i / rate);
+        low += 0.1 * (2 * draw(&seed) - 1 - low);
+        signal_samples[i] = (float)(low * swell * swell + 0.02 * (2 * draw(&seed) - 1));
+    }
+    return signal_samples != NULL ? 0 : EX_OSERR;
+}
+
+static void unload(struct load *load)
+{
+    ssm_close(load->engine);
+    free(load->hops);
+    free(load->in);
+    free(load->out);
+    free(load->delivered);
+}
+
+/* Gives 0, or an exit status with *err. */
+static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
+{
+    struct ssm_options options = {.device = device, .streams = n, .threads = n_threads};
+    *load = (struct load){.engine = ssm_open(model, &options, err), .n = n, .seed = 7};
+    if (load->engine == NULL) {
+        return err->code;
+    }
+    load->info = ssm_describe(load->engine);
+    size_t hop = (size_t)load->info->hop, outputs = (size_t)load->info->outputs, rows = (size_t)n;
+    load->hops = calloc(rows, sizeof *load->hops);
+    load->in = malloc(rows * hop * sizeof(float));
+    load->out = malloc(rows * outputs * sizeof(float));
+    load->delivered = malloc(rows * outputs * sizeof(float));
+    if (!load->hops || !load->in || !load->out || !load->delivered) {
+        unload(load);
+        *err = (struct ssm_error){EX_OSERR, "out of memory"};
+        return EX_OSERR;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        load->hops[i] = (struct ssm_hop){.in = load->in + i * hop, .out = load->out + i * outputs, .count = 1};
+        ssm_stream_open(load->engine, &load->hops[i].stream);
+    }
+    return 0;
+}
+
+/* One batched step on new samples, the copies in and out that a daemon makes included. Gives seconds. */
+static double time_step(struct load *load)
+{
+    size_t hop = (size_t)load->info->hop, n = (size_t)load->n;
+    double start = now();
+    for (size_t i = 0; i < n; i++) {
+        size_t from = (size_t)(draw(&load->seed) * (double)(signal_length - hop));
+        memcpy(load->in + i * hop, signal_samples + from, hop * sizeof(float));
+    }
+    ssm_step(load->engine, load->hops, load->n);
+    memcpy(load->delivered, load->out, n * (size_t)load->info->outputs * sizeof(float));
+    return now() - start;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The q-quantile by nearest rank: with fewer than 1000 steps p99.9 is the slowest one. */
+static double quantile(const double *sorted, int n, double q)
+{
+    int rank = (int)ceil(q * n) - 1;
+    return sorted[rank < 0 ? 0 : rank];
+}
+
+static struct timing summarise(double *took, int n, int planned, double hop_s)
+{
+    struct timing timing = {.steps = n};
+    qsort(took, (size_t)n, sizeof *took, compare);
+    for (int i = 0; i < n; i++) {
+        timing.mean += took[i] / n;
+    }
+    timing.p50 = quantile(took, n, .5);
+    timing.p99 = quantile(took, n, .99);
+    timing.p999 = quantile(took, n, .999);
+    timing.in_time = n == planned && timing.p999 <= hop_s;
+    return timing;
+}
+
+/* Step n streams for `seconds` of audio; over as soon as p99.9 can't be in time any more if give_up. */
+static int measure(int n, int n_threads, bool give_up, struct timing *timing, struct ssm_error *err)
+{
+    struct load load;
+    int status = fill(&load, n, n_threads, err);
+    if (status != 0) {
+        return status;
+    }
+    double hop_s = (double)load.info->hop / load.info->rate;
+    int planned = (int)(seconds / hop_s), steps = 0, late = 0;
+    double *took = malloc((size_t)planned * sizeof *took);
+    for (int i = 0; took != NULL && i < WARM_UP; i++) {
+        time_step(&load);
+    }
+    while (took != NULL && steps < planned && !(give_up && late > planned / 1000)) {
+        took[steps] = time_step(&load);
+        late += took[steps] > hop_s;
+        steps++;
+    }
+    if (took != NULL) {
+        *timing = summarise(took, steps, planned, hop_s);
+        timing->streams = n;
+        timing->threads = n_threads;
+    }
+    free(took);
+    unload(&load);
+    return 0;
+}
+
+static void print_trial(const struct timing *trial)
+{
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r%d streams: p99.9 %.2f ms, %s\033[K", trial->streams, 1e3 * trial->p999,
+                trial->in_time ? "in time" : "too late");
+    }
+}
+
+/* The most streams whose p99.9 stays within the hop: doubling, then halving the interval down to 3 %. */
+static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
+{
+    int good = 0, bad = 0, n = (int)(hop_s / one_s * n_threads / 4);
+    n = n < 1 ? 1 : n > MOST_STREAMS ? MOST_STREAMS : n;
+    *best = (struct timing){.threads = n_threads};
+    while (n > good && (bad == 0 || bad - good > 1 + good / 32)) {
+        struct timing trial;
+        int status = measure(n, n_threads, true, &trial, err);
+        if (status != 0) {
+            return status;
+        }
+        print_trial(&trial);
+        if (trial.in_time) {
+            good = n;
+            *best = trial;
+        } else {
+            bad = n;
+        }
+        n = bad == 0 ? (good > MOST_STREAMS / 2 ? good : 2 * good) : good + (bad - good) / 2;
+    }
+    if (isatty(STDERR_FILENO)) {
+        fputs("\r\033[K", stderr);
+    }
+    return 0;
+}
+
+/* Times real time of the scan over one long recording. */
+static int measure_scan(int n_threads, double *speed, struct ssm_error *err)
+{
+    struct load load;
+    int status = fill(&load, 1, n_threads, err);
+    if (status != 0) {
+        return status;
+    }
+    size_t hop = (size_t)load.info->hop, hops = (size_t)(SCAN * load.info->rate) / hop;
+    float *in = malloc(hops * hop * sizeof *in), *out = malloc(hops * (size_t)load.info->outputs * sizeof *out);
+    for (size_t i = 0; in != NULL && i < hops * hop; i++) {
+        in[i] = signal_samples[i % signal_length];
+    }
+    double audio = 0, start = 0;
+    for (int round = -1; in != NULL && out != NULL && (round < 1 || now() - start < SCAN_FOR); round++) {
+        start = round == 0 ? now() : start;
+        audio += round < 0 ? 0 : (double)(hops * hop) / load.info->rate; /* round -1 warms up */
+        ssm_scan(load.engine, load.hops[0].stream, in, out, NULL, hops, NULL);
+    }
+    *speed = audio / (now() - start);
+    free(in);
+    free(out);
+    unload(&load);
+    return 0;
+}
+
+static double peak_mib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
+}
+
+static void print_timing(const char *label, const struct timing *t)
+{
+    printf("  %-26s p50 %8.1f us   p99 %8.1f us   p99.9 %8.1f us", label, 1e6 * t->p50, 1e6 * t->p99, 1e6 * t->p999);
+}
+
+static void print_text(const struct report *report)
+{
+    const struct ssm_info *info = &report->info;
+    const struct timing *many = &report->many;
+    double hop_s = (double)info->hop / info->rate;
+    char label[64];
+    printf("%s on %s, %d cores; a hop is %.3g ms; copies in and out are in every number\n", info->name, info->device,
+           report->cores, 1e3 * hop_s);
+    print_timing("1 stream, 1 thread", &report->one);
+    printf("   RTF %.4f\n", report->one.mean / hop_s);
+    if (many->streams > 0) {
+        snprintf(label, sizeof label, "%d streams, %d thread%s", many->streams, many->threads, many->threads > 1 ? "s" : "");
+        print_timing(label, many);
+        printf("   %s\n", many->in_time ? "in time" : "TOO LATE: p99.9 is beyond the hop");
+    }
+    if (strcmp(streams_text, "auto") == 0) {
+        printf("  %-26s %d: the most whose p99.9 stays within the hop\n", "streams carried", many->streams);
+    }
+    printf("  %-26s %.0f times real time\n", "scan, 1 thread", report->scan_one);
+    printf("  scan, %-20d %.0f times real time\n", report->many.threads, report->scan_all);
+    printf("  %-26s %.1f KiB a stream; the program's peak %.0f MiB\n", "state", (double)info->state_bytes / 1024,
+           report->peak_mib);
+}
+
+static void print_timing_json(struct json *json, const char *key, const struct timing *t)
+{
+    json_open(json, key, '{');
+    json_integer(json, "streams", t->streams);
+    json_integer(json, "threads", t->threads);
+    json_integer(json, "steps", t->steps);
+    json_number(json, "p50_us", 1e6 * t->p50);
+    json_number(json, "p99_us", 1e6 * t->p99);
+    json_number(json, "p99_9_us", 1e6 * t->p999);
+    json_number(json, "mean_us", 1e6 * t->mean);
+    json_flag(json, "in_time", t->in_time);
+    json_close(json, '}');
+}
+
+static void print_json(const struct report *report)
+{
+    const struct ssm_info *info = &report->info;
+    double hop_s = (double)info->hop / info->rate;
+    struct json json = {.file = stdout};
+    json_open(&json, NULL, '{');
+    json_text(&json, "model", info->name);
+    json_text(&json, "digest", info->digest);
+    json_text(&json, "device", info->device);
+    json_integer(&json, "cores", report->cores);
+    json_number(&json, "hop_ms", 1e3 * hop_s);
+    json_number(&json, "rtf", report->one.mean / hop_s);
+    print_timing_json(&json, "one", &report->one);
+    print_timing_json(&json, "many", &report->many);
+    json_number(&json, "scan_one_thread", report->scan_one);
+    json_number(&json, "scan_all_threads", report->scan_all);
+    json_integer(&json, "state_bytes", (long long)info->state_bytes);
+    json_number(&json, "peak_mib", report->peak_mib);
+    json_close(&json, '}');
+    putchar('\n');
+}
+
+/* How many streams --streams asks for; 0 = auto, -1 = neither. */
+static int read_streams(void)
+{
+    char *end;
+    long n = strtol(streams_text, &end, 10);
+    return strcmp(streams_text, "auto") == 0 ? 0 : *end != '\0' || n < 1 || n > MOST_STREAMS ? -1 : (int)n;
+}
+
+static int measure_all(struct report *report, int streams, struct ssm_error *err)
+{
+    double hop_s = (double)report->info.hop / report->info.rate;
+    int n_threads = threads > 0 ? threads : report->cores;
+    int status = measure(1, 1, false, &report->one, err);
+    if (status == 0 && streams > 0) {
+        status = measure(streams, n_threads, false, &report->many, err);
+    } else if (status == 0) {
+        status = find_most(n_threads, report->one.p50, hop_s, &report->many, err);
+    }
+    report->peak_mib = peak_mib();
+    if (status == 0) {
+        status = measure_scan(1, &report->scan_one, err);
+    }
+    return status == 0 ? measure_scan(n_threads, &report->scan_all, err) : status;
+}
+
+static int run_bench(char **arguments, int n)
+{
+    (void)arguments, (void)n;
+    struct report report = {.cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
+    struct ssm_error err = {0};
+    struct ssm_options options = {.device = device};
+    int streams = read_streams();
+    if (streams < 0) {
+        return verb_fail(EX_USAGE, "--streams takes \"auto\" or a number from 1 to %d, got \"%s\"", MOST_STREAMS,
+                         streams_text);
+    }
+    struct ssm_engine *engine = ssm_open(model, &options, &err);
+    if (engine == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    report.info = *ssm_describe(engine);
+    ssm_close(engine);
+    if (make_signal(report.info.rate) != 0) {
+        return verb_fail(EX_OSERR, "out of memory");
+    }
+    int status = measure_all(&report, streams, &err);
+    free(signal_samples);
+    if (status != 0) {
+        return verb_fail(status, "%s", err.text);
+    }
+    (verb_json ? print_json : print_text)(&report);
+    return 0;
+}
+
+static const struct verb_option options[] = {
+    {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (denoise-16k)"},
+    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:0 (auto)"},
+    {"streams", "N", OPTION_TEXT, &streams_text, 0, 0, "how many streams to step together, or \"auto\" to look for\nthe most"},
+    {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "for the many streams and the scan (all cores)"},
+    {"seconds", "S", OPTION_NUMBER, &seconds, 1, 3600,
+     "of audio a stream in each measurement (10); p99.9 is the\nslowest step when that is fewer than 1000 hops"},
+    {0},
+};
+
+const struct verb ssm_bench = {
+    .name = "bench",
+    .arguments = "",
+    .summary = "measure this machine: latency, streams it carries, scan speed",
+    .details = "Measure how fast a model runs here: the time of one stream's step on one core (p50, p99, p99.9), how many\n"
+               "streams this machine steps together before p99.9 goes beyond the hop, and how many times faster than real\n"
+               "time the parallel scan goes through a recording. Every step gets new samples, and the copies in and out are\n"
+               "counted. \"auto\" takes a minute or two; other work on the machine shows in the numbers.",
+    .examples = "  ssm bench\n"
+                "  ssm bench --streams 64 --threads 2 --json\n"
+                "  ssm bench --model ./mine.safetensors --seconds 60",
+    .options = options,
+    .run = run_bench,
+};
