@@ -21,6 +21,8 @@ endif
 NVCC      ?= $(shell command -v nvcc 2>/dev/null)
 CUDA_ARCH ?= sm_90
 
+# V=1 shows whole commands.
+Q := $(if $(V),,@printf '  %s\n' $@; )
 WARN := -Wall -Wextra -Wconversion -Werror
 OPT_release := -O3
 OPT_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -59,23 +61,23 @@ all: deps ## the daemon and the tool: build/release/ssmd, build/release/ssm, lib
 	@$(MAKE) -j$(JOBS) --no-print-directory $(BUILD)/ssmd $(BUILD)/ssm $(BUILD)/libssm.a $(BUILD)/libssm.so
 
 $(BUILD)/ssmd: $(BUILD)/daemon/main.o $(HOUSE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/ssm: $(TOOL) $(HOUSE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/libssm.a: $(LIB)
-	rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar rcs $@ $^
 $(BUILD)/libssm.so: $(LIB)
-	$(CC) $(LDFLAGS) -shared -Wl,-soname,libssm.so.1 -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libssm.so.1 -o $@ $^ $(LDLIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o $(HOUSE)
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 demo: all ## clean a real recording through the real daemon, with figures and pictures
 	tests/demo.sh $(BUILD)
