@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 
@@ -92,18 +93,22 @@ def _decode_row(row):
 
 
 def part_rows(part, split="train"):
-    """[(path, kind, source, label)] of a part's index.csv, or of its folders where there is none."""
+    """[(path, kind, source, label, trust)] of a part's index.csv, or of its folders where there is none.
+
+    trust scales how often a file is drawn: less for speech with audible background of its own, and for music."""
     rows, index = [], os.path.join(part, "index.csv")
     if os.path.exists(index):
         with open(index, newline="") as f:
             for r in csv.DictReader(f):
                 if (r.get("split") or split) == split and r.get("kind") in KINDS:
-                    label = r.get("speaker") or r.get("class") or r.get("label") or r.get("speaker_or_class") \
-                        or r.get("speaker/class") or ""
-                    rows.append((os.path.join(part, r["path"]), r["kind"], r.get("source", ""), label))
+                    label = r.get("name") or r.get("speaker_or_class") or ""
+                    trust = 0.6 if (r.get("music") or "0").lower() not in ("0", "", "no", "false") else 1.0
+                    if r["kind"] == "speech" and r.get("est_snr_db"):
+                        trust = min(max((float(r["est_snr_db"]) - 10) / 20, 0.25), 1.0)
+                    rows.append((os.path.join(part, r["path"]), r["kind"], r.get("source", ""), label, trust))
     else:
         for kind in KINDS:
-            rows += [(p, kind, "", "") for p in sorted(glob.glob(os.path.join(part, kind, "**", "*.*"), recursive=True))]
+            rows += [(p, kind, "", "", 1.0) for p in sorted(glob.glob(os.path.join(part, kind, "**", "*.*"), recursive=True))]
     return [r for r in rows if os.path.exists(r[0])]
 
 
@@ -118,7 +123,7 @@ def decode_part(part, out, workers):
     for kind in KINDS:
         mine = [(x, r) for x, r in zip(decoded, rows) if r[1] == kind and len(x) >= (64 if kind == "rir" else RATE // 10)]
         np.save(os.path.join(out, kind + ".npy"), np.concatenate([x for x, _ in mine]) if mine else np.zeros(0, np.int16))
-        meta[kind] = [[len(x), r[2], r[3]] for x, r in mine]
+        meta[kind] = [[len(x), *r[2:]] for x, r in mine]
     with open(os.path.join(out, "meta.tmp"), "w") as f:
         json.dump(meta, f)
     os.replace(os.path.join(out, "meta.tmp"), os.path.join(out, "meta.json"))
@@ -171,6 +176,7 @@ class Pool:
         self.speech = Bank(int(speech_hours * 3600 * RATE), device)
         self.noise = Bank(int(noise_hours * 3600 * RATE), device)
         self.rirs, self.seen, self.running, self.version = [], set(), [], 0
+        self.sighted = {}
 
     def _parts(self):
         for folder in self.folders:
@@ -179,6 +185,18 @@ class Pool:
                 if os.path.exists(os.path.join(part, "READY")) and part not in self.seen:
                     yield part
 
+    def _whole(self, part):
+        """True once every file of the index is there and none has grown for 15 s: parts may still be being copied."""
+        listed = 0
+        if os.path.exists(os.path.join(part, "index.csv")):
+            with open(os.path.join(part, "index.csv"), newline="") as f:
+                listed = sum(r.get("kind") in KINDS for r in csv.DictReader(f))
+        files = [p for p in glob.glob(os.path.join(part, "**", "*.*"), recursive=True) if os.path.isfile(p)]
+        size = (len(files), sum(os.path.getsize(p) for p in files))
+        since, before = self.sighted.get(part, (time.time(), None))
+        self.sighted[part] = (since if size == before else time.time(), size)
+        return len(files) >= listed and time.time() - self.sighted[part][0] >= 15
+
     def _place(self, part):
         tag = part + str(os.path.getmtime(os.path.join(part, "READY")))
         return os.path.join(self.cache, hashlib.sha1(tag.encode()).hexdigest()[:16])
@@ -186,6 +204,8 @@ class Pool:
     def poll(self, wait=False):
         """Start decoding parts that have appeared; take in those that are done. True when something was added."""
         for part in self._parts():
+            if not wait and not self._whole(part):
+                continue
             self.seen.add(part)
             out = self._place(part)
             job = None
@@ -218,10 +238,10 @@ class Pool:
                 samples = np.load(os.path.join(out, kind + ".npy"), mmap_mode="r")
                 # speakers and recordings by the square root of their length; a noise no longer than a minute's worth
                 top = 600.0 if kind == "speech" else 120.0
-                weights = [min(r[0] / RATE, top) ** 0.5 for r in rows]
+                weights = [min(r[0] / RATE, top) ** 0.5 * r[3] for r in rows]
                 full |= bank.add(samples, [r[0] for r in rows], weights)
         samples, at = np.load(os.path.join(out, "rir.npy")), 0
-        for n, _, _ in meta["rir"]:
+        for n, *_ in meta["rir"]:
             self.rirs.append(samples[at:at + n].astype(np.float32) / 32767)
             at += n
         self.log("data: %s: %d speech files, %d noise, %d rir; now %.2f h speech, %.2f h noise%s" % (

@@ -260,12 +260,14 @@ class Denoiser(nn.Module):
 
 
 def make_scan(kind):
-    """'cuda' (scan.py's library), 'triton' or 'torch' -> the function; raises when it can't be had."""
+    """'cuda' (scan.py's library), 'triton' (or 'triton16': channels a program) or 'torch' -> the function; raises when it can't be had."""
     if kind == "cuda":
-        from scan import selective_scan
-        return selective_scan
-    if kind == "triton":
-        from scan_triton import selective_scan
-        return selective_scan
+        import scan
+        if not scan.available("cuda"):
+            raise RuntimeError("libssm_cuda.so not found: build it, or name it in SSM_CUDA_LIBRARY")
+        return scan.selective_scan
+    if kind.startswith("triton"):
+        import scan_triton
+        return scan_triton.with_channels(int(kind[6:] or 32))
     from scan_torch import selective_scan
     return selective_scan

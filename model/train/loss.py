@@ -54,7 +54,7 @@ PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db)
 
 class Loss:
     def __init__(self, config, device, pieces=PIECES):
-        self.weights = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.006)
+        self.weights = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01)
         self.weights.update({k: v for k, v in config.items() if k in self.weights})
         self.windows = [(n, hann(n, device)) for n in RESOLUTIONS]
         self.pieces = pieces

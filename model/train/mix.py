@@ -150,6 +150,7 @@ class Mix:
         self.rooms = make_rooms(c["rooms"], int(c["room_seconds"] * rate), rate, device)
         self.measured = None
         self.version = -1
+        self.blend = torch.tensor([0.4, 0.2, 0.25, 0.15], device=device)    # coloured, hum, clicks, chirps
         wrap = compiler or (lambda f: f)
         self.crop, self.crop_plain, self.equaliser = wrap(crop), wrap(crop_plain), wrap(equaliser)
         self.active_rms, self.assemble = wrap(active_rms), wrap(assemble)
@@ -288,7 +289,7 @@ class Mix:
         slow = torch.where(self._u(n)[:, None] < 0.5, self._slow(n, 12), self._slow(n, 60))
         coloured = self._coloured(n) * torch.exp(depth[:, None] * slow)
         kinds = (coloured, self._hum(n), self._clicks(n), self._chirps(n))
-        pick = torch.multinomial(torch.tensor([0.4, 0.2, 0.25, 0.15], device=self.device).expand(n, 4), 1)
+        pick = torch.multinomial(self.blend.expand(n, 4), 1)
         weight = (torch.rand(n, 4, device=self.device) < 0.25).float() * 10 ** (self._u((n, 4), -20.0, 0.0) / 20)
         weight.scatter_(1, pick, 1.0)
         x = sum(k * weight[:, i, None] for i, k in enumerate(kinds))

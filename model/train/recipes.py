@@ -4,7 +4,7 @@
 COMMON = dict(
     name="denoise-16k", minutes=24.0, lr=2e-3, lr_floor=2e-6, warmup=400, betas=(0.9, 0.99), weight_decay=0.02,
     ema=0.9995, qat=0.1,    # qat: the last share of the time trains through int8-rounded weights
-    seed=1, scan="cuda", compile=True, graph=True,
+    seed=1, scan="auto", compile=True, graph=True,
     log_seconds=10.0, save_seconds=60.0, validate_seconds=120.0, poll_steps=200,
     speech_hours=36.0, noise_hours=18.0)
 

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 CK = 16          # hops between kept states
-BE = 32          # channels a program
 
 
 @triton.jit
@@ -109,12 +108,12 @@ def _backward(u, dt, z, B, C, A, D, bias, dy, kept, strip, du, ddt, dz, dB, dC, 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, D, z, dt_bias):
+    def forward(ctx, u, dt, A, B, C, D, z, dt_bias, channels):
         u, dt, z = u.contiguous(), dt.contiguous(), z.contiguous()
         A, B, C, D, dt_bias = (v.float().contiguous() for v in (A, B, C, D, dt_bias))
         batch, L, E = u.shape
         N = A.shape[1]
-        be = min(BE, E)
+        be = ctx.channels = min(channels, E)
         assert L % CK == 0 and E % be == 0
         y = torch.empty_like(u)
         kept = torch.empty(batch, L // CK, E, N, device=u.device, dtype=torch.float32)
@@ -127,7 +126,7 @@ class _Scan(torch.autograd.Function):
         u, dt, z, B, C, A, D, dt_bias, kept = ctx.saved_tensors
         batch, L, E = u.shape
         N = A.shape[1]
-        be = min(BE, E)
+        be = ctx.channels
         new = lambda *shape: torch.empty(*shape, device=u.device, dtype=torch.float32)
         du, ddt, dz = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(z)
         dB, dC = new(E // be, batch, L, N), new(E // be, batch, L, N)
@@ -135,14 +134,19 @@ class _Scan(torch.autograd.Function):
         strip = new(batch, E // be, CK, be, N)
         _backward[(E // be, batch)](u, dt, z, B, C, A, D, dt_bias, dy.contiguous(), kept, strip, du, ddt, dz, dB, dC,
                                     dA, dD, dbias, L, E, batch, N=N, BE=be, CK=CK, num_warps=1)
-        return du, ddt, dA.sum(0), dB.sum(0), dC.sum(0), dD.sum(0), dz, dbias.sum(0)
+        return du, ddt, dA.sum(0), dB.sum(0), dC.sum(0), dD.sum(0), dz, dbias.sum(0), None
 
 
-def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, **other):
+def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, channels=32, **other):
     """As scan.selective_scan, for the case the trainer has: D, z and dt_bias given, softplus on."""
     assert D is not None and z is not None and dt_bias is not None and not other
     L = u.shape[1]
     pad = -L % CK
     if pad:
         u, dt, z, B, C = (F.pad(v, (0, 0, 0, pad)) for v in (u, dt, z, B, C))
-    return _Scan.apply(u, dt, A, B, C, D, z, dt_bias)[:, :L]
+    return _Scan.apply(u, dt, A, B, C, D, z, dt_bias, channels)[:, :L]
+
+
+def with_channels(channels):
+    """selective_scan with this many channels a program: 16 or 32, whichever the machine likes."""
+    return lambda *args, **kwargs: selective_scan(*args, channels=channels, **kwargs)

@@ -89,24 +89,14 @@ def check_mix(device, pool, recipe):
 
 
 def time_scans(device, shape):
-    B, L, E, N = shape
-    draw = lambda *s, dtype=torch.bfloat16: torch.randn(*s, device=device).to(dtype).requires_grad_()
-    v = [draw(B, L, E), draw(B, L, E), draw(B, L, N, dtype=torch.float32), draw(B, L, N, dtype=torch.float32), draw(B, L, E)]
-    A = (-torch.arange(1.0, N + 1, device=device)).repeat(E, 1).requires_grad_()
-    D, bias = torch.ones(E, device=device, requires_grad=True), torch.full((E,), -4.0, device=device, requires_grad=True)
-    g = torch.randn(B, L, E, device=device, dtype=torch.bfloat16)
-    for kind, be in (("cuda", 0), ("triton", 16), ("triton", 32)):
+    for kind in ("cuda", "triton16", "triton32"):
         try:
             scan = layers.make_scan(kind)
-            if be:
-                import scan_triton
-                scan_triton.BE = be
-            forward = lambda: scan(v[0], v[1], A, v[2], v[3], D=D, z=v[4], dt_bias=bias)
-            both = lambda: torch.autograd.grad(forward(), [*v, A, D, bias], g)
-            say("     scan %s%s at %s bf16: forward %.2f ms, with backward %.2f ms; differs from reference by %.1e" % (
-                kind, " BE %d" % be if be else "", shape, clock(forward), clock(both), train.check_scan(scan, device)))
+            say("     scan %s at %s bf16: forward %.2f ms, with backward %.2f ms" % (
+                kind, shape, train.time_scan(scan, device, shape, False), train.time_scan(scan, device, shape)))
         except Exception as e:
             say("     scan %s: not to be had: %s" % (kind, str(e).strip().split("\n")[0][:300]))
+    train.choose_scan("auto", device, shape, lambda text: say("     " + text))
 
 
 def throughput(recipe, device, pool, compiled, graphed, log):
@@ -114,7 +104,7 @@ def throughput(recipe, device, pool, compiled, graphed, log):
     wrap = train.compiler(compiled, log)
     model = layers.Denoiser(recipe).to(device)
     flat = train.Flat(model, recipe, device, wrap)
-    _, scan = train.choose_scan(recipe["scan"], device, lambda text: None)
+    _, scan = train.choose_scan(recipe["scan"], device, train.scan_shape(recipe), lambda text: None)
     step = train.Step(model, flat, recipe, device, scan, wrap, log)
     m = mix.Mix(recipe, 16000, device, wrap)
     lr = torch.full((), 1e-4, device=device)
@@ -162,7 +152,7 @@ def main():
     p.add_argument("--seconds", type=float, default=150.0, help="start no further measurement after this")
     p.add_argument("--batches", type=int, nargs="+", default=[128, 64, 192])
     p.add_argument("--recipe", default="denoise-16k", choices=sorted(RECIPES))
-    p.add_argument("--scan", choices=("cuda", "triton", "torch"))
+    p.add_argument("--scan", choices=train.SCANS)
     p.add_argument("--out", default="/tmp/ssm-selftest.safetensors")
     a = p.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -180,8 +170,7 @@ def main():
     pool.add_synthetic()
     check_mix(device, pool, recipe)
     if device.type == "cuda":
-        c = layers.complete(recipe)
-        time_scans(device, (a.batches[0], 448, c["expand"] * c["d_model"], c["d_state"]))
+        time_scans(device, train.scan_shape(dict(recipe, batch=a.batches[0])))
     log = lambda text: say("     " + text)
     last = None
     modes = [(False, False), (True, False), (True, True)] if device.type == "cuda" else [(False, False)]
