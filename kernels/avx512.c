@@ -97,8 +97,28 @@ static inline vec raw_byte(raw w, int j)
     return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(w, _mm512_add_epi32(from, lanes)));
 }
 
+#include "kernels/digits.h"
 #include "kernels/simd.h"
 
+static bool in_digits(const struct linear *w)
+{
+    return w->i8 && w->in <= DIGITS_IN_MAX;
+}
+
+static void linear_vnni(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
+                        int rows)
+{
+    (in_digits(w) ? digits_linear_vnni : linear)(w, x, x_stride, y, y_stride, rows);
+}
+
+static void linear_amx(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
+                       int rows)
+{
+    (in_digits(w) ? digits_linear_amx : linear)(w, x, x_stride, y, y_stride, rows);
+}
+
 const struct kernels kernels_avx512 = KERNELS_TABLE("avx512", linear);
+const struct kernels kernels_vnni = KERNELS_TABLE("vnni", linear_vnni);
+const struct kernels kernels_amx = KERNELS_TABLE("amx", linear_amx);
 
 #endif

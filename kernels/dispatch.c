@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "kernels/digits.h"
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
@@ -20,6 +21,16 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+static bool has_vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+static bool has_amx(void)
+{
+    return has_vnni() && digits_amx_request();
+}
 #endif
 
 /* Slowest first. */
@@ -29,8 +40,7 @@ static const struct {
 } rows[] = {
     {&kernels_scalar, always},
 #if defined(__x86_64__)
-    {&kernels_avx2, has_avx2},
-    {&kernels_avx512, has_avx512},
+    {&kernels_avx2, has_avx2}, {&kernels_avx512, has_avx512}, {&kernels_vnni, has_vnni}, {&kernels_amx, has_amx},
 #endif
 };
 

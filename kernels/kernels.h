@@ -21,16 +21,23 @@
 #include <stdint.h>
 
 /* A linear layer's weights, packed once at load: panels of KERNELS_PANEL outputs, so that a vector lane is one output
- * and the sum over `in` always runs in one order. Padding is zero. */
+ * and the sum over `in` always runs in one order. int8 panels hold KERNELS_GROUP inputs of each output side by side, as
+ * the byte instructions take them, and are as deep as whole tiles are. Padding is zero. */
 enum { KERNELS_PANEL = 64, KERNELS_GROUP = 4 };
 
 struct linear {
     int in, out;         /* sizes as in y = W x + b, W (out, in)                                          */
     float *f32;          /* panels of (in, KERNELS_PANEL), or NULL when the weights are int8              */
-    int8_t *i8;          /* panels of (in / KERNELS_GROUP rounded up, KERNELS_PANEL, KERNELS_GROUP), or NULL */
+    int8_t *i8;          /* panels of (linear_panel_groups(in), KERNELS_PANEL, KERNELS_GROUP), or NULL    */
     float *scale, *bias; /* (out padded to a panel); scale NULL for fp32, bias NULL for none              */
     int32_t *sum;        /* (out padded to a panel) sum of i8 over `in`; NULL for fp32                    */
 };
+
+/* How many groups of inputs an int8 panel holds: those of `in`, then zeros up to a tile's 64 inputs. */
+static inline int linear_panel_groups(int in)
+{
+    return (in + 63) / 64 * (64 / KERNELS_GROUP);
+}
 
 /* Pack (out, in) weights; bias (out,) may be NULL; with int8 the weight is scale[o] * weight. Gives 0, or -1 when
  * memory runs out (nothing is held then). linear_finish frees, and may be called on a zeroed struct. */
@@ -65,7 +72,7 @@ struct selective_scan {
 };
 
 struct kernels {
-    const char *name; /* "scalar", "avx2", "avx512" */
+    const char *name; /* "scalar", "avx2", "avx512", "vnni", "amx" */
 
     /* y = W x + b for `rows` rows. x (rows, in), y (rows, out). */
     void (*linear)(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride, int rows);
@@ -90,7 +97,7 @@ struct kernels {
     void (*add)(const float *x, float *y, size_t n);
 };
 
-extern const struct kernels kernels_scalar, kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_scalar, kernels_avx2, kernels_avx512, kernels_vnni, kernels_amx;
 
 /* The fastest table this processor runs, or the one SSM_KERNELS=scalar|avx2|... names if it can. Never NULL. */
 const struct kernels *kernels_best(void);

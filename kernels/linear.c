@@ -50,7 +50,7 @@ int linear_init_f32(struct linear *linear, int in, int out, const float *weight,
 
 int linear_init_i8(struct linear *linear, int in, int out, const int8_t *weight, const float *scale, const float *bias)
 {
-    const size_t columns = (size_t)in, depth = round_up(columns, KERNELS_GROUP);
+    const size_t columns = (size_t)in, depth = (size_t)linear_panel_groups(in) * KERNELS_GROUP;
     const size_t padded = round_up((size_t)out, KERNELS_PANEL);
     *linear = (struct linear){.in = in, .out = out};
     linear->i8 = lines(padded * depth, sizeof *linear->i8);

@@ -13,8 +13,7 @@ static float packed_weight(const struct linear *w, int o, int k)
     if (w->f32) {
         return w->f32[((size_t)panel * (size_t)w->in + (size_t)k) * KERNELS_PANEL + (size_t)lane];
     }
-    const size_t groups = ((size_t)w->in + KERNELS_GROUP - 1) / KERNELS_GROUP;
-    const size_t group = (size_t)panel * groups + (size_t)(k / KERNELS_GROUP);
+    const size_t group = (size_t)(panel * linear_panel_groups(w->in) + k / KERNELS_GROUP);
     return w->i8[(group * KERNELS_PANEL + (size_t)lane) * KERNELS_GROUP + (size_t)(k % KERNELS_GROUP)];
 }
 

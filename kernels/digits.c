@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#if defined(__x86_64__)
+
+#include "kernels/digits.h"
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <math.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,fma"
+#define VNNI   __attribute__((target(AVX512 ",avx512vnni")))
+#define AMX    __attribute__((target(AVX512 ",avx512vnni,amx-tile,amx-int8")))
+#define INLINE static inline __attribute__((always_inline))
+
+enum {
+    LANES = 16,     /* outputs a vector                                                        */
+    DIGITS = 3,     /* bytes a value, least first                                              */
+    TILE_ROWS = 16, /* rows split at a time: as many as a tile has                             */
+    GROUP_BYTES = KERNELS_PANEL * KERNELS_GROUP,
+    STRIDE = DIGITS_IN_MAX + 64, /* not a power of two, which would put all rows into the same few cache sets */
+};
+
+/* Up to TILE_ROWS rows of x, split. value = unit * (digit[0] + 256 digit[1] + 65536 digit[2] - 2^23) */
+struct rows {
+    uint8_t digit[DIGITS][TILE_ROWS][STRIDE];
+    float unit[TILE_ROWS];
+};
+
+INLINE VNNI __mmask16 first(int n)
+{
+    return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1);
+}
+
+/* The largest magnitude's bits, which order like the magnitudes and put infinity and NaN on top. */
+static VNNI uint32_t largest(const float *x, int n)
+{
+    __m512i most = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += LANES) {
+        const __m512i bits = _mm512_maskz_loadu_epi32(first(n - i), x + i);
+        most = _mm512_max_epi32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+    }
+    return (uint32_t)_mm512_reduce_max_epi32(most);
+}
+
+static VNNI void split_row(const float *x, int n, struct rows *rows, int r)
+{
+    const float full = 0x1p23f - 2; /* one less than fits: the product below may round up */
+    const __m512 most = _mm512_castsi512_ps(_mm512_set1_epi32((int)largest(x, n)));
+    const float size = _mm512_cvtss_f32(most);
+    const bool audible = size >= 0x1p-100f && size <= 0x1.fffffep127f;
+    const __m512 scale = _mm512_set1_ps(audible ? full / size : 0);
+    rows->unit[r] = audible ? size / full : size < 1 ? 0 : NAN;
+    for (int i = 0; i < n; i += LANES) {
+        const __m512 value = _mm512_maskz_loadu_ps(first(n - i), x + i);
+        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
+        const __m512i bytes = _mm512_add_epi32(whole, _mm512_set1_epi32(1 << 23));
+        _mm_storeu_si128((__m128i *)&rows->digit[0][r][i], _mm512_cvtepi32_epi8(bytes));
+        _mm_storeu_si128((__m128i *)&rows->digit[1][r][i], _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 8)));
+        _mm_storeu_si128((__m128i *)&rows->digit[2][r][i], _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 16)));
+    }
+}
+
+/* What a vector of outputs is multiplied with and starts from, whatever the row. */
+struct outputs {
+    __m512 scale, bias;
+    __m512i offset; /* what the 2^23 above adds to the sum of the top digit */
+};
+
+INLINE VNNI struct outputs outputs_load(const struct linear *w, int o)
+{
+    return (struct outputs){
+        .scale = _mm512_loadu_ps(w->scale + o),
+        .bias = w->bias ? _mm512_loadu_ps(w->bias + o) : _mm512_setzero_ps(),
+        .offset = _mm512_slli_epi32(_mm512_loadu_si512(w->sum + o), 7),
+    };
+}
+
+/* Join the digits' sums of one row and write its outputs. */
+INLINE VNNI void join(struct outputs to, __m512i low, __m512i middle, __m512i high, float unit, float *y, int left)
+{
+    const __m512 top = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, to.offset));
+    const __m512 rest = _mm512_fmadd_ps(_mm512_cvtepi32_ps(middle), _mm512_set1_ps(0x1p8f), _mm512_cvtepi32_ps(low));
+    const __m512 sum = _mm512_fmadd_ps(top, _mm512_set1_ps(0x1p16f), rest);
+    const __m512 scale = _mm512_mul_ps(to.scale, _mm512_set1_ps(unit));
+    _mm512_mask_storeu_ps(y, first(left), _mm512_fmadd_ps(sum, scale, to.bias));
+}
+
+static const int8_t *panel_of(const struct linear *w, int o)
+{
+    return w->i8 + (ptrdiff_t)(o / KERNELS_PANEL) * linear_panel_groups(w->in) * GROUP_BYTES;
+}
+
+/* R rows, from r on, of one panel of outputs. R is a constant: the sums live in registers. */
+INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, int R, float *y,
+                            ptrdiff_t y_stride)
+{
+    enum { VECTORS = KERNELS_PANEL / LANES };
+    __m512i sum[2][DIGITS][VECTORS];
+    const int8_t *weights = panel_of(w, o);
+#pragma GCC unroll 32
+    for (int i = 0; i < R * DIGITS * VECTORS; i++) {
+        sum[i / (DIGITS * VECTORS)][i / VECTORS % DIGITS][i % VECTORS] = _mm512_setzero_si512();
+    }
+    for (int k = 0; k < w->in; k += KERNELS_GROUP, weights += GROUP_BYTES) {
+        __m512i group[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            group[v] = _mm512_loadu_si512(weights + v * 64);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < R * DIGITS; i++) {
+            const int row = i / DIGITS, d = i % DIGITS;
+            const __m512i digits = _mm512_set1_epi32(*(const int *)(const void *)&rows->digit[d][r + row][k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) {
+                sum[row][d][v] = _mm512_dpbusd_epi32(sum[row][d][v], digits, group[v]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+        const int at = o + v * LANES;
+        if (at >= w->out) {
+            break;
+        }
+        const struct outputs to = outputs_load(w, at);
+#pragma GCC unroll 2
+        for (int i = 0; i < R; i++) {
+            join(to, sum[i][0][v], sum[i][1][v], sum[i][2][v], rows->unit[r + i], y + (r + i) * y_stride + at,
+                 w->out - at);
+        }
+    }
+}
+
+static VNNI void rows_vnni(const struct linear *w, const struct rows *rows, float *y, ptrdiff_t y_stride, int count)
+{
+    for (int o = 0; o < w->out; o += KERNELS_PANEL) {
+        int r = 0;
+        for (; r + 2 <= count; r += 2) {
+            panel_vnni(w, o, rows, r, 2, y, y_stride);
+        }
+        if (r < count) {
+            panel_vnni(w, o, rows, r, 1, y, y_stride);
+        }
+    }
+}
+
+static VNNI void split(const float *x, ptrdiff_t x_stride, int in, struct rows *rows, int count)
+{
+    for (int r = 0; r < count; r++) {
+        split_row(x + r * x_stride, in, rows, r);
+    }
+}
+
+void digits_linear_vnni(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
+                        int rows)
+{
+    struct rows block;
+    for (int r = 0; r < rows; r += TILE_ROWS) {
+        const int count = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+        split(x + r * x_stride, x_stride, w->in, &block, count);
+        rows_vnni(w, &block, y + r * y_stride, y_stride, count);
+    }
+}
+
+/* ---- AMX -------------------------------------------------------------------------------------------------------- */
+
+/* Tiles 0..2: 16 rows x 16 outputs of sums, one a digit; 3..5: 16 rows x 64 inputs, one a digit; 6: 64 inputs x 16
+ * outputs of weights, which lie in memory as the tile wants them. */
+AMX static void tiles_configure(void)
+{
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } configuration = {.palette = 1};
+    for (int tile = 0; tile < 7; tile++) {
+        configuration.row_bytes[tile] = 64;
+        configuration.rows[tile] = 16;
+    }
+    _tile_loadconfig(&configuration);
+}
+
+AMX static void outputs_amx(const struct linear *w, int o, const struct rows *rows, float *y, ptrdiff_t y_stride,
+                            int count)
+{
+    int32_t sum[DIGITS][TILE_ROWS][LANES];
+    const int8_t *weights = panel_of(w, o) + o % KERNELS_PANEL * KERNELS_GROUP;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    for (int k = 0; k < w->in; k += 64, weights += 64 / KERNELS_GROUP * GROUP_BYTES) {
+        _tile_loadd(6, weights, GROUP_BYTES);
+        _tile_loadd(3, &rows->digit[0][0][k], STRIDE);
+        _tile_dpbusd(0, 3, 6);
+        _tile_loadd(4, &rows->digit[1][0][k], STRIDE);
+        _tile_dpbusd(1, 4, 6);
+        _tile_loadd(5, &rows->digit[2][0][k], STRIDE);
+        _tile_dpbusd(2, 5, 6);
+    }
+    _tile_stored(0, sum[0], sizeof sum[0][0]);
+    _tile_stored(1, sum[1], sizeof sum[1][0]);
+    _tile_stored(2, sum[2], sizeof sum[2][0]);
+    const struct outputs to = outputs_load(w, o);
+    for (int r = 0; r < count; r++) {
+        join(to, _mm512_loadu_si512(sum[0][r]), _mm512_loadu_si512(sum[1][r]), _mm512_loadu_si512(sum[2][r]),
+             rows->unit[r], y + r * y_stride + o, w->out - o);
+    }
+}
+
+AMX void digits_linear_amx(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride,
+                           int rows)
+{
+    if (rows < 3) { /* a tile multiplies 16 rows in the time VNNI takes for two */
+        digits_linear_vnni(w, x, x_stride, y, y_stride, rows);
+        return;
+    }
+    struct rows block;
+    tiles_configure();
+    for (int r = 0; r < rows; r += TILE_ROWS) {
+        const int count = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+        split(x + r * x_stride, x_stride, w->in, &block, count);
+        for (int o = 0; o < w->out; o += LANES) {
+            outputs_amx(w, o, &block, y + r * y_stride, y_stride, count);
+        }
+    }
+    _tile_release();
+}
+
+bool digits_amx_request(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, AMX_TILE_AND_INT8 = 3 << 24 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_TILE_AND_INT8) == AMX_TILE_AND_INT8 &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+#endif
