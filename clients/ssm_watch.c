@@ -18,8 +18,10 @@ static volatile sig_atomic_t interrupted;
 
 struct watch {
     const char *topic;
-    uint64_t lost; /* messages that never came */
-    struct timespec heard, alive; /* a wanted message; anything at all */
+    uint64_t lost;                /* messages that never came            */
+    uint64_t strange;             /* messages that are not of this wire  */
+    struct timespec heard, alive; /* a wanted message; anything at all   */
+    bool told;                    /* the silence since `heard`           */
 };
 
 static void interrupt(int signal)
@@ -73,13 +75,31 @@ static bool is_meter(const struct subscriber_message *message)
     return strncmp(message->topic, "meter/", 6) == 0 && message->payload_size == 4 * sizeof(float);
 }
 
+/* MessagePack as a JSON value; null when it is damaged, so that the line stays JSON. */
+static void put_messagepack(struct json *json, const char *key, const uint8_t *bytes, size_t size)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *file = open_memstream(&text, &length);
+    bool whole = file != NULL && wire_json(file, bytes, size);
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (whole) {
+        fwrite(text, 1, length, json_raw(json, key));
+    } else {
+        json_null(json, key);
+    }
+    free(text);
+}
+
 static void print_json(const struct subscriber_message *message)
 {
     struct json json = {.file = stdout};
     float meter[4];
     json_open(&json, NULL, '{');
     json_text(&json, "topic", message->topic);
-    wire_json(json_raw(&json, "header"), message->header_bytes, message->header_size);
+    put_messagepack(&json, "header", message->header_bytes, message->header_size);
     if (is_meter(message)) {
         memcpy(meter, message->payload, sizeof meter);
         json_open(&json, "meter", '[');
@@ -90,7 +110,7 @@ static void print_json(const struct subscriber_message *message)
     } else if (strcmp(message->header.dt, "f32le") == 0) {
         json_number(&json, "rms_db", measure_rms_db(message));
     } else if (strcmp(message->header.dt, "msgpack") == 0) {
-        wire_json(json_raw(&json, "payload"), message->payload, message->payload_size);
+        put_messagepack(&json, "payload", message->payload, message->payload_size);
     }
     json_integer(&json, "payload_bytes", (long long)message->payload_size);
     json_close(&json, '}');
@@ -127,7 +147,7 @@ static void print_flags(const struct wire_header *header)
     static const struct {
         enum wire_flag flag;
         const char *word;
-    } words[] = {{WIRE_GAP, "gap"}, {WIRE_BYPASS, "bypass"}, {WIRE_WARMUP, "warm-up"}, {WIRE_DEGRADED, "degraded"},
+    } words[] = {{WIRE_GAP, "gap"}, {WIRE_BYPASS, "bypass"}, {WIRE_WARMUP, "warmup"}, {WIRE_DEGRADED, "degraded"},
                  {WIRE_END, "end"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (header->flags & (unsigned)words[i].flag) {
@@ -153,12 +173,12 @@ static void print_text(const struct subscriber_message *message)
 }
 
 /* Silence is told once, until something comes again: is nobody there, or is nothing published under that topic? */
-static void note_silence(struct watch *watch, bool *told)
+static void note_silence(struct watch *watch)
 {
-    if (*told || seconds_since(watch->heard) < 3) {
+    if (watch->told || seconds_since(watch->heard) < 3) {
         return;
     }
-    *told = true;
+    watch->told = true;
     if (seconds_since(watch->alive) < 3) {
         verb_note("nothing under \"%s\" for 3 s, but ssmd is there at %s; \"ssm watch hugz/\" shows its topics", watch->topic,
                   address);
@@ -167,30 +187,34 @@ static void note_silence(struct watch *watch, bool *told)
     }
 }
 
-static void watch_all(struct watch *watch, struct subscriber *subscriber)
+/* The first one is told at once, the others at the end: they may come a thousand a second. */
+static void note_strange(struct watch *watch)
+{
+    if (watch->strange++ == 0) {
+        verb_note("what comes from %s is not ssmd's wire, version %d; it is passed over", address, WIRE_VERSION);
+    }
+}
+
+/* Gives how many messages it printed: 0 or 1. */
+static int watch_once(struct watch *watch, struct subscriber *subscriber)
 {
     struct subscriber_message message;
-    bool told = false;
-    clock_gettime(CLOCK_MONOTONIC, &watch->heard);
-    for (int n = 0; !interrupted && (count == 0 || n < count);) {
-        int status = subscriber_receive(subscriber, &message, 500);
-        if (status < 0) {
-            verb_note("a message at %s is not of this wire (version %d) and was passed over", address, WIRE_VERSION);
-        } else if (status == 1) {
-            clock_gettime(CLOCK_MONOTONIC, &watch->alive);
-        }
-        if (status == 1 && message.wanted) {
-            (verb_json ? print_json : print_text)(&message);
-            fflush(stdout);
-            watch->heard = watch->alive;
-            told = false;
-            n++;
-        }
-        note_silence(watch, &told);
-        if (ferror(stdout)) {
-            return;
-        }
+    int status = subscriber_receive(subscriber, &message, 500);
+    if (status < 0) {
+        note_strange(watch);
     }
+    if (status == 1) {
+        clock_gettime(CLOCK_MONOTONIC, &watch->alive);
+    }
+    if (status != 1 || !message.wanted) {
+        note_silence(watch);
+        return 0;
+    }
+    (verb_json ? print_json : print_text)(&message);
+    fflush(stdout);
+    watch->heard = watch->alive;
+    watch->told = false;
+    return 1;
 }
 
 static int run_watch(char **arguments, int n)
@@ -204,10 +228,16 @@ static int run_watch(char **arguments, int n)
     }
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    watch_all(&watch, subscriber);
+    clock_gettime(CLOCK_MONOTONIC, &watch.heard);
+    for (int printed = 0; !interrupted && !ferror(stdout) && (count == 0 || printed < count);) {
+        printed += watch_once(&watch, subscriber);
+    }
     subscriber_close(subscriber);
     if (watch.lost > 0) {
         verb_note("%" PRIu64 " messages were lost", watch.lost);
+    }
+    if (watch.strange > 0) {
+        verb_note("%" PRIu64 " messages were not of ssmd's wire", watch.strange);
     }
     return 0;
 }

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Print what a running ssmd publishes, or read it in your own program.
+
+    apt install python3-zmq python3-msgpack
+    ssm_subscribe.py [TOPIC [ADDRESS]]
+
+    import ssm_subscribe
+    for topic, header, samples in ssm_subscribe.messages("audio/studio/mic/"): ..."""
+
+import array
+import math
+import sys
+
+import msgpack
+import zmq
+
+
+def decode(topic, header, payload):
+    """One message's three frames -> its topic, its header as a dict, and samples (array of floats), a dict, or bytes."""
+    header = msgpack.unpackb(header)
+    if header["dt"] == "f32le":
+        payload = array.array("f", payload)
+    elif header["dt"] == "msgpack":
+        payload = msgpack.unpackb(payload)
+    return topic.decode(), header, payload
+
+
+def messages(topic="audio/", address="tcp://127.0.0.1:5571"):
+    """Every message whose topic begins with `topic`, for ever. A daemon that comes later, or again, is connected to."""
+    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # before connect: later they would not count
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    socket.connect(address)
+    socket.subscribe(topic)
+    while True:
+        yield decode(*socket.recv_multipart())
+
+
+def level_db(samples):
+    """Root mean square in dB below full scale."""
+    return 10 * math.log10(sum(x * x for x in samples) / max(len(samples), 1) + 1e-20)
+
+
+def main():
+    due = {}  # (boot, topic) -> the number that comes next
+    for topic, header, payload in messages(*sys.argv[1:3]):
+        number, key = header["seq"], (header["boot"], topic)
+        if number > due.get(key, number):
+            print(f"{topic}  LOST: messages {due[key]} to {number - 1} never came here")
+        due[key] = number + 1
+        told = f"{level_db(payload):6.1f} dB" if isinstance(payload, array.array) else payload
+        print(f"{topic}  #{number}  {told}  {header['pub'] / 1e6:.1f} ms after capture", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        pass
