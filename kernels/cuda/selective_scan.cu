@@ -2,7 +2,7 @@
 
 /* The selective scan on the GPU; selective_scan.h says what it computes. Twin: `selective_scan` in kernels/.
  *
- * Mapping. A lane owns S = 4 states of K channels, G = N / S lanes share a channel, a warp walks CW = 32 / G * K channels
+ * Mapping. A lane owns S = 4 states of K channels, G = N / S lanes share a channel, a warp walks CW = 32 / G * K of them
  * (32 at N = 16, K = 4), a block of 4 warps 4 CW neighbouring channels of one sequence over one chunk of time. Against
  * one channel a lane this reads B and C from shared memory once for K channels, and in the backward sums dB and dC over
  * K channels in registers before any shuffle. K = 2 and 1 trade some of that for 2 or 4 times as many warps.
@@ -16,10 +16,10 @@
  *
  * Bytes an element (one batch, step, channel) in HBM, N = 16:
  *   forward   fp32 16, bf16 8; + 8 or 4 with chunks; + 4 for checkpoints in training (16 floats every 16 steps)
- *   backward  fp32 28 + 4 checkpoints + 4 of partial dB, dC sums at K = 2 (2 at K = 4); bf16 14 + 4 + 4; + 12 or 6 chunked
- * Floor on an H100 (3.0 TB/s, 4.2e12 exponentials/s, 3.0e13 lane instructions/s): forward 5.4 ps fp32 (bytes), 4.8 bf16
- * (exponentials); instructions about 140 an element forward = 4.7 ps and 430 backward = 14 ps, so the backward is bound
- * by instructions in both types. */
+ *   backward  fp32 28 + 4 of checkpoints + 4 of partial dB, dC at K = 2 (2 at K = 4); bf16 14 + 4 + 4; chunked + 12, 6
+ * Floor on an H100 (3.0 TB/s, 4.2e12 exponentials/s): forward 5.4 ps fp32 (bytes), 4.8 bf16 (exponentials); backward 12
+ * and 7.5 ps (bytes; its 40 exponentials are 9.6). The backward is bound by instructions, 3.0e13 lanes/s: the compiled
+ * inner loop is 23 a state-step at K = 2, and all of it about 700 an element = 24 ps; at K = 4 about 600 = 20 ps. */
 
 #include "selective_scan.h"
 
@@ -81,6 +81,15 @@ __device__ __forceinline__ void prefetch_l2(const void *address)
 #endif
 }
 
+/* The same number, but the compiler doesn't know: addresses made from it are made anew, not kept in registers. */
+__device__ __forceinline__ int forget(int x)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void put(float *p, float x) { *p = x; }
@@ -90,8 +99,32 @@ template <typename T> __device__ __forceinline__ T zero();
 template <> __device__ __forceinline__ float zero<float>() { return 0.0f; }
 template <> __device__ __forceinline__ __nv_bfloat16 zero<__nv_bfloat16>() { return __float2bfloat16(0.0f); }
 
-__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + exp2_fast(-LOG2E * x)); }
+
+/* exp(x) for x <= 0 to 2 ulp: the product x log2 e in two parts. */
+__device__ __forceinline__ float exp_negative(float x)
+{
+    const float whole = x * LOG2E;
+    const float rest = fmaf(x, 1.925963033500011e-8f, fmaf(x, LOG2E, -whole));
+    const float y = exp2_fast(whole);
+    return x < -87.0f ? 0.0f : fmaf(y * LN2, rest, y);
+}
+
+/* softplus(x) = max(x, 0) + log1p(e), e = exp(-|x|), and its slope, the sigmoid. No branches, so that a tile's rows
+ * overlap. log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3: seven terms leave 1e-8. Above 20 this is x itself. */
+__device__ __forceinline__ float softplus(float x, float *slope)
+{
+    const float e = exp_negative(-fabsf(x));
+    const float s = __fdividef(e, 2.0f + e), s2 = s * s;
+    float series = fmaf(s2, 2.0f / 13.0f, 2.0f / 11.0f);
+    series = fmaf(s2, series, 2.0f / 9.0f);
+    series = fmaf(s2, series, 2.0f / 7.0f);
+    series = fmaf(s2, series, 2.0f / 5.0f);
+    series = fmaf(s2, series, 2.0f / 3.0f);
+    series = fmaf(s2, series, 2.0f);
+    *slope = __fdividef(x >= 0.0f ? 1.0f : e, 1.0f + e);
+    return fmaf(s, series, fmaxf(x, 0.0f));
+}
 
 /* n floats (1, 2 or 4) as one access; p aligned to n floats. */
 template <int n> __device__ __forceinline__ void load(float *v, const float *p)
@@ -119,7 +152,7 @@ template <int n> __device__ __forceinline__ void store(float *p, const float *v)
 
 /* Sum n values over the lanes that differ in the bits FIRST <= bit < END. While several values are left each step
  * halves them (a lane passes on the half it gives up), so n sums over m lanes cost about n shuffles, not n log2 m.
- * v[0 .. max(1, n END...)) then holds the sums with index first, first + 1, ...; gives first. */
+ * v[0], v[1], .. (n / m of them, at least one) then hold the sums with index first, first + 1, ..; gives first. */
 template <int n, int FIRST, int END> __device__ __forceinline__ int fold(float *v, int lane)
 {
     if constexpr (FIRST >= END) {
@@ -163,11 +196,22 @@ template <class P> struct place {
     __device__ __forceinline__ int walked(int k) const { return channel0 + group * P::K + k; }
     __device__ __forceinline__ int staged() const { return channel0 + column; }
     __device__ __forceinline__ int staged_step(int r) const { return r * P::ROWS + row; }
+    /* Row r of the tile at t0 is inside the chunk, and the lane's channel inside E, where r ROWS is below this. */
+    __device__ __forceinline__ int rows_left(const params &p, int t0) const
+    {
+        return staged() < p.s.channels ? end - t0 - row : 0;
+    }
+    /* Where the lane's first row of the tile at t0 is in a (batch, L, E) tensor. */
+    __device__ __forceinline__ int64_t first_row(const params &p, int t0, int64_t stride) const
+    {
+        return (int64_t(batch) * p.s.length + t0 + row) * stride + staged();
+    }
 };
 
 /* Copy the lane's K x S values of an (E, N) table; channels past E read as zero and are not written. */
 template <class P>
-__device__ __forceinline__ void load_states(float (&v)[P::K][P::S], const float *table, const place<P> &at, int channels)
+__device__ __forceinline__ void load_states(float (&v)[P::K][P::S], const float *table, const place<P> &at,
+                                            int channels)
 {
 #pragma unroll
     for (int k = 0; k < P::K; k++) {
@@ -180,7 +224,8 @@ __device__ __forceinline__ void load_states(float (&v)[P::K][P::S], const float 
 }
 
 template <class P>
-__device__ __forceinline__ void store_states(float *table, const float (&v)[P::K][P::S], const place<P> &at, int channels)
+__device__ __forceinline__ void store_states(float *table, const float (&v)[P::K][P::S], const place<P> &at,
+                                             int channels)
 {
 #pragma unroll
     for (int k = 0; k < P::K; k++)
@@ -217,18 +262,18 @@ __device__ __forceinline__ const float *sequence_table(const float *h, const par
 
 /* ---- staging ------------------------------------------------------------------------------------------------ */
 
-/* The lane's rows of one (batch, L, E) input for the tile at t0; what lies outside the chunk or past E reads as zero. */
+/* The lane's rows of one (batch, L, E) input for the tile at t0; what is outside the chunk or past E is zero. */
 template <typename T, class P>
 __device__ __forceinline__ void load_rows(T (&v)[P::R], const void *base, int64_t stride, const params &p,
                                           const place<P> &at, int t0)
 {
-    const T *x = static_cast<const T *>(base) + int64_t(at.batch) * p.s.length * stride + at.staged();
+    const T *x = static_cast<const T *>(base) + at.first_row(p, t0, stride);
+    const int left = at.rows_left(p, t0);
 #pragma unroll
-    for (int r = 0; r < P::R; r++) {
-        const int t = t0 + at.staged_step(r);
+    for (int r = 0; r < P::R; r++, x += P::ROWS * stride) {
         v[r] = zero<T>();
-        if (t < at.end && at.staged() < p.s.channels)
-            v[r] = x[int64_t(t) * stride];
+        if (r * P::ROWS < left)
+            v[r] = *x;
     }
 }
 
@@ -259,11 +304,21 @@ template <typename T, class P> __device__ __forceinline__ void put_bc(float *til
 
 __device__ __forceinline__ float load_or(const float *x, int64_t i, float otherwise) { return x ? x[i] : otherwise; }
 
-/* elapsed of a step, zero outside the chunk: a step of no time changes nothing. */
-template <class P> __device__ __forceinline__ float elapsed_at(const params &p, const place<P> &at, int t)
+/* elapsed of the lane's rows, zero outside the chunk: a step of no time changes nothing. */
+template <class P>
+__device__ __forceinline__ void load_elapsed(float (&v)[P::R], const params &p, const place<P> &at, int t0)
 {
-    return t < at.end && at.staged() < p.s.channels ? load_or(p.s.elapsed, int64_t(at.batch) * p.s.length + t, 1.0f)
-                                                    : 0.0f;
+    const int left = at.rows_left(p, t0);
+#pragma unroll
+    for (int r = 0; r < P::R; r++)
+        v[r] = r * P::ROWS < left ? 1.0f : 0.0f;
+    if (p.s.elapsed) {
+        const float *elapsed = p.s.elapsed + int64_t(at.batch) * p.s.length + t0 + at.row;
+#pragma unroll
+        for (int r = 0; r < P::R; r++)
+            if (r * P::ROWS < left)
+                v[r] = elapsed[r * P::ROWS];
+    }
 }
 
 /* ---- the walk ----------------------------------------------------------------------------------------------- */
@@ -306,17 +361,23 @@ template <typename T, class P, bool MAP> struct forward_inputs {
     __device__ __forceinline__ void put(forward_tile<P> &tile, const params &p, const place<P> &at, int t0, float bias,
                                         float skip) const
     {
+        float elapsed[P::R];
+        load_elapsed<P>(elapsed, p, at, t0);
 #pragma unroll
         for (int r = 0; r < P::R; r++) {
             const int i = at.staged_step(r);
-            const float u_ = to_float(u[r]);
-            const float delta = elapsed_at<P>(p, at, t0 + i) * softplus(to_float(dt[r]) + bias);
+            float slope;
+            const float delta = elapsed[r] * softplus(to_float(dt[r]) + bias, &slope);
             tile.delta[i][at.column] = delta;
-            tile.x[i][at.column] = delta * u_;
-            if constexpr (!MAP) {
-                const float z_ = p.s.z ? to_float(z[r]) : 0.0f;
-                tile.y[i][at.column] = skip * u_;
-                tile.gate[i][at.column] = p.s.z ? z_ * sigmoid(z_) : 1.0f;
+            tile.x[i][at.column] = delta * to_float(u[r]);
+            if constexpr (!MAP)
+                tile.y[i][at.column] = skip * to_float(u[r]);
+        }
+        if constexpr (!MAP) {
+            if (p.s.z) {
+#pragma unroll
+                for (int r = 0; r < P::R; r++)
+                    tile.gate[at.staged_step(r)][at.column] = to_float(z[r]) * sigmoid(to_float(z[r]));
             }
         }
     }
@@ -325,7 +386,8 @@ template <typename T, class P, bool MAP> struct forward_inputs {
 /* Walk a tile from state h; MAP wants only the state and the sum of delta, else y is added up. */
 template <class P, bool MAP>
 __device__ __forceinline__ void walk_forward(float (&h)[P::K][P::S], float (&sum)[P::K], const float (&A2)[P::K][P::S],
-                                             forward_tile<P> &tile, const float *Bs, const float *Cs, const place<P> &at)
+                                             forward_tile<P> &tile, const float *Bs, const float *Cs,
+                                             const place<P> &at)
 {
 #pragma unroll 2
     for (int t = 0; t < TILE; t++) {
@@ -358,12 +420,14 @@ __device__ __forceinline__ void walk_forward(float (&h)[P::K][P::S], float (&sum
 template <typename T, class P>
 __device__ __forceinline__ void write_out(const forward_tile<P> &tile, const params &p, const place<P> &at, int t0)
 {
-    T *out = static_cast<T *>(p.s.out) + int64_t(at.batch) * p.s.length * p.s.out_row + at.staged();
+    T *out = static_cast<T *>(p.s.out) + at.first_row(p, t0, p.s.out_row);
+    const int left = at.rows_left(p, t0);
 #pragma unroll
-    for (int r = 0; r < P::R; r++) {
+    for (int r = 0; r < P::R; r++, out += P::ROWS * p.s.out_row) {
         const int i = at.staged_step(r);
-        if (t0 + i < at.end && at.staged() < p.s.channels)
-            put(out + int64_t(t0 + i) * p.s.out_row, tile.y[i][at.column] * tile.gate[i][at.column]);
+        const float gate = p.s.z ? tile.gate[i][at.column] : 1.0f;
+        if (r * P::ROWS < left)
+            put(out, tile.y[i][at.column] * gate);
     }
 }
 
@@ -452,34 +516,32 @@ template <class P> struct backward_block {
     backward_tile<P> tiles[WARPS];
 };
 
-/* What the staging reads. z and the softplus stay in registers until the walk is done (softplus rather than dt: its slope
- * is 1 - exp(-softplus)); u and dout are read again then, from a cache, to leave the walk its registers. */
+/* What the staging reads. It is read again after the walk, by then from a cache, to leave the walk its registers. */
 template <typename T, class P> struct backward_inputs {
-    T u[P::R], z[P::R], dout[P::R];
-    float soft[P::R];
+    T u[P::R], dt[P::R], z[P::R], dout[P::R];
+    float elapsed[P::R];
 
-    __device__ __forceinline__ void load(const params &p, const place<P> &at, int t0, float bias, bool with_u)
+    __device__ __forceinline__ void load(const params &p, const place<P> &at, int t0, bool with_u)
     {
-        T dt[P::R];
         load_rows<T, P>(dt, p.s.dt, p.s.dt_row, p, at, t0);
         load_rows<T, P>(dout, p.s.dout, p.s.dout_row, p, at, t0);
         if (p.s.z)
             load_rows<T, P>(z, p.s.z, p.s.z_row, p, at, t0);
         if (with_u)
             load_rows<T, P>(u, p.s.u, p.s.u_row, p, at, t0);
+        load_elapsed<P>(elapsed, p, at, t0);
+    }
+    /* dL/dy = dout silu(z) of every row */
+    __device__ __forceinline__ void dy(float (&v)[P::R], const params &p) const
+    {
 #pragma unroll
         for (int r = 0; r < P::R; r++)
-            soft[r] = softplus(to_float(dt[r]) + bias);
-    }
-    __device__ __forceinline__ void reload(const params &p, const place<P> &at, int t0)
-    {
-        load_rows<T, P>(dout, p.s.dout, p.s.dout_row, p, at, t0);
-        load_rows<T, P>(u, p.s.u, p.s.u_row, p, at, t0);
-    }
-    __device__ __forceinline__ float dy(const params &p, int r) const
-    {
-        const float z_ = p.s.z ? to_float(z[r]) : 0.0f, dout_ = to_float(dout[r]);
-        return p.s.z ? dout_ * z_ * sigmoid(z_) : dout_;
+            v[r] = to_float(dout[r]);
+        if (p.s.z) {
+#pragma unroll
+            for (int r = 0; r < P::R; r++)
+                v[r] *= to_float(z[r]) * sigmoid(to_float(z[r]));
+        }
     }
 };
 
@@ -496,15 +558,18 @@ template <typename T, class P> __global__ void __launch_bounds__(128) scan_backw
     for (int t0 = (at.end - 1) / TILE * TILE; t0 >= at.begin; t0 -= TILE) {
         backward_inputs<T, P> in;
         T c_in[P::BC];
-        in.load(p, at, t0, bias, false);
+        in.load(p, at, t0, false);
         load_bc<T, P>(c_in, p.s.C, p.s.C_row, p, at, t0);
         __syncthreads();
         put_bc<T, P>(Cs, c_in);
+        float dy_rows[P::R];
+        in.dy(dy_rows, p);
 #pragma unroll
         for (int r = 0; r < P::R; r++) {
             const int i = at.staged_step(r);
-            delta_s[at.warp][i][at.column] = elapsed_at<P>(p, at, t0 + i) * in.soft[r];
-            dy_s[at.warp][i][at.column] = in.dy(p, r);
+            float slope;
+            delta_s[at.warp][i][at.column] = in.elapsed[r] * softplus(to_float(in.dt[r]) + bias, &slope);
+            dy_s[at.warp][i][at.column] = dy_rows[r];
         }
         __syncthreads();
 #pragma unroll 2
@@ -609,33 +674,62 @@ __device__ __forceinline__ void step_back(backward_tile<P> &tile, int t, float (
     }
 }
 
-/* From the walk's sums over states to du, ddt, dz; and the lane's share of dD and ddt_bias. */
+/* The walk's inputs, into shared memory. */
 template <typename T, class P>
-__device__ __forceinline__ void write_gradients(const backward_tile<P> &tile, const backward_inputs<T, P> &in,
-                                                const params &p, const place<P> &at, int t0, float skip, float &dD,
-                                                float &dbias)
+__device__ __forceinline__ void stage_backward(backward_tile<P> &tile, const params &p, const place<P> &at, int t0,
+                                               float bias)
 {
-    const int64_t first = int64_t(at.batch) * p.s.length;
+    backward_inputs<T, P> in;
+    in.load(p, at, t0, true);
+    float dy[P::R];
+    in.dy(dy, p);
 #pragma unroll
     for (int r = 0; r < P::R; r++) {
-        const int i = at.staged_step(r), t = t0 + i;
-        if (t >= at.end || at.staged() >= p.s.channels)
-            continue;
-        const float u = to_float(in.u[r]), elapsed = load_or(p.s.elapsed, first + t, 1.0f);
-        const float dx = tile.x[i][at.column], dy = in.dy(p, r);
-        const float du = fmaf(elapsed * in.soft[r], dx, skip * dy);
-        const float ddelta = fmaf(u, dx, LN2 * tile.delta[i][at.column]);
-        const float ddt = ddelta * elapsed * -expm1f(-in.soft[r]);
-        put(static_cast<T *>(p.s.du) + (first + t) * p.s.du_row + at.staged(), du);
-        put(static_cast<T *>(p.s.ddt) + (first + t) * p.s.ddt_row + at.staged(), ddt);
-        if (p.s.z) {
-            const float z = to_float(in.z[r]), slope = sigmoid(z);
-            const float y = fmaf(skip, u, tile.dy[i][at.column]);
-            const float dz = to_float(in.dout[r]) * y * slope * fmaf(z, 1.0f - slope, 1.0f);
-            put(static_cast<T *>(p.s.dz) + (first + t) * p.s.dz_row + at.staged(), dz);
+        const int i = at.staged_step(r);
+        float slope;
+        const float delta = in.elapsed[r] * softplus(to_float(in.dt[r]) + bias, &slope);
+        tile.delta[i][at.column] = delta;
+        tile.x[i][at.column] = delta * to_float(in.u[r]);
+        tile.dy[i][at.column] = dy[r];
+    }
+}
+
+/* From the walk's sums over states to du, ddt, dz; and the lane's share of dD and ddt_bias. What is outside the chunk
+ * adds zero to both and is not written. */
+template <typename T, class P>
+__device__ __forceinline__ void write_gradients(const backward_tile<P> &tile, const backward_inputs<T, P> &in,
+                                                const params &p, const place<P> &at, int t0, float bias, float skip,
+                                                float &dD, float &dbias)
+{
+    T *du = static_cast<T *>(p.s.du) + at.first_row(p, t0, p.s.du_row);
+    T *ddt = static_cast<T *>(p.s.ddt) + at.first_row(p, t0, p.s.ddt_row);
+    const int left = at.rows_left(p, t0);
+    float dy[P::R];
+    in.dy(dy, p);
+#pragma unroll
+    for (int r = 0; r < P::R; r++, du += P::ROWS * p.s.du_row, ddt += P::ROWS * p.s.ddt_row) {
+        const int i = at.staged_step(r);
+        float slope;
+        const float u = to_float(in.u[r]), dx = tile.x[i][at.column];
+        const float delta = in.elapsed[r] * softplus(to_float(in.dt[r]) + bias, &slope);
+        const float through = fmaf(u, dx, LN2 * tile.delta[i][at.column]) * in.elapsed[r] * slope;
+        if (r * P::ROWS < left) {
+            put(du, fmaf(delta, dx, skip * dy[r]));
+            put(ddt, through);
         }
-        dD = fmaf(dy, u, dD);
-        dbias += ddt;
+        dD = fmaf(dy[r], u, dD);
+        dbias += through;
+    }
+    if (p.s.z) {
+        T *dz = static_cast<T *>(p.s.dz) + at.first_row(p, t0, p.s.dz_row);
+#pragma unroll
+        for (int r = 0; r < P::R; r++, dz += P::ROWS * p.s.dz_row) {
+            const int i = at.staged_step(r);
+            const float z = to_float(in.z[r]), slope = sigmoid(z);
+            const float y = fmaf(skip, to_float(in.u[r]), tile.dy[i][at.column]);
+            if (r * P::ROWS < left)
+                put(dz, to_float(in.dout[r]) * y * slope * fmaf(z, 1.0f - slope, 1.0f));
+        }
     }
 }
 
@@ -693,32 +787,26 @@ __global__ void __launch_bounds__(128, P::N == 16 && P::K == 2 ? 4 : 2) scan_bac
                    channels);
 
     for (int t0 = (at.end - 1) / TILE * TILE; t0 >= at.begin; t0 -= TILE) {
-        backward_inputs<T, P> in;
         T b_in[P::BC], c_in[P::BC];
-        in.load(p, at, t0, bias, true);
         load_bc<T, P>(b_in, p.s.B, p.s.B_row, p, at, t0);
         load_bc<T, P>(c_in, p.s.C, p.s.C_row, p, at, t0);
         put_bc<T, P>(block.B, b_in);
         put_bc<T, P>(block.C, c_in);
-#pragma unroll
-        for (int r = 0; r < P::R; r++) {
-            const int i = at.staged_step(r);
-            const float delta = elapsed_at<P>(p, at, t0 + i) * in.soft[r];
-            tile.delta[i][at.column] = delta;
-            tile.x[i][at.column] = delta * to_float(in.u[r]);
-            tile.dy[i][at.column] = in.dy(p, r);
-        }
+        stage_backward<T, P>(tile, p, at, t0, bias);
         prefetch_tile<T, P>(p, at, t0 - TILE);
         __syncthreads(); /* B and C are staged; the last tile's dbc has been read */
+#pragma unroll 1
         for (int first = TILE - SEGMENT; first >= 0; first -= SEGMENT) {
             recompute<P>(tile, block.B, A2, checkpoint<P>(p, at, t0 / TILE), at, channels, first);
 #pragma unroll 1
             for (int t = first + SEGMENT - 1; t >= first; t--)
                 step_back<P>(tile, t, carry, dA, A2, block.B, block.C, at);
         }
-        in.reload(p, at, t0);
+        const int again = forget(t0);
+        backward_inputs<T, P> in;
+        in.load(p, at, again, true);
         __syncthreads(); /* all dbc is there; nobody needs B and C any more */
-        write_gradients<T, P>(tile, in, p, at, t0, skip, dD, dbias);
+        write_gradients<T, P>(tile, in, p, at, again, bias, skip, dD, dbias);
         write_partial_bc<P>(block, p, at, t0);
         __syncwarp(); /* the next tile overwrites this one */
     }
@@ -797,29 +885,30 @@ struct plan {
     int K, chunks, chunk_steps;
 };
 
-/* Chunks cost a second pass, so first take smaller tiles (more warps from the same channels), and split time only when
- * even those leave multiprocessors idle; then in chunks long enough to be worth it. */
+/* Chunks cost a second pass (a third of the backward's work, two thirds of the forward's), so first take smaller tiles,
+ * more warps from the same channels, and split time where even those leave multiprocessors idle. A split backward takes
+ * the big tiles again if they fill the machine, in four waves of the two blocks a multiprocessor that fit. */
 plan plan_scan(const selective_scan_cuda &s, bool backward)
 {
-    const int sms = multiprocessors(), smallest = backward ? 2 : 1;
-    const bool tuned = s.d_state == 16;
+    const int64_t sms = multiprocessors();
+    const bool choose = s.d_state == 16 && !s.channels_per_lane;
     const auto blocks = [&](int K) {
         return int64_t(s.batch) * ceil_div(s.channels, block_channels(s.d_state, K));
     };
-    int K = tuned ? 4 : fixed_channels_per_lane(s.d_state);
-    if (tuned && s.channels_per_lane)
-        K = s.channels_per_lane;
-    else if (tuned)
-        while (K > smallest && blocks(K) < int64_t(sms) * (K == 4 ? (backward ? 4 : 3) : 2))
-            K /= 2;
-
-    int chunks = 1;
-    if (blocks(K) < sms) {
-        if (tuned && !s.channels_per_lane && !backward)
-            K = int64_t(s.length) / MIN_CHUNK * blocks(4) >= 2 * sms ? 4 : K;
-        chunks = ceil_div(int64_t(sms) * 4, blocks(K));
+    int K = s.d_state != 16 ? fixed_channels_per_lane(s.d_state) : s.channels_per_lane;
+    if (choose) {
+        const int smallest = backward ? 2 : 1;
+        K = blocks(4) >= sms * (backward ? 4 : 3) ? 4 : blocks(2) >= sms * 2 ? 2 : smallest;
     }
-    int steps = s.chunk_steps ? s.chunk_steps : ceil_div(s.length, chunks);
+    int64_t chunks = 1;
+    if (2 * blocks(K) < sms * (backward ? 5 : 2)) {
+        if (choose && blocks(4) * (s.length / MIN_CHUNK) >= 2 * sms)
+            K = 4;
+        chunks = backward ? sms * 8 / blocks(K) : sms * 4 / blocks(K);
+    }
+    int steps = s.chunk_steps;
+    if (!steps)
+        steps = ceil_div(s.length, chunks > 1 ? chunks : 1);
     if (!s.chunk_steps && steps < MIN_CHUNK)
         steps = MIN_CHUNK;
     steps = ceil_div(steps, TILE) * TILE;

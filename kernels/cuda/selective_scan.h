@@ -12,9 +12,9 @@
  * Layouts, E channels, N states a channel, L steps, all fastest index last:
  *   u, dt, z, out and their gradients   (batch, L, E)   rows `*_row` elements apart, so halves of one tensor will do;
  *                                                       a batch starts L rows after the one before it
- *   B, C                                (batch, L, N)   rows `B_row`, `C_row` elements apart (slices of x_proj's output)
+ *   B, C                                (batch, L, N)   rows `B_row`, `C_row` elements apart (slices of x_proj's)
  *   dB, dC                              (batch, L, N)   contiguous
- *   A, dA (E, N);  D, dt_bias and their gradients (E);  elapsed (batch, L);  h0, h_end and their gradients (batch, E, N)
+ *   A, dA (E, N);  D, dt_bias and gradients (E);  elapsed (batch, L);  h0, h_end and gradients (batch, E, N)
  * The first two lines are fp32, or bf16 with `bf16` set; all else is fp32, and every state is kept in fp32.
  * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
  *

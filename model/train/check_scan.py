@@ -185,7 +185,7 @@ def median_ms(call, small, budget_s):
 
 
 def raw_calls(batch, length, channels, kind, **options):
-    """Forward (bulk, no checkpoints) and forward (training), backward, straight to the library, buffers allocated once."""
+    """Forward (bulk, no checkpoints) and forward (training), backward, straight to the library, on buffers made once."""
     x = make_inputs(batch, length, channels, 16, kind, "cuda", ("h0", "elapsed"), sliced=False)
     lane = options.get("channels_per_lane", 0)
     inputs = {name: x[name] for name in ssm._POINTERS_IN}
@@ -249,7 +249,7 @@ def tuning(deadline):
     for batch, channels, length in ((48, 512, 400), (128, 512, 800), (8, 1536, 1 << 13)):
         cells = []
         for lane in (1, 2, 4):
-            for steps in (0,) if length < 1024 else (0, 1024, 2048):
+            for steps in (0, length) if length < 1024 else (0, 1024, length):
                 if time.time() > deadline:
                     return lines
                 _, training = raw_calls(batch, length, channels, torch.float32, channels_per_lane=lane,

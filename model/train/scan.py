@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The selective scan for training: kernels/cuda/selective_scan.cu behind autograd, or plain PyTorch where there is no GPU.
+"""The selective scan for training: kernels/cuda/selective_scan.cu behind autograd, or plain PyTorch without a GPU.
 
     out, h_end = selective_scan(u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state=True)
 
@@ -8,8 +8,8 @@
 u, dt, z (batch, L, E), B, C (batch, L, N), fp32 or bf16; A (E, N) = -exp(A_log), D, dt_bias (E), elapsed (batch, L),
 h0, h_end (batch, E, N), fp32. u, dt, z, B and C may be slices along their last axis: nothing is copied then.
 
-The library is found in build/*/ of this tree or named by SSM_CUDA_LIBRARY; there is no extension to build. Calls allocate
-through PyTorch only and never synchronise, so they can be captured in a CUDA graph.
+The library is found in build/*/ of this tree or named by SSM_CUDA_LIBRARY; there is no extension to build. Calls
+allocate through PyTorch only and never synchronise, so they can be captured in a CUDA graph.
 """
 
 import contextlib
@@ -61,8 +61,8 @@ def available(device):
     if not _looked:
         _looked = True
         root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-        found = [os.environ.get("SSM_CUDA_LIBRARY", "")] + sorted(glob.glob(os.path.join(root, "build/*/libssm_cuda.so")))
-        for path in found:
+        built = sorted(glob.glob(os.path.join(root, "build/*/libssm_cuda.so")))
+        for path in [os.environ.get("SSM_CUDA_LIBRARY", "")] + built:
             if torch.cuda.is_available() and os.path.exists(path):
                 load(path)
                 break
@@ -73,7 +73,7 @@ def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, elapsed=None, h
                    chunk_steps=0, channels_per_lane=0):
     """The scan, by the library where there is one for u's device, else by selective_scan_reference.
 
-    Gives out in u's type, or (out, h_end). elapsed gets no gradient. The last two arguments are for tests and tuning."""
+    Gives out in u's type, or (out, h_end). elapsed gets no gradient. The last two arguments are for tests."""
     if not available(u.device) or u.dtype not in (torch.float32, torch.bfloat16) or A.shape[1] > 64:
         return selective_scan_reference(u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state)
     N = A.shape[1]
@@ -81,9 +81,9 @@ def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, elapsed=None, h
     as_input = lambda x: None if x is None else x.to(u.dtype)
     as_float = lambda x: None if x is None else x.float()
     pad = lambda x: x if x is None or not extra else F.pad(x, (0, extra))  # states with B = C = 0 stay zero
-    out, h_end = _SelectiveScan.apply(u, as_input(dt), pad(as_float(A)), pad(as_input(B)), pad(as_input(C)), as_float(D),
-                                      as_input(z), as_float(dt_bias), as_float(elapsed), pad(as_float(h0)),
-                                      return_state, chunk_steps, channels_per_lane)
+    out, h_end = _SelectiveScan.apply(u, as_input(dt), pad(as_float(A)), pad(as_input(B)), pad(as_input(C)),
+                                      as_float(D), as_input(z), as_float(dt_bias), as_float(elapsed),
+                                      pad(as_float(h0)), return_state, chunk_steps, channels_per_lane)
     return (out, h_end[..., :N]) if return_state else out
 
 
