@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-#include "test.h"
+#include "tests/test.h"
 
 struct model_file {
     char header[16384];

@@ -2,7 +2,7 @@
 /* model/engine.c and backend_cpu.c: golden answers, and what a stream may expect whatever others do. */
 #include "model/safetensors.h"
 #include "model/ssm.h"
-#include "test.h"
+#include "tests/test.h"
 
 #define TINY "tests/data/tiny-denoise.safetensors"
 #define GOLDEN "tests/data/golden_denoise.safetensors"
