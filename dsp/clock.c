@@ -6,7 +6,8 @@
 
 static const double widest_hz = 1.0, narrowest_hz = 0.02;
 static const double astray_ns = 20e6; /* less than this and less than 8 deviations is jitter, never a jump */
-static const double drift_ppm = 3; /* what the rate may be wrong by: over a long gap that is more than jitter */
+static const double gap_s = 1;     /* a step longer than this ... */
+static const double drift_ppm = 5; /* ... shows what the rate is wrong by, more than jitter */
 enum { ASTRAY_PAIRS = 8 };
 
 void clock_init(struct clock *clock, double rate)
@@ -19,7 +20,7 @@ static void restart(struct clock *clock, uint64_t counter, int64_t ns)
     clock->counter = counter;
     clock->ns = ns;
     clock->fraction = 0;
-    clock->age = 0;
+    clock->age = clock->since_gap = 0;
     clock->gain = 1;
     clock->astray = 0;
     clock->started = true;
@@ -40,12 +41,14 @@ static bool tame(struct clock *clock, double seconds, double *error)
     return true;
 }
 
-/* Gains of the loop for a step of `seconds`: half the critical bandwidth at most, or a long gap would make it unstable. */
-static void gains(double age, double seconds, double *phase, double *rate)
+/* Gains of the loop for a step of `seconds`; bounded, or a long step would make it unstable. After a gap the rate is still
+ * known but the phase is not, so it begins anew as the mean of the pairs since. */
+static void gains(struct clock *clock, double seconds, double *phase, double *rate)
 {
-    double hz = fmax(narrowest_hz, fmin(widest_hz, 0.5 / age));
+    double hz = fmax(narrowest_hz, fmin(widest_hz, 0.5 / clock->age));
     double omega = fmin(2 * M_PI * hz * seconds, 0.5);
-    *phase = M_SQRT2 * omega;
+    clock->since_gap = seconds > gap_s ? 0 : clock->since_gap + seconds;
+    *phase = fmin(0.9, fmax(M_SQRT2 * omega, seconds / (clock->since_gap + seconds)));
     *rate = omega * omega;
 }
 
@@ -79,7 +82,7 @@ void clock_observe(struct clock *clock, uint64_t counter, int64_t ns)
     clock->age += seconds;
     if (taken) {
         double phase, rate;
-        gains(clock->age, seconds, &phase, &rate);
+        gains(clock, seconds, &phase, &rate);
         learn_deviation(clock, raw, seconds);
         ahead += phase * error;
         clock->period += rate * error / samples;

@@ -20,6 +20,7 @@ struct clock {
     double fraction;   /* ... and the rest, ns */
     double period;     /* fitted ns per sample */
     double age;        /* seconds observed since the first pair or the last jump */
+    double since_gap;  /* seconds observed since the last step longer than a second */
     double deviation;  /* usual distance of an arrival from the fit, ns */
     double gain;       /* share of that which remains in the fit */
     int64_t utc_offset;

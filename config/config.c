@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+#include "config/config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/read.h"
+
+/* Is what `address` binds reachable from this machine alone? */
+static bool is_local(const char *address)
+{
+    if (strncmp(address, "tcp://", 6) != 0) {
+        return true;
+    }
+    const char *host = address + 6, *colon = strrchr(host, ':');
+    size_t n = colon ? (size_t)(colon - host) : strlen(host);
+    static const char *const names[] = {"localhost", "[::1]", "lo"};
+    for (int i = 0; i < 3; i++) {
+        if (n == strlen(names[i]) && strncmp(host, names[i], n) == 0) {
+            return true;
+        }
+    }
+    return strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == n;
+}
+
+static void check_publish(const struct config *config, const struct node *root, struct config_errors *errors)
+{
+    const struct node *node = node_find(root, "publish");
+    if (node && !is_local(config->publish) && !config->insecure) {
+        errors_add(errors, node->at, "publish",
+                   "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
+                   "Bind 127.0.0.1, or write insecure: true if that is what you want",
+                   config->publish);
+    }
+}
+
+/* A path some pipeline reads or writes. */
+struct use {
+    const char *path;
+    struct place at;
+    const char *pipeline;
+    bool written;
+};
+
+static int compare_uses(const void *a, const void *b)
+{
+    const struct use *x = a, *y = b;
+    int order = strcmp(x->path, y->path);
+    return order ? order : x->at.line != y->at.line ? (x->at.line > y->at.line) - (x->at.line < y->at.line)
+                                                    : x->at.column - y->at.column;
+}
+
+/* Two sinks of one path, or a sink that overwrites a source. */
+static void check_uses(struct use *uses, int n, struct config_errors *errors)
+{
+    if (n > 0) {
+        qsort(uses, (size_t)n, sizeof *uses, compare_uses);
+    }
+    for (int i = 1; i < n; i++) {
+        const struct use *a = &uses[i - 1], *b = &uses[i];
+        if (strcmp(a->path, b->path) != 0 || (!a->written && !b->written)) {
+            continue;
+        }
+        char path[256];
+        snprintf(path, sizeof path, "pipelines.%s", b->pipeline);
+        errors_add(errors, b->at, path, a->written && b->written ? "%s is written by another sink too, on line %d"
+                                                                 : "%s is both read and written; see line %d",
+                   b->path, a->at.line);
+    }
+}
+
+static struct place place_of_path(const struct node *map)
+{
+    const struct node *node = node_find(map, "path");
+    return node ? node->at : map->at;
+}
+
+static void check_publish_sink(const struct config *config, const char *pipeline, int i, const struct node *sink,
+                               struct config_errors *errors)
+{
+    if (config->publish[0] == '\0') {
+        char path[256];
+        snprintf(path, sizeof path, "pipelines.%s.sinks.%d", pipeline, i);
+        errors_add(errors, sink->at, path,
+                   "there is no address to publish on; add a line such as publish: tcp://127.0.0.1:5571 at the top");
+    }
+}
+
+/* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at most. */
+static int check_pipeline(const struct config *config, struct config_pipeline *pipeline, const struct node *node,
+                          struct use *uses, struct config_errors *errors)
+{
+    const struct node *source = node_find(node, "source"), *sinks = node_find(node, "sinks");
+    int n = 0;
+    pipeline->line = node->key_at.line;
+    if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
+        uses[n++] = (struct use){pipeline->source.path, place_of_path(source), pipeline->name, false};
+    }
+    const struct node *child = sinks && sinks->kind == NODE_LIST ? sinks->children : NULL;
+    for (int i = 0; i < pipeline->n_sinks && child; i++, child = child->next) {
+        const struct config_sink *sink = &pipeline->sinks[i];
+        const struct node *type = node_find(child, "type");
+        if (sink->type == SINK_FILE && sink->path[0]) {
+            uses[n++] = (struct use){sink->path, place_of_path(child), pipeline->name, true};
+        } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR && strcmp(type->text, "publish") == 0) {
+            check_publish_sink(config, pipeline->name, i, child, errors);
+        }
+    }
+    return n;
+}
+
+/* What no single key can know. */
+static void check_together(struct config *config, const struct node *root, struct config_errors *errors)
+{
+    check_publish(config, root, errors);
+    struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
+    const struct node *pipelines = node_find(root, "pipelines");
+    const struct node *node = pipelines ? pipelines->children : NULL;
+    int n = 0;
+    for (int i = 0; i < config->n_pipelines && node && uses; i++, node = node->next) {
+        n += check_pipeline(config, &config->pipelines[i], node, uses + n, errors);
+    }
+    check_uses(uses, uses ? n : 0, errors);
+    free(uses);
+}
+
+static struct config *read_config(const struct node *root, struct config_errors *errors)
+{
+    struct config *config = calloc(1, sizeof *config);
+    if (config) {
+        read_map(&config_keys, root, config, errors);
+        check_together(config, root, errors);
+    }
+    return config;
+}
+
+struct config *config_parse(const char *text, size_t size, const char *name, const char *const *overrides, int n,
+                            struct config_errors *errors)
+{
+    *errors = (struct config_errors){0};
+    struct place start = {.file = name, .line = 1, .column = 1};
+    struct node *root = document_parse(text, size, name, errors);
+    bool fine = root != NULL;
+    for (int i = 0; i < n && root; i++) {
+        fine = document_set(root, overrides[i], errors) && fine;
+    }
+    struct config *config = fine ? read_config(root, errors) : NULL;
+    if (!config && errors->n == 0) {
+        errors_add(errors, start, "", "out of memory");
+    }
+    document_destroy(root);
+    if (errors->n > 0) {
+        config_destroy(config);
+        return NULL;
+    }
+    return config;
+}
+
+/* All of a file in memory (to free), at most a byte more than what may be parsed. NULL with errno set. */
+static char *read_file(FILE *file, size_t *size)
+{
+    enum { MOST = (1 << 20) + 1 };
+    char *text = malloc(MOST);
+    *size = text ? fread(text, 1, MOST, file) : 0;
+    if (text && ferror(file)) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+struct config *config_load(const char *path, const char *const *overrides, int n, struct config_errors *errors)
+{
+    *errors = (struct config_errors){0};
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rb");
+    size_t size;
+    char *text = file ? read_file(file, &size) : NULL;
+    if (!text) {
+        errors_add(errors, (struct place){path, 1, 1}, "", "can't be read: %s", strerror(errno));
+    }
+    if (file && !standard) {
+        fclose(file);
+    }
+    struct config *config = text ? config_parse(text, size, standard ? "(standard input)" : path, overrides, n, errors) : NULL;
+    free(text);
+    return config;
+}
+
+void config_destroy(struct config *config)
+{
+    if (config) {
+        free(config->pipelines);
+        free(config);
+    }
+}

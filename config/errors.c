@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#include "config/errors.h"
+
+#include <stdarg.h>
+
+/* Append to text of `size` bytes, cut where it ends. */
+__attribute__((format(printf, 4, 0))) static size_t append(char *text, size_t size, size_t at, const char *format,
+                                                           va_list args)
+{
+    int n = at < size ? vsnprintf(text + at, size - at, format, args) : 0;
+    return n < 0 ? at : at + (size_t)n;
+}
+
+__attribute__((format(printf, 4, 5))) static size_t appendf(char *text, size_t size, size_t at, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    at = append(text, size, at, format, args);
+    va_end(args);
+    return at;
+}
+
+void errors_add(struct config_errors *errors, struct place at, const char *path, const char *format, ...)
+{
+    if (errors->n == CONFIG_ERRORS) {
+        errors->more++;
+        return;
+    }
+    struct config_error *error = &errors->at[errors->n++];
+    *error = (struct config_error){.line = at.line, .column = at.column};
+    snprintf(error->path, sizeof error->path, "%s", path);
+    size_t size = sizeof error->text, end = 0;
+    if (at.line > 0) {
+        end = appendf(error->text, size, end, "%.160s:%d:%d: ", at.file, at.line, at.column);
+    } else {
+        end = appendf(error->text, size, end, "--set %.160s: ", at.file);
+    }
+    if (path[0]) {
+        end = appendf(error->text, size, end, "%s: ", path);
+    }
+    va_list args;
+    va_start(args, format);
+    append(error->text, size, end, format, args);
+    va_end(args);
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CONFIG_ERRORS_H
+#define CONFIG_ERRORS_H
+
+#include "config/config.h"
+
+/* Where something stands: file:line:column from 1; line 0: in an override, whose text `file` then is. */
+struct place {
+    const char *file;
+    int line, column;
+};
+
+/* Add "place: path: sentence" to the errors; path may be "". Beyond the room for them they are only counted. */
+__attribute__((format(printf, 4, 5))) void errors_add(struct config_errors *errors, struct place at, const char *path,
+                                                      const char *format, ...);
+
+#endif

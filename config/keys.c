@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+#include "config/keys.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "config/config.h"
+
+#define FIELD(type, field) .offset = offsetof(type, field), .size = sizeof((type *)0)->field
+#define COUNT(array) (int)(sizeof(array) / sizeof *(array))
+
+static const char *const source_types[] = {[SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", NULL};
+static const char *const sink_types[] = {[SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", NULL};
+static const char *const formats[] = {
+    [PCM_F32LE] = "f32le", [PCM_S16LE] = "s16le", [PCM_S24LE] = "s24le", [PCM_S32LE] = "s32le", NULL};
+
+static const char lower[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
+static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
+
+static const char *check_name(const char *text)
+{
+    bool fine = text[0] && text[strspn(text, lower)] == '\0' && strlen(text) < 64;
+    return fine ? NULL : "a pipeline's name has 1 to 63 of a-z, 0-9, _ and -: it becomes part of topics";
+}
+
+static const char *check_node(const char *text)
+{
+    return text[0] && text[strspn(text, letters)] == '\0'
+               ? NULL
+               : "has to be of letters, digits, _, . and -: it becomes part of topics";
+}
+
+static const char *check_device(const char *text)
+{
+    const char *digits = strncmp(text, "cuda:", 5) == 0 ? text + 5 : "";
+    bool numbered = digits[0] && digits[strspn(digits, "0123456789")] == '\0';
+    return numbered || strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0
+               ? NULL
+               : "must be auto, cpu, cuda or cuda:NUMBER";
+}
+
+static const char *check_not_empty(const char *text)
+{
+    return text[0] ? NULL : "must not be empty";
+}
+
+/* A host and the port behind its last colon. */
+static bool has_port(const char *host, long least)
+{
+    const char *colon = strrchr(host, ':');
+    if (!colon || colon == host || colon[1] == '\0' || colon[1 + strspn(colon + 1, "0123456789")] || strlen(colon) > 6) {
+        return false;
+    }
+    long port = strtol(colon + 1, NULL, 10);
+    return port >= least && port <= 65535;
+}
+
+static const char *check_publish(const char *text)
+{
+    if (strncmp(text, "inproc://", 9) == 0) {
+        return "inproc:// reaches no other process; use tcp://127.0.0.1:5571 or ipc:///run/ssmd/publish";
+    }
+    bool fine = (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 2)) ||
+                (strncmp(text, "ipc://", 6) == 0 && text[6] != '\0') || text[0] == '\0';
+    return fine ? NULL : "must be tcp://HOST:PORT with a port from 2 to 65535 (control takes the port below), or ipc://PATH";
+}
+
+static const char *check_pcm_path(const char *text)
+{
+    bool fine = strcmp(text, "-") == 0 || (strncmp(text, "unix:", 5) == 0 && text[5]) ||
+                (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1));
+    return fine ? NULL : "must be - for standard input, unix:PATH or tcp://HOST:PORT";
+}
+
+static const char *check_sound_path(const char *text)
+{
+    static const char *const endings[] = {".wav", ".flac", ".ogg", ".opus", ".w64", ".rf64"};
+    const char *dot = strrchr(text, '.');
+    for (int i = 0; dot && i < COUNT(endings); i++) {
+        if (strcasecmp(dot, endings[i]) == 0) {
+            return NULL;
+        }
+    }
+    return "the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or .rf64";
+}
+
+enum { FILES = 1 << SOURCE_FILE, AUDIO = 1 << SOURCE_AUDIO, PCM = 1 << SOURCE_PCM };
+
+static const struct key source_rows[] = {
+    {.name = "type", .kind = KEY_WORD, FIELD(struct config_source, type), .words = source_types, .required = true,
+     .about = "Where the samples come from: a sound file, a sound device, or raw PCM."},
+    {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = FILES, .required = true,
+     .check = check_not_empty, .pattern = ".", .about = "The sound file to read: any format libsndfile knows."},
+    {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = PCM, .required = true,
+     .check = check_pcm_path, .pattern = "^(-|unix:.+|tcp://.+:[0-9]+)$",
+     .about = "Where PCM comes from: - is standard input, unix:PATH or tcp://HOST:PORT a socket to listen on."},
+    {.name = "paced", .kind = KEY_BOOL, FIELD(struct config_source, paced), .types = FILES, .standard = "true",
+     .about = "Read at the speed of real time, as if it were live; false: as fast as it goes."},
+    {.name = "loop", .kind = KEY_BOOL, FIELD(struct config_source, loop), .types = FILES, .standard = "false",
+     .about = "Begin again at the end."},
+    {.name = "device", .kind = KEY_TEXT, FIELD(struct config_source, device), .types = AUDIO, .standard = "default",
+     .check = check_not_empty, .pattern = ".", .about = "The sound device by its name, as `ssm devices` prints it."},
+    {.name = "rate", .kind = KEY_INT, FIELD(struct config_source, rate), .types = AUDIO, .least = 1000, .most = 768000,
+     .about = "Sample rate in Hz; without it the device's own. It's converted to the model's."},
+    {.name = "rate", .kind = KEY_INT, FIELD(struct config_source, rate), .types = PCM, .least = 1000, .most = 768000,
+     .required = true, .about = "Sample rate of the PCM in Hz. It's converted to the model's."},
+    {.name = "channels", .kind = KEY_INTS, FIELD(struct config_source, channels), .types = FILES | AUDIO, .least = 0,
+     .most = 1023, .count_offset = offsetof(struct config_source, n_channels),
+     .about = "Channels to take, from 0; each is a stream of its own. Without it: all of a file, the first of a device."},
+    {.name = "pcm_channels", .kind = KEY_INT, FIELD(struct config_source, pcm_channels), .types = PCM, .least = 1,
+     .most = CONFIG_CHANNELS, .standard = "1", .about = "Interleaved channels in the PCM; each is a stream of its own."},
+    {.name = "format", .kind = KEY_WORD, FIELD(struct config_source, format), .types = PCM, .words = formats,
+     .standard = "s16le", .about = "What a PCM sample is: signed integers or floats, little-endian."},
+    {.name = "buffer", .kind = KEY_SECONDS, FIELD(struct config_source, buffer_s), .least = 0.02, .most = 60,
+     .standard = "2s", .about = "Sound the source may run ahead of the model before samples are lost and counted."},
+};
+
+static const struct keys source_keys = {
+    .what = "source", .types = source_types, .at = source_rows, .n = COUNT(source_rows)};
+
+enum { SINK_HAS_FILE = 1 << SINK_FILE, SINK_HAS_AUDIO = 1 << SINK_AUDIO };
+
+static const struct key sink_rows[] = {
+    {.name = "type", .kind = KEY_WORD, FIELD(struct config_sink, type), .words = sink_types, .required = true,
+     .about = "Where the result goes: to subscribers, a sound device, or a sound file."},
+    {.name = "path", .kind = KEY_TEXT, FIELD(struct config_sink, path), .types = SINK_HAS_FILE, .required = true,
+     .check = check_sound_path, .pattern = "\\.([wW][aA][vV]|[fF][lL][aA][cC]|[oO][gG][gG]|[oO][pP][uU][sS]|[wW]64|[rR][fF]64)$",
+     .about = "The sound file to write; its ending says the format: .wav .flac .ogg .opus .w64 .rf64."},
+    {.name = "device", .kind = KEY_TEXT, FIELD(struct config_sink, device), .types = SINK_HAS_AUDIO, .standard = "default",
+     .check = check_not_empty, .pattern = ".", .about = "The sound device by its name, as `ssm devices` prints it."},
+    {.name = "rate", .kind = KEY_INT, FIELD(struct config_sink, rate), .types = SINK_HAS_FILE | SINK_HAS_AUDIO,
+     .least = 1000, .most = 768000, .about = "Sample rate in Hz; without it the source's."},
+};
+
+static const struct keys sink_keys = {.what = "sink", .types = sink_types, .at = sink_rows, .n = COUNT(sink_rows)};
+
+static const struct key pipeline_rows[] = {
+    {.name = "source", .kind = KEY_MAP, FIELD(struct config_pipeline, source), .items = &source_keys, .required = true,
+     .about = "Where the samples come from."},
+    {.name = "model", .kind = KEY_TEXT, FIELD(struct config_pipeline, model), .required = true, .check = check_not_empty,
+     .pattern = ".", .about = "The model each channel goes through: a name `ssm models` prints, or a .safetensors file."},
+    {.name = "sinks", .kind = KEY_LIST, FIELD(struct config_pipeline, sinks), .items = &sink_keys, .required = true,
+     .count_offset = offsetof(struct config_pipeline, n_sinks), .item_size = sizeof(struct config_sink), .least = 1,
+     .most = CONFIG_SINKS, .about = "Where the results go."},
+};
+
+static const struct keys pipeline_keys = {.what = "pipeline", .at = pipeline_rows, .n = COUNT(pipeline_rows)};
+
+static const struct key rows[] = {
+    {.name = "version", .kind = KEY_INT, FIELD(struct config, version), .least = 1, .most = 1, .required = true,
+     .about = "Of this file's format: 1."},
+    {.name = "node", .kind = KEY_TEXT, FIELD(struct config, node), .standard = "local", .check = check_node,
+     .pattern = "^[A-Za-z0-9_.-]+$", .about = "This daemon's name, the second word of every topic."},
+    {.name = "device", .kind = KEY_TEXT, FIELD(struct config, device), .standard = "auto", .check = check_device,
+     .pattern = "^(auto|cpu|cuda|cuda:[0-9]+)$",
+     .about = "What computes the models: auto takes a GPU where there is one; cuda fails where there is none."},
+    {.name = "threads", .kind = KEY_INT, FIELD(struct config, threads), .least = 0, .most = 1024, .standard = "0",
+     .about = "Threads that compute on the CPU; 0 means one for each core."},
+    {.name = "publish", .kind = KEY_TEXT, FIELD(struct config, publish), .check = check_publish,
+     .pattern = "^(tcp://.+:[0-9]+|ipc://.+)?$",
+     .about = "Address results are published on (ZeroMQ XPUB): tcp://127.0.0.1:5571 or ipc:///run/ssmd/publish."},
+    {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",
+     .about = "Allow publishing beyond this machine without encryption: whoever reaches the port can listen."},
+    {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config, deadline_s), .least = 0, .most = 1, .standard = "2ms",
+     .about = "The longest a hop waits for other streams to be computed with."},
+    {.name = "drain", .kind = KEY_SECONDS, FIELD(struct config, drain_s), .least = 0, .most = 600, .standard = "10s",
+     .about = "Time allowed at the end (SIGTERM) to compute and write what has come in."},
+    {.name = "pipelines", .kind = KEY_NAMED, FIELD(struct config, pipelines), .items = &pipeline_keys, .required = true,
+     .count_offset = offsetof(struct config, n_pipelines), .item_size = sizeof(struct config_pipeline), .least = 1,
+     .most = CONFIG_PIPELINES, .check = check_name, .pattern = "^[a-z0-9_-]{1,63}$",
+     .about = "What runs: each name is one line from a source through a model to sinks."},
+};
+
+const struct keys config_keys = {.what = "configuration", .at = rows, .n = COUNT(rows)};
