@@ -7,18 +7,13 @@
 #include <string.h>
 
 #include "daemon/wire.h"
+#include "dsp/clock.h"
 #include "dsp/resample.h"
+#include "model/refuse.h"
 
-enum { RAW = 1024, SECOND = 1000000000, CLOCK_JUMP = SECOND / 10 };
+enum { RAW = 1024, SECOND = 1000000000 };
 
 static const float silence[RAW];
-
-/* When sample p came: at + p / rate, `at` following the arrivals of blocks slowly, because arrivals jitter and samples don't.
- * 1/16 a block lags a clock that is 100 ppm off by 16 us at 10 ms blocks. */
-struct arrivals {
-    double at, error; /* ns; mean distance of an arrival from the line */
-    bool started;
-};
 
 /* Whole hops that are left out of the stream: `samples` of them before the sample that is the `at`th to enter the model. */
 struct skip {
@@ -42,7 +37,7 @@ struct stream {
     float *raw, *staging;
     size_t raw_at, raw_n, staged;
     int64_t arrived, staged_arrived[ENGINE_HOPS];
-    struct arrivals arrivals;
+    struct clock clock;        /* the feed's samples and their arrivals                                      */
     uint64_t position;         /* the feed's rate: of the next raw sample                                   */
     uint64_t zeros;            /* the feed's rate: silence that goes in before the raw samples              */
     uint64_t skipped;          /* the feed's rate: left out so far                                          */
@@ -58,7 +53,7 @@ struct stream {
     int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
     uint64_t shift;  /* position = left + shift                                                             */
 
-    _Atomic uint64_t hops, samples;
+    _Atomic uint64_t samples_in, samples_out; /* `position` and what was given to the sinks, for others to read */
     atomic_bool ended;
 };
 
@@ -140,13 +135,6 @@ void engine_thread_destroy(struct engine_thread *thread)
     free(thread);
 }
 
-static int refuse(struct ssm_error *err, int code, const char *text)
-{
-    err->code = code;
-    snprintf(err->text, sizeof err->text, "%s", text);
-    return -1;
-}
-
 static uint64_t gcd(uint64_t a, uint64_t b)
 {
     return b == 0 ? a : gcd(b, a % b);
@@ -182,6 +170,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
         return refuse(err, 70, "the engine has no free slot for the stream");
     }
     find_unit(stream);
+    clock_init(&stream->clock, stream->rate);
     return 0;
 }
 
@@ -226,19 +215,6 @@ int engine_thread_add(struct engine_thread *thread, const struct stream_setup *s
 static uint64_t scale_up(uint64_t n, int from, int to)
 {
     return (n * (uint64_t)to + (uint64_t)from - 1) / (uint64_t)from;
-}
-
-static void follow_arrivals(struct stream *stream, const struct feed_note *note)
-{
-    struct arrivals *a = &stream->arrivals;
-    double ns = (double)(stream->position + note->rest) * SECOND / stream->rate;
-    double off = (double)note->arrived - (a->at + ns);
-    if (!a->started || fabs(off) > CLOCK_JUMP) {
-        *a = (struct arrivals){.at = (double)note->arrived - ns, .started = true};
-        return;
-    }
-    a->at += off / 16;
-    a->error += (fabs(off) - a->error) / 16;
 }
 
 /* `hole` samples are missing at the feed's position: leave out whole units, from a hop's border on, and fill up the rest with
@@ -288,9 +264,7 @@ static bool refill(struct stream *stream)
         note_hole(stream, note.hole);
     }
     if (stream->raw_n > 0) {
-        struct feed_note with_block = note;
-        with_block.rest += stream->raw_n + stream->zeros;
-        follow_arrivals(stream, &with_block);
+        clock_observe(&stream->clock, stream->position + stream->zeros + stream->raw_n + note.rest, note.arrived);
         stream->arrived = note.arrived;
         count(stream->counters, COUNTER_NAN_INPUT, silence_bad_samples(stream->raw, stream->raw_n));
     }
@@ -415,6 +389,13 @@ static void measure_input(struct delivery *delivery, const float *hop, size_t n)
     }
 }
 
+static int64_t capture_time(const struct stream *stream, uint64_t sample)
+{
+    uint64_t in = (uint64_t)stream->rate, out = (uint64_t)stream->model->rate;
+    uint64_t part = sample * in % out * SECOND / (in * out); /* of a sample of the feed, in ns */
+    return clock_time(&stream->clock, sample * in / out) + (int64_t)part;
+}
+
 /* Give n samples, the first of them `left`, to the sinks; what lies beyond the input's end is only the model's delay. */
 static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *samples, size_t n)
 {
@@ -427,8 +408,8 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
     }
     delivery->n = n;
     delivery->samples = samples;
-    delivery->tm = (int64_t)(stream->arrivals.at + (double)delivery->s0 * SECOND / stream->model->rate);
-    delivery->tm_error = (uint32_t)stream->arrivals.error;
+    delivery->tm = capture_time(stream, delivery->s0);
+    delivery->tm_error = (uint32_t)fmin(clock_error_ns(&stream->clock), UINT32_MAX);
     bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
     delivery->hole = hole ? stream->hole : (struct hole){.n = stream->hole.n};
     delivery->flags = (delivery->flags & ~(unsigned)WIRE_GAP) | (hole ? WIRE_GAP : 0);
@@ -436,6 +417,7 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
         stream->sinks[i]->ops->write(stream->sinks[i], stream->channel, delivery);
     }
     stream->hole.from = hole ? stream->hole.to : stream->hole.from;
+    atomic_fetch_add_explicit(&stream->samples_out, n, memory_order_relaxed);
 }
 
 /* One hop out: cut off the model's delay at the start, and where a skip's border lies inside, cut there. */
@@ -474,8 +456,7 @@ static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     stream->staged -= n;
     stream->entered += n;
     stream->elapsed = 1;
-    atomic_fetch_add_explicit(&stream->hops, (uint64_t)step->count, memory_order_relaxed);
-    atomic_store_explicit(&stream->samples, stream->position, memory_order_relaxed);
+    atomic_store_explicit(&stream->samples_in, stream->position, memory_order_relaxed);
 }
 
 /* Streams whose last hop is out tell their sinks so. */
@@ -488,7 +469,7 @@ static size_t retire(struct engine_thread *thread)
             continue;
         }
         for (int k = 0; k < stream->n_sinks; k++) {
-            stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole);
+            stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole, stream->position);
         }
         atomic_store(&stream->ended, true);
         n++;
@@ -595,12 +576,14 @@ struct waker *engine_thread_waker(struct engine_thread *thread)
 
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream)
 {
-    return atomic_load_explicit(&thread->streams[stream].hops, memory_order_relaxed);
+    const struct stream *s = &thread->streams[stream];
+    uint64_t hop = (uint64_t)s->model->hop;
+    return (atomic_load_explicit(&s->samples_out, memory_order_relaxed) + hop - 1) / hop;
 }
 
 uint64_t engine_stream_samples(const struct engine_thread *thread, int stream)
 {
-    return atomic_load_explicit(&thread->streams[stream].samples, memory_order_relaxed);
+    return atomic_load_explicit(&thread->streams[stream].samples_in, memory_order_relaxed);
 }
 
 bool engine_stream_ended(const struct engine_thread *thread, int stream)

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <zmq.h>
 
-#include "daemon/waker.h"
+#include "dsp/clock.h"
+#include "model/refuse.h"
 
 enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 200, LINGER_MS = 1000 };
 
@@ -29,6 +29,7 @@ struct publisher {
     uint8_t *bytes; /* hugz's payload: room for every topic */
     size_t room;
     uint64_t messages, missed;
+    int64_t utc_offset; /* looked up with each hugz */
 };
 
 static bool set(void *socket, int option, int value)
@@ -58,6 +59,7 @@ struct publisher *publisher_open(const char *address, const char *node, int stre
         goto fail;
     }
     publisher->last = &publisher->topics;
+    publisher->utc_offset = clock_utc_offset();
     snprintf(publisher->node, sizeof publisher->node, "%s", node);
     publisher->context = zmq_ctx_new();
     publisher->socket = publisher->context ? zmq_socket(publisher->context, ZMQ_XPUB) : NULL;
@@ -71,9 +73,8 @@ struct publisher *publisher_open(const char *address, const char *node, int stre
     }
     return publisher;
 fail:
-    err->code = errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : 69;
-    snprintf(err->text, sizeof err->text, "can't publish on %s: %s%s", address, zmq_strerror(errno),
-             errno == EADDRINUSE ? "; another ssmd may be running: stop it or choose another address" : "");
+    refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : 69, "can't publish on %s: %s%s", address,
+           zmq_strerror(errno), errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
     publisher_close(publisher);
     return NULL;
 }
@@ -130,13 +131,6 @@ static bool send_topic(struct publisher *publisher, const struct topic *topic)
     return false;
 }
 
-static int64_t utc_ahead(void)
-{
-    struct timespec utc;
-    clock_gettime(CLOCK_REALTIME, &utc);
-    return (int64_t)utc.tv_sec * 1000000000 + utc.tv_nsec - clock_now();
-}
-
 bool publisher_send(struct publisher *publisher, struct topic *topic, struct wire_header *header, const void *payload,
                     size_t size)
 {
@@ -144,7 +138,7 @@ bool publisher_send(struct publisher *publisher, struct topic *topic, struct wir
     header->version = WIRE_VERSION;
     header->seq = topic->seq++;
     memcpy(header->boot, publisher->boot, sizeof header->boot);
-    header->tw = header->tm + utc_ahead();
+    header->tw = header->tm + publisher->utc_offset;
     snprintf(header->clk, sizeof header->clk, "sys");
     header->pub = clock_now() - header->tm;
     size_t n = wire_encode(header, bytes, sizeof bytes);
@@ -159,6 +153,7 @@ void publisher_hugz(struct publisher *publisher)
 {
     struct wire_bytes bytes = {.at = publisher->bytes, .room = publisher->room};
     size_t n = 0;
+    publisher->utc_offset = clock_utc_offset();
     for (const struct topic *topic = publisher->topics; topic; topic = topic->next) {
         n += topic->seq > 0;
     }

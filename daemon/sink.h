@@ -13,6 +13,7 @@
 #include "model/ssm.h"
 
 struct publisher;
+struct waker;
 struct worker;
 
 /* Samples [from, to) of the stream never came; n in all since its start. */
@@ -46,8 +47,9 @@ struct sink_setup {
     bool patient;         /* the source waits for room                            */
     struct counters *counters; /* (n_channels)                                    */
     struct publisher *publisher;
-    struct worker *writer; /* the thread that writes files                        */
     struct histogram *latency; /* capture to publish                              */
+    struct worker *writer; /* the thread that writes files                        */
+    struct waker *engine;  /* to be woken when the writer made room               */
 };
 
 struct sink {
@@ -62,7 +64,8 @@ struct sink_ops {
     /* Engine thread: never block, allocate nothing. `channel` is an index, 0 .. n_channels - 1. */
     size_t (*room)(const struct sink *sink, int channel); /* samples at the model's rate that `write` takes now */
     void (*write)(struct sink *sink, int channel, const struct delivery *hop);
-    void (*end)(struct sink *sink, int channel, const struct hole *hole); /* nothing follows; what is missing at the end */
+    /* Nothing follows. hole: what is missing at the end. length: the input's, in samples at the source's rate. */
+    void (*end)(struct sink *sink, int channel, const struct hole *hole, uint64_t length);
 
     /* Loop thread: pass on what was written; NULL: nothing to do there. */
     void (*serve)(struct sink *sink);

@@ -5,8 +5,9 @@
 
 #include "daemon/publish.h"
 #include "daemon/sink.h"
-#include "daemon/waker.h"
 #include "daemon/wire.h"
+#include "dsp/clock.h"
+#include "model/refuse.h"
 
 /* Hops wait here for the loop: about 0.3 s of them. */
 enum { SLOTS = 32, METERS_A_SECOND = 10 };
@@ -76,9 +77,7 @@ static bool outbox_init(struct outbox *outbox, const struct sink_setup *setup, i
 static struct sink *publish_open(const struct sink_setup *setup, struct ssm_error *err)
 {
     if (!setup->publisher) {
-        *err = (struct ssm_error){.code = 78};
-        snprintf(err->text, sizeof err->text, "pipeline %s has a publish sink, but there is no publish address: set publish",
-                 setup->pipeline);
+        refuse(err, 78, "pipeline %s has a publish sink, but there is no publish address: set publish", setup->pipeline);
         return NULL;
     }
     size_t n = (size_t)setup->n_channels;
@@ -98,7 +97,7 @@ static struct sink *publish_open(const struct sink_setup *setup, struct ssm_erro
         ok = outbox_init(&publish->outboxes[i], setup, i);
     }
     if (!ok) {
-        *err = (struct ssm_error){.code = 71, .text = "out of memory for a publish sink"};
+        refuse_memory(err);
         if (publish) {
             publish_close(&publish->sink);
         }
@@ -153,8 +152,9 @@ static void publish_write(struct sink *sink, int channel, const struct delivery 
     missed->from = missed->to;
 }
 
-static void publish_end(struct sink *sink, int channel, const struct hole *hole)
+static void publish_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
 {
+    (void)length;
     struct outbox *outbox = outbox_of(sink, channel);
     outbox->last = outbox->missed;
     join_hole(&outbox->last, hole);

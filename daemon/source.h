@@ -4,6 +4,7 @@
 
 /* Where a pipeline's samples come from. A source is one file and one row: `const struct source_ops`. */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "config/config.h"
@@ -26,6 +27,7 @@ struct source {
     struct feed *feeds[CONFIG_CHANNELS]; /* (n_channels) the source is their only writer           */
     struct counters *counters;         /* (n_channels)                                             */
     struct waker *engine;              /* woken when there is something in the feeds               */
+    atomic_int code;                   /* sysexits code of what ended it too early; 0              */
 };
 
 struct source_setup {

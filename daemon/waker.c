@@ -44,10 +44,3 @@ void waker_wait(struct waker *waker, int64_t timeout_ns)
      * is what makes its work visible. */
     atomic_exchange(&waker->pending, false);
 }
-
-int64_t clock_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * SECOND + now.tv_nsec;
-}

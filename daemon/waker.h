@@ -24,6 +24,4 @@ void waker_wake(struct waker *waker);
  * afterwards; look at all the work there may be, since wakes are not counted. */
 void waker_wait(struct waker *waker, int64_t timeout_ns);
 
-int64_t clock_now(void); /* CLOCK_MONOTONIC, ns */
-
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "daemon/waker.h"
+#include "dsp/clock.h"
 
 struct item {
     int64_t (*serve)(void *item, int64_t now);

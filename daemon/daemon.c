@@ -1,0 +1,643 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/daemon.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/engine_thread.h"
+#include "daemon/log.h"
+#include "daemon/loop.h"
+#include "daemon/publish.h"
+#include "daemon/sink.h"
+#include "daemon/source.h"
+#include "daemon/worker.h"
+#include "dsp/clock.h"
+#include "model/refuse.h"
+
+enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512 };
+
+/* One distinct model of the configuration. */
+struct model {
+    const char *name; /* as the configuration says it */
+    struct ssm_engine *engine;
+    int streams;
+};
+
+struct pipeline {
+    const struct config_pipeline *config;
+    struct source *source;
+    struct model *model;
+    struct feed **feeds;       /* (channels) */
+    struct counters *counters; /* (channels) */
+    struct sink *sinks[CONFIG_SINKS];
+    int n_sinks, n_channels;
+    int first; /* index of its first stream */
+};
+
+struct daemon {
+    const struct config *config;
+    struct pipeline *pipelines;
+    struct model *models;
+    int n_pipelines, n_models, n_streams;
+    struct worker *reader, *writer;
+    struct engine_thread *engine;
+    struct publisher *publisher;
+    struct topic *state_topic;
+    uint8_t *state_bytes;
+    size_t state_room;
+    struct loop *loop;
+    struct histogram latency; /* capture to publish */
+    bool patient, stay, draining, forced, sources_started;
+    int64_t started, drain_until;
+};
+
+/* ---- Opening. ---- */
+
+static bool is_patient(const struct daemon *daemon)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        if (daemon->pipelines[i].source->patient) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int open_sources(struct daemon *daemon, struct ssm_error *err)
+{
+    const struct config *config = daemon->config;
+    for (int i = 0; i < config->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        pipeline->config = &config->pipelines[i];
+        const struct source_setup setup = {&pipeline->config->source, pipeline->config->name, daemon->reader};
+        pipeline->source = source_find(pipeline->config->source.type)->open(&setup, err);
+        if (!pipeline->source) {
+            return -1;
+        }
+        pipeline->first = daemon->n_streams;
+        pipeline->n_channels = pipeline->source->n_channels;
+        daemon->n_streams += pipeline->n_channels;
+        daemon->n_pipelines++;
+    }
+    return 0;
+}
+
+static struct model *find_model(struct daemon *daemon, const char *name)
+{
+    int i = 0;
+    while (i < daemon->n_models && strcmp(daemon->models[i].name, name) != 0) {
+        i++;
+    }
+    if (i == daemon->n_models) {
+        daemon->models[daemon->n_models++].name = name;
+    }
+    return &daemon->models[i];
+}
+
+static int open_models(struct daemon *daemon, struct ssm_error *err)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        pipeline->model = find_model(daemon, pipeline->config->model);
+        pipeline->model->streams += pipeline->n_channels;
+    }
+    int threads = daemon->config->threads > 0 ? daemon->config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    for (int i = 0; i < daemon->n_models; i++) {
+        struct model *model = &daemon->models[i];
+        struct ssm_options options = {daemon->config->device, model->streams, threads, ENGINE_HOPS};
+        model->engine = ssm_open(model->name, &options, err);
+        if (!model->engine) {
+            return -1;
+        }
+        const struct ssm_info *info = ssm_describe(model->engine);
+        log_line(LOG_INFO, "model %s: %d stream%s at %d Hz in hops of %d on %s (%s)", info->name, model->streams,
+                 model->streams == 1 ? "" : "s", info->rate, info->hop, info->device, info->device_why);
+    }
+    return 0;
+}
+
+static int open_publisher(struct daemon *daemon, struct ssm_error *err)
+{
+    const struct config *config = daemon->config;
+    if (config->publish[0] == '\0') {
+        return 0;
+    }
+    daemon->publisher = publisher_open(config->publish, config->node, daemon->n_streams, err);
+    if (!daemon->publisher) {
+        return -1;
+    }
+    daemon->state_topic = publisher_topic(daemon->publisher, "state", NULL, -1, NULL);
+    daemon->state_room = STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
+    daemon->state_bytes = malloc(daemon->state_room);
+    return daemon->state_topic && daemon->state_bytes ? 0 : refuse_memory(err);
+}
+
+/* Opening an output empties it: not if that is the input of some pipeline. */
+static int check_overwrite(const struct daemon *daemon, const struct config_sink *sink, struct ssm_error *err)
+{
+    struct stat out, in;
+    if (sink->type != SINK_FILE || stat(sink->path, &out) != 0) {
+        return 0;
+    }
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        const struct config_source *source = &daemon->pipelines[i].config->source;
+        if (source->type == SOURCE_FILE && stat(source->path, &in) == 0 && in.st_dev == out.st_dev &&
+            in.st_ino == out.st_ino) {
+            return refuse(err, 78, "%s is also the input of pipeline %s: choose another output", sink->path,
+                          daemon->pipelines[i].config->name);
+        }
+    }
+    return 0;
+}
+
+static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    struct sink_setup setup = {.node = daemon->config->node,
+                               .pipeline = pipeline->config->name,
+                               .model = ssm_describe(pipeline->model->engine),
+                               .channels = source->channels,
+                               .n_channels = source->n_channels,
+                               .source_rate = source->rate,
+                               .patient = source->patient,
+                               .counters = pipeline->counters,
+                               .publisher = daemon->publisher,
+                               .latency = &daemon->latency,
+                               .writer = daemon->writer,
+                               .engine = engine_thread_waker(daemon->engine)};
+    for (int i = 0; i < pipeline->config->n_sinks; i++) {
+        setup.config = &pipeline->config->sinks[i];
+        if (check_overwrite(daemon, setup.config, err) < 0) {
+            return -1;
+        }
+        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
+        if (!pipeline->sinks[i]) {
+            return -1;
+        }
+        pipeline->n_sinks++;
+    }
+    return 0;
+}
+
+static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    source->engine = engine_thread_waker(daemon->engine);
+    source->counters = pipeline->counters;
+    for (int i = 0; i < source->n_channels; i++) {
+        source->feeds[i] = feed_create((size_t)(pipeline->config->source.buffer_s * source->rate));
+        if (!source->feeds[i]) {
+            return refuse_memory(err);
+        }
+        pipeline->feeds[i] = source->feeds[i];
+        struct stream_setup setup = {.engine = pipeline->model->engine,
+                                     .feed = source->feeds[i],
+                                     .rate = source->rate,
+                                     .patient = source->patient,
+                                     .sinks = pipeline->sinks,
+                                     .n_sinks = pipeline->n_sinks,
+                                     .channel = i,
+                                     .counters = &pipeline->counters[i]};
+        if (engine_thread_add(daemon->engine, &setup, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
+{
+    daemon->engine = engine_thread_create(daemon->n_streams, daemon->config->deadline_s);
+    if (!daemon->engine) {
+        return refuse_memory(err);
+    }
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        size_t channels = (size_t)pipeline->n_channels;
+        pipeline->counters = calloc(channels, sizeof *pipeline->counters);
+        pipeline->feeds = calloc(channels, sizeof(struct feed *));
+        if (!pipeline->counters || !pipeline->feeds) {
+            return refuse_memory(err);
+        }
+        if (open_sinks(daemon, pipeline, err) < 0 || open_streams(daemon, pipeline, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
+{
+    size_t n = (size_t)(config->n_pipelines > 0 ? config->n_pipelines : 1);
+    struct daemon *daemon = calloc(1, sizeof *daemon);
+    if (!daemon) {
+        refuse_memory(err);
+        return NULL;
+    }
+    daemon->config = config;
+    daemon->started = clock_now();
+    daemon->pipelines = calloc(n, sizeof *daemon->pipelines);
+    daemon->models = calloc(n, sizeof *daemon->models);
+    daemon->reader = worker_create();
+    daemon->writer = worker_create();
+    daemon->loop = loop_create();
+    if (!daemon->pipelines || !daemon->models || !daemon->reader || !daemon->writer || !daemon->loop) {
+        refuse_memory(err);
+        goto fail;
+    }
+    if (open_sources(daemon, err) < 0 || open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
+        open_pipelines(daemon, err) < 0) {
+        goto fail;
+    }
+    daemon->patient = is_patient(daemon);
+    return daemon;
+fail:
+    daemon_close(daemon);
+    return NULL;
+}
+
+/* ---- state/ ---- */
+
+static const char *phase(const struct daemon *daemon)
+{
+    return engine_running(daemon->engine) == 0 ? "drained" : daemon->draining ? "draining" : "running";
+}
+
+static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        const struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; k < pipeline->n_channels; k++) {
+            n += counted(&pipeline->counters[k], counter);
+        }
+    }
+    return n;
+}
+
+static uint64_t hops_out(const struct daemon *daemon)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < daemon->n_streams; i++) {
+        n += engine_stream_hops(daemon->engine, i);
+    }
+    return n;
+}
+
+/* Only what is not zero: a healthy stream has an empty map. */
+static void put_counters(struct wire_bytes *bytes, const struct counters *counters)
+{
+    size_t n = 0;
+    for (int i = 0; i < COUNTERS; i++) {
+        n += counted(counters, (enum counter)i) > 0;
+    }
+    wire_put_map(bytes, n);
+    for (int i = 0; i < COUNTERS && n > 0; i++) {
+        uint64_t value = counted(counters, (enum counter)i);
+        if (value > 0) {
+            wire_put_text(bytes, counter_table[i].name);
+            wire_put_uint(bytes, value);
+            n--;
+        }
+    }
+    for (; n > 0; n--) { /* one went on while it was read: keep the map's length true */
+        wire_put_text(bytes, "");
+        wire_put_uint(bytes, 0);
+    }
+}
+
+static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    int stream = pipeline->first + channel;
+    wire_put_map(bytes, 7);
+    wire_put_text(bytes, "pipeline");
+    wire_put_text(bytes, pipeline->config->name);
+    wire_put_text(bytes, "channel");
+    wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
+    wire_put_text(bytes, "model");
+    wire_put_text(bytes, ssm_describe(pipeline->model->engine)->name);
+    wire_put_text(bytes, "ended");
+    wire_put_bool(bytes, engine_stream_ended(daemon->engine, stream));
+    wire_put_text(bytes, "hops");
+    wire_put_uint(bytes, engine_stream_hops(daemon->engine, stream));
+    wire_put_text(bytes, "samples");
+    wire_put_uint(bytes, engine_stream_samples(daemon->engine, stream));
+    wire_put_text(bytes, "lost");
+    put_counters(bytes, &pipeline->counters[channel]);
+}
+
+static void put_times(struct wire_bytes *bytes, const char *name, const struct histogram *histogram)
+{
+    static const struct {
+        const char *name;
+        double share;
+    } quantiles[] = {{"p50_ms", 0.5}, {"p99_ms", 0.99}, {"p999_ms", 0.999}};
+    wire_put_text(bytes, name);
+    wire_put_map(bytes, 4);
+    wire_put_text(bytes, "n");
+    wire_put_uint(bytes, histogram_count(histogram));
+    for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles; i++) {
+        wire_put_text(bytes, quantiles[i].name);
+        wire_put_number(bytes, histogram_quantile(histogram, quantiles[i].share) / 1e6);
+    }
+}
+
+static void publish_state(struct daemon *daemon)
+{
+    if (!daemon->publisher) {
+        return;
+    }
+    struct wire_bytes bytes = {.at = daemon->state_bytes, .room = daemon->state_room};
+    wire_put_map(&bytes, 9);
+    wire_put_text(&bytes, "node");
+    wire_put_text(&bytes, daemon->config->node);
+    wire_put_text(&bytes, "version");
+    wire_put_text(&bytes, SSM_VERSION);
+    wire_put_text(&bytes, "state");
+    wire_put_text(&bytes, phase(daemon));
+    wire_put_text(&bytes, "uptime_s");
+    wire_put_number(&bytes, (double)(clock_now() - daemon->started) / 1e9);
+    wire_put_text(&bytes, "batches");
+    wire_put_uint(&bytes, engine_batches(daemon->engine));
+    wire_put_text(&bytes, "published");
+    wire_put_uint(&bytes, publisher_messages(daemon->publisher));
+    put_times(&bytes, "capture_to_publish", &daemon->latency);
+    put_times(&bytes, "step", engine_step_times(daemon->engine));
+    wire_put_text(&bytes, "streams");
+    wire_put_array(&bytes, (size_t)daemon->n_streams);
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
+            put_stream(&bytes, daemon, &daemon->pipelines[i], k);
+        }
+    }
+    if (!bytes.full) {
+        struct wire_header header = {.tm = clock_now(), .dt = "msgpack"};
+        publisher_send(daemon->publisher, daemon->state_topic, &header, bytes.at, bytes.n);
+    }
+}
+
+/* ---- The loop's calls. ---- */
+
+static void serve_sinks(struct daemon *daemon)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; k < pipeline->n_sinks; k++) {
+            if (pipeline->sinks[k]->ops->serve) {
+                pipeline->sinks[k]->ops->serve(pipeline->sinks[k]);
+            }
+        }
+    }
+    if (daemon->patient) {
+        waker_wake(engine_thread_waker(daemon->engine)); /* there is room again */
+    }
+}
+
+/* After every wake, timer and send: ZeroMQ's descriptor only tells of changes. Who joins learns at once where it is. */
+static void serve_publisher(struct daemon *daemon)
+{
+    while (daemon->publisher && publisher_turn(daemon->publisher)) {
+        publish_state(daemon);
+        publisher_hugz(daemon->publisher);
+    }
+}
+
+static void on_publisher(void *arg)
+{
+    serve_publisher(arg);
+}
+
+static void on_wake(void *arg)
+{
+    struct daemon *daemon = arg;
+    bool done = engine_running(daemon->engine) == 0; /* before the sinks: then these have all there is */
+    serve_sinks(daemon);
+    serve_publisher(daemon);
+    if (done && (daemon->draining || !daemon->stay)) {
+        loop_stop(daemon->loop);
+    }
+}
+
+static void on_second(void *arg)
+{
+    struct daemon *daemon = arg;
+    if (daemon->publisher) {
+        publish_state(daemon);
+        publisher_hugz(daemon->publisher);
+        serve_publisher(daemon);
+    }
+}
+
+static void force(struct daemon *daemon, const char *why)
+{
+    log_line(LOG_WARNING, "%s: what is left is dropped", why);
+    daemon->forced = true;
+    loop_stop(daemon->loop);
+}
+
+static void on_tick(void *arg)
+{
+    struct daemon *daemon = arg;
+    if (daemon->draining && clock_now() > daemon->drain_until) {
+        force(daemon, "draining took longer than drain allows");
+    }
+}
+
+static void on_stop_signal(void *arg)
+{
+    struct daemon *daemon = arg;
+    if (daemon->draining) {
+        force(daemon, "told to stop again");
+        return;
+    }
+    daemon->draining = true;
+    daemon->drain_until = clock_now() + (int64_t)(daemon->config->drain_s * 1e9);
+    log_line(LOG_INFO, "draining");
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        daemon->pipelines[i].source->ops->stop(daemon->pipelines[i].source);
+    }
+    on_wake(daemon); /* everything may have ended before */
+}
+
+/* Engine thread, after each turn. */
+static void on_delivered(void *arg)
+{
+    struct daemon *daemon = arg;
+    loop_wake(daemon->loop);
+    if (daemon->patient) { /* somebody may be waiting for room, or for something to write */
+        worker_wake(daemon->reader);
+        worker_wake(daemon->writer);
+    }
+}
+
+/* ---- Running. ---- */
+
+static int start_loop(struct daemon *daemon)
+{
+    bool ok = loop_on_wake(daemon->loop, on_wake, daemon) == 0 &&
+              loop_signal(daemon->loop, SIGTERM, on_stop_signal, daemon) == 0 &&
+              loop_signal(daemon->loop, SIGINT, on_stop_signal, daemon) == 0 &&
+              loop_every(daemon->loop, STATE_MS, on_second, daemon) == 0 &&
+              loop_every(daemon->loop, TICK_MS, on_tick, daemon) == 0;
+    if (ok && daemon->publisher) {
+        ok = loop_readable(daemon->loop, publisher_fd(daemon->publisher), on_publisher, daemon) == 0;
+    }
+    return ok ? 0 : -1;
+}
+
+static int start_pipelines(struct daemon *daemon, struct ssm_error *err)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; k < pipeline->n_sinks; k++) {
+            const struct sink_ops *ops = pipeline->sinks[k]->ops;
+            if (ops->start && ops->start(pipeline->sinks[k], err) < 0) {
+                return -1;
+            }
+        }
+    }
+    daemon->sources_started = true;
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct source *source = daemon->pipelines[i].source;
+        if (source->ops->start(source, err) < 0) {
+            return -1;
+        }
+    }
+    return worker_start(daemon->reader) == 0 ? 0 : refuse(err, 71, "can't start the thread that reads files");
+}
+
+static int start(struct daemon *daemon, struct ssm_error *err)
+{
+    if (start_loop(daemon) < 0 || worker_start(daemon->writer) < 0) {
+        return refuse(err, 71, "can't start the event loop or the writing thread");
+    }
+    if (engine_thread_start(daemon->engine, on_delivered, daemon, err) < 0) {
+        return -1;
+    }
+    return start_pipelines(daemon, err);
+}
+
+/* The threads end in the order in which samples travel, so that each finds all there is. */
+static void stop(struct daemon *daemon)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct source *source = daemon->pipelines[i].source;
+        if (source && daemon->sources_started) {
+            source->ops->stop(source);
+        }
+    }
+    worker_stop(daemon->reader);
+    engine_thread_stop(daemon->engine);
+    worker_stop(daemon->writer);
+}
+
+static void close_sinks(struct daemon *daemon)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; k < pipeline->n_sinks; k++) {
+            pipeline->sinks[k]->ops->close(pipeline->sinks[k]);
+        }
+        pipeline->n_sinks = 0;
+    }
+}
+
+static void say_goodbye(struct daemon *daemon)
+{
+    for (int i = 0; i < COUNTERS; i++) {
+        uint64_t n = counted_all(daemon, (enum counter)i);
+        if (n > 0) {
+            log_line(LOG_WARNING, "%llu %s %s: %s", (unsigned long long)n, counter_table[i].unit, counter_table[i].name,
+                     counter_table[i].help);
+        }
+    }
+    uint64_t in = 0;
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        const struct ssm_info *model = ssm_describe(daemon->pipelines[i].model->engine);
+        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
+            double samples = (double)engine_stream_samples(daemon->engine, daemon->pipelines[i].first + k);
+            in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
+        }
+    }
+    const struct histogram *step = engine_step_times(daemon->engine);
+    log_line(LOG_INFO,
+             "%s: %llu hops in, %llu out, %llu samples lost; capture to publish p50 %.2f ms p99 %.2f ms; "
+             "step p50 %.3f ms p99 %.3f ms",
+             daemon->forced ? "stopped" : "drained", (unsigned long long)in, (unsigned long long)hops_out(daemon),
+             (unsigned long long)(counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_QUEUE_FULL) +
+                                  counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR)),
+             histogram_quantile(&daemon->latency, 0.5) / 1e6, histogram_quantile(&daemon->latency, 0.99) / 1e6,
+             histogram_quantile(step, 0.5) / 1e6, histogram_quantile(step, 0.99) / 1e6);
+}
+
+static int exit_code(const struct daemon *daemon)
+{
+    if (daemon->forced) {
+        return 75;
+    }
+    if (counted_all(daemon, COUNTER_FILE_ERROR) > 0) {
+        return 74;
+    }
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        int code = atomic_load(&daemon->pipelines[i].source->code);
+        if (code != 0) {
+            return code;
+        }
+    }
+    return 0;
+}
+
+int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
+{
+    daemon->stay = stay;
+    if (start(daemon, err) < 0) {
+        stop(daemon);
+        return err->code;
+    }
+    log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
+             daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
+    loop_run(daemon->loop);
+    stop(daemon);
+    serve_sinks(daemon);
+    close_sinks(daemon);
+    publish_state(daemon);
+    if (daemon->publisher) {
+        publisher_hugz(daemon->publisher);
+    }
+    say_goodbye(daemon);
+    return exit_code(daemon);
+}
+
+void daemon_close(struct daemon *daemon)
+{
+    if (!daemon) {
+        return;
+    }
+    for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
+        daemon->pipelines[i].source->ops->close(daemon->pipelines[i].source);
+    }
+    close_sinks(daemon);
+    engine_thread_destroy(daemon->engine);
+    for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; pipeline->feeds && k < pipeline->n_channels; k++) {
+            feed_destroy(pipeline->feeds[k]);
+        }
+        free(pipeline->feeds);
+        free(pipeline->counters);
+    }
+    for (int i = 0; i < daemon->n_models; i++) {
+        ssm_close(daemon->models[i].engine);
+    }
+    worker_destroy(daemon->reader);
+    worker_destroy(daemon->writer);
+    publisher_close(daemon->publisher);
+    loop_destroy(daemon->loop);
+    free(daemon->state_bytes);
+    free(daemon->pipelines);
+    free(daemon->models);
+    free(daemon);
+}

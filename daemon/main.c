@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+#include <getopt.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "daemon/daemon.h"
+#include "daemon/log.h"
+
+enum { OVERRIDES = 64 };
+
+struct arguments {
+    const char *config; /* NULL: the one built in */
+    const char *overrides[OVERRIDES];
+    int n_overrides;
+    bool check, stay;
+};
+
+static const char help[] =
+    "ssmd: keep live signals inside selective state space models\n"
+    "\n"
+    "  ssmd [--config FILE] [--set KEY=VALUE]...\n"
+    "\n"
+    "  -c, --config FILE     the pipelines to run (YAML; - is standard input); without it, a built-in configuration\n"
+    "  -s, --set KEY=VALUE   a setting over the file's: --set pipelines.mic.source.path=x.wav\n"
+    "      --check           read the configuration, say what is wrong with it, and end\n"
+    "      --stay            go on when every source has ended\n"
+    "      --log-json        messages on stderr as JSON lines\n"
+    "      --version         print the version and end\n"
+    "  -h, --help            print this and end\n"
+    "\n"
+    "Runs until every source has ended, or SIGTERM or SIGINT: then what is on its way is finished and output files are\n"
+    "whole. A second signal cuts that short.\n"
+    "\n"
+    "Exit codes: 0 done; 64 usage; 65 bad data or model; 66 no input; 69 device or address not to be had; 73, 74 output;\n"
+    "75 cut short; 78 configuration. `ssm --help` is the tool; `ssm schema` describes the configuration.\n";
+
+/* Gives the exit code of a program that ends here, or -1 to go on. */
+static int parse(int argc, char **argv, struct arguments *args)
+{
+    enum { CHECK = 256, STAY, LOG_JSON, VERSION };
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"set", required_argument, NULL, 's'},
+        {"check", no_argument, NULL, CHECK},      {"stay", no_argument, NULL, STAY},
+        {"log-json", no_argument, NULL, LOG_JSON}, {"version", no_argument, NULL, VERSION},
+        {"help", no_argument, NULL, 'h'},         {0}};
+    for (int option; (option = getopt_long(argc, argv, "c:s:h", options, NULL)) != -1;) {
+        switch (option) {
+        case 'c':
+            args->config = optarg;
+            break;
+        case 's':
+            if (args->n_overrides == OVERRIDES) {
+                fprintf(stderr, "ssmd: at most %d times --set: write a configuration file\n", OVERRIDES);
+                return 64;
+            }
+            args->overrides[args->n_overrides++] = optarg;
+            break;
+        case CHECK:
+            args->check = true;
+            break;
+        case STAY:
+            args->stay = true;
+            break;
+        case LOG_JSON:
+            log_as_json();
+            break;
+        case VERSION:
+            printf("ssmd %s\n", SSM_VERSION);
+            return 0;
+        case 'h':
+            fputs(help, stdout);
+            return 0;
+        default:
+            fputs("ssmd: ssmd --help lists the options\n", stderr);
+            return 64;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "ssmd: unexpected argument %s: a configuration is given with --config\n", argv[optind]);
+        return 64;
+    }
+    return -1;
+}
+
+static struct config *load(const struct arguments *args)
+{
+    struct config_errors errors = {0};
+    const char *text = config_default();
+    struct config *config =
+        args->config ? config_load(args->config, args->overrides, args->n_overrides, &errors)
+                     : config_parse(text, strlen(text), "built-in", args->overrides, args->n_overrides, &errors);
+    for (int i = 0; !config && i < errors.n; i++) {
+        log_line(LOG_ERROR, "%s", errors.at[i].text);
+    }
+    if (!config && errors.more > 0) {
+        log_line(LOG_ERROR, "... and %d more", errors.more);
+    }
+    return config;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments args = {0};
+    int code = parse(argc, argv, &args);
+    if (code >= 0) {
+        return code;
+    }
+    struct config *config = load(&args);
+    if (!config) {
+        return 78;
+    }
+    if (args.check) {
+        config_destroy(config);
+        return 0;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    struct ssm_error err = {0};
+    struct daemon *daemon = daemon_open(config, &err);
+    code = daemon ? daemon_run(daemon, args.stay, &err) : err.code;
+    if (err.code != 0) {
+        log_line(LOG_ERROR, "%s", err.text);
+    }
+    daemon_close(daemon);
+    config_destroy(config);
+    return code;
+}

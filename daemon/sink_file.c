@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/feed.h"
+#include "daemon/log.h"
+#include "daemon/sink.h"
+#include "daemon/waker.h"
+#include "daemon/worker.h"
+#include "dsp/resample.h"
+#include "dsp/sound_file.h"
+#include "model/refuse.h"
+
+/* The engine thread fills a feed a channel (2 s); the writer thread empties it 20 times a second, or when woken, and makes
+ * the file readable for others each second. */
+enum { CHUNK = 1024, FEED_SECONDS = 2, PERIOD = 50000000, FLUSH_PERIOD = 1000000000 };
+
+static const float silence[CHUNK];
+
+/* One channel: feed -> resampler -> ready. */
+struct lane {
+    struct feed *feed;
+    uint64_t expected; /* engine's: sample the next hop begins with       */
+    uint64_t length;   /* of the input; written before the feed is ended  */
+
+    /* The writer's. */
+    struct resampler *resampler;
+    uint64_t zeros; /* silence that goes in before the raw samples */
+    size_t raw_at, raw_n, ready_n;
+    bool flushed;
+    float raw[CHUNK], ready[CHUNK];
+};
+
+struct file_sink {
+    struct sink sink;
+    struct counters *counters;
+    struct waker *engine;
+    struct sound_file *file;
+    int rate, source_rate, n;
+    uint64_t written;
+    int64_t flushed_at;
+    bool broken;
+    float *block; /* (CHUNK, n) */
+    struct lane lanes[];
+};
+
+static struct lane *lane_of(const struct sink *sink, int channel)
+{
+    return (struct lane *)&((const struct file_sink *)sink)->lanes[channel];
+}
+
+/* ---- Engine thread. ---- */
+
+static size_t file_room(const struct sink *sink, int channel)
+{
+    return feed_room(lane_of(sink, channel)->feed);
+}
+
+static void file_write(struct sink *sink, int channel, const struct delivery *hop)
+{
+    struct lane *lane = lane_of(sink, channel);
+    if (hop->s0 > lane->expected) {
+        feed_skip(lane->feed, hop->s0 - lane->expected);
+    }
+    size_t fits = feed_write(lane->feed, hop->samples, 1, hop->n, hop->inf);
+    count(&((struct file_sink *)sink)->counters[channel], COUNTER_FILE_FULL, hop->n - fits);
+    lane->expected = hop->s0 + hop->n;
+}
+
+static void file_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
+{
+    struct lane *lane = lane_of(sink, channel);
+    lane->length = length;
+    if (hole->to > lane->expected) {
+        feed_skip(lane->feed, hole->to - lane->expected);
+    }
+    feed_end(lane->feed);
+}
+
+/* ---- Writer thread. ---- */
+
+static bool refill(struct lane *lane)
+{
+    if (lane->zeros > 0 || lane->raw_at < lane->raw_n) {
+        return true;
+    }
+    struct feed_note note;
+    lane->raw_at = 0;
+    lane->raw_n = feed_read(lane->feed, lane->raw, CHUNK, &note);
+    lane->zeros = note.hole;
+    return lane->zeros > 0 || lane->raw_n > 0;
+}
+
+static void push(struct lane *lane)
+{
+    bool zeros = lane->zeros > 0;
+    size_t n = zeros ? (lane->zeros < CHUNK ? (size_t)lane->zeros : CHUNK) : lane->raw_n - lane->raw_at, used;
+    const float *in = zeros ? silence : lane->raw + lane->raw_at;
+    lane->ready_n += resampler_push(lane->resampler, in, n, &used, lane->ready + lane->ready_n, CHUNK - lane->ready_n, 0);
+    lane->zeros -= zeros ? used : 0;
+    lane->raw_at += zeros ? 0 : used;
+}
+
+/* Have as much ready as there is, up to a chunk. */
+static void fill(struct lane *lane)
+{
+    while (lane->ready_n < CHUNK && refill(lane)) {
+        push(lane);
+    }
+    if (lane->ready_n < CHUNK && !lane->flushed && feed_ended(lane->feed)) {
+        size_t used, room = CHUNK - lane->ready_n;
+        size_t n = resampler_push(lane->resampler, silence, 0, &used, lane->ready + lane->ready_n, room, 1);
+        lane->ready_n += n;
+        lane->flushed = n < room;
+    }
+}
+
+static bool all_flushed(const struct file_sink *file)
+{
+    for (int i = 0; i < file->n; i++) {
+        if (!file->lanes[i].flushed) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The output is as long as the input: resampling there and back may give a few samples more. */
+static size_t cut(const struct file_sink *file, size_t n)
+{
+    uint64_t from = (uint64_t)file->source_rate, to = (uint64_t)file->rate;
+    uint64_t length = (file->lanes[0].length * to + from - 1) / from;
+    uint64_t left = length > file->written ? length - file->written : 0;
+    return n < left ? n : (size_t)left;
+}
+
+static void write_block(struct file_sink *file, size_t n)
+{
+    struct sound_file_error err;
+    if (!file->broken && !sound_file_write(file->file, file->block, n, &err)) {
+        log_line(LOG_ERROR, "%s; the rest of this file is lost", err.text);
+        file->broken = true;
+    }
+    for (int i = 0; file->broken && i < file->n; i++) {
+        count(&file->counters[i], COUNTER_FILE_ERROR, n);
+    }
+    file->written += n;
+}
+
+/* Write what every channel has; gives how much that was. */
+static size_t write_ready(struct file_sink *file)
+{
+    size_t n = CHUNK;
+    for (int i = 0; i < file->n; i++) {
+        fill(&file->lanes[i]);
+        n = file->lanes[i].ready_n < n ? file->lanes[i].ready_n : n;
+    }
+    for (int i = 0; i < file->n; i++) {
+        struct lane *lane = &file->lanes[i];
+        for (size_t k = 0; k < n; k++) {
+            file->block[k * (size_t)file->n + (size_t)i] = lane->ready[k];
+        }
+        memmove(lane->ready, lane->ready + n, (lane->ready_n - n) * sizeof(float));
+        lane->ready_n -= n;
+    }
+    if (n > 0) {
+        write_block(file, feed_ended(file->lanes[0].feed) ? cut(file, n) : n);
+    }
+    return n;
+}
+
+static int64_t serve(void *item, int64_t now)
+{
+    struct file_sink *file = item;
+    bool some = false;
+    while (write_ready(file) > 0) {
+        some = true;
+    }
+    if (some) {
+        waker_wake(file->engine);
+    }
+    if (now - file->flushed_at >= FLUSH_PERIOD && !file->broken) {
+        sound_file_flush(file->file);
+        file->flushed_at = now;
+    }
+    return all_flushed(file) ? INT64_MAX : now + PERIOD;
+}
+
+/* ---- Set-up and the end. ---- */
+
+static void file_close(struct sink *sink)
+{
+    struct file_sink *file = (struct file_sink *)sink;
+    struct sound_file_error err;
+    if (file->file && !file->broken && !sound_file_commit(file->file, &err)) {
+        log_line(LOG_ERROR, "%s", err.text);
+        count(&file->counters[0], COUNTER_FILE_ERROR, file->written);
+    }
+    sound_file_close(file->file);
+    for (int i = 0; i < file->n; i++) {
+        feed_destroy(file->lanes[i].feed);
+        resampler_destroy(file->lanes[i].resampler);
+    }
+    free(file->block);
+    free(file);
+}
+
+static bool lane_init(struct lane *lane, int from, int to)
+{
+    lane->feed = feed_create((size_t)from * FEED_SECONDS);
+    lane->resampler = resampler_create(from, to, RESAMPLER_LIVE);
+    return lane->feed && lane->resampler;
+}
+
+static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *err)
+{
+    size_t n = (size_t)setup->n_channels;
+    struct file_sink *file = calloc(1, sizeof *file + n * sizeof *file->lanes);
+    refuse(err, 71, "out of memory for a file sink, or its rate is too far from the model's");
+    if (!file) {
+        return NULL;
+    }
+    file->sink.ops = &sink_file;
+    file->counters = setup->counters;
+    file->engine = setup->engine;
+    file->source_rate = setup->source_rate;
+    file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
+    file->n = setup->n_channels;
+    file->block = calloc(n * CHUNK, sizeof(float));
+    bool ok = file->block != NULL;
+    for (int i = 0; ok && i < file->n; i++) {
+        ok = lane_init(&file->lanes[i], setup->model->rate, file->rate);
+    }
+    if (!ok) {
+        goto fail;
+    }
+    struct sound_file_info info = {.rate = file->rate, .channels = file->n, .length = -1};
+    struct sound_file_error bad;
+    file->file = sound_file_create(setup->config->path, &info, false, &bad);
+    if (!file->file) {
+        refuse(err, bad.code, "%s", bad.text);
+        goto fail;
+    }
+    if (worker_add(setup->writer, serve, file) < 0) {
+        goto fail;
+    }
+    return &file->sink;
+fail:
+    file_close(&file->sink);
+    return NULL;
+}
+
+const struct sink_ops sink_file = {
+    .name = "file", .open = file_open, .room = file_room, .write = file_write, .end = file_end, .close = file_close};

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+#include "daemon/source.h"
+#include "dsp/clock.h"
+#include "dsp/pcm.h"
+#include "model/refuse.h"
+
+/* Interleaved PCM from standard input, or from whoever connects to a socket, one at a time. A thread reads it and waits for
+ * room in the feeds, so that a pipe is slowed down rather than cut. */
+enum { BLOCK = 512, ROOM_POLL = 2000000 };
+
+struct pcm_source {
+    struct source source;
+    const struct config_source *config;
+    struct waker stop;
+    atomic_bool stopping;
+    pthread_t thread;
+    bool running;
+    int listener, client; /* -1: none. Standard input is a client */
+
+    /* The thread's. */
+    size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
+    uint8_t *bytes;     /* (BLOCK, frame)                                                  */
+    float samples[BLOCK];
+};
+
+static int bind_unix(const char *path, struct ssm_error *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) {
+        return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
+    }
+    strcpy(address.sun_path, path);
+    struct stat found;
+    if (stat(path, &found) == 0 && S_ISSOCK(found.st_mode)) {
+        unlink(path); /* left behind by a daemon that was killed */
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mode_t mask = umask(0117);
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
+    umask(mask);
+    if (!ok) {
+        refuse(err, 73, "can't listen on unix:%s: %s", path, strerror(errno));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int bind_tcp(const char *text, struct ssm_error *err)
+{
+    char host[256];
+    const char *colon = strrchr(text, ':');
+    if (!colon || colon == text || (size_t)(colon - text) >= sizeof host) {
+        return refuse(err, 78, "tcp://%s: want tcp://host:port", text);
+    }
+    bool brackets = text[0] == '[' && colon[-1] == ']';
+    snprintf(host, sizeof host, "%.*s", (int)(colon - text) - 2 * brackets, text + brackets);
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *address = NULL;
+    int error = getaddrinfo(host, colon + 1, &hints, &address);
+    if (error != 0) {
+        return refuse(err, 78, "tcp://%s: %s", text, gai_strerror(error));
+    }
+    int one = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
+              bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, 4) == 0;
+    freeaddrinfo(address);
+    if (!ok) {
+        refuse(err, 69, "can't listen on tcp://%s: %s", text, strerror(errno));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error *err)
+{
+    if (strcmp(path, "-") == 0) {
+        pcm->client = dup(0);
+        return pcm->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
+    }
+    pcm->source.endless = true;
+    if (strncmp(path, "unix:", 5) == 0) {
+        pcm->listener = bind_unix(path + 5, err);
+    } else if (strncmp(path, "tcp://", 6) == 0) {
+        pcm->listener = bind_tcp(path + 6, err);
+    } else {
+        return refuse(err, 78, "%s: PCM comes from \"-\", unix:/path or tcp://host:port", path);
+    }
+    return pcm->listener < 0 ? -1 : 0;
+}
+
+static void pcm_close(struct source *source)
+{
+    struct pcm_source *pcm = (struct pcm_source *)source;
+    if (pcm->running) {
+        pthread_join(pcm->thread, NULL);
+    }
+    if (pcm->client >= 0) {
+        close(pcm->client);
+    }
+    if (pcm->listener >= 0) {
+        close(pcm->listener);
+        if (strncmp(pcm->config->path, "unix:", 5) == 0) {
+            unlink(pcm->config->path + 5);
+        }
+    }
+    waker_finish(&pcm->stop);
+    free(pcm->bytes);
+    free(pcm);
+}
+
+static struct source *pcm_open(const struct source_setup *setup, struct ssm_error *err)
+{
+    struct pcm_source *pcm = calloc(1, sizeof *pcm);
+    if (!pcm) {
+        refuse_memory(err);
+        return NULL;
+    }
+    const struct config_source *config = setup->config;
+    pcm->source.ops = &source_pcm;
+    pcm->source.rate = config->rate;
+    pcm->source.n_channels = config->pcm_channels;
+    pcm->source.patient = true;
+    pcm->config = config;
+    pcm->listener = pcm->client = pcm->stop.fd = -1;
+    pcm->frame = pcm_bytes(config->format) * (size_t)config->pcm_channels;
+    for (int i = 0; i < config->pcm_channels; i++) {
+        pcm->source.channels[i] = i;
+    }
+    pcm->bytes = calloc(BLOCK, pcm->frame);
+    if (!pcm->bytes || waker_init(&pcm->stop) < 0) {
+        refuse_memory(err);
+        goto fail;
+    }
+    if (open_path(pcm, config->path, err) < 0) {
+        goto fail;
+    }
+    return &pcm->source;
+fail:
+    pcm_close(&pcm->source);
+    return NULL;
+}
+
+/* ---- The thread. ---- */
+
+static void wait_for_room(struct pcm_source *pcm, size_t n)
+{
+    for (int i = 0; i < pcm->source.n_channels; i++) {
+        while (feed_room(pcm->source.feeds[i]) < n && !atomic_load(&pcm->stopping)) {
+            waker_wait(&pcm->stop, ROOM_POLL);
+        }
+    }
+}
+
+static void give(struct pcm_source *pcm, size_t n, int64_t arrived)
+{
+    const struct config_source *config = pcm->config;
+    wait_for_room(pcm, n);
+    for (int i = 0; i < pcm->source.n_channels; i++) {
+        size_t bad = pcm_decode(config->format, pcm->bytes, (size_t)config->pcm_channels, (size_t)i, pcm->samples, n);
+        count(&pcm->source.counters[i], COUNTER_NAN_INPUT, bad);
+        size_t fits = feed_write(pcm->source.feeds[i], pcm->samples, 1, n, arrived);
+        count(&pcm->source.counters[i], COUNTER_RING_FULL, n - fits);
+    }
+    waker_wake(pcm->source.engine);
+}
+
+/* Read what is there. False: this client is gone, or standard input ended. */
+static bool read_some(struct pcm_source *pcm)
+{
+    ssize_t got = read(pcm->client, pcm->bytes + pcm->held, BLOCK * pcm->frame - pcm->held);
+    if (got <= 0) {
+        pcm->held = 0;
+        return got < 0 && (errno == EINTR || errno == EAGAIN);
+    }
+    size_t bytes = pcm->held + (size_t)got, n = bytes / pcm->frame;
+    if (n > 0) {
+        give(pcm, n, clock_now());
+    }
+    pcm->held = bytes - n * pcm->frame;
+    memmove(pcm->bytes, pcm->bytes + n * pcm->frame, pcm->held);
+    return true;
+}
+
+/* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
+static bool turn(struct pcm_source *pcm)
+{
+    struct pollfd fds[2] = {{.fd = pcm->stop.fd, .events = POLLIN},
+                            {.fd = pcm->client >= 0 ? pcm->client : pcm->listener, .events = POLLIN}};
+    if (poll(fds, 2, -1) < 0 || fds[1].revents == 0) {
+        return true;
+    }
+    if (pcm->client < 0) {
+        pcm->client = accept4(pcm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        return true;
+    }
+    if (read_some(pcm)) {
+        return true;
+    }
+    close(pcm->client);
+    pcm->client = -1;
+    return pcm->listener >= 0;
+}
+
+static void *run(void *arg)
+{
+    struct pcm_source *pcm = arg;
+    while (!atomic_load(&pcm->stopping) && turn(pcm)) {
+    }
+    for (int i = 0; i < pcm->source.n_channels; i++) {
+        feed_end(pcm->source.feeds[i]);
+    }
+    waker_wake(pcm->source.engine);
+    return NULL;
+}
+
+static int pcm_start(struct source *source, struct ssm_error *err)
+{
+    struct pcm_source *pcm = (struct pcm_source *)source;
+    pcm->running = pthread_create(&pcm->thread, NULL, run, pcm) == 0;
+    return pcm->running ? 0 : refuse(err, 71, "can't start a thread for PCM input");
+}
+
+static void pcm_stop(struct source *source)
+{
+    struct pcm_source *pcm = (struct pcm_source *)source;
+    atomic_store(&pcm->stopping, true);
+    waker_wake(&pcm->stop);
+}
+
+const struct source_ops source_pcm = {
+    .name = "pcm", .open = pcm_open, .start = pcm_start, .stop = pcm_stop, .close = pcm_close};
