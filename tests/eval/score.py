@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Score denoisers on pairs of noisy and clean recordings.
+
+    score.py --pairs DIR --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers]
+
+DIR/noisy and DIR/clean hold 16 kHz WAV files of the same names; DIR/list.csv
+(file, snr_db), where there is one, gives the rows by SNR. Prints for the noisy
+input and each denoiser PESQ-WB, ESTOI, STOI, SI-SDR, its gain over the noisy
+input, and SI-SDR above 80 Hz, as mean +- half a 95 % confidence interval. RTF
+is CPU seconds a second of audio (a command's start-up included).
+
+Every denoiser's constant delay, the median over the files of the lag where its
+output resembles its input most, is taken out before scoring and shown; the
+gaps between two rows of the same files are surer than the intervals, so use
+--against NAME for paired differences.
+"""
+import argparse
+import csv
+import glob
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import soundfile
+
+from score_arrays import METRICS, RATE, lag, mean_and_ci, score, shifted
+
+COLUMNS = [("pesq", "PESQ-WB", 2), ("estoi", "ESTOI", 3), ("stoi", "STOI", 3),
+           ("si_sdr", "SI-SDR", 1), ("gain", "gain dB", 1), ("si_sdr_80", "SI-SDR>80", 1)]
+
+
+def read_pairs(folder):
+    """[{file, snr, noisy (N,), clean (N,)}] of the folder."""
+    snrs = {}
+    listing = os.path.join(folder, "list.csv")
+    if os.path.exists(listing):
+        with open(listing, newline="") as f:
+            snrs = {r["file"]: int(float(r["snr_db"])) for r in csv.DictReader(f)}
+    pairs = []
+    for path in sorted(glob.glob(os.path.join(folder, "noisy", "*.wav"))):
+        name = os.path.basename(path)
+        pairs.append({"file": name, "snr": snrs.get(name), "path": path,
+                      "noisy": read_wav(path),
+                      "clean": read_wav(os.path.join(folder, "clean", name))})
+    if not pairs:
+        sys.exit(f"{folder}/noisy: no WAV files")
+    return pairs
+
+
+def read_wav(path):
+    """The file as (N,) float at 16 kHz; any other rate is an error."""
+    x, rate = soundfile.read(path, always_2d=True)
+    if rate != RATE:
+        sys.exit(f"{path}: rate {rate}, must be {RATE}")
+    return x.mean(axis=1)
+
+
+def cpu_seconds():
+    """CPU time of this process and its ended children."""
+    return sum(u.ru_utime + u.ru_stime for u in
+               (resource.getrusage(who) for who in
+                (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
+def command_denoiser(template):
+    """A denoiser (pair -> (N,)) that runs a shell command on WAV files."""
+    def denoise(pair):
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, "out.wav")
+            line = template.replace("{in}", shlex.quote(pair["path"]))
+            line = line.replace("{out}", shlex.quote(out))
+            ran = subprocess.run(line, shell=True, capture_output=True, text=True)
+            if ran.returncode or not os.path.exists(out):
+                sys.exit(f"{line}: status {ran.returncode}\n{ran.stderr[-2000:]}")
+            return read_wav(out)
+    return denoise
+
+
+def evaluate(pairs, denoise):
+    """(rows of scores, delay in samples, RTF) of one denoiser."""
+    outputs, start = [], cpu_seconds()
+    for pair in pairs:
+        outputs.append(denoise(pair))
+    rtf = (cpu_seconds() - start) / sum(len(p["noisy"]) / RATE for p in pairs)
+    delay = int(np.median([lag(p["noisy"], y) for p, y in zip(pairs, outputs)]))
+    rows = []
+    for pair, y in zip(pairs, outputs):
+        y = shifted(y, delay, len(pair["clean"]))
+        row = score(pair["clean"], y, tuple(METRICS))
+        rows.append({"file": pair["file"], "snr": pair["snr"], **row})
+    return rows, delay, rtf
+
+
+def print_table(results, pairs, baseline="noisy"):
+    """One block for all files, then one for each SNR."""
+    snrs = sorted({p["snr"] for p in pairs if p["snr"] is not None})
+    for snr in [None, *snrs]:
+        some = [i for i, p in enumerate(pairs) if snr is None or p["snr"] == snr]
+        title = "all" if snr is None else f"{snr} dB"
+        print(f"\n{title}, {len(some)} files")
+        print(f"{'':24}" + "".join(f"{head:>15}" for _, head, _ in COLUMNS)
+              + ("   delay ms      RTF" if snr is None else ""))
+        for name, r in results.items():
+            line = f"{name[:24]:24}"
+            for key, _, digits in COLUMNS:
+                values = [r["rows"][i][key] for i in some]
+                mean, ci = mean_and_ci(values)
+                line += f"{mean:9.{digits}f}+-{ci:<4.{digits}f}"
+            if snr is None:
+                line += f"{1000 * r['delay'] / RATE:11.1f}{r['rtf']:9.4f}"
+            print(line)
+
+
+def print_differences(results, against):
+    """Mean paired difference of each denoiser from one of them."""
+    print(f"\npaired differences from {against}")
+    for name, r in results.items():
+        if name == against:
+            continue
+        line = f"{name[:24]:24}"
+        for key, _, digits in COLUMNS:
+            gaps = [a[key] - b[key] for a, b in zip(r["rows"], results[against]["rows"])]
+            mean, ci = mean_and_ci(gaps)
+            line += f"{mean:+9.{digits}f}+-{ci:<4.{digits}f}"
+        print(line)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", required=True, help="folder with noisy/ and clean/")
+    parser.add_argument("--cmd", action="append", default=[],
+                        help="command with {in} and {out}; may be repeated")
+    parser.add_argument("--name", action="append", default=[], help="a command's name, in order")
+    parser.add_argument("--peers", action="store_true", help="also SpeexDSP and WebRTC")
+    parser.add_argument("--against", help="print paired differences from this row")
+    parser.add_argument("--json", help="write every file's scores here")
+    args = parser.parse_args()
+
+    denoisers = {"noisy": lambda pair: pair["noisy"]}
+    for i, cmd in enumerate(args.cmd):
+        denoisers[args.name[i] if i < len(args.name) else f"cmd{i + 1}"] = command_denoiser(cmd)
+    if args.peers:
+        from peers import peers
+        for name, run in peers().items():
+            denoisers[name] = lambda pair, run=run: run(pair["noisy"])
+
+    pairs, results = read_pairs(args.pairs), {}
+    for name, denoise in denoisers.items():
+        rows, delay, rtf = evaluate(pairs, denoise)
+        base = results["noisy"]["rows"] if results else rows
+        for row, noisy in zip(rows, base):
+            row["gain"] = row["si_sdr"] - noisy["si_sdr"]
+        results[name] = {"rows": rows, "delay": delay, "rtf": rtf}
+        print(f"{name} scored", file=sys.stderr)
+    print_table(results, pairs)
+    if args.against:
+        print_differences(results, args.against)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(results, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
