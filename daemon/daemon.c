@@ -562,15 +562,17 @@ static void say_goodbye(struct daemon *daemon)
             in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
         }
     }
+    uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_QUEUE_FULL) +
+                    counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR);
+    char latency[128] = "";
+    if (histogram_count(&daemon->latency) > 0) {
+        snprintf(latency, sizeof latency, "; capture to publish p50 %.2f ms p99 %.2f ms",
+                 histogram_quantile(&daemon->latency, 0.5) / 1e6, histogram_quantile(&daemon->latency, 0.99) / 1e6);
+    }
     const struct histogram *step = engine_step_times(daemon->engine);
-    log_line(LOG_INFO,
-             "%s: %llu hops in, %llu out, %llu samples lost; capture to publish p50 %.2f ms p99 %.2f ms; "
-             "step p50 %.3f ms p99 %.3f ms",
+    log_line(LOG_INFO, "%s: %llu hops in, %llu out, %llu samples lost; step p50 %.3f ms p99 %.3f ms%s",
              daemon->forced ? "stopped" : "drained", (unsigned long long)in, (unsigned long long)hops_out(daemon),
-             (unsigned long long)(counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_QUEUE_FULL) +
-                                  counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR)),
-             histogram_quantile(&daemon->latency, 0.5) / 1e6, histogram_quantile(&daemon->latency, 0.99) / 1e6,
-             histogram_quantile(step, 0.5) / 1e6, histogram_quantile(step, 0.99) / 1e6);
+             (unsigned long long)lost, histogram_quantile(step, 0.5) / 1e6, histogram_quantile(step, 0.99) / 1e6, latency);
 }
 
 static int exit_code(const struct daemon *daemon)

@@ -28,4 +28,26 @@ struct audio_device {
  * runs wholly in a child process: it can be called at any time and leaves nothing behind. */
 int audio_devices(struct audio_device *list, int room, struct ssm_error *err);
 
+/* An open device that is not running yet. */
+struct audio;
+
+struct audio_request {
+    const char *device;
+    bool capture;  /* else playback                                                               */
+    int channels;  /* interleaved                                                                 */
+    int rate;      /* Hz; 0 = the device's own                                                    */
+    /* Called on PortAudio's thread with n interleaved samples a channel, to read (capture) or to fill (playback).
+     * trouble: the device lost input, or ran dry, since the last call. */
+    void (*call)(void *arg, float *samples, size_t n, bool trouble);
+    void *arg;
+};
+
+/* Open a device. Gives NULL with *err (69) when it isn't there, is busy, or doesn't do what is asked. Set-up thread. */
+struct audio *audio_open(const struct audio_request *request, struct ssm_error *err);
+int audio_rate(const struct audio *audio);         /* what it really runs at, Hz */
+const char *audio_name(const struct audio *audio); /* "JACK:system"              */
+int audio_start(struct audio *audio, struct ssm_error *err); /* 0 or -1 */
+void audio_stop(struct audio *audio);  /* no call comes after it returns; safe to repeat */
+void audio_close(struct audio *audio); /* stops; NULL is fine */
+
 #endif

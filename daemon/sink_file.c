@@ -216,8 +216,8 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
 {
     size_t n = (size_t)setup->n_channels;
     struct file_sink *file = calloc(1, sizeof *file + n * sizeof *file->lanes);
-    refuse(err, 71, "out of memory for a file sink, or its rate is too far from the model's");
     if (!file) {
+        refuse_memory(err);
         return NULL;
     }
     file->sink.ops = &sink_file;
@@ -232,6 +232,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
         ok = lane_init(&file->lanes[i], setup->model->rate, file->rate);
     }
     if (!ok) {
+        refuse(err, 71, "out of memory for a file sink, or its rate is too far from the model's");
         goto fail;
     }
     struct sound_file_info info = {.rate = file->rate, .channels = file->n, .length = -1};
@@ -242,6 +243,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
         goto fail;
     }
     if (worker_add(setup->writer, serve, file) < 0) {
+        refuse_memory(err);
         goto fail;
     }
     return &file->sink;
