@@ -40,12 +40,13 @@ static bool set(void *socket, int option, int value)
 static bool bind_socket(struct publisher *publisher, const char *address, int streams)
 {
     void *socket = publisher->socket;
+    const int64_t message_max = 4096; /* of what subscribers send: subscriptions */
     int queue = QUEUE_MIN + QUEUE_PER_STREAM * streams;
     /* XPUB_NODROP: a full queue is told (EAGAIN) rather than passed over in silence. Heartbeats must be set before bind. */
     bool ok = set(socket, ZMQ_XPUB_VERBOSE, 1) && set(socket, ZMQ_XPUB_NODROP, 1) && set(socket, ZMQ_SNDHWM, queue) &&
               set(socket, ZMQ_LINGER, LINGER_MS) && set(socket, ZMQ_HEARTBEAT_IVL, 1000) &&
               set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) && set(socket, ZMQ_HEARTBEAT_TTL, 3000) &&
-              set(socket, ZMQ_MAXMSGSIZE, 1 << 20);
+              zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0;
     mode_t mask = umask(0117); /* ipc:// files: 0660 */
     ok = ok && zmq_bind(socket, address) == 0;
     umask(mask);

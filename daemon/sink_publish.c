@@ -229,10 +229,11 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
                        decibels((double)outbox->level.in_peak * outbox->level.in_peak),
                        decibels(outbox->level.out_square / n),
                        decibels((double)outbox->level.out_peak * outbox->level.out_peak)};
-    struct wire_header header = header_of(publish, hop);
-    header.s0 = outbox->level.from;
-    header.tm -= (int64_t)(hop->s0 - outbox->level.from) * 1000000000 / publish->rate;
-    header.n = (uint32_t)outbox->level.n;
+    struct delivery span = *hop;
+    span.s0 = outbox->level.from;
+    span.n = outbox->level.n;
+    span.tm -= (int64_t)(hop->s0 - span.s0) * 1000000000 / publish->rate;
+    struct wire_header header = header_of(publish, &span);
     header.shp[0] = 4;
     header.n_shp = 1;
     snprintf(header.dt, sizeof header.dt, "f32le");
