@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Write the seeds of fuzz_safetensors, fuzz_model and fuzz_state: corpus_safetensors, corpus_model, corpus_state."""
+
+import json
+import os
+import struct
+
+import numpy as np
+
+from make_model import make_denoiser, write_safetensors
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def path_of(corpus, name):
+    os.makedirs(os.path.join(HERE, "corpus_" + corpus), exist_ok=True)
+    return os.path.join(HERE, "corpus_" + corpus, name)
+
+
+def write(corpus, name, content):
+    with open(path_of(corpus, name), "wb") as file:
+        file.write(content)
+
+
+def make_safetensors():
+    small = {"a": ("F32", np.zeros((2, 3), np.float32)), "b": ("F16", np.ones(3, np.float16)), "c": ("I8", np.ones((0, 2), np.int8))}
+    write_safetensors(path_of("safetensors", "small"), small, {"ssm.config": "{}"})
+    for name, header in {"empty": "{}", "hole": '{"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+                         "overlap": '{"x":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"y":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}}',
+                         "overflow": '{"x":{"dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,0]}}'}.items():
+        write("safetensors", name, struct.pack("<Q", len(header)) + header.encode() + bytes(8))
+
+
+def make_configs():
+    config = json.loads(make_denoiser(16, 1, "f16", 1, "tiny")[1]["ssm.config"])
+    dump = lambda c: json.dumps(c, separators=(",", ":")).encode()
+    write("model", "denoise", dump(config))
+    write("model", "stft", dump(dict(config, task="regress", layers=config["layers"][:1])))
+    write("model", "mask", dump(dict(config, layers=[config["layers"][0], {"type": "mask", "sigmoid": True}])))
+    write("model", "mamba", dump(dict(config, task="", hop=16, layers=[dict(config["layers"][2], discretisation="zoh")] * 2)))
+    write("model", "conv", dump(dict(config, hop=32, layers=[
+        {"type": "conv", "name": "backbone.layers.0.mixer.conv1d", "width": 32, "taps": 4, "silu": True}])))
+
+
+def make_states():
+    write("state", "true", b"\x02")
+    write("state", "header", b"\x01" + bytes([8, 0, 2]) + bytes([16, 0, 1]))
+    write("state", "nan", b"\x01" + bytes([50, 0, 0xC0, 51, 0, 0x7F]))
+    write("state", "inf", b"\x01" + bytes([200, 3, 0x80, 201, 3, 0x7F]))
+    write("state", "raw", b"SSMSTATE\1\0\0\0\x30\0\0\0" + bytes(32))
+
+
+if __name__ == "__main__":
+    make_safetensors()
+    make_configs()
+    make_states()
