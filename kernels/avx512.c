@@ -12,7 +12,7 @@ enum { WIDTH = 16, LINEAR_ROWS = 4, LINEAR_VECTORS = 4 };
 
 static inline __mmask16 first(ptrdiff_t n)
 {
-    return n >= WIDTH ? 0xffff : (__mmask16)((1u << n) - 1);
+    return n >= WIDTH ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
 static inline vec vec_load(const float *p)

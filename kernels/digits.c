@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,7 +31,7 @@ struct rows {
 
 INLINE VNNI __mmask16 first(int n)
 {
-    return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1);
+    return n >= LANES ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
 /* The largest magnitude's bits, which order like the magnitudes and put infinity and NaN on top. */
@@ -77,14 +78,15 @@ INLINE VNNI struct outputs outputs_load(const struct linear *w, int o)
     };
 }
 
-/* Join the digits' sums of one row and write its outputs. */
-INLINE VNNI void join(struct outputs to, __m512i low, __m512i middle, __m512i high, float unit, float *y, int left)
+/* Join the digits' sums of one row and write its outputs from o on. */
+INLINE VNNI void join(const struct linear *w, int o, struct outputs to, __m512i low, __m512i middle, __m512i high,
+                      float unit, float *y)
 {
     const __m512 top = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, to.offset));
     const __m512 rest = _mm512_fmadd_ps(_mm512_cvtepi32_ps(middle), _mm512_set1_ps(0x1p8f), _mm512_cvtepi32_ps(low));
     const __m512 sum = _mm512_fmadd_ps(top, _mm512_set1_ps(0x1p16f), rest);
     const __m512 scale = _mm512_mul_ps(to.scale, _mm512_set1_ps(unit));
-    _mm512_mask_storeu_ps(y, first(left), _mm512_fmadd_ps(sum, scale, to.bias));
+    _mm512_mask_storeu_ps(y + o, first(w->out - o), _mm512_fmadd_ps(sum, scale, to.bias));
 }
 
 static const int8_t *panel_of(const struct linear *w, int o)
@@ -92,45 +94,71 @@ static const int8_t *panel_of(const struct linear *w, int o)
     return w->i8 + (ptrdiff_t)(o / KERNELS_PANEL) * linear_panel_groups(w->in) * GROUP_BYTES;
 }
 
-/* R rows, from r on, of one panel of outputs. R is a constant: the sums live in registers. */
-INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, int R, float *y,
+/* A panel's outputs; named one by one, since the compiler leaves an array of them in memory. */
+struct strip {
+    __m512i v0, v1, v2, v3;
+};
+
+struct sums {
+    struct strip low, middle, high;
+};
+
+INLINE VNNI struct strip strip_load(const int8_t *weights)
+{
+    return (struct strip){_mm512_loadu_si512(weights), _mm512_loadu_si512(weights + 64),
+                          _mm512_loadu_si512(weights + 128), _mm512_loadu_si512(weights + 192)};
+}
+
+/* sum + the products of four bytes, lane by lane. In assembler, because gcc 12 copies the sum before and after its own
+ * intrinsic and then runs out of registers. */
+INLINE VNNI __m512i multiply_bytes(__m512i sum, __m512i digits, __m512i weights)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(digits), "v"(weights));
+    return sum;
+}
+
+INLINE VNNI struct strip strip_push(struct strip sum, const uint8_t *digits, struct strip weights)
+{
+    int four;
+    memcpy(&four, digits, sizeof four);
+    const __m512i x = _mm512_set1_epi32(four);
+    return (struct strip){multiply_bytes(sum.v0, x, weights.v0), multiply_bytes(sum.v1, x, weights.v1),
+                          multiply_bytes(sum.v2, x, weights.v2), multiply_bytes(sum.v3, x, weights.v3)};
+}
+
+INLINE VNNI struct sums sums_push(struct sums sums, const struct rows *rows, int r, int k, struct strip weights)
+{
+    return (struct sums){strip_push(sums.low, &rows->digit[0][r][k], weights),
+                         strip_push(sums.middle, &rows->digit[1][r][k], weights),
+                         strip_push(sums.high, &rows->digit[2][r][k], weights)};
+}
+
+INLINE VNNI void sums_join(const struct linear *w, int o, struct sums s, float unit, float *y)
+{
+    join(w, o, outputs_load(w, o), s.low.v0, s.middle.v0, s.high.v0, unit, y);
+    join(w, o + 16, outputs_load(w, o + 16), s.low.v1, s.middle.v1, s.high.v1, unit, y);
+    join(w, o + 32, outputs_load(w, o + 32), s.low.v2, s.middle.v2, s.high.v2, unit, y);
+    join(w, o + 48, outputs_load(w, o + 48), s.low.v3, s.middle.v3, s.high.v3, unit, y);
+}
+
+/* One panel of outputs for row r, and for the next one if `pair` (a constant). */
+INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, bool pair, float *y,
                             ptrdiff_t y_stride)
 {
-    enum { VECTORS = KERNELS_PANEL / LANES };
-    __m512i sum[2][DIGITS][VECTORS];
+    const __m512i zero = _mm512_setzero_si512();
+    const struct strip zeros = {zero, zero, zero, zero};
+    struct sums one = {zeros, zeros, zeros}, two = one;
     const int8_t *weights = panel_of(w, o);
-#pragma GCC unroll 32
-    for (int i = 0; i < R * DIGITS * VECTORS; i++) {
-        sum[i / (DIGITS * VECTORS)][i / VECTORS % DIGITS][i % VECTORS] = _mm512_setzero_si512();
-    }
     for (int k = 0; k < w->in; k += KERNELS_GROUP, weights += GROUP_BYTES) {
-        __m512i group[VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            group[v] = _mm512_loadu_si512(weights + v * 64);
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < R * DIGITS; i++) {
-            const int row = i / DIGITS, d = i % DIGITS;
-            const __m512i digits = _mm512_set1_epi32(*(const int *)(const void *)&rows->digit[d][r + row][k]);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) {
-                sum[row][d][v] = _mm512_dpbusd_epi32(sum[row][d][v], digits, group[v]);
-            }
+        const struct strip group = strip_load(weights);
+        one = sums_push(one, rows, r, k, group);
+        if (pair) {
+            two = sums_push(two, rows, r + 1, k, group);
         }
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) {
-        const int at = o + v * LANES;
-        if (at >= w->out) {
-            break;
-        }
-        const struct outputs to = outputs_load(w, at);
-#pragma GCC unroll 2
-        for (int i = 0; i < R; i++) {
-            join(to, sum[i][0][v], sum[i][1][v], sum[i][2][v], rows->unit[r + i], y + (r + i) * y_stride + at,
-                 w->out - at);
-        }
+    sums_join(w, o, one, rows->unit[r], y + r * y_stride);
+    if (pair) {
+        sums_join(w, o, two, rows->unit[r + 1], y + (r + 1) * y_stride);
     }
 }
 
@@ -139,10 +167,10 @@ static VNNI void rows_vnni(const struct linear *w, const struct rows *rows, floa
     for (int o = 0; o < w->out; o += KERNELS_PANEL) {
         int r = 0;
         for (; r + 2 <= count; r += 2) {
-            panel_vnni(w, o, rows, r, 2, y, y_stride);
+            panel_vnni(w, o, rows, r, true, y, y_stride);
         }
         if (r < count) {
-            panel_vnni(w, o, rows, r, 1, y, y_stride);
+            panel_vnni(w, o, rows, r, false, y, y_stride);
         }
     }
 }
@@ -205,8 +233,8 @@ AMX static void outputs_amx(const struct linear *w, int o, const struct rows *ro
     _tile_stored(2, sum[2], sizeof sum[2][0]);
     const struct outputs to = outputs_load(w, o);
     for (int r = 0; r < count; r++) {
-        join(to, _mm512_loadu_si512(sum[0][r]), _mm512_loadu_si512(sum[1][r]), _mm512_loadu_si512(sum[2][r]),
-             rows->unit[r], y + r * y_stride + o, w->out - o);
+        join(w, o, to, _mm512_loadu_si512(sum[0][r]), _mm512_loadu_si512(sum[1][r]), _mm512_loadu_si512(sum[2][r]),
+             rows->unit[r], y + r * y_stride);
     }
 }
 

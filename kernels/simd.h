@@ -5,7 +5,7 @@
  *
  * The includer defines `vec` (WIDTH floats), `raw` (as many bytes), and:
  *   vec_load, vec_store        WIDTH floats, any alignment
- *   vec_load_n, vec_store_n    the first n of them, n >= 1 and perhaps beyond WIDTH; the rest reads as zero
+ *   vec_load_n, vec_store_n    the first n of them, none if n <= 0, all from WIDTH on; the rest reads as zero
  *   vec_set, vec_fma, vec_fnma (c - a b), vec_max, vec_min (both give their second argument when one is NaN)
  *   vec_abs, vec_sum           horizontal
  *   vec_exponent               2^k from the float whose bits are k + 127 in the low byte (and anything above)
@@ -55,12 +55,15 @@ INLINE vec vec_exp(vec x)
     return vec_scale(vec_set(1) + expm1_small(a.r), a.k);
 }
 
-/* exp(x) - 1 for x <= 0, accurate where x is small. */
-INLINE vec vec_expm1_decay(vec x)
+/* exp(x) = power (1 + small) for x <= 0: where x is small, power is 1 and no digit of the difference to 1 is lost. */
+struct decay {
+    vec power, small;
+};
+
+INLINE struct decay vec_decay(vec x)
 {
     const struct reduced a = reduce(vec_max(vec_set(-87), x));
-    const vec power = vec_exponent(a.biased);
-    return vec_fma(power, expm1_small(a.r), power - vec_set(1));
+    return (struct decay){vec_exponent(a.biased), expm1_small(a.r)};
 }
 
 INLINE vec vec_silu(vec x)
@@ -258,94 +261,125 @@ static void conv1d(const float *weight, const float *bias, int K, float *history
 
 /* ---- selective scan --------------------------------------------------------------------------------------------- */
 
-/* The states of WIDTH channels and their A: in place for one step, else copied side by side, so that a row of state
- * doesn't share its few cache sets with all the others. */
+/* Channels go SCAN_VECTORS vectors at a time: one vector's chain from dt to y is some 200 cycles long, and a processor
+ * sees far enough ahead to overlap that only within such a block. Lanes beyond E compute on zeros and are not stored.
+ */
+enum { SCAN_VECTORS = 4, SCAN_CHANNELS = SCAN_VECTORS * WIDTH };
+
+/* The states of a block and their A: in place for one step, else copied side by side, so that a row of state doesn't
+ * share its few cache sets with all the others. */
 struct states {
     float *h;
     const float *A;
     ptrdiff_t stride;
 };
 
-/* A sum that keeps what rounding took (Kahan): a chunk may have a hundred thousand steps. */
-struct sum {
-    vec value, lost;
+/* One step's values of a block, and the sum of delta so far, kept with what its rounding took (Kahan): a chunk may have
+ * a hundred thousand steps. */
+struct block {
+    vec delta[SCAN_VECTORS], u[SCAN_VECTORS], y[SCAN_VECTORS];
+    vec sum[SCAN_VECTORS], lost[SCAN_VECTORS];
 };
 
-INLINE struct sum sum_push(struct sum sum, vec x)
+INLINE void block_delta(const struct selective_scan *s, int t, int e, struct block *block)
 {
-    const vec term = x - sum.lost, value = sum.value + term;
-    return (struct sum){value, (value - sum.value) - term};
-}
-
-/* One step of WIDTH channels; gives <C, h>. h moves by its change: see scalar.c. */
-INLINE vec scan_step(struct states states, const float *B, const float *C, int N, vec delta, vec u, bool hold)
-{
-    const vec delta_u = delta * u;
-    vec y = vec_set(0);
-    for (int n = 0; n < N; n++) {
-        float *at = states.h + n * states.stride;
-        vec A = vec_load(states.A + n * states.stride), gain = delta_u;
-        if (hold) {
-            A = vec_min(vec_set(-1e-20f), A); /* so that A = 0 has its limit, delta */
-        }
-        const vec change = vec_expm1_decay(delta * A), h = vec_load(at);
-        if (hold) {
-            gain = change / A * u;
-        }
-        const vec next = h + vec_fma(change, h, gain * vec_set(B[n]));
-        vec_store(at, next);
-        y = vec_fma(vec_set(C[n]), next, y);
+    const vec elapsed = vec_set(s->elapsed ? s->elapsed[t] : 1);
+#pragma GCC unroll 4
+    for (int v = 0; v < SCAN_VECTORS; v++, e += WIDTH) {
+        const vec dt = vec_load_n(s->dt + t * s->dt_stride + e, s->E - e) + vec_load_n(s->dt_bias + e, s->E - e);
+        block->delta[v] = elapsed * vec_softplus(dt);
+        block->u[v] = vec_load_n(s->u + t * s->u_stride + e, s->E - e);
+        block->y[v] = vec_set(0);
+        const vec term = block->delta[v] - block->lost[v], sum = block->sum[v] + term;
+        block->lost[v] = (sum - block->sum[v]) - term;
+        block->sum[v] = sum;
     }
-    return y;
 }
 
-/* All T steps of channels e .. e + lanes - 1. */
-INLINE void scan_channels(const struct selective_scan *s, struct states states, int e, ptrdiff_t lanes, bool hold)
+/* exp(delta A) h + B-bar u, where exp(delta A) is never rounded to near 1: see scalar.c. */
+INLINE vec next_state(vec h, vec A, vec B, vec delta, vec u, bool hold)
 {
-    const vec D = vec_load_n(s->D + e, lanes), bias = vec_load_n(s->dt_bias + e, lanes);
-    struct sum sum = {vec_set(0), vec_set(0)};
-    for (int t = 0; t < s->T; t++) {
-        const vec u = vec_load_n(s->u + t * s->u_stride + e, lanes);
-        vec delta = vec_softplus(vec_load_n(s->dt + t * s->dt_stride + e, lanes) + bias);
-        if (s->elapsed) {
-            delta = delta * vec_set(s->elapsed[t]);
+    if (hold) {
+        A = vec_min(vec_set(-1e-20f), A); /* so that A = 0 has its limit, delta */
+    }
+    const struct decay decay = vec_decay(delta * A);
+    vec gain = delta;
+    if (hold) {
+        gain = vec_fma(decay.power, decay.small, decay.power - vec_set(1)) / A;
+    }
+    return vec_fma(decay.power, vec_fma(decay.small, h, h), gain * u * B);
+}
+
+INLINE void block_states(struct states states, const float *B, const float *C, int N, struct block *block, bool hold)
+{
+    for (int n = 0; n < N; n++, states.h += states.stride, states.A += states.stride) {
+        const vec b = vec_set(B[n]), c = vec_set(C[n]);
+#pragma GCC unroll 4
+        for (int v = 0; v < SCAN_VECTORS; v++) {
+            const vec A = vec_load(states.A + v * WIDTH), h = vec_load(states.h + v * WIDTH);
+            const vec next = next_state(h, A, b, block->delta[v], block->u[v], hold);
+            vec_store(states.h + v * WIDTH, next);
+            block->y[v] = vec_fma(c, next, block->y[v]);
         }
-        sum = sum_push(sum, delta);
-        vec y = scan_step(states, s->B + t * s->B_stride, s->C + t * s->C_stride, s->N, delta, u, hold);
-        if (!s->out) {
-            continue;
-        }
-        y = vec_fma(D, u, y);
+    }
+}
+
+INLINE void block_output(const struct selective_scan *s, int t, int e, const struct block *block)
+{
+#pragma GCC unroll 4
+    for (int v = 0; v < SCAN_VECTORS; v++, e += WIDTH) {
+        vec y = vec_fma(vec_load_n(s->D + e, s->E - e), block->u[v], block->y[v]);
         if (s->z) {
-            y = y * vec_silu(vec_load_n(s->z + t * s->z_stride + e, lanes));
+            y = y * vec_silu(vec_load_n(s->z + t * s->z_stride + e, s->E - e));
         }
-        vec_store_n(s->out + t * s->out_stride + e, y, lanes);
-    }
-    if (s->sum_dt) {
-        vec_store_n(s->sum_dt + e, sum.value, lanes);
+        vec_store_n(s->out + t * s->out_stride + e, y, s->E - e);
     }
 }
 
-INLINE void scan_copied(const struct selective_scan *s, int e, ptrdiff_t lanes, bool hold)
+/* All T steps of the block of channels that starts at e. */
+INLINE void scan_block(const struct selective_scan *s, struct states states, int e, bool hold)
 {
-    float h[KERNELS_STATES_MAX * WIDTH], A[KERNELS_STATES_MAX * WIDTH];
-    for (int n = 0; n < s->N; n++) {
-        vec_store(h + n * WIDTH, vec_load_n(s->h + (ptrdiff_t)n * s->E + e, lanes));
-        vec_store(A + n * WIDTH, vec_load_n(s->A + (ptrdiff_t)n * s->E + e, lanes));
+    struct block block;
+    for (int v = 0; v < SCAN_VECTORS; v++) {
+        block.sum[v] = block.lost[v] = vec_set(0);
     }
-    scan_channels(s, (struct states){h, A, WIDTH}, e, lanes, hold);
+    for (int t = 0; t < s->T; t++) {
+        block_delta(s, t, e, &block);
+        block_states(states, s->B + t * s->B_stride, s->C + t * s->C_stride, s->N, &block, hold);
+        if (s->out) {
+            block_output(s, t, e, &block);
+        }
+    }
+    for (int v = 0; s->sum_dt && v < SCAN_VECTORS; v++) {
+        vec_store_n(s->sum_dt + e + v * WIDTH, block.sum[v], s->E - e - v * WIDTH);
+    }
+}
+
+INLINE void scan_copied(const struct selective_scan *s, int e, bool hold)
+{
+    float h[KERNELS_STATES_MAX * SCAN_CHANNELS], A[KERNELS_STATES_MAX * SCAN_CHANNELS];
+    const size_t lanes = (size_t)(s->E - e < SCAN_CHANNELS ? s->E - e : SCAN_CHANNELS);
+    if (lanes < SCAN_CHANNELS) {
+        memset(h, 0, (size_t)s->N * SCAN_CHANNELS * sizeof *h);
+        memset(A, 0, (size_t)s->N * SCAN_CHANNELS * sizeof *A);
+    }
     for (int n = 0; n < s->N; n++) {
-        vec_store_n(s->h + (ptrdiff_t)n * s->E + e, vec_load(h + n * WIDTH), lanes);
+        memcpy(h + n * SCAN_CHANNELS, s->h + (ptrdiff_t)n * s->E + e, lanes * sizeof *h);
+        memcpy(A + n * SCAN_CHANNELS, s->A + (ptrdiff_t)n * s->E + e, lanes * sizeof *A);
+    }
+    scan_block(s, (struct states){h, A, SCAN_CHANNELS}, e, hold);
+    for (int n = 0; n < s->N; n++) {
+        memcpy(s->h + (ptrdiff_t)n * s->E + e, h + n * SCAN_CHANNELS, lanes * sizeof *h);
     }
 }
 
 INLINE void scan_all(const struct selective_scan *s, bool hold)
 {
-    for (int e = 0; e < s->E; e += WIDTH) {
-        if (s->T == 1 && s->E - e >= WIDTH) {
-            scan_channels(s, (struct states){s->h + e, s->A + e, s->E}, e, WIDTH, hold);
+    for (int e = 0; e < s->E; e += SCAN_CHANNELS) {
+        if (s->T == 1 && s->E - e >= SCAN_CHANNELS) {
+            scan_block(s, (struct states){s->h + e, s->A + e, s->E}, e, hold);
         } else {
-            scan_copied(s, e, s->E - e, hold);
+            scan_copied(s, e, hold);
         }
     }
 }
