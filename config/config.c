@@ -28,10 +28,11 @@ static void check_publish(const struct config *config, const struct node *root, 
 {
     const struct node *node = node_find(root, "publish");
     if (node && !is_local(config->publish) && !config->insecure) {
-        errors_add(errors, node->at, "publish",
-                   "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
-                   "Bind 127.0.0.1, or write insecure: true if that is what you want",
-                   config->publish);
+        errors_add(
+            errors, node->at, "publish",
+            "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
+            "Bind 127.0.0.1, or write insecure: true if that is what you want",
+            config->publish);
     }
 }
 
@@ -47,8 +48,9 @@ static int compare_uses(const void *a, const void *b)
 {
     const struct use *x = a, *y = b;
     int order = strcmp(x->path, y->path);
-    return order ? order : x->at.line != y->at.line ? (x->at.line > y->at.line) - (x->at.line < y->at.line)
-                                                    : x->at.column - y->at.column;
+    return order                      ? order
+           : x->at.line != y->at.line ? (x->at.line > y->at.line) - (x->at.line < y->at.line)
+                                      : x->at.column - y->at.column;
 }
 
 /* Two sinks of one path, or a sink that overwrites a source. */
@@ -64,8 +66,9 @@ static void check_uses(struct use *uses, int n, struct config_errors *errors)
         }
         char path[256];
         snprintf(path, sizeof path, "pipelines.%s", b->pipeline);
-        errors_add(errors, b->at, path, a->written && b->written ? "%s is written by another sink too, on line %d"
-                                                                 : "%s is both read and written; see line %d",
+        errors_add(errors, b->at, path,
+                   a->written && b->written ? "%s is written by another sink too, on line %d"
+                                            : "%s is both read and written; see line %d",
                    b->path, a->at.line);
     }
 }
@@ -87,7 +90,8 @@ static void check_publish_sink(const struct config *config, const char *pipeline
     }
 }
 
-/* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at most. */
+/* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at
+ * most. */
 static int check_pipeline(const struct config *config, struct config_pipeline *pipeline, const struct node *node,
                           struct use *uses, struct config_errors *errors)
 {
@@ -103,7 +107,8 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
         const struct node *type = node_find(child, "type");
         if (sink->type == SINK_FILE && sink->path[0]) {
             uses[n++] = (struct use){sink->path, place_of_path(child), pipeline->name, true};
-        } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR && strcmp(type->text, "publish") == 0) {
+        } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR &&
+                   strcmp(type->text, "publish") == 0) {
             check_publish_sink(config, pipeline->name, i, child, errors);
         }
     }
@@ -183,7 +188,8 @@ struct config *config_load(const char *path, const char *const *overrides, int n
     if (file && !standard) {
         fclose(file);
     }
-    struct config *config = text ? config_parse(text, size, standard ? "(standard input)" : path, overrides, n, errors) : NULL;
+    struct config *config =
+        text ? config_parse(text, size, standard ? "(standard input)" : path, overrides, n, errors) : NULL;
     free(text);
     return config;
 }

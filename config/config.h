@@ -4,9 +4,9 @@
 
 /* YAML -> settings.
  *
- * One table of keys (config/keys.c) drives the parser, `ssm check`, the JSON Schema and the documentation. Every error says
- * file:line:col, the key's path and, for an unknown key, the nearest known one. Input is hostile: bytes, depth and events are
- * limited, aliases and tags refused, and YAML 1.1's traps (`no`, `012`, `1:30`) answered with a sentence. */
+ * One table of keys (config/keys.c) drives the parser, `ssm check`, the JSON Schema and the documentation. Every error
+ * says file:line:col, the key's path and, for an unknown key, the nearest known one. Input is hostile: bytes, depth and
+ * events are limited, aliases and tags refused, and YAML 1.1's traps (`no`, `012`, `1:30`) answered with a sentence. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,16 +21,16 @@ enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE };
 
 struct config_source {
     enum source_type type;
-    char path[1024];              /* file: what libsndfile reads; pcm: "-" for stdin or "unix:/path", "tcp://host:port" */
-    bool paced;                   /* file: at the speed of real time (default) or as fast as it goes                 */
-    bool loop;                    /* file: start again at its end                                                    */
-    char device[256];             /* audio: "default" or a device's name as `ssm devices` prints it                   */
-    int rate;                     /* audio, pcm: Hz; 0 = the device's own                                            */
+    char path[1024];  /* file: what libsndfile reads; pcm: "-" for stdin or "unix:/path", "tcp://host:port" */
+    bool paced;       /* file: at the speed of real time (default) or as fast as it goes                 */
+    bool loop;        /* file: start again at its end                                                    */
+    char device[256]; /* audio: "default" or a device's name as `ssm devices` prints it                   */
+    int rate;         /* audio, pcm: Hz; 0 = the device's own                                            */
     int channels[CONFIG_CHANNELS]; /* audio, file: channel numbers from 0, each a stream; pcm: all                    */
-    int n_channels;               /* 0 = all (file) or the first (audio)                                             */
-    int pcm_channels;             /* pcm: interleaved channels in the input                                          */
-    enum pcm_format format;       /* pcm                                                                             */
-    double buffer_s;              /* ring length in seconds                                                          */
+    int n_channels;                /* 0 = all (file) or the first (audio)                                             */
+    int pcm_channels;              /* pcm: interleaved channels in the input                                          */
+    enum pcm_format format;        /* pcm                                                                             */
+    double buffer_s;               /* ring length in seconds                                                          */
 };
 
 struct config_sink {
@@ -52,20 +52,20 @@ struct config_pipeline {
 struct config {
     int version;
     char node[64];
-    char device[64];      /* auto, cpu, cuda, cuda:0 */
-    int threads;          /* engine threads; 0 = all cores */
-    char publish[256];    /* XPUB address; "" = none */
-    bool insecure;        /* publish beyond loopback without CURVE */
-    double deadline_s;    /* a batch waits at most this long for more streams */
-    double drain_s;       /* SIGTERM: time allowed to drain */
+    char device[64];   /* auto, cpu, cuda, cuda:0 */
+    int threads;       /* engine threads; 0 = all cores */
+    char publish[256]; /* XPUB address; "" = none */
+    bool insecure;     /* publish beyond loopback without CURVE */
+    double deadline_s; /* a batch waits at most this long for more streams */
+    double drain_s;    /* SIGTERM: time allowed to drain */
     struct config_pipeline *pipelines;
     int n_pipelines;
 };
 
 struct config_error {
     int line, column;
-    char path[256];  /* pipelines.mic.source.type */
-    char text[512];  /* "live.yaml:12:5: pipelines.mic.source.typ: no such key; did you mean type?" */
+    char path[256]; /* pipelines.mic.source.type */
+    char text[512]; /* "live.yaml:12:5: pipelines.mic.source.typ: no such key; did you mean type?" */
 };
 
 struct config_errors {
@@ -73,8 +73,8 @@ struct config_errors {
     struct config_error at[CONFIG_ERRORS];
 };
 
-/* Read a whole configuration; NULL with *errors filled in. `path` "-" is standard input. overrides: n strings of the form
- * a.b=value, applied after the file as if they stood in it. */
+/* Read a whole configuration; NULL with *errors filled in. `path` "-" is standard input. overrides: n strings of the
+ * form a.b=value, applied after the file as if they stood in it. */
 struct config *config_load(const char *path, const char *const *overrides, int n, struct config_errors *errors);
 /* The same from memory; `name` stands in messages. */
 struct config *config_parse(const char *text, size_t size, const char *name, const char *const *overrides, int n,

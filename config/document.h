@@ -4,8 +4,8 @@
 
 /* YAML -> a small bounded tree that remembers where everything stood. The only file that knows libyaml.
  *
- * Refused, each with its place: more than 1 MiB, 32 levels, 100,000 events or 4,160 entries of one map or list; anchors,
- * aliases and tags; a key twice; text that isn't UTF-8; a second document. */
+ * Refused, each with its place: more than 1 MiB, 32 levels, 100,000 events or 4,160 entries of one map or list;
+ * anchors, aliases and tags; a key twice; text that isn't UTF-8; a second document. */
 
 #include "config/errors.h"
 
@@ -25,8 +25,8 @@ struct node {
 /* Gives the root, always a map, or NULL with an error added. `name` must outlive it. */
 struct node *document_parse(const char *text, size_t size, const char *name, struct config_errors *errors);
 
-/* Put in "a.b.0.c=value", value in YAML, as if it had stood there: replaces, or makes what is missing; a list grows by its
- * next index. False with an error added. `override` must outlive the tree. */
+/* Put in "a.b.0.c=value", value in YAML, as if it had stood there: replaces, or makes what is missing; a list grows by
+ * its next index. False with an error added. `override` must outlive the tree. */
 bool document_set(struct node *root, const char *override, struct config_errors *errors);
 
 void document_destroy(struct node *node); /* NULL is fine */

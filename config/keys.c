@@ -8,10 +8,12 @@
 #include "config/config.h"
 
 #define FIELD(type, field) .offset = offsetof(type, field), .size = sizeof((type *)0)->field
-#define COUNT(array) (int)(sizeof(array) / sizeof *(array))
+#define COUNT(array)       (int)(sizeof(array) / sizeof *(array))
 
-static const char *const source_types[] = {[SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", NULL};
-static const char *const sink_types[] = {[SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", NULL};
+static const char *const source_types[] = {
+    [SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", NULL};
+static const char *const sink_types[] = {
+    [SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", NULL};
 static const char *const formats[] = {
     [PCM_F32LE] = "f32le", [PCM_S16LE] = "s16le", [PCM_S24LE] = "s24le", [PCM_S32LE] = "s32le", NULL};
 
@@ -49,7 +51,8 @@ static const char *check_not_empty(const char *text)
 static bool has_port(const char *host, long least)
 {
     const char *colon = strrchr(host, ':');
-    if (!colon || colon == host || colon[1] == '\0' || colon[1 + strspn(colon + 1, "0123456789")] || strlen(colon) > 6) {
+    if (!colon || colon == host || colon[1] == '\0' || colon[1 + strspn(colon + 1, "0123456789")] ||
+        strlen(colon) > 6) {
         return false;
     }
     long port = strtol(colon + 1, NULL, 10);
@@ -63,7 +66,8 @@ static const char *check_publish(const char *text)
     }
     bool fine = (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 2)) ||
                 (strncmp(text, "ipc://", 6) == 0 && text[6] != '\0') || text[0] == '\0';
-    return fine ? NULL : "must be tcp://HOST:PORT with a port from 2 to 65535 (control takes the port below), or ipc://PATH";
+    return fine ? NULL
+                : "must be tcp://HOST:PORT with a port from 2 to 65535 (control takes the port below), or ipc://PATH";
 }
 
 static const char *check_pcm_path(const char *text)
@@ -85,6 +89,8 @@ static const char *check_sound_path(const char *text)
     return "the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or .rf64";
 }
 
+/* A row is two or three lines, the sentence for the reader last. */
+/* clang-format off */
 enum { FILES = 1 << SOURCE_FILE, AUDIO = 1 << SOURCE_AUDIO, PCM = 1 << SOURCE_PCM };
 
 static const struct key source_rows[] = {

@@ -2,22 +2,22 @@
 #ifndef CONFIG_KEYS_H
 #define CONFIG_KEYS_H
 
-/* The one table: every key a configuration may hold. It drives reading, `ssm check`, the schema and the messages; a new key
- * is a new row in keys.c and a field in config.h. */
+/* The one table: every key a configuration may hold. It drives reading, `ssm check`, the schema and the messages; a new
+ * key is a new row in keys.c and a field in config.h. */
 
 #include <stdbool.h>
 #include <stddef.h>
 
 enum key_kind {
-    KEY_TEXT,     /* char[]                                             */
-    KEY_BOOL,     /* bool                                               */
-    KEY_INT,      /* int                                                */
-    KEY_SECONDS,  /* double, from "20ms", "1.5s", "2min", "1h"          */
-    KEY_WORD,     /* an enum's value: one of `words`                    */
-    KEY_INTS,     /* int[] and a count                                  */
-    KEY_MAP,      /* a struct, by `items`                               */
-    KEY_LIST,     /* struct[] and a count, by `items`                   */
-    KEY_NAMED,    /* a map of the user's names: struct * and a count; each struct begins with its name, char[64] */
+    KEY_TEXT,    /* char[]                                             */
+    KEY_BOOL,    /* bool                                               */
+    KEY_INT,     /* int                                                */
+    KEY_SECONDS, /* double, from "20ms", "1.5s", "2min", "1h"          */
+    KEY_WORD,    /* an enum's value: one of `words`                    */
+    KEY_INTS,    /* int[] and a count                                  */
+    KEY_MAP,     /* a struct, by `items`                               */
+    KEY_LIST,    /* struct[] and a count, by `items`                   */
+    KEY_NAMED,   /* a map of the user's names: struct * and a count; each struct begins with its name, char[64] */
 };
 
 struct keys;
@@ -25,20 +25,20 @@ struct keys;
 struct key {
     const char *name, *about;
     enum key_kind kind;
-    size_t offset, size;       /* of the field, in bytes */
-    size_t count_offset;       /* INTS, LIST, NAMED: of the int that counts */
-    size_t item_size;          /* LIST, NAMED: of one struct */
-    double least, most;        /* INT, INTS: of a value; SECONDS: of seconds; LIST, NAMED: of entries */
-    int types;                 /* bits of the types that have this key; 0: all */
+    size_t offset, size; /* of the field, in bytes */
+    size_t count_offset; /* INTS, LIST, NAMED: of the int that counts */
+    size_t item_size;    /* LIST, NAMED: of one struct */
+    double least, most;  /* INT, INTS: of a value; SECONDS: of seconds; LIST, NAMED: of entries */
+    int types;           /* bits of the types that have this key; 0: all */
     bool required;
-    const char *standard;      /* the default, as it would stand in the file; NULL: none, the field is 0 */
-    const char *const *words;  /* WORD: its values in the enum's order, NULL at the end */
-    const char *pattern;       /* TEXT: for the schema; `check` is the judge */
+    const char *standard;                   /* the default, as it would stand in the file; NULL: none, the field is 0 */
+    const char *const *words;               /* WORD: its values in the enum's order, NULL at the end */
+    const char *pattern;                    /* TEXT: for the schema; `check` is the judge */
     const char *(*check)(const char *text); /* TEXT, NAMED's names: what is wrong with it, or NULL */
-    const struct keys *items;  /* MAP, LIST, NAMED */
+    const struct keys *items;               /* MAP, LIST, NAMED */
 };
 
-/* The keys of one kind of map. Where `types` is set, the map's key `type` is one of these and picks which keys it has. */
+/* The keys of one kind of map. Where `types` is set, its key `type` is one of these and picks the other keys. */
 struct keys {
     const char *what; /* "source" */
     const char *const *types;

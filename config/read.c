@@ -68,9 +68,9 @@ const struct key *read_nearest(const struct keys *keys, int type, const char *na
 /* What a plain scalar is for YAML 1.1 besides text, or NULL. */
 static const char *other_meaning(const char *text)
 {
-    static const char *const words[] = {"yes", "Yes", "YES", "on",    "On",    "ON",    "no",   "No",   "NO",  "off", "Off",
-                                        "OFF", "y",   "Y",   "n",     "N",     "true",  "True", "TRUE", "false", "False",
-                                        "FALSE", NULL};
+    static const char *const words[] = {"yes",  "Yes",  "YES",  "on",    "On",    "ON",    "no", "No",
+                                        "NO",   "off",  "Off",  "OFF",   "y",     "Y",     "n",  "N",
+                                        "true", "True", "TRUE", "false", "False", "FALSE", NULL};
     for (int i = 0; words[i]; i++) {
         if (strcmp(text, words[i]) == 0) {
             return "true or false";
@@ -138,9 +138,11 @@ static void refuse_int(struct reader *reader, const struct node *node)
                strtol(text, NULL, 8), strtol(text, NULL, 10));
     } else if (number) {
         REFUSE(reader, node->at, "write it as plain digits: %ld", strtol(text, NULL, 10));
-    } else if (n > 0 && n < 6 && digits[n] == ':' && strlen(digits) < 9 && digits[strspn(digits, "0123456789:")] == '\0' &&
-               digits[strlen(digits) - 1] != ':' && !strstr(digits, "::")) {
-        REFUSE(reader, node->at, "%s is %ld (base 60) in YAML 1.1; write %ld", text, base_sixty(digits), base_sixty(digits));
+    } else if (n > 0 && n < 6 && digits[n] == ':' && strlen(digits) < 9 &&
+               digits[strspn(digits, "0123456789:")] == '\0' && digits[strlen(digits) - 1] != ':' &&
+               !strstr(digits, "::")) {
+        REFUSE(reader, node->at, "%s is %ld (base 60) in YAML 1.1; write %ld", text, base_sixty(digits),
+               base_sixty(digits));
     } else {
         REFUSE(reader, node->at, "must be a whole number in plain digits, got \"%.64s\"", text);
     }
@@ -151,7 +153,8 @@ static bool is_plain_int(const struct node *node)
 {
     const char *digits = node->text + (node->text[0] == '-');
     size_t n = strspn(digits, "0123456789");
-    return node->plain && n > 0 && n < 10 && digits[n] == '\0' && (digits[0] != '0' || (n == 1 && digits == node->text));
+    return node->plain && n > 0 && n < 10 && digits[n] == '\0' &&
+           (digits[0] != '0' || (n == 1 && digits == node->text));
 }
 
 static bool read_int(struct reader *reader, const struct key *key, const struct node *node, int *field)
@@ -319,7 +322,7 @@ static void read_scalar(struct reader *reader, const struct key *key, const stru
 
 static enum node_kind kind_of_node(const struct key *key)
 {
-    return key->kind == KEY_MAP || key->kind == KEY_NAMED ? NODE_MAP
+    return key->kind == KEY_MAP || key->kind == KEY_NAMED   ? NODE_MAP
            : key->kind == KEY_LIST || key->kind == KEY_INTS ? NODE_LIST
                                                             : NODE_SCALAR;
 }
@@ -377,7 +380,8 @@ static void refuse_key(struct reader *reader, const struct keys *keys, int type,
     if (find_key(keys, -1, node->key)) {
         char types[128];
         list_types(keys, node->key, types, sizeof types);
-        REFUSE(reader, node->key_at, "is a key of type %s; this %s is of type %s", types, keys->what, keys->types[type]);
+        REFUSE(reader, node->key_at, "is a key of type %s; this %s is of type %s", types, keys->what,
+               keys->types[type]);
     } else if (nearest) {
         REFUSE(reader, node->key_at, "no such key; did you mean %s?", nearest->name);
     } else {

@@ -7,8 +7,8 @@
 #include "config/document.h"
 #include "config/keys.h"
 
-/* Fill the struct at `base` (all zero) from a map. All that is wrong is added to errors, and reading goes on behind it: a
- * list or NAMED field still gets an entry for each entry of the file, in its order. */
+/* Fill the struct at `base` (all zero) from a map. All that is wrong is added to errors, and reading goes on behind it:
+ * a list or NAMED field still gets an entry for each entry of the file, in its order. */
 void read_map(const struct keys *keys, const struct node *map, void *base, struct config_errors *errors);
 
 /* The row that `name` was probably meant to be, among those of `type` (-1: all), or NULL when none is near. */

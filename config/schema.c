@@ -71,13 +71,16 @@ static void print_kind(FILE *file, const struct key *key)
         print_maps(file, key->items);
         break;
     case KEY_LIST:
-        fprintf(file, "\"type\": \"array\", \"minItems\": %.0f, \"maxItems\": %.0f, \"items\": {", key->least, key->most);
+        fprintf(file, "\"type\": \"array\", \"minItems\": %.0f, \"maxItems\": %.0f, \"items\": {", key->least,
+                key->most);
         print_maps(file, key->items);
         fprintf(file, "}");
         break;
     case KEY_NAMED:
-        fprintf(file, "\"type\": \"object\", \"minProperties\": %.0f, \"maxProperties\": %.0f, \"propertyNames\": {\"pattern\": ",
-                key->least, key->most);
+        fprintf(
+            file,
+            "\"type\": \"object\", \"minProperties\": %.0f, \"maxProperties\": %.0f, \"propertyNames\": {\"pattern\": ",
+            key->least, key->most);
         print_text(file, key->pattern);
         fprintf(file, "}, \"additionalProperties\": {");
         print_maps(file, key->items);

@@ -6,8 +6,8 @@
 
 static const double widest_hz = 1.0, narrowest_hz = 0.02;
 static const double astray_ns = 20e6; /* less than this and less than 8 deviations is jitter, never a jump */
-static const double gap_s = 1;     /* a step longer than this ... */
-static const double drift_ppm = 5; /* ... shows what the rate is wrong by, more than jitter */
+static const double gap_s = 1;        /* a step longer than this ... */
+static const double drift_ppm = 5;    /* ... shows what the rate is wrong by, more than jitter */
 enum { ASTRAY_PAIRS = 8 };
 
 void clock_init(struct clock *clock, double rate)
@@ -41,8 +41,8 @@ static bool tame(struct clock *clock, double seconds, double *error)
     return true;
 }
 
-/* Gains of the loop for a step of `seconds`; bounded, or a long step would make it unstable. After a gap the rate is still
- * known but the phase is not, so it begins anew as the mean of the pairs since. */
+/* Gains of the loop for a step of `seconds`; bounded, or a long step would make it unstable. After a gap the rate is
+ * still known but the phase is not, so it begins anew as the mean of the pairs since. */
 static void gains(struct clock *clock, double seconds, double *phase, double *rate)
 {
     double hz = fmax(narrowest_hz, fmin(widest_hz, 0.5 / clock->age));

@@ -4,10 +4,10 @@
 
 /* When was a sample? The 64-bit sample counter of a source is the truth; this fits it to CLOCK_MONOTONIC.
  *
- * Each block of samples gives a pair: the counter after it, and the moment it arrived. Arrival jitters, so the pairs are
- * filtered by a second-order delay-locked loop (F. Adriaensen, "Using a DLL to filter time", LAC 2005) whose bandwidth
- * narrows from 1 Hz to 0.02 Hz as it settles; outliers pull it by no more than four times the usual error. Late is what it
- * can't see: a constant delay between capture and arrival stays in. One owner; nothing allocated. */
+ * Each block of samples gives a pair: the counter after it, and the moment it arrived. Arrival jitters, so the pairs
+ * are filtered by a second-order delay-locked loop (F. Adriaensen, "Using a DLL to filter time", LAC 2005) whose
+ * bandwidth narrows from 1 Hz to 0.02 Hz as it settles; outliers pull it by no more than four times the usual error.
+ * Late is what it can't see: a constant delay between capture and arrival stays in. One owner; nothing allocated. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,16 +15,16 @@
 struct clock {
     double nominal; /* ns per sample as the source says */
     /* private from here */
-    uint64_t counter;  /* the newest pair's */
-    int64_t ns;        /* fitted time of `counter`, whole part ... */
-    double fraction;   /* ... and the rest, ns */
-    double period;     /* fitted ns per sample */
-    double age;        /* seconds observed since the first pair or the last jump */
-    double since_gap;  /* seconds observed since the last step longer than a second */
-    double deviation;  /* usual distance of an arrival from the fit, ns */
-    double gain;       /* share of that which remains in the fit */
+    uint64_t counter; /* the newest pair's */
+    int64_t ns;       /* fitted time of `counter`, whole part ... */
+    double fraction;  /* ... and the rest, ns */
+    double period;    /* fitted ns per sample */
+    double age;       /* seconds observed since the first pair or the last jump */
+    double since_gap; /* seconds observed since the last step longer than a second */
+    double deviation; /* usual distance of an arrival from the fit, ns */
+    double gain;      /* share of that which remains in the fit */
     int64_t utc_offset;
-    int astray;        /* pairs in a row too far off to be jitter */
+    int astray; /* pairs in a row too far off to be jitter */
     uint64_t jumps;
     bool started;
 };
@@ -37,16 +37,16 @@ void clock_init(struct clock *clock, double rate);
  * stalled device) the fit jumps to the new line after eight pairs that agree on it, and keeps its rate. */
 void clock_observe(struct clock *clock, uint64_t counter, int64_t ns);
 
-/* The time of a sample in ns of CLOCK_MONOTONIC: when `counter` samples had been captured. Any counter, also ahead of the
- * newest pair; 0 before the first one. */
+/* The time of a sample in ns of CLOCK_MONOTONIC: when `counter` samples had been captured. Any counter, also ahead of
+ * the newest pair; 0 before the first one. */
 int64_t clock_time(const struct clock *clock, uint64_t counter);
 
 double clock_ppm(const struct clock *clock);      /* how much faster than its nominal rate the source runs, 1e-6 */
 double clock_error_ns(const struct clock *clock); /* estimated standard error of clock_time near the newest pair  */
 uint64_t clock_jumps(const struct clock *clock);  /* times the line was left for a new one                        */
 
-/* Wall-clock companion: UTC = CLOCK_MONOTONIC + offset. Measured by clock_utc_offset and set by the owner now and then (a
- * second is fine); a step of the wall clock shows as it is. Never subtract two UTC times. */
+/* Wall-clock companion: UTC = CLOCK_MONOTONIC + offset. Measured by clock_utc_offset and set by the owner now and then
+ * (a second is fine); a step of the wall clock shows as it is. Never subtract two UTC times. */
 int64_t clock_utc_offset(void);
 void clock_set_utc_offset(struct clock *clock, int64_t offset);
 int64_t clock_utc(const struct clock *clock, uint64_t counter);

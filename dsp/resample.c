@@ -77,8 +77,8 @@ void resampler_reset(struct resampler *resampler)
     resampler->taken = resampler->given = 0;
 }
 
-/* Zeros push the rest out. libsamplerate's own end_of_input isn't used: fed sample by sample, 0.2.2 drops the tail at some
- * ratios (48 kHz to 16 kHz lost 19 samples of 1600) and rounds the total either way at others. */
+/* Zeros push the rest out. libsamplerate's own end_of_input isn't used: fed sample by sample, 0.2.2 drops the tail at
+ * some ratios (48 kHz to 16 kHz lost 19 samples of 1600) and rounds the total either way at others. */
 static size_t flush(struct resampler *resampler, float *out, size_t n_out)
 {
     static const float zeros[256];

@@ -5,8 +5,8 @@
 /* Rate conversion at the edges of the engine, on libsamplerate. A model states its rate; the world has others.
  *
  * Output sample j stands for the input's time j * from / to exactly, whatever the grade: the filter is centred, nothing
- * shifts. It needs input beyond that time, though, and so output comes late by resampler_delay. Equal rates pass through
- * untouched, bit for bit, with no delay. How the input is cut into calls changes nothing in the output. */
+ * shifts. It needs input beyond that time, though, and so output comes late by resampler_delay. Equal rates pass
+ * through untouched, bit for bit, with no delay. How the input is cut into calls changes nothing in the output. */
 
 #include <stddef.h>
 
@@ -23,15 +23,15 @@ struct resampler *resampler_create(int from, int to, enum resampler_grade grade)
 void resampler_destroy(struct resampler *resampler); /* NULL is fine */
 void resampler_reset(struct resampler *resampler);
 
-/* Convert up to n_in samples into up to n_out; gives the samples written and sets *used to the samples consumed. `in` and
- * `out` must not overlap. Allocates nothing.
- * last != 0: nothing follows this input, so what the filter still holds is flushed. Call again with what was not used
- * until less than n_out comes back; then N samples have become ceil(N * to / from), and only reset goes on. */
+/* Convert up to n_in samples into up to n_out; gives the samples written and sets *used to the samples consumed. `in`
+ * and `out` must not overlap. Allocates nothing. last != 0: nothing follows this input, so what the filter still holds
+ * is flushed. Call again with what was not used until less than n_out comes back; then N samples have become ceil(N *
+ * to / from), and only reset goes on. */
 size_t resampler_push(struct resampler *resampler, const float *in, size_t n_in, size_t *used, float *out, size_t n_out,
                       int last);
 
-/* Samples at the output rate by which output lags input at most: after N samples in, with room for all that was ready, at
- * least N * to / from - delay came out. */
+/* Samples at the output rate by which output lags input at most: after N samples in, with room for all that was ready,
+ * at least N * to / from - delay came out. */
 double resampler_delay(const struct resampler *resampler);
 
 #endif

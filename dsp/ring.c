@@ -14,13 +14,13 @@ struct hole {
     uint64_t at, lost;
 };
 
-/* A hole's fields need no atomics: the writer changes a hole only while `written` still equals its `at`, the reader looks
- * at it only once it has taken sample `at`, and taking that sample acquired a `written` beyond it. */
+/* A hole's fields need no atomics: the writer changes a hole only while `written` still equals its `at`, the reader
+ * looks at it only once it has taken sample `at`, and taking that sample acquired a `written` beyond it. */
 struct ring {
     alignas(CACHE_LINE) _Atomic uint64_t written; /* the writer's line */
     _Atomic uint64_t lost;
     _Atomic uint64_t holes_written;
-    uint64_t lost_told; /* how much of `lost` stands in a hole */
+    uint64_t lost_told;                         /* how much of `lost` stands in a hole */
     alignas(CACHE_LINE) _Atomic uint64_t taken; /* the reader's line */
     _Atomic uint64_t holes_taken;
     uint64_t lost_passed;

@@ -4,8 +4,9 @@
 
 /* A one-writer one-reader ring of samples: the only thing an audio callback touches.
  *
- * Wait-free: C11 atomics, no lock, no system call, nothing allocated after ring_create. The writer and the reader may be
- * different threads; each side is one thread at a time. Positions count samples from the start and never wrap (2^64). */
+ * Wait-free: C11 atomics, no lock, no system call, nothing allocated after ring_create. The writer and the reader may
+ * be different threads; each side is one thread at a time. Positions count samples from the start and never wrap
+ * (2^64). */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -16,8 +17,8 @@ struct ring;
 struct ring *ring_create(size_t capacity);
 void ring_destroy(struct ring *ring); /* NULL is fine */
 
-/* Writer: copy in up to n samples; gives how many fitted. What did not fit is counted in ring_lost, and the reader learns
- * where it is missing: see ring_position. */
+/* Writer: copy in up to n samples; gives how many fitted. What did not fit is counted in ring_lost, and the reader
+ * learns where it is missing: see ring_position. */
 size_t ring_write(struct ring *ring, const float *samples, size_t n);
 /* Writer: the same for one channel of interleaved samples: takes samples[i * step]. */
 size_t ring_write_strided(struct ring *ring, const float *samples, size_t step, size_t n);

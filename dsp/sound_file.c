@@ -18,7 +18,7 @@ enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path 
 
 struct sound_file {
     SNDFILE *handle;
-    char *path, *part;  /* part: where it is written until commit; NULL: in place */
+    char *path, *part; /* part: where it is written until commit; NULL: in place */
     int64_t position, length;
     int channels, container;
     double full_scale; /* writing PCM: of its integers; 0: floats go to libsndfile as they are */
@@ -29,18 +29,18 @@ static const struct ending {
     const char *text;
     int container, subtype; /* subtype: when the source's doesn't fit */
 } endings[] = {
-    {".wav", SF_FORMAT_WAV, SF_FORMAT_PCM_16},  {".flac", SF_FORMAT_FLAC, SF_FORMAT_PCM_16},
-    {".ogg", SF_FORMAT_OGG, SF_FORMAT_VORBIS},  {".opus", SF_FORMAT_OGG, SF_FORMAT_OPUS},
-    {".w64", SF_FORMAT_W64, SF_FORMAT_PCM_16},  {".rf64", SF_FORMAT_RF64, SF_FORMAT_PCM_16},
+    {".wav", SF_FORMAT_WAV, SF_FORMAT_PCM_16}, {".flac", SF_FORMAT_FLAC, SF_FORMAT_PCM_16},
+    {".ogg", SF_FORMAT_OGG, SF_FORMAT_VORBIS}, {".opus", SF_FORMAT_OGG, SF_FORMAT_OPUS},
+    {".w64", SF_FORMAT_W64, SF_FORMAT_PCM_16}, {".rf64", SF_FORMAT_RF64, SF_FORMAT_PCM_16},
 };
 
 /* The subtypes that lose nothing when carried over, and the size of their integers. */
 static const struct subtype {
     int subtype, bits; /* 0: not integers */
 } subtypes[] = {
-    {SF_FORMAT_PCM_S8, 8},  {SF_FORMAT_PCM_U8, 8}, {SF_FORMAT_PCM_16, 16}, {SF_FORMAT_PCM_24, 24},
-    {SF_FORMAT_PCM_32, 32}, {SF_FORMAT_FLOAT, 0},  {SF_FORMAT_DOUBLE, 0},  {SF_FORMAT_ULAW, 0},
-    {SF_FORMAT_ALAW, 0},
+    {SF_FORMAT_PCM_S8, 8},  {SF_FORMAT_PCM_U8, 8},  {SF_FORMAT_PCM_16, 16},
+    {SF_FORMAT_PCM_24, 24}, {SF_FORMAT_PCM_32, 32}, {SF_FORMAT_FLOAT, 0},
+    {SF_FORMAT_DOUBLE, 0},  {SF_FORMAT_ULAW, 0},    {SF_FORMAT_ALAW, 0},
 };
 
 __attribute__((format(printf, 4, 5))) static void say(struct sound_file_error *err, int code, const char *path,
@@ -95,8 +95,8 @@ static void say_why_unreadable(const char *path, struct sound_file_error *err)
         for (size_t i = 0; i < n; i++) {
             start[i] = isprint((unsigned char)start[i]) ? start[i] : '.';
         }
-        say(err, EX_DATAERR, path, "not a sound file that can be read, whatever its name: it begins with \"%s\" (%s)", start,
-            reason);
+        say(err, EX_DATAERR, path, "not a sound file that can be read, whatever its name: it begins with \"%s\" (%s)",
+            start, reason);
     }
     fclose(file);
 }
@@ -205,8 +205,8 @@ static int choose_subtype(const struct ending *ending, const struct sound_file_i
     return ending->subtype;
 }
 
-/* A plain WAV's sizes have 32 bits; ours go to RF64 early and come back. Plain where it surely fits: RF64 comes back with
- * the extensible header, which some readers (Python's wave before 3.12) don't know. */
+/* A plain WAV's sizes have 32 bits; ours go to RF64 early and come back. Plain where it surely fits: RF64 comes back
+ * with the extensible header, which some readers (Python's wave before 3.12) don't know. */
 static int choose_container(const struct ending *ending, const struct sound_file_info *info)
 {
     bool small = info->length >= 0 && info->length < (INT64_C(1) << 31) / 8 / info->channels;

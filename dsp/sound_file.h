@@ -4,9 +4,9 @@
 
 /* Sound files, read and written as interleaved floats; the only file that knows libsndfile.
  *
- * Reads whatever libsndfile reads. Writes by the path's ending: .wav .flac .ogg (Vorbis) .opus .w64 .rf64. PCM keeps its
- * bits: reading and writing integers of the same size changes nothing. A sample here is one value per channel; lengths
- * and positions count these. One owner per file. Opening and committing may take long and allocate. */
+ * Reads whatever libsndfile reads. Writes by the path's ending: .wav .flac .ogg (Vorbis) .opus .w64 .rf64. PCM keeps
+ * its bits: reading and writing integers of the same size changes nothing. A sample here is one value per channel;
+ * lengths and positions count these. One owner per file. Opening and committing may take long and allocate. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,7 +15,7 @@
 struct sound_file;
 
 struct sound_file_error {
-    int code;       /* of sysexits: 65 not sound or damaged, 66 can't be read, 73 can't be made, 74 input or output failed */
+    int code; /* of sysexits: 65 not sound or damaged, 66 can't be read, 73 can't be made, 74 input or output failed */
     char text[512]; /* one sentence that begins with the path */
 };
 
@@ -31,28 +31,30 @@ struct sound_file *sound_file_open(const char *path, struct sound_file_info *inf
 
 /* Read up to n samples.
  *   samples  out  (n, channels)  NaN and inf become 0 and are counted
- * Gives how many; fewer than n at the end, or where the file is damaged: then *err is set (err->code is 0 otherwise) and
- * says at which sample. */
+ * Gives how many; fewer than n at the end, or where the file is damaged: then *err is set (err->code is 0 otherwise)
+ * and says at which sample. */
 size_t sound_file_read(struct sound_file *file, float *samples, size_t n, struct sound_file_error *err);
 
 /* Go to sample `position`; false where the file can't. */
 bool sound_file_seek(struct sound_file *file, int64_t position);
 
-/* Reading: values that were NaN or inf. Writing: values beyond full scale, clamped where the subtype is PCM, and NaN. */
+/* Reading: values that were NaN or inf. Writing: values beyond full scale, clamped where the subtype is PCM, and NaN.
+ */
 uint64_t sound_file_bad(const struct sound_file *file);
 
-/* Open for writing. The subtype is that of info->format where the new container holds it losslessly; else 16 bit, or 24 bit
- * for FLAC of a float source. A .wav of unknown length, or of 2 GiB and more, is written as RF64, which becomes a WAV again
- * at the end if it stayed below 4 GiB.
- * atomic: written beside the path and moved there by commit, so that nobody sees half a file; what isn't committed is
- * removed. Else written in place, for readers who follow a growing file (a path that is no regular file always is). */
+/* Open for writing. The subtype is that of info->format where the new container holds it losslessly; else 16 bit, or 24
+ * bit for FLAC of a float source. A .wav of unknown length, or of 2 GiB and more, is written as RF64, which becomes a
+ * WAV again at the end if it stayed below 4 GiB. atomic: written beside the path and moved there by commit, so that
+ * nobody sees half a file; what isn't committed is removed. Else written in place, for readers who follow a growing
+ * file (a path that is no regular file always is). */
 struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
                                      struct sound_file_error *err);
 
 /* Write n samples (n, channels). False with *err set when the disk is full or the like. */
 bool sound_file_write(struct sound_file *file, const float *samples, size_t n, struct sound_file_error *err);
 
-/* Writing in place: make what was written so far readable by others (the header says the length; FLAC and Ogg have none). */
+/* Writing in place: make what was written so far readable by others (the header says the length; FLAC and Ogg have
+ * none). */
 void sound_file_flush(struct sound_file *file);
 
 /* Writing: the file is complete: header, disk, name. False with *err set. Afterwards only close. */

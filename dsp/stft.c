@@ -7,7 +7,8 @@
 #include <string.h>
 
 /* kiss_fftr keeps a work buffer in its tables, so two threads can't share them. kiss_fft's own tables are constant when
- * input and output differ: the real transform of `window` samples is made here from a complex one of half the length. */
+ * input and output differ: the real transform of `window` samples is made here from a complex one of half the length.
+ */
 struct stft {
     int window, hop, half; /* half = window / 2: the length of the complex transform */
     kiss_fft_cfg forward, backward;
@@ -86,8 +87,8 @@ size_t stft_scratch_floats(const struct stft *stft)
     return 2 * (size_t)stft->window; /* the complex transform's input and output */
 }
 
-/* The half-length transform z of samples (even, odd) as real and imaginary parts -> the real transform. With E and O the
- * transforms of the even and the odd samples, z[k] = E[k] + i O[k], and x[k] = E[k] + turn[k] O[k]. */
+/* The half-length transform z of samples (even, odd) as real and imaginary parts -> the real transform. With E and O
+ * the transforms of the even and the odd samples, z[k] = E[k] + i O[k], and x[k] = E[k] + turn[k] O[k]. */
 static void split(const struct stft *stft, const kiss_fft_cpx *z, float *re, float *im)
 {
     int half = stft->half;
@@ -100,8 +101,8 @@ static void split(const struct stft *stft, const kiss_fft_cpx *z, float *re, flo
     }
 }
 
-/* The way back: z[k] = E[k] + i O[k] with 2 E[k] = x[k] + conj(x[half - k]), 2 O[k] = (x[k] - conj(x[half - k])) / turn[k].
- * The twos stay in: they make the half-length inverse transform as large as the whole one. */
+/* The way back: z[k] = E[k] + i O[k] with 2 E[k] = x[k] + conj(x[half - k]), 2 O[k] = (x[k] - conj(x[half - k])) /
+ * turn[k]. The twos stay in: they make the half-length inverse transform as large as the whole one. */
 static void join(const struct stft *stft, const float *re, const float *im, kiss_fft_cpx *z)
 {
     int half = stft->half;

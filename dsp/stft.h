@@ -6,9 +6,9 @@
  *
  * The window is the square root of the periodic Hann window, once in analysis and once in synthesis; with
  * window = 2 hop the two overlap-add to one, with more overlap synthesis divides by what they add to, window / (2 hop).
- * Hop k is analysed in the window over samples [(k + 1) hop - window, (k + 1) hop); synthesis gives it back window - hop
- * samples later. The transform is kissfft's, unnormalised forward, 1/window backward. A spectrum is (2, bins): all real
- * parts, then all imaginary ones; bins = window / 2 + 1. */
+ * Hop k is analysed in the window over samples [(k + 1) hop - window, (k + 1) hop); synthesis gives it back window -
+ * hop samples later. The transform is kissfft's, unnormalised forward, 1/window backward. A spectrum is (2, bins): all
+ * real parts, then all imaginary ones; bins = window / 2 + 1. */
 
 #include <stddef.h>
 

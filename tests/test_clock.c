@@ -7,7 +7,8 @@
 
 enum { RATE = 48000, BLOCK = 480 };
 
-/* A source of known truth: `ppm` fast, its blocks arriving late by up to `jitter_ns` (mean taken off), now and then by more. */
+/* A source of known truth: `ppm` fast, its blocks arriving late by up to `jitter_ns` (mean taken off), now and then by
+ * more. */
 struct source {
     double ppm, jitter_ns, stall_ns;
     int64_t offset;

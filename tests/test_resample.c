@@ -5,11 +5,13 @@
 
 #include "tests/test.h"
 
-static const int rates[][2] = {{48000, 16000}, {16000, 48000}, {44100, 16000}, {16000, 44100}, {8000, 16000},
-                               {16000, 8000},  {48000, 44100}, {192000, 16000}, {16000, 15999}, {256, 1}, {1, 256}};
+static const int rates[][2] = {{48000, 16000}, {16000, 48000}, {44100, 16000}, {16000, 44100},
+                               {8000, 16000},  {16000, 8000},  {48000, 44100}, {192000, 16000},
+                               {16000, 15999}, {256, 1},       {1, 256}};
 enum { RATES = sizeof rates / sizeof *rates };
 
-/* Push all of x in pieces of at most `piece` samples (0: at random), taking at most `room` at once; gives the samples out. */
+/* Push all of x in pieces of at most `piece` samples (0: at random), taking at most `room` at once; gives the samples
+ * out. */
 static size_t push_all(struct resampler *resampler, const float *x, size_t n, float *y, size_t piece, size_t room)
 {
     uint64_t seed = 5;

@@ -143,7 +143,7 @@ static void ring_keeps_order_and_count_between_two_threads(void **state)
     pthread_t writer;
     assert_int_equal(pthread_create(&writer, NULL, write_all, ring), 0);
     uint64_t taken = 0, seed = 9;
-    for (float x[LARGEST]; ; ) {
+    for (float x[LARGEST];;) {
         size_t n = 1 + (size_t)(test_bits(&seed) % LARGEST);
         size_t fill = ring_fill(ring);
         n = fill == 0 ? 1 : n < fill ? n : fill;
