@@ -2,8 +2,9 @@
 #ifndef MODEL_BACKEND_H
 #define MODEL_BACKEND_H
 
-/* What runs a model: it owns the weights on its device and the streams' states. The engine above it owns slots, argument
- * checks, NaN in the output, and state files; so a backend trusts its arguments. One file, one `struct backend_ops`. */
+/* What runs a model: it owns the weights on its device and the streams' states. The engine above it owns slots,
+ * argument checks, NaN in the output, and state files; so a backend trusts its arguments. One file, one `struct
+ * backend_ops`. */
 
 #include "model/model.h"
 
@@ -13,7 +14,8 @@ struct backend_hop {
     const float *in; /* (count, hop)      NaN and inf count as 0                                    */
     float *out;      /* (count, outputs)                                                            */
     int count;
-    const float *elapsed; /* (elapsed_count)  for the first hops; 1 after them. Not above 0 counts as 1 */
+    const float
+        *elapsed; /* (elapsed_count)  for the first hops; 1 after them. Not above 0 counts as 1, over 1e6 as 1e6 */
     int elapsed_count;
 };
 

@@ -93,8 +93,8 @@ struct cursor {
 };
 
 /* Fill a block's rows from the cursor. */
-static void fill_block(const struct cpu *cpu, struct cursor *at, struct bench *bench, struct layer_block *block, float *x,
-                       float *elapsed)
+static void fill_block(const struct cpu *cpu, struct cursor *at, struct bench *bench, struct layer_block *block,
+                       float *x, float *elapsed)
 {
     size_t outputs = (size_t)cpu->model->info.outputs;
     for (block->rows = block->n_items = 0; at->hop < at->end && block->rows < ROWS; block->n_items++) {
@@ -133,10 +133,15 @@ static void run_hops(const struct cpu *cpu, int member, const struct backend_hop
     const struct model *model = cpu->model;
     struct bench *bench = &cpu->benches[member];
     size_t row = (size_t)member * ROWS;
-    float *x = cpu->activations[0] + row * (size_t)model->widest, *y = cpu->activations[1] + row * (size_t)model->widest;
+    float *x = cpu->activations[0] + row * (size_t)model->widest,
+          *y = cpu->activations[1] + row * (size_t)model->widest;
     float *spectra = cpu->spectra + row * 2 * (size_t)model->bins, *elapsed = cpu->elapsed + row;
-    struct layer_block block = {.kernels = cpu->kernels, .items = bench->items, .elapsed = elapsed, .spectrum = spectra,
-                                .new_spectrum = spectra, .scratch = bench->scratch};
+    struct layer_block block = {.kernels = cpu->kernels,
+                                .items = bench->items,
+                                .elapsed = elapsed,
+                                .spectrum = spectra,
+                                .new_spectrum = spectra,
+                                .scratch = bench->scratch};
     for (struct cursor at = {hops, hops + n, 0}; at.hop < at.end;) {
         fill_block(cpu, &at, bench, &block, x, elapsed);
         run_block(cpu, bench, &block, x, y);
@@ -189,10 +194,14 @@ static void start_segment(const struct cpu *cpu, const struct layer *layer, int 
     if (layer->memory) {
         size_t row = (size_t)(member * ROWS - layer->memory);
         struct layer_item item = {bench->state, 0, layer->memory};
-        struct layer_block block = {
-            .kernels = cpu->kernels, .rows = layer->memory, .items = &item, .n_items = 1, .elapsed = cpu->elapsed + row,
-            .spectrum = cpu->spectra + row * 2 * (size_t)cpu->model->bins, .new_spectrum = bench->warm_spectrum,
-            .scratch = bench->scratch};
+        struct layer_block block = {.kernels = cpu->kernels,
+                                    .rows = layer->memory,
+                                    .items = &item,
+                                    .n_items = 1,
+                                    .elapsed = cpu->elapsed + row,
+                                    .spectrum = cpu->spectra + row * 2 * (size_t)cpu->model->bins,
+                                    .new_spectrum = bench->warm_spectrum,
+                                    .scratch = bench->scratch};
         layer->ops->run(layer, &block, x + row * (size_t)layer->in, bench->warm_out);
     }
 }
@@ -205,9 +214,15 @@ static void run_segment(const struct cpu *cpu, const struct layer *layer, int me
     float *spectra = cpu->spectra + row * 2 * (size_t)cpu->model->bins;
     struct layer_item item = {bench->state, 0, ROWS};
     struct layer_segments segments = {cpu->team, member, cpu->members, cpu->carries, cpu->carry_stride};
-    struct layer_block block = {
-        .kernels = cpu->kernels, .rows = ROWS, .items = &item, .n_items = 1, .elapsed = cpu->elapsed + row,
-        .spectrum = spectra, .new_spectrum = spectra, .scratch = bench->scratch, .segments = &segments};
+    struct layer_block block = {.kernels = cpu->kernels,
+                                .rows = ROWS,
+                                .items = &item,
+                                .n_items = 1,
+                                .elapsed = cpu->elapsed + row,
+                                .spectrum = spectra,
+                                .new_spectrum = spectra,
+                                .scratch = bench->scratch,
+                                .segments = &segments};
     start_segment(cpu, layer, member, x);
     layer->ops->run(layer, &block, x + row * (size_t)layer->in, y + row * (size_t)layer->out);
     team_barrier(cpu->team);
@@ -217,8 +232,8 @@ static void run_segment(const struct cpu *cpu, const struct layer *layer, int me
     }
 }
 
-/* A recording in blocks of members * ROWS rows, each member on its ROWS of them. The barriers: rows before a segment are
- * there when the warm-up reads them, and nobody overwrites rows that another still reads. */
+/* A recording in blocks of members * ROWS rows, each member on its ROWS of them. The barriers: rows before a segment
+ * are there when the warm-up reads them, and nobody overwrites rows that another still reads. */
 static void scan_member(void *arg, int member)
 {
     const struct cpu *cpu = arg;

@@ -26,10 +26,10 @@ struct ssm_engine {
     struct slot *slots;
     int *free_slots; /* a stack of n_free */
     int n_free;
-    uint32_t step;              /* counts calls of ssm_step           */
-    struct backend_hop *hops;   /* (streams)  a step's valid hops     */
-    struct ssm_hop **asked;     /* (streams)  and where they came from */
-    float *state;               /* (model->state)                     */
+    uint32_t step;            /* counts calls of ssm_step           */
+    struct backend_hop *hops; /* (streams)  a step's valid hops     */
+    struct ssm_hop **asked;   /* (streams)  and where they came from */
+    float *state;             /* (model->state)                     */
 };
 
 static int read_options(struct ssm_options *options, const struct ssm_options *given, struct ssm_error *err)
@@ -84,10 +84,9 @@ static int take_memory(struct ssm_engine *engine, struct ssm_error *err)
     for (engine->n_free = 0; engine->n_free < engine->options.streams; engine->n_free++) {
         engine->free_slots[engine->n_free] = engine->options.streams - 1 - engine->n_free;
     }
-    engine->info.engine_bytes = sizeof *engine + engine->model->bytes + engine->backend->bytes +
-                                engine->model->state * sizeof(float) +
-                                streams * (sizeof *engine->slots + sizeof *engine->free_slots + sizeof *engine->hops +
-                                           sizeof *engine->asked);
+    engine->info.engine_bytes =
+        sizeof *engine + engine->model->bytes + engine->backend->bytes + engine->model->state * sizeof(float) +
+        streams * (sizeof *engine->slots + sizeof *engine->free_slots + sizeof *engine->hops + sizeof *engine->asked);
     return 0;
 }
 
@@ -158,8 +157,12 @@ bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer
         return false;
     }
     const struct layer *layer = &engine->model->layers[i];
-    *info = (struct ssm_layer_info){.type = layer->ops->type, .name = layer->name, .in = layer->in, .out = layer->out,
-                                    .parameters = layer->parameters, .macs_per_hop = layer->macs,
+    *info = (struct ssm_layer_info){.type = layer->ops->type,
+                                    .name = layer->name,
+                                    .in = layer->in,
+                                    .out = layer->out,
+                                    .parameters = layer->parameters,
+                                    .macs_per_hop = layer->macs,
                                     .state_bytes = layer->state * sizeof(float)};
     return true;
 }
@@ -168,7 +171,8 @@ bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer
 static int find_slot(const struct ssm_engine *engine, ssm_stream stream)
 {
     uint32_t slot = (uint32_t)stream, generation = (uint32_t)(stream >> 32);
-    bool live = slot < (uint32_t)engine->options.streams && generation % 2 && engine->slots[slot].generation == generation;
+    bool live =
+        slot < (uint32_t)engine->options.streams && generation % 2 && engine->slots[slot].generation == generation;
     return live ? (int)slot : -1;
 }
 
@@ -228,8 +232,12 @@ static bool admit(struct ssm_engine *engine, struct ssm_hop *hop, struct backend
         return false;
     }
     engine->slots[slot].stepped = engine->step;
-    *part = (struct backend_hop){.slot = slot, .in = hop->in, .out = hop->out, .count = hop->count,
-                                 .elapsed = &hop->elapsed, .elapsed_count = 1};
+    *part = (struct backend_hop){.slot = slot,
+                                 .in = hop->in,
+                                 .out = hop->out,
+                                 .count = hop->count,
+                                 .elapsed = &hop->elapsed,
+                                 .elapsed_count = 1};
     return true;
 }
 
@@ -270,8 +278,8 @@ static size_t find_blown(const struct ssm_engine *engine, const float *out, size
     return i;
 }
 
-int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, float *out, const float *elapsed, size_t count,
-             size_t *blown)
+int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, float *out, const float *elapsed,
+             size_t count, size_t *blown)
 {
     int slot = find_slot(engine, stream);
     size_t zeroed = 0, hop = (size_t)engine->info.hop, outputs = (size_t)engine->info.outputs;
@@ -281,11 +289,16 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
     for (size_t done = 0; done < count;) {
         size_t piece = count - done, most = (size_t)engine->backend->scan_hops;
         piece = piece < most ? piece : most;
-        struct backend_hop part = {.slot = slot, .in = in + done * hop, .out = out + done * outputs, .count = (int)piece,
-                                   .elapsed = elapsed ? elapsed + done : NULL, .elapsed_count = elapsed ? (int)piece : 0};
+        struct backend_hop part = {.slot = slot,
+                                   .in = in + done * hop,
+                                   .out = out + done * outputs,
+                                   .count = (int)piece,
+                                   .elapsed = elapsed ? elapsed + done : NULL,
+                                   .elapsed_count = elapsed ? (int)piece : 0};
         engine->backend->ops->scan(engine->backend, &part);
-        done += find_blown(engine, part.out, piece);
-        if (done < (size_t)(part.in - in) / hop + piece) { /* go on behind the blown hop from the zero state, as a step would */
+        size_t good = find_blown(engine, part.out, piece);
+        done += good;
+        if (good < piece) { /* go on behind the blown hop from the zero state, as a step would */
             memset(out + done * outputs, 0, outputs * sizeof *out);
             engine->backend->ops->state_put(engine->backend, slot, NULL);
             zeroed++;

@@ -38,8 +38,7 @@ static bool is_path(const char *model)
 {
     static const char ending[] = ".safetensors";
     size_t length = strlen(model);
-    return strchr(model, '/') ||
-           (length >= sizeof ending - 1 && !strcmp(model + length - (sizeof ending - 1), ending));
+    return strchr(model, '/') || (length >= sizeof ending - 1 && !strcmp(model + length - (sizeof ending - 1), ending));
 }
 
 int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error *err)
@@ -61,6 +60,6 @@ int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error 
             at += (size_t)snprintf(looked + at, sizeof looked - at, "%s%s", i ? ", " : "", folder);
         }
     }
-    return refuse(err, 66, "no model \"%.64s\": looked for %.64s.safetensors in %s (set SSM_MODEL_PATH to add folders)", model,
-                  model, looked);
+    return refuse(err, 66, "no model \"%.64s\": looked for %.64s.safetensors in %s (set SSM_MODEL_PATH to add folders)",
+                  model, model, looked);
 }

@@ -10,8 +10,9 @@
  * items of one row; a chunk of a recording is one item of many rows. Layers without state look at rows alone.
  *
  * Splitting one recording over threads along time: each thread has its own segment of rows. Most layers remember only
- * the last `memory` rows, so the backend gives them the right start state by running them over those rows first. A layer
- * that remembers for ever (the scan) finds the team in the block and joins the segments itself (layer_mamba.c). */
+ * the last `memory` rows, so the backend gives them the right start state by running them over those rows first. A
+ * layer that remembers for ever (the scan) finds the team in the block and joins the segments itself (layer_mamba.c).
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,10 +40,10 @@ struct layer_block {
     int rows;
     const struct layer_item *items;
     int n_items;
-    const float *elapsed;        /* (rows)          hops of time since the stream's previous row, 1 = no gap        */
-    const float *spectrum;       /* (rows, 2 bins)  what stft analysed, for layers that work on the spectrum itself */
-    float *new_spectrum;         /* (rows, 2 bins)  where stft writes it                                            */
-    float *scratch;              /* layer_scratch_floats(layer, rows), 64-byte aligned                              */
+    const float *elapsed;  /* (rows)          hops of time since the stream's previous row, 1 = no gap        */
+    const float *spectrum; /* (rows, 2 bins)  what stft analysed, for layers that work on the spectrum itself */
+    float *new_spectrum;   /* (rows, 2 bins)  where stft writes it                                            */
+    float *scratch;        /* layer_scratch_floats(layer, rows), 64-byte aligned                              */
     const struct layer_segments *segments; /* NULL: the items' states are the true start states                     */
 };
 
@@ -58,9 +59,9 @@ struct layer {
     int memory;          /* rows before its own that a segment must have seen                   */
     int delay;           /* samples by which this layer's output lags its input                 */
     long parameters;
-    double macs;         /* multiply-adds a row                                                 */
-    size_t bytes;        /* memory taken by open                                                */
-    void *self;          /* the type's own struct                                               */
+    double macs;  /* multiply-adds a row                                                 */
+    size_t bytes; /* memory taken by open                                                */
+    void *self;   /* the type's own struct                                               */
 };
 
 /* What the chain knows when the next layer opens. */
@@ -73,12 +74,13 @@ struct layer_chain {
 struct layer_ops {
     const char *type; /* as in the configuration */
     bool named;       /* has weights, so its spec needs a name                        */
-    /* Read the layer's spec, check widths against the chain, load and pack weights. Fills in everything of *layer but ops,
-     * name and state_at, and moves the chain on (width; window, hop, bins). -1 and an error: close is called all the same. */
+    /* Read the layer's spec, check widths against the chain, load and pack weights. Fills in everything of *layer but
+     * ops, name and state_at, and moves the chain on (width; window, hop, bins). -1 and an error: close is called all
+     * the same. */
     int (*open)(struct layer *layer, struct spec spec, struct layer_chain *chain, struct ssm_error *err);
     /* x (rows, in) -> y (rows, out), not overlapping; moves the items' states on. No allocation, no locks. */
     void (*run)(const struct layer *layer, const struct layer_block *block, const float *x, float *y);
-    void (*close)(struct layer *layer); /* self may be NULL */
+    void (*close)(struct layer *layer); /* self may be NULL. No close: nothing to free */
 };
 
 extern const struct layer_ops layer_stft, layer_istft, layer_filter, layer_mask, layer_linear, layer_norm, layer_conv,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Causal depthwise convolution over time. Spec: width, taps, silu (false); tensors <name>.weight (width, 1, taps), optional
- * <name>.bias (width). State: the last taps - 1 inputs, oldest first. */
+/* Causal depthwise convolution over time. Spec: width, taps, silu (false); tensors <name>.weight (width, 1, taps),
+ * optional <name>.bias (width). State: the last taps - 1 inputs, oldest first. */
 #include <stdlib.h>
 
 #include "model/layer.h"
@@ -67,8 +67,8 @@ static void conv_run(const struct layer *layer, const struct layer_block *block,
     for (int i = 0; i < block->n_items; i++) {
         const struct layer_item *item = &block->items[i];
         size_t at = (size_t)item->first * (size_t)width;
-        block->kernels->conv1d(self->weight, self->bias, self->taps, item->state + layer->state_at, x + at, width, y + at,
-                               width, item->count, width, self->silu);
+        block->kernels->conv1d(self->weight, self->bias, self->taps, item->state + layer->state_at, x + at, width,
+                               y + at, width, item->count, width, self->silu);
     }
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Deep filter: each bin of the output is a complex filter over that bin's last `taps` spectra,
  *   Y_t(f) = sum_k W_k(t, f) X_{t-k}(f)     (Mack & Habets 2019, arXiv 1904.08369).
- * Spec: taps. Input a row: W as (taps, re|im, bins); output Y as (re|im, bins). State: the last taps - 1 spectra, oldest
- * first. */
+ * Spec: taps. Input a row: W as (taps, re|im, bins); output Y as (re|im, bins). State: the last taps - 1 spectra,
+ * oldest first. */
 #include <string.h>
 
 #include "model/layer.h"
@@ -42,13 +42,14 @@ static void move_on(float *history, const float *spectra, int past, int count, s
 {
     int kept = past > count ? past - count : 0, fresh = past - kept;
     memmove(history, history + (size_t)(past - kept) * width, (size_t)kept * width * sizeof *history);
-    memcpy(history + (size_t)kept * width, spectra + (size_t)(count - fresh) * width, (size_t)fresh * width * sizeof *history);
+    memcpy(history + (size_t)kept * width, spectra + (size_t)(count - fresh) * width,
+           (size_t)fresh * width * sizeof *history);
 }
 
 static void filter_run(const struct layer *layer, const struct layer_block *block, const float *x, float *y)
 {
     size_t width = (size_t)layer->out;
-    int bins = layer->out / 2, past = layer->memory;
+    int past = layer->memory;
     memset(y, 0, (size_t)block->rows * width * sizeof *y);
     for (int i = 0; i < block->n_items; i++) {
         const struct layer_item *item = &block->items[i];
@@ -57,17 +58,13 @@ static void filter_run(const struct layer *layer, const struct layer_block *bloc
         for (int t = 0; t < item->count; t++) {
             const float *w = x + (size_t)(item->first + t) * (size_t)layer->in;
             for (int k = 0; k <= past; k++) {
-                const float *then = k <= t ? spectra + (size_t)(t - k) * width : history + (size_t)(past + t - k) * width;
-                multiply_add(w + (size_t)k * width, then, y + (size_t)(item->first + t) * width, bins);
+                const float *then =
+                    k <= t ? spectra + (size_t)(t - k) * width : history + (size_t)(past + t - k) * width;
+                multiply_add(w + (size_t)k * width, then, y + (size_t)(item->first + t) * width, layer->out / 2);
             }
         }
         move_on(history, spectra, past, item->count, width);
     }
 }
 
-static void filter_close(struct layer *layer)
-{
-    (void)layer;
-}
-
-const struct layer_ops layer_filter = {.type = "filter", .open = filter_open, .run = filter_run, .close = filter_close};
+const struct layer_ops layer_filter = {.type = "filter", .open = filter_open, .run = filter_run};

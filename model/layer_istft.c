@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A spectrum (re of all bins, then im) back to samples. Spec: window, hop, as the stft's. The output lags by window - hop
- * samples. State: what earlier windows still add to later hops. */
+/* A spectrum (re of all bins, then im) back to samples. Spec: window, hop, as the stft's. The output lags by window -
+ * hop samples. State: what earlier windows still add to later hops. */
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* One Mamba block over time (Gu & Dao, arXiv 2312.00752, figure 3 and algorithm 2), with RMSNorm before and the residual
- * around, tensors named as mamba_ssm names them:
+/* One Mamba block over time (Gu & Dao, arXiv 2312.00752, figure 3 and algorithm 2), with RMSNorm before and the
+ * residual around, tensors named as mamba_ssm names them:
  *
  *   x, z = in_proj(norm(input));  u = silu(conv1d(x));  dt, B, C = x_proj(u);  delta = softplus(dt_proj(dt) + bias)
  *   h <- exp(delta A) h + B-bar u;  y = <C, h> + D u;  output = input + out_proj(y silu(z))
@@ -32,8 +32,8 @@ static int open_sizes(struct mamba *self, struct spec spec, const struct layer_c
     self->N = 16;
     self->K = 4;
     if (spec_int(spec, "d_model", 1, 1 << 14, &self->D, err) || layer_expect_width(spec, chain, self->D, err) ||
-        spec_int(spec, "d_state", 1, KERNELS_STATES_MAX, &self->N, err) || spec_int(spec, "d_conv", 1, 16, &self->K, err) ||
-        spec_int(spec, "expand", 1, 8, &expand, err) ||
+        spec_int(spec, "d_state", 1, KERNELS_STATES_MAX, &self->N, err) ||
+        spec_int(spec, "d_conv", 1, 16, &self->K, err) || spec_int(spec, "expand", 1, 8, &expand, err) ||
         spec_word(spec, "discretisation", discretisations, &discretisation, err)) {
         return -1;
     }
@@ -80,7 +80,8 @@ static int load_vectors(struct mamba *self, const struct safetensors *file, cons
         (conv_bias && !(self->conv_bias = weights_floats(file, name, "mixer.conv1d.bias", 1, &E, err))) ||
         !(self->dt_bias = weights_floats(file, name, "mixer.dt_proj.bias", 1, &E, err)) ||
         !(self->skip = weights_floats(file, name, "mixer.D", 1, &E, err)) ||
-        !(self->A = transpose(weights_floats(file, name, "mixer.A_log", 2, (int64_t[]){E, N}, err), self->E, self->N, err))) {
+        !(self->A =
+              transpose(weights_floats(file, name, "mixer.A_log", 2, (int64_t[]){E, N}, err), self->E, self->N, err))) {
         return -1;
     }
     for (int i = 0; i < self->N * self->E; i++) {
@@ -177,20 +178,32 @@ static void scan_segments(const struct mamba *self, const struct layer_block *bl
     }
 }
 
-static void scan_item(const struct mamba *self, const struct layer_block *block, const struct rows *r, float *h, int first,
-                      int count)
+static void scan_item(const struct mamba *self, const struct layer_block *block, const struct rows *r, float *h,
+                      int first, int count)
 {
     size_t E = (size_t)self->E, mixed = (size_t)(self->R + 2 * self->N), row = (size_t)first;
     struct selective_scan scan = {
-        .T = count, .E = self->E, .N = self->N, .discretisation = self->discretisation,
-        .A = self->A, .D = self->skip, .dt_bias = self->dt_bias,
-        .u = r->u + row * E, .u_stride = self->E,
-        .dt = r->dt + row * E, .dt_stride = self->E,
-        .z = r->xz + row * 2 * E + E, .z_stride = 2 * self->E,
-        .B = r->dt_B_C + row * mixed + self->R, .B_stride = (ptrdiff_t)mixed,
-        .C = r->dt_B_C + row * mixed + self->R + self->N, .C_stride = (ptrdiff_t)mixed,
-        .elapsed = block->elapsed + row, .h = h,
-        .out = r->u + row * E, .out_stride = self->E,
+        .T = count,
+        .E = self->E,
+        .N = self->N,
+        .discretisation = self->discretisation,
+        .A = self->A,
+        .D = self->skip,
+        .dt_bias = self->dt_bias,
+        .u = r->u + row * E,
+        .u_stride = self->E,
+        .dt = r->dt + row * E,
+        .dt_stride = self->E,
+        .z = r->xz + row * 2 * E + E,
+        .z_stride = 2 * self->E,
+        .B = r->dt_B_C + row * mixed + self->R,
+        .B_stride = (ptrdiff_t)mixed,
+        .C = r->dt_B_C + row * mixed + self->R + self->N,
+        .C_stride = (ptrdiff_t)mixed,
+        .elapsed = block->elapsed + row,
+        .h = h,
+        .out = r->u + row * E,
+        .out_stride = self->E,
     };
     if (block->segments) {
         scan_segments(self, block, &scan);
@@ -212,8 +225,8 @@ static void mamba_run(const struct layer *layer, const struct layer_block *block
     for (int i = 0; i < block->n_items; i++) {
         const struct layer_item *item = &block->items[i];
         size_t row = (size_t)item->first * (size_t)E;
-        kernels->conv1d(self->conv_weight, self->conv_bias, self->K, item->state + layer->state_at, r.xz + 2 * row, 2 * E,
-                        r.u + row, E, item->count, E, true);
+        kernels->conv1d(self->conv_weight, self->conv_bias, self->K, item->state + layer->state_at, r.xz + 2 * row,
+                        2 * E, r.u + row, E, item->count, E, true);
     }
     kernels->linear(&self->x_proj, r.u, E, r.dt_B_C, mixed, rows);
     kernels->linear(&self->dt_proj, r.dt_B_C, mixed, r.dt, E, rows);

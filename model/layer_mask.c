@@ -28,7 +28,7 @@ static int mask_open(struct layer *layer, struct spec spec, struct layer_chain *
     return 0;
 }
 
-/* y holds the gains on entry to the loop's last line; exp(-x) runs through the kernels, so that it is exact everywhere. */
+/* y = 1 / (1 + exp(-x)) over a row's bins. */
 static void squash(const struct kernels *kernels, const float *x, float *y, int bins)
 {
     for (int f = 0; f < bins; f++) {
@@ -58,9 +58,4 @@ static void mask_run(const struct layer *layer, const struct layer_block *block,
     }
 }
 
-static void mask_close(struct layer *layer)
-{
-    (void)layer;
-}
-
-const struct layer_ops layer_mask = {.type = "mask", .open = mask_open, .run = mask_run, .close = mask_close};
+const struct layer_ops layer_mask = {.type = "mask", .open = mask_open, .run = mask_run};

@@ -21,8 +21,8 @@ struct analysis {
 static int open_sizes(struct layer_chain *chain, struct spec spec, struct ssm_error *err)
 {
     chain->window = chain->hop = SPEC_REQUIRED;
-    if (spec_int(spec, "window", 4, 1 << 16, &chain->window, err) || spec_int(spec, "hop", 1, 1 << 15, &chain->hop, err) ||
-        layer_expect_width(spec, chain, chain->hop, err)) {
+    if (spec_int(spec, "window", 4, 1 << 16, &chain->window, err) ||
+        spec_int(spec, "hop", 1, 1 << 15, &chain->hop, err) || layer_expect_width(spec, chain, chain->hop, err)) {
         return -1;
     }
     if (chain->window % 2 || chain->window % chain->hop || chain->window == chain->hop) {
@@ -78,7 +78,8 @@ static void stft_run(const struct layer *layer, const struct layer_block *block,
         const struct layer_item *item = &block->items[i];
         for (size_t row = (size_t)item->first; row < (size_t)(item->first + item->count); row++) {
             float *spectrum = block->new_spectrum + row * width, *features = y + row * (size_t)layer->out;
-            stft_analyse(self->stft, item->state + layer->state_at, x + row * (size_t)layer->in, spectrum, block->scratch);
+            stft_analyse(self->stft, item->state + layer->state_at, x + row * (size_t)layer->in, spectrum,
+                         block->scratch);
             if (self->compress < 1) {
                 compress(self, spectrum, features);
             } else {

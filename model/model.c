@@ -23,21 +23,47 @@ static int64_t size_at(const struct tensor *tensor, int axis)
     return tensor && axis < tensor->rank ? tensor->shape[axis] : 0;
 }
 
-/* Write the configuration that a checkpoint of mamba_ssm or Hugging Face leaves out; the layers check every shape against
- * it when they open. Gives malloc'd JSON, or NULL and an error. */
-static char *infer_config(const struct safetensors *file, struct ssm_error *err)
+/* What a backbone's tensors say of its sizes, in the names of the Mamba paper's code. */
+struct backbone {
+    const char *prefix; /* "backbone." or "" */
+    int layers;
+    int64_t D, E, N, K, R; /* d_model, d_inner, d_state, d_conv, dt_rank; 0 when not to be had */
+};
+
+static struct backbone measure_backbone(const struct safetensors *file)
 {
     const char *prefix = backbone_tensor(file, "", 0, "mixer.in_proj.weight") ? "" : "backbone.";
-    int layers = 0;
-    while (layers < LAYERS_MAX && backbone_tensor(file, prefix, layers, "mixer.in_proj.weight")) {
-        layers++;
+    struct backbone sizes = {.prefix = prefix};
+    while (sizes.layers < LAYERS_MAX && backbone_tensor(file, prefix, sizes.layers, "mixer.in_proj.weight")) {
+        sizes.layers++;
     }
-    int64_t D = size_at(backbone_tensor(file, prefix, 0, "mixer.in_proj.weight"), 1);
-    int64_t E = size_at(backbone_tensor(file, prefix, 0, "mixer.A_log"), 0);
-    int64_t N = size_at(backbone_tensor(file, prefix, 0, "mixer.A_log"), 1);
-    int64_t K = size_at(backbone_tensor(file, prefix, 0, "mixer.conv1d.weight"), 2);
-    int64_t R = size_at(backbone_tensor(file, prefix, 0, "mixer.dt_proj.weight"), 1);
-    if (!layers || !D || !E || E % D || !N || !K || !R) {
+    sizes.D = size_at(backbone_tensor(file, prefix, 0, "mixer.in_proj.weight"), 1);
+    sizes.E = size_at(backbone_tensor(file, prefix, 0, "mixer.A_log"), 0);
+    sizes.N = size_at(backbone_tensor(file, prefix, 0, "mixer.A_log"), 1);
+    sizes.K = size_at(backbone_tensor(file, prefix, 0, "mixer.conv1d.weight"), 2);
+    sizes.R = size_at(backbone_tensor(file, prefix, 0, "mixer.dt_proj.weight"), 1);
+    return sizes;
+}
+
+static void print_backbone(FILE *out, const struct backbone *b)
+{
+    fprintf(out,
+            "{\"format\":1,\"name\":\"backbone\",\"task\":\"backbone\",\"rate\":1,\"hop\":%" PRId64 ",\"layers\":[",
+            b->D);
+    for (int i = 0; i < b->layers; i++) {
+        fprintf(out, "{\"type\":\"mamba\",\"name\":\"%slayers.%d\",\"d_model\":%" PRId64 ",\"expand\":%" PRId64,
+                b->prefix, i, b->D, b->E / b->D);
+        fprintf(out, ",\"d_state\":%" PRId64 ",\"d_conv\":%" PRId64 ",\"dt_rank\":%" PRId64 "},", b->N, b->K, b->R);
+    }
+    fprintf(out, "{\"type\":\"norm\",\"name\":\"%snorm_f\",\"width\":%" PRId64 "}]}", b->prefix, b->D);
+}
+
+/* Write the configuration that a checkpoint of mamba_ssm or Hugging Face leaves out; the layers check every shape
+ * against it when they open. Gives malloc'd JSON, or NULL and an error. */
+static char *infer_config(const struct safetensors *file, struct ssm_error *err)
+{
+    struct backbone sizes = measure_backbone(file);
+    if (!sizes.layers || !sizes.D || !sizes.E || sizes.E % sizes.D || !sizes.N || !sizes.K || !sizes.R) {
         refuse(err, 65, "%s: has neither an ssm.config nor the tensors of a Mamba backbone", safetensors_path(file));
         return NULL;
     }
@@ -48,16 +74,11 @@ static char *infer_config(const struct safetensors *file, struct ssm_error *err)
         refuse_memory(err);
         return NULL;
     }
-    fprintf(out, "{\"format\":1,\"name\":\"backbone\",\"task\":\"backbone\",\"rate\":1,\"hop\":%" PRId64 ",\"layers\":[", D);
-    for (int i = 0; i < layers; i++) {
-        fprintf(out, "%s{\"type\":\"mamba\",\"name\":\"%slayers.%d\",\"d_model\":%" PRId64 ",\"expand\":%" PRId64, i ? "," : "",
-                prefix, i, D, E / D);
-        fprintf(out, ",\"d_state\":%" PRId64 ",\"d_conv\":%" PRId64 ",\"dt_rank\":%" PRId64 "}", N, K, R);
-    }
-    fprintf(out, ",{\"type\":\"norm\",\"name\":\"%snorm_f\",\"width\":%" PRId64 "}]}", prefix, D);
-    fclose(out);
-    if (!text) {
+    print_backbone(out, &sizes);
+    if (fclose(out)) {
         refuse_memory(err);
+        free(text);
+        text = NULL;
     }
     return text;
 }
@@ -149,8 +170,8 @@ static int finish_facts(struct model *model, struct spec config, const struct la
         return -1;
     }
     if (!strcmp(info->task, "denoise") && chain->width != info->hop) {
-        return refuse(err, 65, "%s: a denoiser gives a hop of %d samples, but its last layer gives %d values", config.where,
-                      info->hop, chain->width);
+        return refuse(err, 65, "%s: a denoiser gives a hop of %d samples, but its last layer gives %d values",
+                      config.where, info->hop, chain->width);
     }
     info->latency = latency;
     info->delay = latency - info->hop;
@@ -211,7 +232,7 @@ void model_close(struct model *model)
 {
     if (model) {
         for (int i = 0; i < model->n_layers; i++) {
-            if (model->layers[i].ops) {
+            if (model->layers[i].ops && model->layers[i].ops->close) {
                 model->layers[i].ops->close(&model->layers[i]);
             }
         }

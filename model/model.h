@@ -5,8 +5,8 @@
 /* A weights file understood: what the model is, and its opened layers in order. Knows nothing of devices or streams.
  *
  * The configuration is the string `ssm.config` in the file's __metadata__ (JSON). A file without one, but with tensors
- * named as mamba_ssm or Hugging Face name them ([backbone.]layers.0.mixer...), is a plain backbone: rows of d_model values
- * in, rows of d_model values out, one "hop" each; sizes come from the tensors' shapes.
+ * named as mamba_ssm or Hugging Face name them ([backbone.]layers.0.mixer...), is a plain backbone: rows of d_model
+ * values in, rows of d_model values out, one "hop" each; sizes come from the tensors' shapes.
  *
  * Threads: constant after opening. */
 

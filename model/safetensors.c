@@ -33,9 +33,9 @@ static const struct dtype {
     enum tensor_type type;
     size_t bytes;
 } dtypes[] = {
-    {"F32", TENSOR_F32, 4},    {"F16", TENSOR_F16, 2},   {"BF16", TENSOR_BF16, 2},    {"I8", TENSOR_I8, 1},
-    {"F64", TENSOR_OTHER, 8},  {"I64", TENSOR_OTHER, 8}, {"I32", TENSOR_OTHER, 4},    {"I16", TENSOR_OTHER, 2},
-    {"U64", TENSOR_OTHER, 8},  {"U32", TENSOR_OTHER, 4}, {"U16", TENSOR_OTHER, 2},    {"U8", TENSOR_OTHER, 1},
+    {"F32", TENSOR_F32, 4},    {"F16", TENSOR_F16, 2},   {"BF16", TENSOR_BF16, 2},     {"I8", TENSOR_I8, 1},
+    {"F64", TENSOR_OTHER, 8},  {"I64", TENSOR_OTHER, 8}, {"I32", TENSOR_OTHER, 4},     {"I16", TENSOR_OTHER, 2},
+    {"U64", TENSOR_OTHER, 8},  {"U32", TENSOR_OTHER, 4}, {"U16", TENSOR_OTHER, 2},     {"U8", TENSOR_OTHER, 1},
     {"BOOL", TENSOR_OTHER, 1}, {"C64", TENSOR_OTHER, 8}, {"F8_E4M3", TENSOR_OTHER, 1}, {"F8_E5M2", TENSOR_OTHER, 1},
 };
 
@@ -71,7 +71,8 @@ static int read_shape(struct safetensors *file, struct tensor *tensor, const jso
         size_t size;
         if (!read_size(json_array_get(shape, (size_t)i), &size) ||
             __builtin_mul_overflow(tensor->count, size, &tensor->count)) {
-            return refuse(err, 65, "%s: the shape of tensor \"%s\" is not a shape or overflows", file->path, tensor->name);
+            return refuse(err, 65, "%s: the shape of tensor \"%s\" is not a shape or overflows", file->path,
+                          tensor->name);
         }
         tensor->shape[i] = (int64_t)size;
     }
@@ -97,11 +98,12 @@ static int read_tensor(struct safetensors *file, struct tensor *tensor, const ch
     size_t begin, end, bytes;
     if (!json_is_array(offsets) || json_array_size(offsets) != 2 || !read_size(json_array_get(offsets, 0), &begin) ||
         !read_size(json_array_get(offsets, 1), &end) || begin > end || end > file->data_bytes) {
-        return refuse(err, 65, "%s: data_offsets of tensor \"%s\" are not two places inside the file", file->path, name);
+        return refuse(err, 65, "%s: data_offsets of tensor \"%s\" are not two places inside the file", file->path,
+                      name);
     }
     if (__builtin_mul_overflow(tensor->count, dtype->bytes, &bytes) || bytes != end - begin) {
-        return refuse(err, 65, "%s: tensor \"%s\" has %zu bytes, but its dtype and shape need another number", file->path,
-                      name, end - begin);
+        return refuse(err, 65, "%s: tensor \"%s\" has %zu bytes, but its dtype and shape need another number",
+                      file->path, name, end - begin);
     }
     tensor->data = file->data + begin;
     tensor->bytes = bytes;
@@ -143,7 +145,8 @@ static int check_metadata(struct safetensors *file, struct ssm_error *err)
     if (metadata && !json_is_object(metadata)) {
         return refuse(err, 65, "%s: __metadata__ is not an object of strings", file->path);
     }
-    json_object_foreach (metadata, key, value) {
+    json_object_foreach(metadata, key, value)
+    {
         if (!json_is_string(value)) {
             return refuse(err, 65, "%s: __metadata__.%.40s is not a string", file->path, key);
         }
@@ -159,7 +162,8 @@ static int read_entries(struct safetensors *file, struct ssm_error *err)
     }
     const char *name;
     json_t *entry;
-    json_object_foreach (file->header, name, entry) {
+    json_object_foreach(file->header, name, entry)
+    {
         if (!strcmp(name, "__metadata__")) {
             continue;
         }
@@ -181,13 +185,14 @@ static int read_header(struct safetensors *file, const unsigned char *bytes, siz
         length = length << 8 | bytes[i];
     }
     if (length > size - 8 || length > HEADER_MAX) {
-        return refuse(err, 65, "%s: not a safetensors file, or cut short: its header would be %" PRIu64 " bytes", file->path,
-                      length);
+        return refuse(err, 65, "%s: not a safetensors file, or cut short: its header would be %" PRIu64 " bytes",
+                      file->path, length);
     }
     json_error_t where;
     file->header = json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(file->header)) {
-        return refuse(err, 65, "%s: the header is not a JSON object: %.120s", file->path, file->header ? "" : where.text);
+        return refuse(err, 65, "%s: the header is not a JSON object: %.120s", file->path,
+                      file->header ? "" : where.text);
     }
     file->data = bytes + 8 + length;
     file->data_bytes = size - 8 - (size_t)length;
@@ -325,8 +330,8 @@ static void print_shape(char *text, size_t size, int rank, const int64_t *shape)
     }
 }
 
-const struct tensor *safetensors_expect(const struct safetensors *file, const char *name, int rank, const int64_t *shape,
-                                        struct ssm_error *err)
+const struct tensor *safetensors_expect(const struct safetensors *file, const char *name, int rank,
+                                        const int64_t *shape, struct ssm_error *err)
 {
     const struct tensor *tensor = safetensors_find(file, name);
     char wanted[96];
@@ -376,7 +381,8 @@ static float read_value(const struct tensor *tensor, size_t i)
 float *safetensors_floats(const struct safetensors *file, const struct tensor *tensor, struct ssm_error *err)
 {
     if (tensor->type != TENSOR_F32 && tensor->type != TENSOR_F16 && tensor->type != TENSOR_BF16) {
-        refuse(err, 65, "%s: tensor \"%s\" is %s; F32, F16 or BF16 is needed here", file->path, tensor->name, tensor->dtype);
+        refuse(err, 65, "%s: tensor \"%s\" is %s; F32, F16 or BF16 is needed here", file->path, tensor->name,
+               tensor->dtype);
         return NULL;
     }
     float *values = malloc(tensor->count * sizeof *values + 1);

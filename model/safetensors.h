@@ -4,10 +4,10 @@
 
 /* A reader of safetensors files that believes nothing.
  *
- * A file is an 8-byte little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}},
- * and the data. Refused, each with its own sentence: a header longer than the file or 100 MB, JSON with duplicate keys,
- * sizes that overflow, bytes that aren't dtype x shape, overlapping tensors, holes, and bytes after the last tensor.
- * Source: https://github.com/huggingface/safetensors, "Format".
+ * A file is an 8-byte little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets: [begin,
+ * end]}}, and the data. Refused, each with its own sentence: a header longer than the file or 100 MB, JSON with
+ * duplicate keys, sizes that overflow, bytes that aren't dtype x shape, overlapping tensors, holes, and bytes after the
+ * last tensor. Source: https://github.com/huggingface/safetensors, "Format".
  *
  * Threads: a reader is constant after opening. */
 
@@ -51,8 +51,8 @@ const struct tensor *safetensors_find(const struct safetensors *file, const char
 const struct tensor *safetensors_at(const struct safetensors *file, int i);
 
 /* A tensor that must be there in this shape. NULL and an error naming the tensor and both shapes when it isn't. */
-const struct tensor *safetensors_expect(const struct safetensors *file, const char *name, int rank, const int64_t *shape,
-                                        struct ssm_error *err);
+const struct tensor *safetensors_expect(const struct safetensors *file, const char *name, int rank,
+                                        const int64_t *shape, struct ssm_error *err);
 
 /* Gives a tensor's values as floats (count), from F32, F16 or BF16; free() them. NULL and an error for other types, and
  * for a value that is NaN or inf. */

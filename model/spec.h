@@ -20,8 +20,8 @@ struct spec {
 struct spec spec_parse(const char *text, const char *where, struct ssm_error *err);
 void spec_free(struct spec root);
 
-/* The spec_* readers below leave the value as it is when the key is absent, so set the default before; a required number
- * starts as SPEC_REQUIRED. 0, or -1 and an error naming the key and its range. */
+/* The spec_* readers below leave the value as it is when the key is absent, so set the default before; a required
+ * number starts as SPEC_REQUIRED. 0, or -1 and an error naming the key and its range. */
 enum { SPEC_REQUIRED = INT_MIN };
 int spec_int(struct spec spec, const char *key, int min, int max, int *value, struct ssm_error *err);
 int spec_float(struct spec spec, const char *key, double min, double max, double *value, struct ssm_error *err);

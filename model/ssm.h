@@ -33,10 +33,10 @@ struct ssm_error {
 
 enum ssm_status {
     SSM_OK = 0,
-    SSM_STALE = -1,    /* the stream was closed (its generation is over)                                  */
-    SSM_FULL = -2,     /* every slot is taken                                                             */
-    SSM_BAD_STATE = -3, /* a saved state of another model or version, cut short, or damaged               */
-    SSM_REFUSED = -4    /* count out of range, the stream twice in one step, or room for a state too small */
+    SSM_STALE = -1,     /* the stream was closed (its generation is over)                                    */
+    SSM_FULL = -2,      /* every slot is taken                                                               */
+    SSM_BAD_STATE = -3, /* a saved state of another model or version, cut short, or damaged                  */
+    SSM_REFUSED = -4    /* count out of range, a stream twice in one step, or too little room for a state    */
 };
 
 struct ssm_engine;
@@ -100,8 +100,8 @@ struct ssm_hop {
     float *out;      /* (count, outputs)                                                                      */
     int count;       /* hops, 1..max_hops                                                                     */
     float elapsed;   /* hops of time since this stream's previous hop, for the first hop here: 1 (or 0, meaning 1)
-                        without a gap, 1 + k when k hops were lost. Multiplies dt: exp(elapsed dt A)           */
-    int status;      /* out: SSM_OK or SSM_STALE                                                              */
+                        without a gap, 1 + k when k hops were lost, at most 1e6. Multiplies dt: exp(elapsed dt A) */
+    int status;      /* out: SSM_OK, SSM_STALE or SSM_REFUSED; only SSM_OK touches the stream and out        */
     bool blown;      /* out: the model gave NaN or inf; out is zeros and the stream was reset                 */
 };
 
@@ -116,7 +116,8 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
              size_t *blown);
 
 /* A stream's state as bytes: versioned, checksummed, the same on every device. size is ssm_state_size(); save gives the
- * bytes written, load SSM_OK, SSM_STALE or SSM_BAD_STATE (the stream is then as before). */
+ * bytes written, SSM_STALE, or SSM_REFUSED for too small a size; load SSM_OK, SSM_STALE or SSM_BAD_STATE (the stream is
+ * then as before). */
 size_t ssm_state_size(const struct ssm_engine *engine);
 int ssm_state_save(struct ssm_engine *engine, ssm_stream stream, void *bytes, size_t size);
 int ssm_state_load(struct ssm_engine *engine, ssm_stream stream, const void *bytes, size_t size, struct ssm_error *err);

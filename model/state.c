@@ -83,16 +83,16 @@ static int check_header(const struct model *model, const unsigned char *bytes, s
         return refuse(err, 65, "not a saved stream state");
     }
     if (get(bytes + 8, 4) != VERSION || get(bytes + 12, 4) != HEADER) {
-        return refuse(err, 65, "a saved state of version %u; this program reads version %d", (unsigned)get(bytes + 8, 4),
-                      VERSION);
+        return refuse(err, 65, "a saved state of version %u; this program reads version %d",
+                      (unsigned)get(bytes + 8, 4), VERSION);
     }
     if (get(bytes + 16, 8) != model->digest) {
         return refuse(err, 65, "a state saved by another model (file digest %016llx, this one is %s)",
                       (unsigned long long)get(bytes + 16, 8), model->info.digest);
     }
     if (size != state_bytes(model) || get(bytes + 32, 8) != count_floats(model)) {
-        return refuse(err, 65, "a saved state of %zu bytes where this model's has %zu: it was cut short or extended", size,
-                      state_bytes(model));
+        return refuse(err, 65, "a saved state of %zu bytes where this model's has %zu: it was cut short or extended",
+                      size, state_bytes(model));
     }
     if (get(bytes + 24, 8) != hash_layout(model) || get(bytes + SUM, 8) != hash_bytes(bytes, size)) {
         return refuse(err, 65, "a damaged saved state: its checksum is wrong");
@@ -100,7 +100,8 @@ static int check_header(const struct model *model, const unsigned char *bytes, s
     return 0;
 }
 
-int state_decode(const struct model *model, const unsigned char *bytes, size_t size, float *state, struct ssm_error *err)
+int state_decode(const struct model *model, const unsigned char *bytes, size_t size, float *state,
+                 struct ssm_error *err)
 {
     if (check_header(model, bytes, size, err)) {
         return -1;

@@ -19,6 +19,7 @@ void state_encode(const struct model *model, const float *state, unsigned char *
 
 /* bytes -> state. 0, or -1 and an error in words when the bytes are of another model or version, cut short, damaged, or
  * hold NaN or inf; state is then undefined. */
-int state_decode(const struct model *model, const unsigned char *bytes, size_t size, float *state, struct ssm_error *err);
+int state_decode(const struct model *model, const unsigned char *bytes, size_t size, float *state,
+                 struct ssm_error *err);
 
 #endif

@@ -44,8 +44,8 @@ static inline void relax(void)
 #endif
 }
 
-/* Wait until the gate's value is no longer `old`. Sleeper count and value are sequentially consistent: either the opener
- * sees the sleeper, or the sleeper sees the new value. */
+/* Wait until the gate's value is no longer `old`. Sleeper count and value are sequentially consistent: either the
+ * opener sees the sleeper, or the sleeper sees the new value. */
 static void gate_wait(struct gate *gate, unsigned old)
 {
     for (int i = 0; i < SPINS; i++) {

@@ -29,7 +29,8 @@ static int pack(const struct safetensors *file, const struct tensor *weight, con
                 const float *bias, struct linear *linear, struct ssm_error *err)
 {
     bool i8 = weight->type == TENSOR_I8;
-    float *values = i8 ? expect_floats(file, scale_name, 1, (int64_t[]){out}, err) : safetensors_floats(file, weight, err);
+    float *values =
+        i8 ? expect_floats(file, scale_name, 1, (int64_t[]){out}, err) : safetensors_floats(file, weight, err);
     if (!values) {
         return -1;
     }
@@ -58,8 +59,8 @@ int weights_linear(const struct safetensors *file, const char *layer, const char
     return failed;
 }
 
-float *weights_floats(const struct safetensors *file, const char *layer, const char *part, int rank, const int64_t *shape,
-                      struct ssm_error *err)
+float *weights_floats(const struct safetensors *file, const char *layer, const char *part, int rank,
+                      const int64_t *shape, struct ssm_error *err)
 {
     struct name name = join(layer, part, "");
     return expect_floats(file, name.text, rank, shape, err);

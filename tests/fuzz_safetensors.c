@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes are a weights file or a sentence why not. A file that is read is read through. Corpus: corpus_safetensors. */
+/* Any bytes are a weights file or a sentence why not. A file that is read is read through. Corpus: corpus_safetensors.
+ */
 #include <stdlib.h>
 
 #include "model/safetensors.h"

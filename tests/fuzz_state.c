@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes are a saved state or are refused; what is taken runs and saves to the same bytes. Input: patches over a true
- * state (offset, value, offset, value, ... as 2 bytes and 1), then, for an odd first byte, a mended checksum, so that the
- * checks behind it are reached. Inputs over 16 KiB or starting with 'S' are taken as they are. */
+/* Any bytes are a saved state or are refused; what is taken runs and saves to the same bytes. Input: patches over a
+ * true state (offset, value, offset, value, ... as 2 bytes and 1), then, for an odd first byte, a mended checksum, so
+ * that the checks behind it are reached. Inputs over 16 KiB or starting with 'S' are taken as they are. */
 #include <stdlib.h>
 #include <string.h>
 

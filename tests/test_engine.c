@@ -4,8 +4,8 @@
 #include "model/ssm.h"
 #include "tests/test.h"
 
-#define TINY "tests/data/tiny-denoise.safetensors"
-#define GOLDEN "tests/data/golden_denoise.safetensors"
+#define TINY     "tests/data/tiny-denoise.safetensors"
+#define GOLDEN   "tests/data/golden_denoise.safetensors"
 #define BACKBONE "tests/data/golden_mamba.safetensors"
 enum { HOP = 160, HOPS = 300 };
 
@@ -45,7 +45,8 @@ static struct ssm_engine *open_engine(const char *model, int streams, int thread
 {
     struct ssm_error err;
     struct ssm_engine *engine = ssm_open(
-        model, &(struct ssm_options){.device = "cpu", .streams = streams, .threads = threads, .max_hops = max_hops}, &err);
+        model, &(struct ssm_options){.device = "cpu", .streams = streams, .threads = threads, .max_hops = max_hops},
+        &err);
     if (!engine) {
         fail_msg("%s", err.text);
     }
@@ -160,7 +161,8 @@ static void check_step(const char *model, const struct golden *golden, const flo
     ssm_close(engine);
 }
 
-static void check_scan(const char *model, const struct golden *golden, const float *elapsed, const float *want, int threads)
+static void check_scan(const char *model, const struct golden *golden, const float *elapsed, const float *want,
+                       int threads)
 {
     struct ssm_engine *engine = open_engine(model, 1, threads, 1);
     size_t hop = (size_t)ssm_describe(engine)->hop, hops = golden->count / hop, blown;
@@ -226,7 +228,8 @@ static void sound_passes_the_tiny_model_late_by_its_delay(void **state)
 static void scan_gives_the_same_bits_as_step_on_one_thread(void **state)
 {
     (void)state;
-    float *in = make_samples(HOPS * HOP, 2), *want = run_alone(GOLDEN, in, HOPS), *out = calloc(HOPS * HOP, sizeof *out);
+    float *in = make_samples(HOPS * HOP, 2), *want = run_alone(GOLDEN, in, HOPS),
+          *out = calloc(HOPS * HOP, sizeof *out);
     struct ssm_engine *engine = open_engine(GOLDEN, 1, 1, 1);
     ssm_stream stream = open_stream(engine);
     static const size_t cuts[] = {0, 1, 2, 3, 40, 41, 131, HOPS};
@@ -245,7 +248,8 @@ static void scan_on_many_threads_agrees_with_step_and_leaves_the_same_state(void
 {
     (void)state;
     enum { LONG = 3000 };
-    float *in = make_samples(LONG * HOP, 3), *want = run_alone(GOLDEN, in, LONG), *out = calloc(LONG * HOP, sizeof *out);
+    float *in = make_samples(LONG * HOP, 3), *want = run_alone(GOLDEN, in, LONG),
+          *out = calloc(LONG * HOP, sizeof *out);
     for (int threads = 2; threads <= 5; threads++) {
         struct ssm_engine *engine = open_engine(GOLDEN, 1, threads, 1);
         ssm_stream stream = open_stream(engine);
@@ -288,8 +292,11 @@ static void check_company(int threads)
             }
             if (streams[k] && chance != 1) {
                 who[n] = k;
-                hops[n] = (struct ssm_hop){.stream = streams[k], .in = in + at[k] * HOP, .out = out + n * 3 * HOP,
-                                           .count = 1 + (int)(chance % 3), .elapsed = 1};
+                hops[n] = (struct ssm_hop){.stream = streams[k],
+                                           .in = in + at[k] * HOP,
+                                           .out = out + n * 3 * HOP,
+                                           .count = 1 + (int)(chance % 3),
+                                           .elapsed = 1};
                 n++;
             }
         }

@@ -4,8 +4,8 @@
 #include "model/ssm.h"
 #include "tests/model_file.h"
 
-#define STFT "{'type':'stft','window':16,'hop':8},"
-#define ISTFT "{'type':'istft','window':16,'hop':8}"
+#define STFT                     "{'type':'stft','window':16,'hop':8},"
+#define ISTFT                    "{'type':'istft','window':16,'hop':8}"
 #define CONFIG(rate_hop, layers) "{'format':1,'rate':100," rate_hop ",'layers':[" layers "]}"
 enum { HOP = 8, BINS = 9 };
 
@@ -35,7 +35,6 @@ static void every_type_is_found_by_its_name_and_no_other(void **state)
         assert_ptr_equal(layer_find(layer_at(i)->type), layer_at(i));
         assert_non_null(layer_at(i)->open);
         assert_non_null(layer_at(i)->run);
-        assert_non_null(layer_at(i)->close);
     }
     assert_null(layer_find("attention"));
 }
@@ -63,7 +62,8 @@ static void compressed_features_are_magnitude_and_scaled_parts(void **state)
     struct model_file *file = model_file_create();
     struct ssm_engine *plain = open_model(file, CONFIG("'hop':8", "{'type':'stft','window':16,'hop':8}"));
     unlink(file->path);
-    struct ssm_engine *engine = open_model(file, CONFIG("'hop':8", "{'type':'stft','window':16,'hop':8,'compress':0.3}"));
+    struct ssm_engine *engine =
+        open_model(file, CONFIG("'hop':8", "{'type':'stft','window':16,'hop':8,'compress':0.3}"));
     float in[HOP], spectrum[2 * BINS], features[3 * BINS];
     uint64_t seed = 2;
     test_fill(in, HOP, 1, &seed);
@@ -99,8 +99,9 @@ static void a_filter_that_takes_the_spectrum_before_delays_by_a_hop(void **state
         bias[2 * 2 * BINS + f] = -0.5f; /* tap 2, real part */
     }
     add_constant(file, bias, 3 * 2 * BINS);
-    struct ssm_engine *engine = open_model(
-        file, CONFIG("'hop':8", STFT "{'type':'linear','name':'head','in':18,'out':54},{'type':'filter','taps':3}," ISTFT));
+    struct ssm_engine *engine =
+        open_model(file, CONFIG("'hop':8", STFT
+                                "{'type':'linear','name':'head','in':18,'out':54},{'type':'filter','taps':3}," ISTFT));
     uint64_t seed = 3;
     test_fill(in, 20 * HOP, 1, &seed);
     run(engine, in, out, NULL, 20);
@@ -124,9 +125,10 @@ static void a_mask_scales_by_its_gains_and_by_their_sigmoid(void **state)
         struct model_file *file = model_file_create();
         add_constant(file, bias, BINS);
         struct ssm_engine *engine = open_model(
-            file, sigmoid ? CONFIG("'hop':8", STFT "{'type':'linear','name':'head','in':18,'out':9},"
-                                                   "{'type':'mask','sigmoid':true}," ISTFT)
-                          : CONFIG("'hop':8", STFT "{'type':'linear','name':'head','in':18,'out':9},{'type':'mask'}," ISTFT));
+            file,
+            sigmoid ? CONFIG("'hop':8", STFT "{'type':'linear','name':'head','in':18,'out':9},"
+                                             "{'type':'mask','sigmoid':true}," ISTFT)
+                    : CONFIG("'hop':8", STFT "{'type':'linear','name':'head','in':18,'out':9},{'type':'mask'}," ISTFT));
         run(engine, in, out, NULL, 20);
         double gain = sigmoid ? 1 / (1 + exp(-0.25)) : 0.25;
         for (int i = HOP; i < 20 * HOP; i++) {
@@ -170,8 +172,8 @@ static void norm_brings_a_row_to_unit_size(void **state)
     model_file_destroy(file);
 }
 
-/* A Mamba layer with constant delta, B, C and one state: input u = silu(x) goes in once, then h decays by exp(-delta a) a
- * hop, and the output is h times silu(z), on top of the residual. */
+/* A Mamba layer with constant delta, B, C and one state: input u = silu(x) goes in once, then h decays by exp(-delta a)
+ * a hop, and the output is h times silu(z), on top of the residual. */
 static struct ssm_engine *open_decay(struct model_file *file, float a)
 {
     static const float one[] = {1}, x_and_z[] = {1, 1}, x_proj[] = {0, 1, 1}, zero[] = {0};
@@ -185,8 +187,9 @@ static struct ssm_engine *open_decay(struct model_file *file, float a)
     model_file_add(file, "m.mixer.A_log", "[1,1]", &log_a, 1);
     model_file_add(file, "m.mixer.D", "[1]", zero, 1);
     model_file_add(file, "m.mixer.out_proj.weight", "[1,1]", one, 1);
-    return open_model(file, CONFIG("'hop':1", "{'type':'mamba','name':'m','d_model':1,'d_state':1,'d_conv':1,'expand':1,"
-                                              "'dt_rank':1,'discretisation':'zoh'}"));
+    return open_model(file,
+                      CONFIG("'hop':1", "{'type':'mamba','name':'m','d_model':1,'d_state':1,'d_conv':1,'expand':1,"
+                                        "'dt_rank':1,'discretisation':'zoh'}"));
 }
 
 static float saved_state(struct ssm_engine *engine, ssm_stream stream)

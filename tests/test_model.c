@@ -3,9 +3,9 @@
 #include "model/ssm.h"
 #include "tests/model_file.h"
 
-#define TINY "tests/data/tiny-denoise.safetensors"
+#define TINY           "tests/data/tiny-denoise.safetensors"
 #define CONFIG(layers) "{'format':1,'rate':100,'hop':4,'layers':[" layers "]}"
-#define STFT "{'type':'stft','window':8,'hop':4},"
+#define STFT           "{'type':'stft','window':8,'hop':4},"
 
 static void add_mamba(struct model_file *file)
 {
@@ -40,9 +40,11 @@ static void each_bad_configuration_has_its_sentence(void **state)
         {CONFIG("{'type':'linear','in':4,'out':4}"), "layer 0 (linear): needs a \"name\""},
         {CONFIG("{'type':'linear','name':'w','out':4}"), "\"in\" must be a whole number"},
         {CONFIG("{'type':'linear','name':'w','in':3,'out':4}"), "takes 3 values a hop, but the layer before gives 4"},
-        {CONFIG("{'type':'linear','name':'w','in':4,'out':5}"), "tensor \"w.weight\" has shape [4, 4], the model needs [5, 4]"},
+        {CONFIG("{'type':'linear','name':'w','in':4,'out':5}"),
+         "tensor \"w.weight\" has shape [4, 4], the model needs [5, 4]"},
         {CONFIG("{'type':'linear','name':'v','in':4,'out':4}"), "tensor \"v.weight\" [4, 4] is missing"},
-        {CONFIG("{'type':'linear','name':'w','in':4,'out':4},{'type':'norm','name':'n','width':5}"), "layer 1 (norm): takes 5"},
+        {CONFIG("{'type':'linear','name':'w','in':4,'out':4},{'type':'norm','name':'n','width':5}"),
+         "layer 1 (norm): takes 5"},
         {CONFIG("{'type':'norm','name':'n','width':4}"), "tensor \"n.weight\" [4] is missing"},
         {CONFIG("{'type':'conv','name':'w','width':4,'taps':0}"), "\"taps\" must be a whole number 1..64"},
         {CONFIG("{'type':'conv','name':'w','width':4,'taps':2,'silu':1}"), "\"silu\" must be true or false"},
@@ -58,7 +60,8 @@ static void each_bad_configuration_has_its_sentence(void **state)
         {CONFIG(STFT "{'type':'mask'}"), "takes 5 values a hop, but the layer before gives 10"},
         {CONFIG("{'type':'mamba','name':'m','d_model':5}"), "takes 5 values"},
         {CONFIG("{'type':'mamba','name':'m','d_model':4,'d_state':1000}"), "\"d_state\" must be a whole number"},
-        {CONFIG("{'type':'mamba','name':'m','d_model':4,'d_state':8}"), "tensor \"m.mixer.x_proj.weight\" has shape [33, 8]"},
+        {CONFIG("{'type':'mamba','name':'m','d_model':4,'d_state':8}"),
+         "tensor \"m.mixer.x_proj.weight\" has shape [33, 8]"},
         {CONFIG("{'type':'mamba','name':'m','d_model':4,'discretisation':'exact'}"), "must be one of: euler, zoh"},
         {CONFIG("{'type':'mamba','name':'x','d_model':4}"), "tensor \"x.mixer.in_proj.weight\" [16, 4] is missing"},
         {"{'format':1,'rate':100,'hop':4,'latency':7,'layers':[" STFT "{'type':'istft','window':8,'hop':4}]}",
@@ -98,7 +101,8 @@ static void sizes_left_out_are_mambas_own(void **state)
     struct model_file *file = model_file_create();
     struct ssm_error err;
     add_mamba(file);
-    struct ssm_engine *engine = ssm_open(model_file_write(file, CONFIG("{'type':'mamba','name':'m','d_model':4}")), NULL, &err);
+    struct ssm_engine *engine =
+        ssm_open(model_file_write(file, CONFIG("{'type':'mamba','name':'m','d_model':4}")), NULL, &err);
     assert_non_null(engine);
     assert_int_equal(ssm_describe(engine)->parameters, 4 + 64 + 32 + 264 + 8 + 8 + 128 + 8 + 32);
     assert_int_equal(ssm_describe(engine)->state_bytes, (3 * 8 + 16 * 8 + 8) * 4); /* padded to a cache line */

@@ -98,8 +98,9 @@ static void halves_and_bfloats_become_the_floats_they_are(void **state)
     static const struct {
         uint16_t bits;
         float value;
-    } halves[] = {{0x3c00, 1},           {0xc000, -2},       {0x7bff, 65504}, {0x0400, 0x1p-14f},
-                  {0x0001, 0x1p-24f},    {0x83ff, -0x1.ff8p-15f}, {0x0000, 0},     {0x3555, 0x1.554p-2f}};
+    } halves[] = {{0x3c00, 1},        {0xc000, -2},         {0x7bff, 65504},
+                  {0x0400, 0x1p-14f}, {0x0001, 0x1p-24f},   {0x83ff, -0x1.ff8p-15f},
+                  {0x0000, 0},        {0x3555, 0x1.554p-2f}};
     for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
         assert_true(read_one("F16", &halves[i].bits, 2, &err) == halves[i].value);
     }
@@ -147,9 +148,11 @@ static void each_bad_header_has_its_sentence(void **state)
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "leaves a hole"},
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 5, "1 bytes after the last"},
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
-         "\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "overlaps"},
+         "\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+         4, "overlaps"},
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
-         "\"y\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}", 12, "overlaps"},
+         "\"y\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
+         12, "overlaps"},
         {"{}", 1, "after the last"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -161,7 +164,8 @@ static void each_bad_header_has_its_sentence(void **state)
 static void a_header_longer_than_the_file_is_refused(void **state)
 {
     (void)state;
-    static const unsigned char lengths[][8] = {{3}, {255, 255, 255, 255, 255, 255, 255, 255}, {0, 0, 0, 0, 0, 0, 0, 128}};
+    static const unsigned char lengths[][8] = {
+        {3}, {255, 255, 255, 255, 255, 255, 255, 255}, {0, 0, 0, 0, 0, 0, 0, 128}};
     for (size_t i = 0; i < 3; i++) {
         struct bytes bytes = make("{}", 0);
         memcpy(bytes.at, lengths[i], 8);

@@ -4,7 +4,7 @@
 #include "tests/test.h"
 
 #define GOLDEN "tests/data/golden_denoise.safetensors"
-#define TINY "tests/data/tiny-denoise.safetensors"
+#define TINY   "tests/data/tiny-denoise.safetensors"
 enum { HOP = 160, HOPS = 40 };
 
 struct rig {
@@ -36,7 +36,8 @@ static void run(struct rig *rig, ssm_stream stream, uint64_t seed, int hops, flo
     for (int i = 0; i < hops; i++) {
         float in[HOP];
         test_fill(in, HOP, 0.4f, &seed);
-        assert_int_equal(ssm_step(rig->engine, &(struct ssm_hop){.stream = stream, .in = in, .out = last, .count = 1}, 1), 1);
+        assert_int_equal(
+            ssm_step(rig->engine, &(struct ssm_hop){.stream = stream, .in = in, .out = last, .count = 1}, 1), 1);
     }
 }
 

@@ -10,7 +10,7 @@ enum { MEMBERS = 4, ROUNDS = 300 };
 struct task {
     struct team *team;
     int rounds;
-    int counts[MEMBERS];           /* one a member: plain, so that a race shows under ThreadSanitizer */
+    int counts[MEMBERS]; /* one a member: plain, so that a race shows under ThreadSanitizer */
     int sums[MEMBERS][ROUNDS];
     int members;
 };
