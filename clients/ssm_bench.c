@@ -254,26 +254,45 @@ static void print_timing(const char *label, const struct timing *t)
     printf("  %-26s p50 %8.1f us   p99 %8.1f us   p99.9 %8.1f us", label, 1e6 * t->p50, 1e6 * t->p99, 1e6 * t->p999);
 }
 
-static void print_text(const struct report *report)
+static const char *plural(int n)
 {
-    const struct ssm_info *info = &report->info;
-    const struct timing *many = &report->many;
-    double hop_s = (double)info->hop / info->rate;
+    return n == 1 ? "" : "s";
+}
+
+static void print_many(const struct timing *many)
+{
     char label[64];
-    printf("%s on %s, %d cores; a hop is %.3g ms; copies in and out are in every number\n", info->name, info->device,
-           report->cores, 1e3 * hop_s);
-    print_timing("1 stream, 1 thread", &report->one);
-    printf("   RTF %.4f\n", report->one.mean / hop_s);
-    if (many->streams > 0) {
-        snprintf(label, sizeof label, "%d streams, %d thread%s", many->streams, many->threads, many->threads > 1 ? "s" : "");
-        print_timing(label, many);
-        printf("   %s\n", many->in_time ? "in time" : "TOO LATE: p99.9 is beyond the hop");
+    if (many->streams == 0) {
+        printf("  streams carried            none: even one stream's p99.9 is beyond the hop; is the machine busy?\n");
+        return;
     }
+    snprintf(label, sizeof label, "%d stream%s, %d thread%s", many->streams, plural(many->streams), many->threads,
+             plural(many->threads));
+    print_timing(label, many);
+    printf("   %s\n", many->in_time ? "in time" : "TOO LATE: p99.9 is beyond the hop");
     if (strcmp(streams_text, "auto") == 0) {
         printf("  %-26s %d: the most whose p99.9 stays within the hop\n", "streams carried", many->streams);
     }
-    printf("  %-26s %.0f times real time\n", "scan, 1 thread", report->scan_one);
-    printf("  scan, %-20d %.0f times real time\n", report->many.threads, report->scan_all);
+}
+
+static void print_scan(int n_threads, double speed)
+{
+    char label[64];
+    snprintf(label, sizeof label, "scan, %d thread%s", n_threads, plural(n_threads));
+    printf("  %-26s %.0f times real time\n", label, speed);
+}
+
+static void print_text(const struct report *report)
+{
+    const struct ssm_info *info = &report->info;
+    double hop_s = (double)info->hop / info->rate;
+    printf("%s on %s, %d core%s; a hop is %.3g ms; copies in and out are in every number\n", info->name, info->device,
+           report->cores, plural(report->cores), 1e3 * hop_s);
+    print_timing("1 stream, 1 thread", &report->one);
+    printf("   RTF %.4f\n", report->one.mean / hop_s);
+    print_many(&report->many);
+    print_scan(1, report->scan_one);
+    print_scan(report->many.threads, report->scan_all);
     printf("  %-26s %.1f KiB a stream; the program's peak %.0f MiB\n", "state", (double)info->state_bytes / 1024,
            report->peak_mib);
 }

@@ -531,7 +531,7 @@ static void wrong_use_is_told(void **state)
     assert_says(64, "bench --streams few", "--streams takes \"auto\"");
     assert_says(64, "watch --connect nonsense", "tcp://127.0.0.1:5571");
     assert_says(66, "model inspect no-such-model", "no-such-model");
-    assert_says(66, "check %/missing.yaml", "missing.yaml");
+    assert_says(78, "check %/missing.yaml", "missing.yaml"); /* as ssmd does */
     assert_runs("--version");
 }
 
@@ -600,7 +600,7 @@ static void check_answers_as_the_start_would(void **state)
     write_text("key.yaml", "version: 1\nnode: here\npipelines:\n  a:\n    source: {typ: file, path: x.wav}\n    model: m\n");
     assert_says(78, "check %/key.yaml", "key.yaml:5:");
     assert_non_null(strstr(said, "type"));
-    write_text("model.yaml", "version: 1\nnode: here\npipelines:\n  a:\n    source: {type: file, path: x.wav}\n"
+    write_text("model.yaml", "version: 1\nnode: here\npublish: tcp://127.0.0.1:5571\npipelines:\n  a:\n    source: {type: file, path: x.wav}\n"
                              "    model: nowhere\n    sinks:\n      - {type: publish}\n");
     assert_says(66, "check %/model.yaml", "pipelines.a.model: ");
 }
