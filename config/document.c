@@ -116,10 +116,28 @@ void document_destroy(struct node *node)
     }
 }
 
+/* FNV-1a: thousands of keys are compared with each other when looking for twins. */
+static unsigned hash_of(const char *key)
+{
+    unsigned hash = 2166136261u;
+    for (; *key; key++) {
+        hash = (hash ^ (unsigned char)*key) * 16777619u;
+    }
+    return hash;
+}
+
+/* Takes key. */
+static void name_node(struct node *node, char *key)
+{
+    node->key = key;
+    node->hash = hash_of(key);
+}
+
 struct node *node_find(const struct node *map, const char *key)
 {
+    unsigned hash = hash_of(key);
     for (struct node *child = map && map->kind == NODE_MAP ? map->children : NULL; child; child = child->next) {
-        if (strcmp(child->key, key) == 0) {
+        if (child->hash == hash && strcmp(child->key, key) == 0) {
             return child;
         }
     }
@@ -186,7 +204,7 @@ static bool build_entry(struct builder *builder, struct node *map, yaml_event_t 
         free(key);
         return false;
     }
-    child->key = key;
+    name_node(child, key);
     child->key_at = at;
     append(map, child);
     return true;
@@ -328,7 +346,7 @@ static struct node *step_into(struct node *parent, const char *name, size_t n, s
     if (key && parent->kind == NODE_MAP) {
         child = node_find(parent, key);
         if (!child && (child = create_node(NODE_MAP, at))) {
-            child->key = key;
+            name_node(child, key);
             append(parent, child);
             return child;
         }
@@ -352,6 +370,7 @@ static void replace(struct node *target, struct node *value)
     struct node old = *target;
     *target = *value;
     target->key = old.key;
+    target->hash = old.hash;
     target->key_at = value->at;
     target->next = old.next;
     *value = old;

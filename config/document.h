@@ -15,6 +15,7 @@ struct node {
     enum node_kind kind;
     struct place at;     /* of the value */
     struct place key_at; /* of the key; in a list that of the value */
+    unsigned hash;       /* of the key */
     char *key;           /* in a map; else NULL */
     char *text;          /* of a scalar */
     bool plain;          /* a scalar without quotes */
