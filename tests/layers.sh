@@ -8,7 +8,7 @@ breach() { echo "layers: $*"; bad=1; }
 # room: the rooms it may include from
 may() {
     case $1 in
-    config) echo "config" ;;
+    config) echo "config dsp" ;;
     dsp) echo "dsp" ;;
     kernels) echo "kernels" ;;
     model) echo "model dsp kernels" ;;
@@ -39,7 +39,7 @@ only yaml.h config/document.c
 only msgpack.h daemon/wire.c
 only sndfile.h dsp/sound_file.c
 only samplerate.h dsp/resample.c
-only kiss_fftr.h dsp/stft.c
+only kissfft/kiss_fft.h dsp/stft.c
 only xxhash.h model/digest.c
 only cuda_runtime.h kernels/cuda/selective_scan.cu
 [ $bad -eq 0 ] && echo "layers: clean"
