@@ -21,7 +21,7 @@
  * and 7.5 ps (bytes; its 40 exponentials are 9.6). The backward is bound by instructions, 3.0e13 lanes/s: the compiled
  * inner loop is 23 a state-step at K = 2, and all of it about 700 an element = 24 ps; at K = 4 about 600 = 20 ps. */
 
-#include "selective_scan.h"
+#include "kernels/cuda/selective_scan.h"
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
