@@ -262,7 +262,7 @@ static int run(const struct verb *verb, int argc, char **argv)
     }
     int n = argc - first;
     if (n < verb->least) {
-        return verb_fail(EX_USAGE, "too little to go on: the command is \"ssm %s %s\"; \"ssm %s --help\" explains",
+        return verb_fail(EX_USAGE, "an argument is missing: the command is \"ssm %s %s\"; \"ssm %s --help\" explains",
                          verb->name, verb->arguments, verb->name);
     }
     if (n > verb->most) {

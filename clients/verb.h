@@ -28,8 +28,8 @@ struct verb {
     const char *name;      /* "denoise", "model inspect"                                                */
     const char *arguments; /* "IN OUT"                                                                  */
     const char *summary;   /* its line in `ssm --help`                                                  */
-    const char *details;   /* the rest of its help: what it does, after "Examples:" how                 */
-    const char *examples;
+    const char *details;   /* what it does, in its own help                                             */
+    const char *examples;  /* command lines, at the end of it                                           */
     const struct verb_option *options; /* besides --json and --help, which every verb has; NULL for none */
     int least, most;                   /* arguments it takes                                            */
     int (*run)(char **arguments, int n); /* gives the exit status, by sysexits.h                         */
