@@ -292,7 +292,9 @@ static void print_text(const struct report *report)
     printf("   RTF %.4f\n", report->one.mean / hop_s);
     print_many(&report->many);
     print_scan(1, report->scan_one);
-    print_scan(report->many.threads, report->scan_all);
+    if (report->many.threads > 1) {
+        print_scan(report->many.threads, report->scan_all);
+    }
     printf("  %-26s %.1f KiB a stream; the program's peak %.0f MiB\n", "state", (double)info->state_bytes / 1024,
            report->peak_mib);
 }
