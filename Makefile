@@ -22,7 +22,7 @@ NVCC      ?= $(shell command -v nvcc 2>/dev/null)
 CUDA_ARCH ?= sm_90
 
 # V=1 shows whole commands.
-Q := $(if $(V),,@printf '  %s\n' $@; )
+Q = $(if $(V),,@printf '  %s\n' $@; )
 WARN := -Wall -Wextra -Wconversion -Werror
 OPT_release := -O3
 OPT_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
