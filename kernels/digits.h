@@ -10,7 +10,7 @@
  * lost is 2^-24 of the row's largest value. A row with a NaN or an infinity gives NaN; one wholly below 2^-100 counts
  * as zero.
  *
- * Both: w->i8 set, w->in at most DIGITS_IN_MAX; otherwise as kernels.h's `linear`. */
+ * Both: some 100 KiB of stack; w->i8 set, w->in at most DIGITS_IN_MAX; otherwise as kernels.h's `linear`. */
 
 #include "kernels/kernels.h"
 

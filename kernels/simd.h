@@ -25,7 +25,8 @@
 
 /* ---- exp and its relatives -------------------------------------------------------------------------------------- */
 
-/* x = k ln 2 + r, |r| <= ln 2 / 2. `biased` holds k + 127 in its low bits, for vec_exponent. */
+/* x = k ln 2 + r, |r| <= ln 2 / 2, but for k times 1.9e-9, which the first product leaves. `biased` holds k + 127 in
+ * its low bits, for vec_exponent. */
 struct reduced {
     vec biased, k, r;
 };
@@ -35,8 +36,7 @@ INLINE struct reduced reduce(vec x)
     const vec magic = vec_set(0x1.8p23f + 127); /* adding it rounds to a whole number, in the low bits */
     const vec biased = vec_fma(x, vec_set(0x1.715476p+0f), magic);
     const vec k = biased - magic;
-    const vec r = vec_fnma(k, vec_set(0x1.62e430p-1f), x);
-    return (struct reduced){biased, k, vec_fnma(k, vec_set(-0x1.05c610p-29f), r)};
+    return (struct reduced){biased, k, vec_fnma(k, vec_set(0x1.62e430p-1f), x)};
 }
 
 /* exp(r) - 1 for |r| <= ln 2 / 2: r + r^2 P(r), minimax, 1.4e-8 relative before rounding. */
@@ -52,10 +52,12 @@ INLINE vec expm1_small(vec r)
 INLINE vec vec_exp(vec x)
 {
     const struct reduced a = reduce(vec_min(vec_set(89), vec_max(vec_set(-104), x)));
-    return vec_scale(vec_set(1) + expm1_small(a.r), a.k);
+    const vec r = vec_fnma(a.k, vec_set(-0x1.05c610p-29f), a.r);
+    return vec_scale(vec_set(1) + expm1_small(r), a.k);
 }
 
-/* exp(x) = power (1 + small) for x <= 0: where x is small, power is 1 and no digit of the difference to 1 is lost. */
+/* exp(x) = power (1 + small) for x <= 0: where x is small, power is 1 and no digit of the difference to 1 is lost. What
+ * reduce() leaves is at most 1e-9 of 1 here, since power shrinks faster than k grows. */
 struct decay {
     vec power, small;
 };
@@ -310,6 +312,8 @@ INLINE vec next_state(vec h, vec A, vec B, vec delta, vec u, bool hold)
     return vec_fma(decay.power, vec_fma(decay.small, h, h), gain * u * B);
 }
 
+/* The next block's part of each row of states is asked for as this one's is done: no hardware sees that pattern coming,
+ * and with many streams the states come from memory. */
 INLINE void block_states(struct states states, const float *B, const float *C, int N, struct block *block, bool hold)
 {
     for (int n = 0; n < N; n++, states.h += states.stride, states.A += states.stride) {
@@ -319,6 +323,7 @@ INLINE void block_states(struct states states, const float *B, const float *C, i
             const vec A = vec_load(states.A + v * WIDTH), h = vec_load(states.h + v * WIDTH);
             const vec next = next_state(h, A, b, block->delta[v], block->u[v], hold);
             vec_store(states.h + v * WIDTH, next);
+            _mm_prefetch((const char *)(states.h + SCAN_CHANNELS + v * WIDTH), _MM_HINT_T0);
             block->y[v] = vec_fma(c, next, block->y[v]);
         }
     }
