@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/engine_thread.h"
+
+#include <assert.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "daemon/publish.h"
+#include "daemon/worker.h"
+#include "dsp/clock.h"
+#include "tests/test.h"
+
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+#define SANITIZED 1 /* the sanitizer's own allocator is in the way of ours */
+#else
+#define SANITIZED 0
+#endif
+
+static const char model_path[] = "tests/data/tiny-denoise.safetensors";
+enum { RATE = 16000, HOP = 160 };
+
+/* ---- What a watched thread takes from the allocator, and which locks. ---- */
+
+static _Thread_local bool watched;
+static atomic_int allocations, locks;
+
+#if !SANITIZED
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+extern void __libc_free(void *);
+
+void *malloc(size_t n)
+{
+    allocations += watched;
+    return __libc_malloc(n);
+}
+void *calloc(size_t n, size_t size)
+{
+    allocations += watched;
+    return __libc_calloc(n, size);
+}
+void *realloc(void *p, size_t n)
+{
+    allocations += watched;
+    return __libc_realloc(p, n);
+}
+void free(void *p)
+{
+    allocations += watched;
+    __libc_free(p);
+}
+int pthread_mutex_lock(pthread_mutex_t *mutex)
+{
+    static int (*real)(pthread_mutex_t *);
+    if (!real) {
+        real = (int (*)(pthread_mutex_t *))dlsym(RTLD_NEXT, "pthread_mutex_lock");
+    }
+    locks += watched;
+    return real(mutex);
+}
+#endif
+
+/* ---- A sink that keeps what it gets. ---- */
+
+struct memory_sink {
+    struct sink sink;
+    float *samples; /* at their position */
+    size_t size, n_hops, given, room;
+    struct hole hole, holes; /* the last; `holes.n`: how many were told */
+    bool ended, watch;
+    uint64_t length;
+};
+
+static size_t memory_room(const struct sink *sink, int channel)
+{
+    (void)channel;
+    return ((const struct memory_sink *)sink)->room;
+}
+
+static void memory_write(struct sink *sink, int channel, const struct delivery *hop)
+{
+    (void)channel;
+    struct memory_sink *memory = (struct memory_sink *)sink;
+    assert(hop->s0 + hop->n <= memory->size);
+    memcpy(memory->samples + hop->s0, hop->samples, hop->n * sizeof(float));
+    memory->given += hop->n;
+    memory->room -= hop->n;
+    if (hop->hole.to > hop->hole.from) {
+        memory->hole = hop->hole;
+        memory->holes.n++;
+    }
+    watched = memory->watch && ++memory->n_hops > 20;
+}
+
+static void memory_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
+{
+    (void)channel;
+    struct memory_sink *memory = (struct memory_sink *)sink;
+    memory->ended = true;
+    memory->length = length;
+    if (hole->to > hole->from) {
+        memory->hole = *hole;
+        memory->holes.n++;
+    }
+    watched = false;
+}
+
+static const struct sink_ops memory_ops = {.name = "memory", .room = memory_room, .write = memory_write, .end = memory_end};
+
+static struct memory_sink *memory_create(size_t size)
+{
+    struct memory_sink *memory = calloc(1, sizeof *memory);
+    memory->sink.ops = &memory_ops;
+    memory->samples = calloc(size + 1, sizeof(float));
+    memory->size = size;
+    memory->room = SIZE_MAX / 2;
+    return memory;
+}
+
+static void memory_destroy(struct memory_sink *memory)
+{
+    free(memory->samples);
+    free(memory);
+}
+
+/* ---- One rig: an engine, a thread object, streams with a feed and a memory sink each. ---- */
+
+enum { STREAMS = 64 };
+
+struct rig {
+    struct ssm_engine *engine;
+    struct engine_thread *thread;
+    struct feed *feeds[STREAMS];
+    struct memory_sink *memories[STREAMS];
+    struct sink *sinks[STREAMS][2];
+    struct counters counters[STREAMS];
+    int n;
+};
+
+static void rig_open(struct rig *rig, int streams, int threads)
+{
+    struct ssm_error err = {0};
+    struct ssm_options options = {.streams = streams, .threads = threads, .max_hops = ENGINE_HOPS};
+    *rig = (struct rig){.engine = ssm_open(model_path, &options, &err), .thread = engine_thread_create(streams, 0)};
+    assert_string_equal(err.text, "");
+    assert_non_null(rig->engine);
+    assert_int_equal(ssm_describe(rig->engine)->hop, HOP);
+}
+
+static int rig_add(struct rig *rig, int rate, size_t feed, size_t size, bool patient)
+{
+    int i = rig->n++;
+    struct ssm_error err = {0};
+    rig->feeds[i] = feed_create(feed);
+    rig->memories[i] = memory_create(size);
+    rig->sinks[i][0] = &rig->memories[i]->sink;
+    struct stream_setup setup = {.engine = rig->engine, .feed = rig->feeds[i], .rate = rate, .patient = patient,
+                                 .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i]};
+    assert_int_equal(engine_thread_add(rig->thread, &setup, &err), i);
+    return i;
+}
+
+static void rig_close(struct rig *rig)
+{
+    engine_thread_destroy(rig->thread);
+    for (int i = 0; i < rig->n; i++) {
+        feed_destroy(rig->feeds[i]);
+        memory_destroy(rig->memories[i]);
+    }
+    ssm_close(rig->engine);
+}
+
+static void run_dry(struct rig *rig)
+{
+    while (engine_turn(rig->thread) > 0) {
+    }
+}
+
+/* The definition: the same samples through ssm_step one hop at a time; hop `jump` is told `elapsed`. */
+static float *by_hand(const float *in, size_t n, size_t jump, float elapsed, size_t *n_out)
+{
+    struct ssm_error err = {0};
+    struct ssm_engine *engine = ssm_open(model_path, NULL, &err);
+    size_t delay = (size_t)ssm_describe(engine)->delay, hops = (n + delay + HOP - 1) / HOP;
+    float *padded = calloc(hops * HOP + 1, sizeof(float)), *out = calloc(hops * HOP + 1, sizeof(float));
+    memcpy(padded, in, n * sizeof(float));
+    ssm_stream stream;
+    assert_int_equal(ssm_stream_open(engine, &stream), SSM_OK);
+    for (size_t k = 0; k < hops; k++) {
+        struct ssm_hop hop = {.stream = stream, .in = padded + k * HOP, .out = out + k * HOP, .count = 1,
+                              .elapsed = k == jump ? elapsed : 1};
+        assert_int_equal(ssm_step(engine, &hop, 1), 1);
+    }
+    memmove(out, out + delay, n * sizeof(float));
+    free(padded);
+    ssm_close(engine);
+    *n_out = n;
+    return out;
+}
+
+static float *noise(size_t n, uint64_t seed)
+{
+    float *samples = calloc(n + 1, sizeof(float));
+    test_fill(samples, n, 0.3f, &seed);
+    return samples;
+}
+
+/* ---- The cases. ---- */
+
+static void engine_gives_what_ssm_step_gives_by_hand(void **state)
+{
+    (void)state;
+    enum { N = 5 * RATE + 37 };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 1), *expected = by_hand(in, N, SIZE_MAX, 1, &n);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, N, N, false);
+    feed_write(rig.feeds[0], in, 1, N, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    assert_int_equal(rig.memories[0]->given, N);
+    assert_int_equal(rig.memories[0]->length, N);
+    assert_true(rig.memories[0]->ended);
+    assert_int_equal(engine_running(rig.thread), 0);
+    assert_memory_equal(rig.memories[0]->samples, expected, N * sizeof(float));
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
+/* Blocks of any size at any time, so that streams meet in batches of every shape. */
+static void engine_keeps_64_streams_as_if_each_were_alone(void **state)
+{
+    (void)state;
+    enum { N = RATE };
+    struct rig rig;
+    float *in[STREAMS];
+    size_t at[STREAMS] = {0}, n;
+    uint64_t seed = 5;
+    rig_open(&rig, STREAMS, 2);
+    for (int i = 0; i < STREAMS; i++) {
+        in[i] = noise(N, (uint64_t)(100 + i));
+        rig_add(&rig, RATE, N, N, false);
+    }
+    for (int running = STREAMS; running > 0;) {
+        for (int i = 0; i < STREAMS; i++) {
+            size_t block = test_bits(&seed) % 700;
+            block = block < N - at[i] ? block : N - at[i];
+            feed_write(rig.feeds[i], in[i] + at[i], 1, block, 1);
+            at[i] += block;
+            if (at[i] == N && block > 0) {
+                feed_end(rig.feeds[i]);
+            }
+        }
+        engine_turn(rig.thread);
+        running = engine_running(rig.thread);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        float *expected = by_hand(in[i], N, SIZE_MAX, 1, &n);
+        assert_int_equal(rig.memories[i]->given, N);
+        assert_memory_equal(rig.memories[i]->samples, expected, N * sizeof(float));
+        free(expected);
+        free(in[i]);
+    }
+    rig_close(&rig);
+}
+
+/* A hole of whole hops on a hop's border: the next hop's elapsed is 1 + hops lost, and time runs on over the hole. */
+static void engine_tells_the_model_of_lost_hops(void **state)
+{
+    (void)state;
+    enum { BEFORE = 10 * HOP, LOST = 7 * HOP, AFTER = 12 * HOP, N = BEFORE + AFTER };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 2), *expected = by_hand(in, N, BEFORE / HOP, 1 + LOST / HOP, &n);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, N, N + LOST, false);
+    feed_write(rig.feeds[0], in, 1, BEFORE, 1);
+    run_dry(&rig);
+    feed_skip(rig.feeds[0], LOST);
+    feed_write(rig.feeds[0], in + BEFORE, 1, AFTER, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    struct memory_sink *memory = rig.memories[0];
+    assert_int_equal(memory->given, N);
+    assert_int_equal(memory->length, N + LOST);
+    assert_int_equal(memory->holes.n, 1);
+    assert_int_equal(memory->hole.from, BEFORE);
+    assert_int_equal(memory->hole.to, BEFORE + LOST);
+    assert_int_equal(memory->hole.n, LOST);
+    assert_memory_equal(memory->samples, expected, BEFORE * sizeof(float));
+    assert_memory_equal(memory->samples + BEFORE + LOST, expected + BEFORE, AFTER * sizeof(float));
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
+/* A ring that is too small, in the middle of a hop. Lost: 1650..2650. Silence up to the border at 1760, 5 hops skipped (to
+ * 2560), silence up to 2650. */
+static void engine_is_exact_to_the_sample_in_overload(void **state)
+{
+    (void)state;
+    enum { RING = 1024, BEFORE = 1650, LOST = 1000, AFTER = 1000, SILENCE = 200, SKIPPED = 5 * HOP };
+    enum { ENTERED = BEFORE + SILENCE + AFTER, BORDER = 1760 };
+    struct rig rig;
+    size_t n;
+    float *in = noise(BEFORE + LOST + AFTER, 3), *entered = calloc(ENTERED, sizeof(float));
+    memcpy(entered, in, BEFORE * sizeof(float));
+    memcpy(entered + BEFORE + SILENCE, in + BEFORE + LOST, AFTER * sizeof(float));
+    float *expected = by_hand(entered, ENTERED, BORDER / HOP, 1 + SKIPPED / HOP, &n);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, RING, BEFORE + LOST + AFTER, false);
+    feed_write(rig.feeds[0], in, 1, BEFORE - RING, 1);
+    run_dry(&rig); /* less than a hop stays in staging */
+    assert_int_equal(feed_write(rig.feeds[0], in + BEFORE - RING, 1, RING + LOST, 1), RING);
+    run_dry(&rig);
+    feed_write(rig.feeds[0], in + BEFORE + LOST, 1, AFTER, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    struct memory_sink *memory = rig.memories[0];
+    assert_int_equal(memory->hole.from, BEFORE);
+    assert_int_equal(memory->hole.to, BEFORE + LOST);
+    assert_int_equal(memory->hole.n, LOST);
+    assert_int_equal(memory->length, BEFORE + LOST + AFTER);
+    assert_int_equal(memory->given, ENTERED);
+    assert_memory_equal(memory->samples, expected, BORDER * sizeof(float));
+    assert_memory_equal(memory->samples + BORDER + SKIPPED, expected + BORDER, (ENTERED - BORDER) * sizeof(float));
+    rig_close(&rig);
+    free(in);
+    free(entered);
+    free(expected);
+}
+
+static void engine_tells_of_a_hole_at_the_end(void **state)
+{
+    (void)state;
+    struct rig rig;
+    float *in = noise(1000, 4);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, 1024, 20000, false);
+    feed_write(rig.feeds[0], in, 1, 1000, 1);
+    feed_skip(rig.feeds[0], 9000);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    assert_int_equal(rig.memories[0]->hole.from, 1000);
+    assert_int_equal(rig.memories[0]->hole.to, 10000);
+    assert_int_equal(rig.memories[0]->length, 10000);
+    rig_close(&rig);
+    free(in);
+}
+
+/* Output as long as input, whatever the rate and however little there is. */
+static void engine_gives_as_much_as_it_takes(void **state)
+{
+    (void)state;
+    static const int rates[] = {8000, 11025, 16000, 22050, 44100, 48000, 96000};
+    static const size_t lengths[] = {0, 1, 159, 160, 161, 441, 1600, 5003};
+    for (size_t r = 0; r < sizeof rates / sizeof *rates; r++) {
+        for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++) {
+            struct rig rig;
+            size_t n = lengths[k], out = (n * RATE + (size_t)rates[r] - 1) / (size_t)rates[r];
+            float *in = noise(n, 6);
+            rig_open(&rig, 1, 1);
+            rig_add(&rig, rates[r], 8192, out, false);
+            feed_write(rig.feeds[0], in, 1, n, 1);
+            feed_end(rig.feeds[0]);
+            run_dry(&rig);
+            assert_int_equal(rig.memories[0]->given, out);
+            assert_int_equal(rig.memories[0]->length, n);
+            assert_true(rig.memories[0]->ended);
+            rig_close(&rig);
+            free(in);
+        }
+    }
+}
+
+/* 48 kHz: a hole of 1 s and 7 samples. Time after it is right: the click comes out where it went in. */
+static void engine_keeps_time_over_a_hole_at_another_rate(void **state)
+{
+    (void)state;
+    enum { R = 48000, BEFORE = R + 11, LOST = R + 7, AFTER = R, CLICK = 30000 };
+    struct rig rig;
+    float *in = calloc(AFTER, sizeof(float));
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, R, 2 * R, 3 * RATE + 100, false);
+    feed_write(rig.feeds[0], in, 1, BEFORE - CLICK, 1);
+    in[CLICK] = 1;
+    feed_write(rig.feeds[0], in, 1, CLICK, 1);
+    run_dry(&rig);
+    feed_skip(rig.feeds[0], LOST);
+    feed_write(rig.feeds[0], in, 1, AFTER, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    struct memory_sink *memory = rig.memories[0];
+    assert_int_equal(memory->hole.from, (BEFORE + 2) / 3);
+    assert_int_equal(memory->hole.to, (BEFORE + LOST + 2) / 3);
+    size_t loudest = 0;
+    for (size_t i = 0; i < memory->size; i++) {
+        loudest = fabsf(memory->samples[i]) > fabsf(memory->samples[loudest]) ? i : loudest;
+    }
+    assert_int_equal(loudest, (BEFORE + LOST + CLICK) / 3);
+    rig_close(&rig);
+    free(in);
+}
+
+static void engine_waits_for_room_when_the_source_is_patient(void **state)
+{
+    (void)state;
+    enum { N = 20 * HOP };
+    struct rig rig;
+    float *in = noise(N, 8);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, N, N, true);
+    rig.memories[0]->room = 0;
+    feed_write(rig.feeds[0], in, 1, N, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    assert_int_equal(rig.memories[0]->given, 0);
+    while (!rig.memories[0]->ended) {
+        rig.memories[0]->room += HOP + 1;
+        run_dry(&rig);
+        assert_true(rig.memories[0]->room <= N);
+    }
+    assert_int_equal(rig.memories[0]->given, N);
+    rig_close(&rig);
+    free(in);
+}
+
+static void engine_takes_nan_for_silence_and_counts_it(void **state)
+{
+    (void)state;
+    enum { N = 20 * HOP };
+    struct rig rig;
+    float *in = noise(N, 9);
+    size_t n;
+    in[100] = NAN;
+    in[333] = INFINITY;
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, N, N, false);
+    feed_write(rig.feeds[0], in, 1, N, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    in[100] = in[333] = 0;
+    float *expected = by_hand(in, N, SIZE_MAX, 1, &n);
+    assert_memory_equal(rig.memories[0]->samples, expected, N * sizeof(float));
+    assert_int_equal(counted(&rig.counters[0], COUNTER_NAN_INPUT), 2);
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
+static void nothing(void *arg)
+{
+    (void)arg;
+}
+
+static void *feed_slowly(void *arg)
+{
+    struct rig *rig = arg;
+    float *in = noise(HOP, 11);
+    for (int k = 0; k < 300; k++) {
+        for (int i = 0; i < rig->n; i++) {
+            feed_write(rig->feeds[i], in, 1, HOP, clock_now());
+        }
+        waker_wake(engine_thread_waker(rig->thread));
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    for (int i = 0; i < rig->n; i++) {
+        feed_end(rig->feeds[i]);
+    }
+    waker_wake(engine_thread_waker(rig->thread));
+    free(in);
+    return NULL;
+}
+
+/* The real thread with real sinks, at 48 kHz and 16 kHz: after start it takes no memory and no lock. */
+static void hop_path_takes_no_memory_and_no_lock(void **state)
+{
+    (void)state;
+    if (SANITIZED) {
+        skip();
+    }
+    enum { N = 4 };
+    struct rig rig;
+    struct ssm_error err = {0};
+    struct histogram latency = {0};
+    struct worker *writer = worker_create();
+    struct publisher *publisher = publisher_open("inproc://hops", "test", N, &err);
+    assert_non_null(publisher);
+    rig_open(&rig, N, 2);
+    const struct config_sink file_config = {.type = SINK_FILE, .path = "/tmp/ssmd-test-hops.wav"}, publish_config = {0};
+    struct sink *others[2];
+    static const int channels[1] = {0};
+    struct counters counters = {0};
+    struct sink_setup setup = {.config = &file_config, .node = "test", .pipeline = "p",
+                               .model = ssm_describe(rig.engine), .channels = channels, .n_channels = 1,
+                               .source_rate = RATE, .counters = &counters, .publisher = publisher,
+                               .latency = &latency, .writer = writer, .engine = engine_thread_waker(rig.thread)};
+    others[0] = sink_file.open(&setup, &err);
+    setup.config = &publish_config;
+    others[1] = sink_publish.open(&setup, &err);
+    assert_non_null(others[0]);
+    assert_non_null(others[1]);
+    for (int i = 0; i < N; i++) {
+        rig_add(&rig, i % 2 ? RATE : 3 * RATE, 3 * RATE, RATE * 10, false);
+        rig.memories[i]->watch = true;
+    }
+    struct sink *all[3] = {&rig.memories[0]->sink, others[0], others[1]};
+    engine_thread_destroy(rig.thread); /* once more, with the first stream's three sinks */
+    rig.thread = engine_thread_create(N, 0.001);
+    for (int i = 0; i < N; i++) {
+        struct stream_setup stream = {.engine = rig.engine, .feed = rig.feeds[i], .rate = i % 2 ? RATE : 3 * RATE,
+                                      .sinks = i == 0 ? all : rig.sinks[i], .n_sinks = i == 0 ? 3 : 1,
+                                      .counters = &rig.counters[i]};
+        assert_int_equal(engine_thread_add(rig.thread, &stream, &err), i);
+    }
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    watched = true; /* the count counts */
+    void *volatile taken = malloc((size_t)rig.n);
+    free(taken);
+    pthread_mutex_lock(&mutex);
+    watched = false;
+    pthread_mutex_unlock(&mutex);
+    assert_int_equal(allocations, 2);
+    assert_int_equal(locks, 1);
+    allocations = locks = 0;
+    assert_int_equal(worker_start(writer), 0);
+    assert_int_equal(engine_thread_start(rig.thread, nothing, NULL, &err), 0);
+    pthread_t feeder;
+    pthread_create(&feeder, NULL, feed_slowly, &rig);
+    while (engine_running(rig.thread) > 0) {
+        sink_publish.serve(others[1]);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    pthread_join(feeder, NULL);
+    engine_thread_stop(rig.thread);
+    assert_true(rig.memories[1]->n_hops >= 300);
+    assert_int_equal(allocations, 0);
+    assert_int_equal(locks, 0);
+    worker_stop(writer);
+    sink_file.close(others[0]);
+    sink_publish.close(others[1]);
+    worker_destroy(writer);
+    publisher_close(publisher);
+    rig_close(&rig);
+    remove("/tmp/ssmd-test-hops.wav");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(engine_gives_what_ssm_step_gives_by_hand),
+        cmocka_unit_test(engine_keeps_64_streams_as_if_each_were_alone),
+        cmocka_unit_test(engine_tells_the_model_of_lost_hops),
+        cmocka_unit_test(engine_is_exact_to_the_sample_in_overload),
+        cmocka_unit_test(engine_tells_of_a_hole_at_the_end),
+        cmocka_unit_test(engine_gives_as_much_as_it_takes),
+        cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),
+        cmocka_unit_test(engine_waits_for_room_when_the_source_is_patient),
+        cmocka_unit_test(engine_takes_nan_for_silence_and_counts_it),
+        cmocka_unit_test(hop_path_takes_no_memory_and_no_lock),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
