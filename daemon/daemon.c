@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
@@ -135,24 +134,6 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
     return daemon->state_topic && daemon->state_bytes ? 0 : refuse_memory(err);
 }
 
-/* Opening an output empties it: not if that is the input of some pipeline. */
-static int check_overwrite(const struct daemon *daemon, const struct config_sink *sink, struct ssm_error *err)
-{
-    struct stat out, in;
-    if (sink->type != SINK_FILE || stat(sink->path, &out) != 0) {
-        return 0;
-    }
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        const struct config_source *source = &daemon->pipelines[i].config->source;
-        if (source->type == SOURCE_FILE && stat(source->path, &in) == 0 && in.st_dev == out.st_dev &&
-            in.st_ino == out.st_ino) {
-            return refuse(err, 78, "%s is also the input of pipeline %s: choose another output", sink->path,
-                          daemon->pipelines[i].config->name);
-        }
-    }
-    return 0;
-}
-
 static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct source *source = pipeline->source;
@@ -170,9 +151,6 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
                                .engine = engine_thread_waker(daemon->engine)};
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         setup.config = &pipeline->config->sinks[i];
-        if (check_overwrite(daemon, setup.config, err) < 0) {
-            return -1;
-        }
         pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
         if (!pipeline->sinks[i]) {
             return -1;

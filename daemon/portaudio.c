@@ -53,6 +53,12 @@ static PaError initialize(void)
     return error;
 }
 
+/* PortAudio says "JACK Audio Connection Kit". */
+static const char *api_name(const PaHostApiInfo *api)
+{
+    return api->type == paJACK ? "JACK" : api->type == paALSA ? "ALSA" : api->name;
+}
+
 static void describe(PaDeviceIndex i, struct audio_device *device)
 {
     const PaDeviceInfo *info = Pa_GetDeviceInfo(i);
@@ -65,7 +71,7 @@ static void describe(PaDeviceIndex i, struct audio_device *device)
     double in = info->maxInputChannels > 0 ? info->defaultLowInputLatency : 1e9;
     double out = info->maxOutputChannels > 0 ? info->defaultLowOutputLatency : 1e9;
     device->latency_ms = 1000 * (in < out ? in : out);
-    snprintf(device->name, sizeof device->name, "%.31s:%s", api->name, info->name);
+    snprintf(device->name, sizeof device->name, "%.31s:%s", api_name(api), info->name);
 }
 
 /* The child: its answer is a count and the devices, or nothing if the library brought it down. */

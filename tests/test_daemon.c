@@ -474,7 +474,7 @@ static void errors_have_a_sentence_and_a_code(void **state)
         {"{type: file, path: not-there.wav}", MODEL, "{type: publish}", "not-there.wav", 66},
         {"{type: file, path: Makefile}", MODEL, "{type: publish}", "Makefile", 65},
         {"{type: file, path: %s}", "not-there.safetensors", "{type: publish}", "not-there.safetensors", 66},
-        {"{type: file, path: %s}", MODEL, "{type: file, path: %s}", "is also the input", 78},
+        {"{type: file, path: %s}", MODEL, "{type: file, path: %s}", "is both read and written", 78},
         {"{type: file, path: %s}", MODEL, "{type: file, path: /not/there.wav}", "/not/there.wav", 73},
         {"{type: file, path: %s, channels: [1]}", MODEL, "{type: publish}", "channel 1 is not there", 78},
     };
