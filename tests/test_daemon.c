@@ -18,6 +18,11 @@
 #include "model/ssm.h"
 #include "tests/test.h"
 
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { SLOW = 1 }; /* sanitizers: not fast enough for 64 streams in real time */
+#else
+enum { SLOW = 0 };
+#endif
 #define MODEL "tests/data/tiny-denoise.safetensors"
 enum { RATE = 16000, HOP = 160, TOPICS = 16 };
 
@@ -357,7 +362,7 @@ static void late_subscriber_gets_state_and_hugz_at_once(void **state)
         while (!subscriber.state[0] || !subscriber.hugz[0]) {
             assert_true(receive(&subscriber));
         }
-        assert_true(clock_now() - before < 300000000);
+        assert_true(clock_now() - before < (SLOW ? 900000000 : 300000000));
         unsubscribe(&subscriber);
         sleep_ms(130);
     }
@@ -378,7 +383,7 @@ static void streams_together_are_bit_identical_to_each_alone(void **state)
         n += (size_t)snprintf(yaml + n, sizeof yaml - n,
                               "  p%d:\n    source: {type: file, path: %s/in%d.wav, paced: %s}\n    model: " MODEL "\n"
                               "    sinks: [{type: file, path: %s/out%d.wav}]\n",
-                              i, dir, i, i % 2 ? "true" : "false", dir, i);
+                              i, dir, i, i % 2 && !SLOW ? "true" : "false", dir, i);
     }
     assert_int_equal(end_of(start_daemon(yaml, -1)), 0);
     assert_non_null(strstr(last_line(), " 0 samples lost"));
