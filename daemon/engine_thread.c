@@ -504,24 +504,28 @@ size_t engine_turn(struct engine_thread *thread)
 
 /* ---- The thread. ---- */
 
-/* Every running stream that is not held up by its sinks has a hop waiting, or will have none. */
-static bool all_ready(struct engine_thread *thread)
+static bool has_hop(const struct stream *stream)
 {
+    size_t hop = (size_t)scale_up((uint64_t)stream->model->hop, stream->model->rate, stream->rate);
+    return stream->staged + stream->raw_n - stream->raw_at + feed_fill(stream->feed) >= hop;
+}
+
+/* Some streams have a hop and others, that have not ended, are still to get theirs. */
+static bool some_are_late(struct engine_thread *thread)
+{
+    bool ready = false, late = false;
     for (int i = 0; i < thread->n_streams; i++) {
-        struct stream *stream = &thread->streams[i];
-        size_t hop = (size_t)scale_up((uint64_t)stream->model->hop, stream->model->rate, stream->rate);
-        size_t waiting = stream->staged + stream->raw_n - stream->raw_at + feed_fill(stream->feed);
-        if (waiting < hop && !feed_ended(stream->feed)) {
-            return false;
-        }
+        bool has = has_hop(&thread->streams[i]);
+        ready = ready || has;
+        late = late || (!has && !feed_ended(thread->streams[i].feed));
     }
-    return true;
+    return ready && late;
 }
 
 static void wait_for_more(struct engine_thread *thread)
 {
     int64_t now = clock_now(), until = now + thread->deadline;
-    while (now < until && !all_ready(thread) && !atomic_load(&thread->stopping)) {
+    while (now < until && some_are_late(thread) && !atomic_load(&thread->stopping)) {
         waker_wait(&thread->waker, until - now);
         now = clock_now();
     }
