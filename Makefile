@@ -23,7 +23,8 @@ CUDA_ARCH ?= sm_90
 
 # V=1 shows whole commands.
 Q = $(if $(V),,@printf '  %s\n' $@; )
-WARN := -Wall -Wextra -Wconversion -Werror
+# Sanitizers shift what gcc can see through, and its -Wconversion with it: warnings are the release build's business.
+WARN := -Wall -Wextra $(if $(filter release,$(FLAVOUR)),-Wconversion -Werror)
 OPT_release := -O3
 OPT_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 OPT_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
