@@ -15,6 +15,15 @@
 
 #include <cmocka.h>
 
+/* CMOCKA_TEST_FILTER picks cases by name: make test T=ring F='*full*'. */
+__attribute__((constructor)) static void test_filter(void)
+{
+    const char *pattern = getenv("CMOCKA_TEST_FILTER");
+    if (pattern && *pattern) {
+        cmocka_set_test_filter(pattern);
+    }
+}
+
 /* |a - b| <= tol; false for NaN, unlike cmocka 1.1.5's assert_float_equal. */
 #define assert_close(a, b, tol) test_assert_close((double)(a), (double)(b), (double)(tol), __FILE__, __LINE__)
 static inline void test_assert_close(double a, double b, double tol, const char *file, int line)
