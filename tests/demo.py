@@ -21,14 +21,14 @@ def bar(db, width=24, floor=-60.0):
 
 
 def listen(address, path):
-    levels, latencies, lost, due = [], [], 0, 0
+    levels, latencies, lost, due = [], [], 0, None
     print("  time   level before               level after                latency of the hop")
     for topic, header, payload in ssm_subscribe.messages("", address):
         if topic.startswith("meter/"):
             levels.append(payload)
         if topic.startswith("audio/"):
             latencies.append((header["pub"] - header["cap"]) / 1e6)
-            lost += header["seq"] - due
+            lost += header["seq"] - (header["seq"] if due is None else due)  # whoever comes late hears from there on
             due = header["seq"] + 1
             if due % 100 == 0 and levels:
                 before, after = np.mean([m[0] for m in levels]), np.mean([m[2] for m in levels])
