@@ -91,7 +91,7 @@ INLINE VNNI void join(const struct linear *w, int o, struct outputs to, __m512i 
 
 static const int8_t *panel_of(const struct linear *w, int o)
 {
-    return w->i8 + (ptrdiff_t)(o / KERNELS_PANEL) * linear_panel_groups(w->in) * GROUP_BYTES;
+    return w->i8 + (size_t)(o / KERNELS_PANEL) * w->i8_stride;
 }
 
 /* A panel's outputs; named one by one, since the compiler leaves an array of them in memory. */

@@ -29,6 +29,7 @@ struct linear {
     int in, out;         /* sizes as in y = W x + b, W (out, in)                                          */
     float *f32;          /* panels of (in, KERNELS_PANEL), or NULL when the weights are int8              */
     int8_t *i8;          /* panels of (linear_panel_groups(in), KERNELS_PANEL, KERNELS_GROUP), or NULL    */
+    size_t i8_stride;    /* bytes from one of them to the next: linear.c says why it may be more          */
     float *scale, *bias; /* (out padded to a panel); scale NULL for fp32, bias NULL for none              */
     int32_t *sum;        /* (out padded to a panel) sum of i8 over `in`; NULL for fp32                    */
 };

@@ -13,8 +13,8 @@ static float packed_weight(const struct linear *w, int o, int k)
     if (w->f32) {
         return w->f32[((size_t)panel * (size_t)w->in + (size_t)k) * KERNELS_PANEL + (size_t)lane];
     }
-    const size_t group = (size_t)(panel * linear_panel_groups(w->in) + k / KERNELS_GROUP);
-    return w->i8[(group * KERNELS_PANEL + (size_t)lane) * KERNELS_GROUP + (size_t)(k % KERNELS_GROUP)];
+    const int8_t *group = w->i8 + (size_t)panel * w->i8_stride + k / KERNELS_GROUP * KERNELS_GROUP * KERNELS_PANEL;
+    return group[lane * KERNELS_GROUP + k % KERNELS_GROUP];
 }
 
 static void linear(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride, int rows)

@@ -172,8 +172,7 @@ INLINE void linear_block(const struct linear *w, int o, const float *x, ptrdiff_
     if (w->f32) {
         sum_f32(w->f32 + panel * w->in * KERNELS_PANEL + lane, w->in, x, x_stride, R, V, sum);
     } else {
-        const ptrdiff_t groups = linear_panel_groups(w->in);
-        sum_i8(w->i8 + (panel * groups * KERNELS_PANEL + lane) * KERNELS_GROUP, w->in, x, x_stride, R, V, sum);
+        sum_i8(w->i8 + panel * (ptrdiff_t)w->i8_stride + lane * KERNELS_GROUP, w->in, x, x_stride, R, V, sum);
     }
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) {

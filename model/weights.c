@@ -76,7 +76,9 @@ size_t weights_linear_bytes(const struct linear *linear)
 {
     size_t padded = ((size_t)linear->out + KERNELS_PANEL - 1) / KERNELS_PANEL * KERNELS_PANEL;
     size_t rows = (size_t)(linear->bias != NULL) + (linear->scale != NULL) + (linear->sum != NULL);
-    return padded * (size_t)linear->in * (linear->i8 ? 1 : sizeof(float)) + rows * padded * sizeof(float);
+    size_t matrix =
+        linear->i8 ? padded / KERNELS_PANEL * linear->i8_stride : padded * (size_t)linear->in * sizeof(float);
+    return matrix + rows * padded * sizeof(float);
 }
 
 long weights_linear_parameters(const struct linear *linear)
