@@ -36,6 +36,19 @@ struct pcm_source {
     float samples[BLOCK];
 };
 
+/* A socket left behind by a daemon that was killed, rather than one somebody listens on. */
+static bool is_abandoned(const struct sockaddr_un *address)
+{
+    struct stat found;
+    if (stat(address->sun_path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
+        return false;
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
+    close(fd);
+    return refused;
+}
+
 static int bind_unix(const char *path, struct ssm_error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -43,9 +56,8 @@ static int bind_unix(const char *path, struct ssm_error *err)
         return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
     }
     strcpy(address.sun_path, path);
-    struct stat found;
-    if (stat(path, &found) == 0 && S_ISSOCK(found.st_mode)) {
-        unlink(path); /* left behind by a daemon that was killed */
+    if (is_abandoned(&address)) {
+        unlink(path);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     mode_t mask = umask(0117);

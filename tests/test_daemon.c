@@ -465,6 +465,29 @@ static void pcm_comes_in_over_a_socket(void **state)
     assert_int_not_equal(access(in_dir("sock"), F_OK), 0);
 }
 
+/* Listens where somebody already does: that one is left alone. */
+static void a_second_daemon_leaves_the_first_ones_socket(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: pcm, path: \"unix:%s\", rate: 16000}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("one"), in_dir("one.wav"));
+    pid_t first = start_daemon(yaml, -1);
+    wait_for_log("ready");
+    assert_int_equal(end_of(start_daemon(yaml, -1)), 73);
+    assert_non_null(strstr(read_text(in_dir("stderr")), "Address already in use"));
+    assert_int_equal(access(in_dir("one"), F_OK), 0);
+    kill(first, SIGKILL);
+    assert_int_equal(end_of(first), -1);
+    pid_t after = start_daemon(yaml, -1); /* what a killed one left behind is in nobody's way */
+    wait_for_log("ready");
+    kill(after, SIGTERM);
+    assert_int_equal(end_of(after), 0);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -522,6 +545,7 @@ int main(void)
         cmocka_unit_test(streams_together_are_bit_identical_to_each_alone),
         cmocka_unit_test(pcm_comes_in_over_stdin_to_the_last_sample),
         cmocka_unit_test(pcm_comes_in_over_a_socket),
+        cmocka_unit_test(a_second_daemon_leaves_the_first_ones_socket),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
