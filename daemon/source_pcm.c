@@ -194,9 +194,16 @@ static void give(struct pcm_source *pcm, size_t n, int64_t arrived)
 static bool read_some(struct pcm_source *pcm)
 {
     ssize_t got = read(pcm->client, pcm->bytes + pcm->held, BLOCK * pcm->frame - pcm->held);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
+        return true;
+    }
     if (got <= 0) {
+        if (got < 0 && pcm->listener < 0) {
+            log_line(LOG_ERROR, "standard input can't be read: %s", strerror(errno));
+            atomic_store(&pcm->source.code, 74);
+        }
         pcm->held = 0;
-        return got < 0 && (errno == EINTR || errno == EAGAIN);
+        return false;
     }
     size_t bytes = pcm->held + (size_t)got, n = bytes / pcm->frame;
     if (n > 0) {

@@ -488,6 +488,21 @@ static void a_second_daemon_leaves_the_first_ones_socket(void **state)
     assert_int_equal(end_of(after), 0);
 }
 
+static void pcm_that_cannot_be_read_is_no_quiet_end(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: pcm, path: \"-\", rate: 16000}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("none.wav"));
+    int folder = open("/", O_RDONLY);
+    assert_int_equal(end_of(start_daemon(yaml, folder)), 74);
+    assert_non_null(strstr(read_text(in_dir("stderr")), "standard input can't be read"));
+    close(folder);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -546,6 +561,7 @@ int main(void)
         cmocka_unit_test(pcm_comes_in_over_stdin_to_the_last_sample),
         cmocka_unit_test(pcm_comes_in_over_a_socket),
         cmocka_unit_test(a_second_daemon_leaves_the_first_ones_socket),
+        cmocka_unit_test(pcm_that_cannot_be_read_is_no_quiet_end),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
