@@ -168,26 +168,41 @@ fail:
 
 /* ---- The thread. ---- */
 
-static void wait_for_room(struct pcm_source *pcm, size_t n)
+/* Wait until every feed takes samples; gives how many, at most n; 0 when told to stop. */
+static size_t wait_for_room(struct pcm_source *pcm, size_t n)
 {
-    for (int i = 0; i < pcm->source.n_channels; i++) {
-        while (feed_room(pcm->source.feeds[i]) < n && !atomic_load(&pcm->stopping)) {
-            waker_wait(&pcm->stop, ROOM_POLL);
+    while (!atomic_load(&pcm->stopping)) {
+        size_t fits = n;
+        for (int i = 0; i < pcm->source.n_channels; i++) {
+            size_t room = feed_room(pcm->source.feeds[i]);
+            fits = room < fits ? room : fits;
         }
+        if (fits > 0) {
+            return fits;
+        }
+        waker_wait(&pcm->stop, ROOM_POLL);
     }
+    return 0;
 }
 
-static void give(struct pcm_source *pcm, size_t n, int64_t arrived)
+static void give_piece(struct pcm_source *pcm, const uint8_t *bytes, size_t n, int64_t arrived)
 {
     const struct config_source *config = pcm->config;
-    wait_for_room(pcm, n);
     for (int i = 0; i < pcm->source.n_channels; i++) {
-        size_t bad = pcm_decode(config->format, pcm->bytes, (size_t)config->pcm_channels, (size_t)i, pcm->samples, n);
+        size_t bad = pcm_decode(config->format, bytes, (size_t)config->pcm_channels, (size_t)i, pcm->samples, n);
         count(&pcm->source.counters[i], COUNTER_NAN_INPUT, bad);
-        size_t fits = feed_write(pcm->source.feeds[i], pcm->samples, 1, n, arrived);
-        count(&pcm->source.counters[i], COUNTER_RING_FULL, n - fits);
+        feed_write(pcm->source.feeds[i], pcm->samples, 1, n, arrived);
     }
     waker_wake(pcm->source.engine);
+}
+
+/* In pieces, since a short buffer holds less than a block. What waits when told to stop stays out, as what is still in the
+ * pipe does: the input ends there, nothing of it is lost in the middle. */
+static void give(struct pcm_source *pcm, size_t n, int64_t arrived)
+{
+    for (size_t at = 0, fits; at < n && (fits = wait_for_room(pcm, n - at)) > 0; at += fits) {
+        give_piece(pcm, pcm->bytes + at * pcm->frame, fits, arrived);
+    }
 }
 
 /* Read what is there. False: this client is gone, or standard input ended. */

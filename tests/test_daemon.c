@@ -503,6 +503,29 @@ static void pcm_that_cannot_be_read_is_no_quiet_end(void **state)
     close(folder);
 }
 
+/* A buffer of 20 ms at 8 kHz is shorter than what one read brings. */
+static void pcm_goes_through_a_buffer_shorter_than_a_read(void **state)
+{
+    (void)state;
+    enum { N = 8000 };
+    char yaml[1024];
+    int ends[2];
+    int16_t pcm[N] = {0};
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: pcm, path: \"-\", rate: 8000, buffer: 20ms}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("short.wav"));
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = start_daemon(yaml, ends[0]);
+    close(ends[0]);
+    write_all(ends[1], pcm, sizeof pcm);
+    close(ends[1]);
+    assert_int_equal(end_of(child), 0);
+    assert_non_null(strstr(last_line(), " 0 samples lost"));
+    assert_int_equal(length_of(in_dir("short.wav"), 8000, 1), N);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -562,6 +585,7 @@ int main(void)
         cmocka_unit_test(pcm_comes_in_over_a_socket),
         cmocka_unit_test(a_second_daemon_leaves_the_first_ones_socket),
         cmocka_unit_test(pcm_that_cannot_be_read_is_no_quiet_end),
+        cmocka_unit_test(pcm_goes_through_a_buffer_shorter_than_a_read),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
