@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "daemon/log.h"
 #include "daemon/source.h"
@@ -52,6 +53,15 @@ static void file_close(struct source *source)
     free(file);
 }
 
+/* A pipe may keep its reader waiting for ever, and every other file with it. What isn't there at all is told by the one who
+ * opens it. */
+static int refuse_pipe(const char *path, struct ssm_error *err)
+{
+    struct stat found;
+    bool pipe = stat(path, &found) == 0 && !S_ISREG(found.st_mode) && !S_ISDIR(found.st_mode);
+    return pipe ? refuse(err, 66, "%s: not a file; what comes from a pipe or a device goes in as type pcm", path) : 0;
+}
+
 static struct source *file_open(const struct source_setup *setup, struct ssm_error *err)
 {
     struct file_source *file = calloc(1, sizeof *file);
@@ -64,6 +74,9 @@ static struct source *file_open(const struct source_setup *setup, struct ssm_err
     file->source.ops = &source_file;
     file->config = setup->config;
     file->reader = setup->reader;
+    if (refuse_pipe(setup->config->path, err) < 0) {
+        goto fail;
+    }
     file->file = sound_file_open(setup->config->path, &info, &bad);
     if (!file->file) {
         refuse(err, bad.code, "%s", bad.text);

@@ -526,6 +526,20 @@ static void pcm_goes_through_a_buffer_shorter_than_a_read(void **state)
     assert_int_equal(length_of(in_dir("short.wav"), 8000, 1), N);
 }
 
+/* A pipe would keep the reader, and a second signal with it, waiting for whoever writes. */
+static void a_pipe_is_no_sound_file(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    assert_int_equal(mkfifo(in_dir("pipe.wav"), 0600), 0);
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n    source: {type: file, path: %s}\n    model: " MODEL
+             "\n    sinks: [{type: file, path: %s}]\n",
+             in_dir("pipe.wav"), in_dir("out.wav"));
+    assert_int_equal(end_of(start_daemon(yaml, -1)), 66);
+    assert_non_null(strstr(read_text(in_dir("stderr")), "pipe.wav: not a file; "));
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -586,6 +600,7 @@ int main(void)
         cmocka_unit_test(a_second_daemon_leaves_the_first_ones_socket),
         cmocka_unit_test(pcm_that_cannot_be_read_is_no_quiet_end),
         cmocka_unit_test(pcm_goes_through_a_buffer_shorter_than_a_read),
+        cmocka_unit_test(a_pipe_is_no_sound_file),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
