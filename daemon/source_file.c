@@ -115,8 +115,9 @@ static size_t read_block(struct file_source *file)
     struct sound_file_error err;
     size_t n = sound_file_read(file->file, file->samples, file->block, &err);
     if (err.code != 0) {
-        log_line(LOG_WARNING, "%s", err.text);
-        atomic_store(&file->source.code, err.code);
+        if (atomic_exchange(&file->source.code, err.code) == 0) { /* the read after it says so again */
+            log_line(LOG_WARNING, "%s", err.text);
+        }
     } else if (n == 0 && file->config->loop && file->position > 0 && sound_file_seek(file->file, 0)) {
         n = sound_file_read(file->file, file->samples, file->block, &err);
     }

@@ -540,6 +540,27 @@ static void a_pipe_is_no_sound_file(void **state)
     assert_non_null(strstr(read_text(in_dir("stderr")), "pipe.wav: not a file; "));
 }
 
+/* What came before the damage is in the output, and the damage is told once. */
+static void a_source_cut_short_ends_with_65(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    free(make_file(in_dir("cut-in.flac"), RATE, 1, 3 * RATE, 6));
+    struct stat info;
+    assert_int_equal(stat(in_dir("cut-in.flac"), &info), 0);
+    assert_int_equal(truncate(in_dir("cut-in.flac"), info.st_size / 2), 0);
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("cut-in.flac"), in_dir("cut-out.wav"));
+    assert_int_equal(end_of(start_daemon(yaml, -1)), 65);
+    assert_in_range(length_of(in_dir("cut-out.wav"), RATE, 1), RATE, 2 * RATE);
+    const char *told = strstr(read_text(in_dir("stderr")), "cut short or damaged");
+    assert_non_null(told);
+    assert_null(strstr(told + 1, "cut short or damaged"));
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -601,6 +622,7 @@ int main(void)
         cmocka_unit_test(pcm_that_cannot_be_read_is_no_quiet_end),
         cmocka_unit_test(pcm_goes_through_a_buffer_shorter_than_a_read),
         cmocka_unit_test(a_pipe_is_no_sound_file),
+        cmocka_unit_test(a_source_cut_short_ends_with_65),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
