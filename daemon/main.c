@@ -118,6 +118,7 @@ int main(int argc, char **argv)
         return 0;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is like a full disk: told, counted, and the rest runs on */
     struct ssm_error err = {0};
     struct daemon *daemon = daemon_open(config, &err);
     code = daemon ? daemon_run(daemon, args.stay, &err) : err.code;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -561,6 +562,29 @@ static void a_source_cut_short_ends_with_65(void **state)
     assert_null(strstr(told + 1, "cut short or damaged"));
 }
 
+/* A file at its size limit stands in for a full disk. What fitted is readable, and publishing goes on to the end. */
+static void a_full_disk_ends_with_74_and_a_whole_file(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    struct rlimit before, small;
+    free(make_file(in_dir("full-in.wav"), RATE, 1, 3 * RATE, 7));
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: ipc://%s\npipelines:\n  p:\n"
+             "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
+             "    sinks: [{type: publish}, {type: file, path: %s}]\n",
+             in_dir("full-pub"), in_dir("full-in.wav"), in_dir("full.wav"));
+    getrlimit(RLIMIT_FSIZE, &before);
+    small = (struct rlimit){.rlim_cur = 32768, .rlim_max = before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    pid_t child = start_daemon(yaml, -1);
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_int_equal(end_of(child), 74);
+    assert_non_null(strstr(read_text(in_dir("stderr")), "full.wav: writing failed: File too large"));
+    assert_non_null(strstr(last_line(), "drained: 300 hops in, 300 out"));
+    assert_in_range(length_of(in_dir("full.wav"), RATE, 1), 8192, 16384);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -623,6 +647,7 @@ int main(void)
         cmocka_unit_test(pcm_goes_through_a_buffer_shorter_than_a_read),
         cmocka_unit_test(a_pipe_is_no_sound_file),
         cmocka_unit_test(a_source_cut_short_ends_with_65),
+        cmocka_unit_test(a_full_disk_ends_with_74_and_a_whole_file),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
