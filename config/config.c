@@ -39,15 +39,35 @@ static void check_publish(const struct config *config, const struct node *root, 
 /* A path some pipeline reads or writes. */
 struct use {
     const char *path;
+    char *file; /* the same for every path that leads there */
     struct place at;
     const char *pipeline;
     bool written;
 };
 
+/* Gives the path without links, "." and ".." (to free): of a file that isn't there yet its folder's, and the name. Where that
+ * isn't there either, or memory runs out, the path as it is, or NULL. */
+static char *resolve(const char *path)
+{
+    char *whole = realpath(path, NULL), *folder, *file = NULL;
+    if (whole) {
+        return whole;
+    }
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *above = slash ? strndup(path, (size_t)(name - path)) : strdup(".");
+    folder = above ? realpath(above, NULL) : NULL;
+    if (!folder || asprintf(&file, "%s/%s", folder, name) < 0) {
+        file = strdup(path);
+    }
+    free(above);
+    free(folder);
+    return file;
+}
+
 static int compare_uses(const void *a, const void *b)
 {
     const struct use *x = a, *y = b;
-    int order = strcmp(x->path, y->path);
+    int order = strcmp(x->file, y->file);
     return order                      ? order
            : x->at.line != y->at.line ? (x->at.line > y->at.line) - (x->at.line < y->at.line)
                                       : x->at.column - y->at.column;
@@ -56,12 +76,18 @@ static int compare_uses(const void *a, const void *b)
 /* Two sinks of one path, or a sink that overwrites a source. */
 static void check_uses(struct use *uses, int n, struct config_errors *errors)
 {
+    for (int i = 0; i < n; i++) {
+        if (!(uses[i].file = resolve(uses[i].path))) {
+            errors_add(errors, uses[i].at, "", "out of memory");
+            return;
+        }
+    }
     if (n > 0) {
         qsort(uses, (size_t)n, sizeof *uses, compare_uses);
     }
     for (int i = 1; i < n; i++) {
         const struct use *a = &uses[i - 1], *b = &uses[i];
-        if (strcmp(a->path, b->path) != 0 || (!a->written && !b->written)) {
+        if (strcmp(a->file, b->file) != 0 || (!a->written && !b->written)) {
             continue;
         }
         char path[256];
@@ -99,14 +125,14 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     int n = 0;
     pipeline->line = node->key_at.line;
     if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
-        uses[n++] = (struct use){pipeline->source.path, place_of_path(source), pipeline->name, false};
+        uses[n++] = (struct use){pipeline->source.path, NULL, place_of_path(source), pipeline->name, false};
     }
     const struct node *child = sinks && sinks->kind == NODE_LIST ? sinks->children : NULL;
     for (int i = 0; i < pipeline->n_sinks && child; i++, child = child->next) {
         const struct config_sink *sink = &pipeline->sinks[i];
         const struct node *type = node_find(child, "type");
         if (sink->type == SINK_FILE && sink->path[0]) {
-            uses[n++] = (struct use){sink->path, place_of_path(child), pipeline->name, true};
+            uses[n++] = (struct use){sink->path, NULL, place_of_path(child), pipeline->name, true};
         } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR &&
                    strcmp(type->text, "publish") == 0) {
             check_publish_sink(config, pipeline->name, i, child, errors);
@@ -127,6 +153,9 @@ static void check_together(struct config *config, const struct node *root, struc
         n += check_pipeline(config, &config->pipelines[i], node, uses + n, errors);
     }
     check_uses(uses, uses ? n : 0, errors);
+    for (int i = 0; i < n; i++) {
+        free(uses[i].file);
+    }
     free(uses);
 }
 

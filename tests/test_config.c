@@ -2,6 +2,7 @@
 #include "config/config.h"
 
 #include <jansson.h>
+#include <unistd.h>
 
 #include "config/read.h"
 #include "tests/test.h"
@@ -199,6 +200,10 @@ static const struct {
     {7, "    sinks: []\n    sink:", "t.yaml:8:5: not YAML: ..."},
     {8, "      - {type: file, path: y.flac}",
      "t.yaml:9:28: pipelines.mic: y.flac is written by another sink too, on line 8"},
+    {8, "      - {type: file, path: ./y.flac}",
+     "t.yaml:9:28: pipelines.mic: y.flac is written by another sink too, on line 8"},
+    {9, "      - {type: file, path: ../y/none/../y.wav}\n      - {type: file, path: ../y/none/../y.wav}",
+     "t.yaml:10:28: pipelines.mic: ../y/none/../y.wav is written by another sink too, on line 9"},
     {9, "      - {type: file, path: y.mp4}",
      "t.yaml:9:28: pipelines.mic.sinks.1.path: the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or "
      ".rf64; ..."},
@@ -228,6 +233,28 @@ static void every_error_says_where_and_what(void **state)
         assert_int_equal(strncmp(expected, start, strlen(start)), 0);
         free(text);
     }
+}
+
+/* A link to the source would have it cut to nothing before its first sample is read. */
+static void a_link_to_the_source_is_no_sink(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/test_config.XXXXXX", source[64], sink[64], text[512];
+    struct config_errors errors;
+    assert_non_null(mkdtemp(folder));
+    snprintf(source, sizeof source, "%s/in.wav", folder);
+    snprintf(sink, sizeof sink, "%s/out.wav", folder);
+    fclose(fopen(source, "w"));
+    assert_int_equal(symlink("in.wav", sink), 0);
+    snprintf(text, sizeof text,
+             "version: 1\npipelines:\n  p:\n    source: {type: file, path: %s}\n    model: m\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             source, sink);
+    assert_null(parse(text, &errors));
+    assert_non_null(strstr(errors.at[0].text, "out.wav is both read and written; see line 4"));
+    unlink(sink);
+    unlink(source);
+    rmdir(folder);
 }
 
 static void all_errors_are_told_and_those_beyond_the_room_are_counted(void **state)
@@ -542,6 +569,7 @@ int main(void)
         cmocka_unit_test(a_file_becomes_settings_with_their_defaults),
         cmocka_unit_test(every_type_of_source_and_sink_is_read),
         cmocka_unit_test(every_error_says_where_and_what),
+        cmocka_unit_test(a_link_to_the_source_is_no_sink),
         cmocka_unit_test(all_errors_are_told_and_those_beyond_the_room_are_counted),
         cmocka_unit_test(every_slip_of_a_letter_is_answered_with_the_key_meant),
         cmocka_unit_test(overrides_count_as_if_they_stood_in_the_file),
