@@ -323,17 +323,23 @@ void sound_file_flush(struct sound_file *file)
     sf_write_sync(file->handle);
 }
 
+/* libsndfile doesn't say when an encoder's last block, written as it closes, found no room; errno still does. */
+static bool is_write_error(int number)
+{
+    return number == ENOSPC || number == EFBIG || number == EDQUOT || number == EIO;
+}
+
 bool sound_file_commit(struct sound_file *file, struct sound_file_error *err)
 {
     *err = (struct sound_file_error){0};
+    errno = 0;
     if (file->container == SF_FORMAT_FLAC && file->position == 0) {
         sf_command(file->handle, SFC_UPDATE_HEADER_NOW, NULL, 0); /* no samples: nothing had it write a header yet */
     }
     sf_write_sync(file->handle);
-    errno = 0;
     int error = sf_close(file->handle);
     file->handle = NULL;
-    if (error) {
+    if (error || is_write_error(errno)) {
         say(err, EX_IOERR, file->path, "can't be finished: %s", errno ? strerror(errno) : sf_error_number(error));
         return false;
     }

@@ -2,7 +2,9 @@
 #include "dsp/sound_file.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <sndfile.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -322,6 +324,39 @@ static void what_cannot_be_written_is_said_before_anything_is_lost(void **state)
     assert_int_equal(entries_in_folder(), before);
 }
 
+/* The disk is full at whichever byte: either all of the file is there or commit says it isn't. */
+static void a_disk_full_at_the_last_block_is_told(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    static const char *const names[] = {"last.wav", "last.flac", "last.ogg", "last.opus"};
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = N};
+    struct sound_file_error err;
+    struct rlimit before, small;
+    struct stat whole;
+    float x[N];
+    uint64_t seed = 9;
+    test_fill(x, N, 0.3f, &seed);
+    getrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, SIG_IGN);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        write_sound(in_folder(names[i]), &info, x, N);
+        assert_int_equal(stat(in_folder(names[i]), &whole), 0);
+        for (off_t size = 128; size < whole.st_size; size += whole.st_size / 8) {
+            small = (struct rlimit){.rlim_cur = (rlim_t)size, .rlim_max = before.rlim_max};
+            setrlimit(RLIMIT_FSIZE, &small);
+            struct sound_file *file = sound_file_create(in_folder(names[i]), &info, true, &err);
+            bool kept = file && sound_file_write(file, x, N, &err) && sound_file_commit(file, &err);
+            sound_file_close(file);
+            setrlimit(RLIMIT_FSIZE, &before);
+            if (kept) {
+                fail_msg("%s of %ld bytes was called whole at %ld", names[i], (long)whole.st_size, (long)size);
+            }
+        }
+    }
+    signal(SIGXFSZ, SIG_DFL);
+}
+
 static void a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -375,6 +410,7 @@ int main(void)
         cmocka_unit_test(a_wav_beyond_four_gib_is_rf64_and_keeps_its_length),
         cmocka_unit_test(what_cannot_be_written_is_said_before_anything_is_lost),
         cmocka_unit_test(a_full_disk_is_told),
+        cmocka_unit_test(a_disk_full_at_the_last_block_is_told),
     };
     return cmocka_run_group_tests_name("sound_file", tests, make_folder, remove_folder);
 }
