@@ -194,7 +194,7 @@ static void file_close(struct sink *sink)
     struct sound_file_error err;
     if (file->file && !file->broken && !sound_file_commit(file->file, &err)) {
         log_line(LOG_ERROR, "%s", err.text);
-        count(&file->counters[0], COUNTER_FILE_ERROR, file->written);
+        count(&file->counters[0], COUNTER_FILE_ERROR, file->written > 0 ? file->written : 1); /* 0 would be no error */
     }
     sound_file_close(file->file);
     for (int i = 0; i < file->n; i++) {

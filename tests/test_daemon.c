@@ -585,6 +585,27 @@ static void a_full_disk_ends_with_74_and_a_whole_file(void **state)
     assert_in_range(length_of(in_dir("full.wav"), RATE, 1), 8192, 16384);
 }
 
+static void an_empty_file_that_cannot_be_finished_ends_with_74(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    struct rlimit before, small;
+    free(make_file(in_dir("empty.wav"), RATE, 1, 0, 8));
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("empty.wav"), in_dir("empty.ogg"));
+    assert_int_equal(end_of(start_daemon(yaml, -1)), 0);
+    assert_int_equal(length_of(in_dir("empty.ogg"), RATE, 1), 0);
+    getrlimit(RLIMIT_FSIZE, &before);
+    small = (struct rlimit){.rlim_cur = 2048, .rlim_max = before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    pid_t child = start_daemon(yaml, -1);
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_int_equal(end_of(child), 74);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -648,6 +669,7 @@ int main(void)
         cmocka_unit_test(a_pipe_is_no_sound_file),
         cmocka_unit_test(a_source_cut_short_ends_with_65),
         cmocka_unit_test(a_full_disk_ends_with_74_and_a_whole_file),
+        cmocka_unit_test(an_empty_file_that_cannot_be_finished_ends_with_74),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
