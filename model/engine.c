@@ -10,7 +10,7 @@
 #include "model/refuse.h"
 #include "model/state.h"
 
-enum { STREAMS_MAX = 1 << 20, THREADS_MAX = 256, MAX_HOPS = 4096 };
+enum { STREAMS_MAX = 1 << 20, THREADS_MAX = 1024, MAX_HOPS = 4096 };
 
 /* A slot's generation is odd while a stream has it: opening and closing each count one on. */
 struct slot {

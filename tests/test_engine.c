@@ -521,6 +521,16 @@ static void step_and_scan_allocate_nothing(void **state)
     ssm_close(engine);
 }
 
+/* The daemon and the tool ask for one thread a core. */
+static void an_engine_opens_on_a_machine_of_300_cores(void **state)
+{
+    (void)state;
+    struct ssm_error err;
+    ssm_close(open_engine(GOLDEN, 1, 300, 1));
+    assert_null(ssm_open(GOLDEN, &(struct ssm_options){.device = "cpu", .threads = 1025}, &err));
+    assert_int_equal(err.code, 64);
+}
+
 static void a_device_that_is_not_there_fails_loudly(void **state)
 {
     (void)state;
@@ -555,6 +565,7 @@ int main(void)
         cmocka_unit_test(a_scan_blows_hop_by_hop_as_steps_do),
         cmocka_unit_test(a_long_gap_and_silence_do_no_harm),
         cmocka_unit_test(step_and_scan_allocate_nothing),
+        cmocka_unit_test(an_engine_opens_on_a_machine_of_300_cores),
         cmocka_unit_test(a_device_that_is_not_there_fails_loudly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
