@@ -237,7 +237,7 @@ static unsigned char *read_file(const char *path, size_t *size, struct ssm_error
 {
     unsigned char *bytes = NULL;
     struct stat stat;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused below, not waited for */
     if (fd < 0 || fstat(fd, &stat)) {
         refuse(err, 66, "%s: can't be read: %s", path, strerror(errno));
         goto fail;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* model/safetensors.c: what a good file says, and a sentence for each way a file can be bad. */
 #include "model/safetensors.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "tests/test.h"
 
 /* A file in memory: header text, then `data` bytes counting up from 0. */
@@ -188,6 +192,21 @@ static void a_missing_file_and_a_folder_are_no_input(void **state)
     assert_string_equal(err.text, "tests: is not a file");
 }
 
+static void a_pipe_is_no_input_and_nobody_waits_for_it(void **state)
+{
+    (void)state;
+    struct ssm_error err;
+    char path[] = "/tmp/test_safetensors.XXXXXX";
+    assert_non_null(mkdtemp(path));
+    rmdir(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(10);
+    assert_null(safetensors_open(path, &err));
+    alarm(0);
+    assert_int_equal(err.code, 66);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +217,7 @@ int main(void)
         cmocka_unit_test(each_bad_header_has_its_sentence),
         cmocka_unit_test(a_header_longer_than_the_file_is_refused),
         cmocka_unit_test(a_missing_file_and_a_folder_are_no_input),
+        cmocka_unit_test(a_pipe_is_no_input_and_nobody_waits_for_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
