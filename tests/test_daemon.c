@@ -606,6 +606,30 @@ static void an_empty_file_that_cannot_be_finished_ends_with_74(void **state)
     assert_int_equal(end_of(child), 74);
 }
 
+/* Two signals at once: what is on its way is dropped, the file is whole all the same. */
+static void a_second_signal_cuts_draining_short(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    free(make_file(in_dir("two.wav"), RATE, 1, 20 * RATE, 10));
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
+             "    source: {type: file, path: %s, paced: true}\n    model: " MODEL "\n"
+             "    sinks: [{type: file, path: %s}]\n",
+             in_dir("two.wav"), in_dir("two-out.wav"));
+    pid_t child = start_daemon(yaml, -1);
+    wait_for_log("ready");
+    sleep_ms(500);
+    kill(child, SIGSTOP);
+    kill(child, SIGTERM);
+    kill(child, SIGINT);
+    kill(child, SIGCONT);
+    assert_int_equal(end_of(child), 75);
+    assert_non_null(strstr(read_text(in_dir("stderr")), "told to stop again"));
+    assert_non_null(strstr(last_line(), "stopped: "));
+    assert_in_range(length_of(in_dir("two-out.wav"), RATE, 1), 1, 20 * RATE - 1);
+}
+
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
@@ -670,6 +694,7 @@ int main(void)
         cmocka_unit_test(a_source_cut_short_ends_with_65),
         cmocka_unit_test(a_full_disk_ends_with_74_and_a_whole_file),
         cmocka_unit_test(an_empty_file_that_cannot_be_finished_ends_with_74),
+        cmocka_unit_test(a_second_signal_cuts_draining_short),
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
