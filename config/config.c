@@ -105,14 +105,18 @@ static struct place place_of_path(const struct node *map)
     return node ? node->at : map->at;
 }
 
-static void check_publish_sink(const struct config *config, const char *pipeline, int i, const struct node *sink,
+/* `twin`: the pipeline has a publish sink before this one. */
+static void check_publish_sink(const struct config *config, const char *pipeline, int i, const struct node *sink, bool twin,
                                struct config_errors *errors)
 {
+    char path[256];
+    snprintf(path, sizeof path, "pipelines.%s.sinks.%d", pipeline, i);
     if (config->publish[0] == '\0') {
-        char path[256];
-        snprintf(path, sizeof path, "pipelines.%s.sinks.%d", pipeline, i);
         errors_add(errors, sink->at, path,
                    "there is no address to publish on; add a line such as publish: tcp://127.0.0.1:5571 at the top");
+    }
+    if (twin) {
+        errors_add(errors, sink->at, path, "publishes a second time under the same topics; one publish sink serves everybody");
     }
 }
 
@@ -123,6 +127,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
 {
     const struct node *source = node_find(node, "source"), *sinks = node_find(node, "sinks");
     int n = 0;
+    bool published = false;
     pipeline->line = node->key_at.line;
     if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
         uses[n++] = (struct use){pipeline->source.path, NULL, place_of_path(source), pipeline->name, false};
@@ -135,7 +140,8 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
             uses[n++] = (struct use){sink->path, NULL, place_of_path(child), pipeline->name, true};
         } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR &&
                    strcmp(type->text, "publish") == 0) {
-            check_publish_sink(config, pipeline->name, i, child, errors);
+            check_publish_sink(config, pipeline->name, i, child, published, errors);
+            published = true;
         }
     }
     return n;

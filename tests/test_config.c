@@ -207,6 +207,8 @@ static const struct {
     {9, "      - {type: file, path: y.mp4}",
      "t.yaml:9:28: pipelines.mic.sinks.1.path: the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or "
      ".rf64; ..."},
+    {9, "      - {type: publish}",
+     "t.yaml:9:9: pipelines.mic.sinks.1: publishes a second time under the same topics; one publish sink serves everybody"},
     {9, "      - publish", "t.yaml:9:9: pipelines.mic.sinks.1: must be a map of keys (key: value)"},
 };
 
