@@ -213,10 +213,21 @@ static bool is_link_to_input(const struct job *job)
            stat(job->in_path, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
 }
 
+static bool is_same_file(const char *path, const char *other)
+{
+    struct stat a, b;
+    return strcmp(path, other) == 0 ||
+           (stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
+}
+
 static int open_job(struct job *job)
 {
     struct sound_file_error file_err;
     struct ssm_error err = {0};
+    if (state_out != NULL && (is_same_file(state_out, job->in_path) || is_same_file(state_out, job->out_path))) {
+        return verb_fail(EX_USAGE, "--state-out %s would replace the recording of that name; give it a name of its own",
+                         state_out);
+    }
     job->in = sound_file_open(job->in_path, &job->info, &file_err);
     if (job->in == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);

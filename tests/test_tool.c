@@ -554,6 +554,17 @@ static void wrong_use_is_told(void **state)
     assert_runs("--version");
 }
 
+static void a_state_never_replaces_a_recording(void **state)
+{
+    (void)state;
+    struct sound in = make_sound(16000, 1, 1600);
+    write_sound("keep.wav", &in);
+    free(in.samples);
+    assert_says(64, "denoise %/keep.wav %/o.wav --state-out %/./keep.wav" MODEL, "would replace the recording");
+    assert_says(64, "denoise %/keep.wav %/new.wav --state-out %/new.wav" MODEL, "would replace the recording");
+    assert_runs("denoise %/keep.wav %/o.wav --state-out %/o.state" MODEL);
+}
+
 static void a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -661,6 +672,7 @@ int main(void)
         cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(a_misspelt_word_is_answered_with_the_nearest),
         cmocka_unit_test(wrong_use_is_told),
+        cmocka_unit_test(a_state_never_replaces_a_recording),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(json_is_json),
         cmocka_unit_test(bench_measures),
