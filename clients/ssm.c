@@ -114,7 +114,7 @@ static int fail_unknown_verb(const char *word)
     int best_distance = 99;
     for (int i = 0; i < VERBS; i++) {
         keep_nearest(word, verbs[i]->name, &best, &best_distance);
-        if (strncmp(verbs[i]->name, word, strlen(word)) == 0) { /* "model" for "model inspect" */
+        if (*word && strncmp(verbs[i]->name, word, strlen(word)) == 0) { /* "model" for "model inspect" */
             best = verbs[i]->name;
             best_distance = 0;
         }
@@ -212,6 +212,9 @@ static int fail_unknown_option(const struct verb_option *const *all, int n, cons
     snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
     for (int i = 0; i < n; i++) {
         keep_nearest(name + strspn(name, "-"), all[i]->name, &best, &best_distance);
+    }
+    if (best_distance == 0 && word[strcspn(word, "=")] == '=') {
+        return verb_fail(EX_USAGE, "%s takes no value", name);
     }
     if (best != NULL) {
         return verb_fail(EX_USAGE, "there is no option %s; did you mean --%s?", name, best);

@@ -546,7 +546,8 @@ static void wrong_use_is_told(void **state)
     assert_says(64, "denoise a b --model", "--model needs a value");
     assert_says(64, "denoise a b --threads many", "a whole number from 1");
     assert_says(64, "denoise a b --threads 0", "a whole number from 1");
-    assert_says(64, "denoise a b --step=yes", "--step");
+    assert_says(64, "denoise a b --step=yes", "--step takes no value");
+    assert_says(64, "\"\"", "\"ssm --help\" lists them");
     assert_says(64, "bench --streams few", "--streams takes \"auto\"");
     assert_says(64, "watch --connect nonsense", "tcp://127.0.0.1:5571");
     assert_says(66, "model inspect no-such-model", "no-such-model");
