@@ -28,7 +28,7 @@ struct publisher {
     struct topic *hugz;
     uint8_t *bytes; /* hugz's payload: room for every topic */
     size_t room;
-    uint64_t messages, missed;
+    uint64_t messages;
     int64_t utc_offset; /* looked up with each hugz */
 };
 
@@ -119,7 +119,7 @@ struct topic *publisher_topic(struct publisher *publisher, const char *kind, con
 }
 
 /* The first frame finds out whether every subscriber has room. If not, the message goes to those who have: without NODROP
- * the socket leaves the others out. */
+ * the socket leaves the others out, this time and without a further word until they have read some. */
 static bool send_topic(struct publisher *publisher, const struct topic *topic)
 {
     if (zmq_send(publisher->socket, topic->name, topic->length, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0) {
@@ -128,7 +128,6 @@ static bool send_topic(struct publisher *publisher, const struct topic *topic)
     set(publisher->socket, ZMQ_XPUB_NODROP, 0);
     zmq_send(publisher->socket, topic->name, topic->length, ZMQ_SNDMORE | ZMQ_DONTWAIT);
     set(publisher->socket, ZMQ_XPUB_NODROP, 1);
-    publisher->missed++;
     return false;
 }
 
@@ -193,9 +192,4 @@ bool publisher_turn(struct publisher *publisher)
 uint64_t publisher_messages(const struct publisher *publisher)
 {
     return publisher->messages;
-}
-
-uint64_t publisher_missed(const struct publisher *publisher)
-{
-    return publisher->missed;
 }

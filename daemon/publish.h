@@ -4,7 +4,7 @@
 
 /* The XPUB socket and its topics (daemon/wire.h). Only daemon/publish.c includes zmq.h. Loop thread only.
  *
- * Sending never blocks. A subscriber whose queue is full misses messages, alone; the sender is told. */
+ * Sending never blocks. A subscriber whose queue is full misses messages, alone; the sender is told when that begins. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,7 +25,8 @@ void publisher_close(struct publisher *publisher); /* what is queued has 1 s to 
 struct topic *publisher_topic(struct publisher *publisher, const char *kind, const char *pipeline, int channel,
                               const char *model);
 
-/* Send one message. Fills in v, seq, boot, tw, clk and pub; the caller the rest. False: a subscriber missed it. */
+/* Send one message. Fills in v, seq, boot, tw, clk and pub; the caller the rest. False: a subscriber's queue ran full; it
+ * misses this message and the next ones until it has read some. */
 bool publisher_send(struct publisher *publisher, struct topic *topic, struct wire_header *header, const void *payload,
                     size_t size);
 
@@ -38,7 +39,6 @@ int publisher_fd(const struct publisher *publisher);
 /* Read what subscribers asked for. True: somebody subscribed to something since the last call. */
 bool publisher_turn(struct publisher *publisher);
 
-uint64_t publisher_messages(const struct publisher *publisher); /* sent                                          */
-uint64_t publisher_missed(const struct publisher *publisher);   /* of these, missed by at least one subscriber   */
+uint64_t publisher_messages(const struct publisher *publisher); /* sent */
 
 #endif
