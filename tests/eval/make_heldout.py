@@ -15,6 +15,7 @@ noise and SNR.
 """
 import argparse
 import glob
+import itertools
 import os
 import sys
 
@@ -23,7 +24,7 @@ import soundfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../model/train"))
-from clips import RATE, active_level_db, db, frame_levels_db, read_clip, snr_estimate_db  # noqa: E402
+from clips import RATE, active_level_db, db, flatness_db, frame_levels_db, read_clip, snr_estimate_db  # noqa: E402
 from pack import manifest_row, read_csv, write_csv  # noqa: E402
 
 SNRS_DB = (0, 5, 10, 15)
@@ -36,6 +37,7 @@ SPEECH = {
 NOISE = ["shared/noise/{source}/{name}.opus", "shared/more/noise/{source}/{name}_*.opus",
          "{source}/*/{name}.mp3"]
 MIN_SNR_DB = 25.0
+MAX_FLATNESS_DB = -10.0  # above: a piece of a long clip in which nobody speaks
 
 
 def speakers(root, which):
@@ -54,7 +56,8 @@ def speakers(root, which):
 
 
 def stretches(clips):
-    """Cut a speaker's clips, joined by 0.25 s of silence, into 4 to 8 s each.
+    """Cut a speaker's clips, joined by 0.25 s of silence, into 4 to 8 s each;
+    pieces with nobody speaking are left out.
 
     Cuts fall in the quietest 100 ms that the limits allow.
     """
@@ -66,7 +69,8 @@ def stretches(clips):
         if end > LONGEST:
             levels = np.convolve(frame_levels_db(x[SHORTEST:LONGEST]), np.ones(5), "same")
             end = SHORTEST + int(np.argmin(levels)) * RATE // 50 + RATE // 100
-        out.append(x[:end])
+        if flatness_db(x[:end]) <= MAX_FLATNESS_DB:
+            out.append(x[:end])
         x = x[end:]
     return out
 
@@ -110,9 +114,10 @@ def pair_up(root, which, rng):
         turn += 1
     uses = [row for row in read_csv(os.path.join(HERE, "withheld.csv"))
             if row["set"] == which for _ in range(int(row["times"]))]
-    if len(order) < len(uses):
-        sys.exit(f"{len(uses)} noises but only {len(order)} stretches of speech below {root}")
-    return [(name, x, row) for (name, x), row in zip(order, uses)]
+    if not order:
+        sys.exit(f"no speech below {root}")
+    # A few stretches come again, with another noise, where there are more noises than stretches.
+    return [(name, x, row) for (name, x), row in zip(itertools.cycle(order), uses)]
 
 
 def main():

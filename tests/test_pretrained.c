@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* The weights we ship, on the demo's recording: does the denoiser denoise? Limits are well under what the model card
+ * states, so that only a broken engine or model fails. */
+#include "tests/test.h"
+
+#include "dsp/sound_file.h"
+#include "model/ssm.h"
+
+enum { HOP = 160, DELAY = 160 };
+
+struct sound {
+    float *samples; /* (hops * HOP), zeros after the recording's end */
+    size_t n, hops; /* the recording's own samples; hops that hold them and the delay */
+};
+
+static struct ssm_engine *engine;
+static struct sound noisy, clean;
+
+static struct sound read_sound(const char *path)
+{
+    struct sound_file_error err;
+    struct sound_file_info info;
+    struct sound_file *file = sound_file_open(path, &info, &err);
+    assert_non_null(file);
+    struct sound sound = {.n = (size_t)info.length, .hops = ((size_t)info.length + DELAY + HOP - 1) / HOP};
+    sound.samples = calloc(sound.hops * HOP, sizeof(float));
+    assert_int_equal(sound_file_read(file, sound.samples, sound.n, &err), sound.n);
+    sound_file_close(file);
+    return sound;
+}
+
+/* Run a recording from the zero state; gives the output, aligned: out[i] belongs to in[i]. */
+static float *run(const struct sound *in, bool by_step)
+{
+    ssm_stream stream;
+    float *out = calloc(in->hops * HOP, sizeof(float));
+    assert_int_equal(ssm_stream_open(engine, &stream), SSM_OK);
+    if (by_step) {
+        for (size_t i = 0; i < in->hops; i++) {
+            struct ssm_hop hop = {.stream = stream, .in = in->samples + i * HOP, .out = out + i * HOP, .count = 1};
+            assert_int_equal(ssm_step(engine, &hop, 1), 1);
+        }
+    } else {
+        assert_int_equal(ssm_scan(engine, stream, in->samples, out, NULL, in->hops, NULL), SSM_OK);
+    }
+    assert_int_equal(ssm_stream_close(engine, stream), SSM_OK);
+    memmove(out, out + DELAY, (in->hops * HOP - DELAY) * sizeof(float));
+    return out;
+}
+
+/* Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., arXiv 1811.02508). */
+static double si_sdr(const float *estimate, const float *target, size_t n)
+{
+    double cross = 0, power = 0, error = 0;
+    for (size_t i = 0; i < n; i++) {
+        cross += (double)estimate[i] * (double)target[i];
+        power += (double)target[i] * (double)target[i];
+    }
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)estimate[i] - cross / power * (double)target[i];
+        error += d * d;
+    }
+    return 10 * log10(cross * cross / power / error);
+}
+
+static void noise_goes(void **state)
+{
+    (void)state;
+    float *out = run(&noisy, false);
+    double before = si_sdr(noisy.samples, clean.samples, clean.n), after = si_sdr(out, clean.samples, clean.n);
+    free(out);
+    print_message("SI-SDR %.1f dB before, %.1f dB after\n", before, after);
+    assert_true(after >= before + 8);
+}
+
+static void clean_speech_stays_clean(void **state)
+{
+    (void)state;
+    float *out = run(&clean, false);
+    double kept = si_sdr(out, clean.samples, clean.n);
+    free(out);
+    print_message("clean speech against itself: %.1f dB\n", kept);
+    assert_true(kept >= 18);
+}
+
+static void silence_stays_silence(void **state)
+{
+    (void)state;
+    struct sound silence = {.n = 100 * HOP, .hops = 101, .samples = calloc(101 * HOP, sizeof(float))};
+    float *out = run(&silence, true);
+    for (size_t i = 0; i < silence.n; i++) {
+        assert_true(out[i] == 0);
+    }
+    free(out);
+    free(silence.samples);
+}
+
+/* 1e-4 of full scale: the library's promise; two threads join segments in another order of sums. */
+static void live_equals_bulk(void **state)
+{
+    (void)state;
+    float *live = run(&noisy, true), *bulk = run(&noisy, false);
+    for (size_t i = 0; i < noisy.n; i++) {
+        assert_close(live[i], bulk[i], 1e-4);
+    }
+    free(live);
+    free(bulk);
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    struct ssm_error err;
+    engine = ssm_open("denoise-16k", &(struct ssm_options){.threads = 2}, &err);
+    if (!engine) {
+        print_error("%s\n", err.text);
+        return -1;
+    }
+    noisy = read_sound("tests/data/demo-noisy.flac");
+    clean = read_sound("tests/data/demo-clean.flac");
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    ssm_close(engine);
+    free(noisy.samples);
+    free(clean.samples);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(noise_goes),
+        cmocka_unit_test(clean_speech_stays_clean),
+        cmocka_unit_test(silence_stays_silence),
+        cmocka_unit_test(live_equals_bulk),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}
