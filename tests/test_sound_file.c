@@ -10,6 +10,14 @@
 
 #include "tests/test.h"
 
+/* LeakSanitizer: libsndfile 1.2 keeps its Vorbis encoder when the header found no room. An SNDFILE we kept would still be
+ * told of. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libvorbis\nleak:libogg\n";
+}
+
 static char folder[64];
 
 static const char *in_folder(const char *name)
