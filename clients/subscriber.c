@@ -38,7 +38,9 @@ static int set(void *socket, int option, int value)
 /* Heartbeats tell a dead peer from a quiet one; libzmq takes them over only if they are set before the connect. */
 static bool configure(void *socket)
 {
-    return set(socket, ZMQ_HEARTBEAT_IVL, 1000) == 0 && set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) == 0 &&
+    const int64_t message_max = 4 << 20; /* hugz/ of the largest daemon is a tenth of that */
+    return zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0 &&
+           set(socket, ZMQ_HEARTBEAT_IVL, 1000) == 0 && set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) == 0 &&
            set(socket, ZMQ_HEARTBEAT_TTL, 3000) == 0 && set(socket, ZMQ_RECONNECT_IVL, 100) == 0 &&
            set(socket, ZMQ_RECONNECT_IVL_MAX, 5000) == 0 && set(socket, ZMQ_RCVHWM, 10000) == 0 &&
            set(socket, ZMQ_LINGER, 0) == 0;

@@ -239,6 +239,9 @@ static bool turn(struct pcm_source *pcm)
     }
     if (pcm->client < 0) {
         pcm->client = accept4(pcm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (pcm->client < 0) {
+            poll(fds, 1, 100); /* no descriptors left, say: the listener stays readable, so don't spin on it */
+        }
         return true;
     }
     if (read_some(pcm)) {
