@@ -174,16 +174,44 @@ INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *ro
     }
 }
 
+/* Two panels of outputs for row r, side by side: each is a stream of its own to the prefetchers, which keep only so many
+ * lines of one stream on their way. */
+INLINE VNNI void panels_vnni(const struct linear *w, int o, const struct rows *rows, int r, float *y)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    const struct strip zeros = {zero, zero, zero, zero};
+    struct sums one = {zeros, zeros, zeros}, two = one;
+    const int8_t *left = panel_of(w, o), *right = panel_of(w, o + KERNELS_PANEL);
+    for (int k = 0; k < w->in; k += KERNELS_GROUP, left += GROUP_BYTES, right += GROUP_BYTES) {
+        prefetch(left);
+        one = sums_push(one, rows, r, k, strip_load(left));
+        prefetch(right);
+        two = sums_push(two, rows, r, k, strip_load(right));
+    }
+    sums_join(w, o, one, rows->unit[r], y);
+    sums_join(w, o + KERNELS_PANEL, two, rows->unit[r], y);
+}
+
+static VNNI void row_vnni(const struct linear *w, const struct rows *rows, int r, float *y, ptrdiff_t y_stride)
+{
+    int o = 0;
+    for (; o + KERNELS_PANEL < w->out; o += 2 * KERNELS_PANEL) {
+        panels_vnni(w, o, rows, r, y + r * y_stride);
+    }
+    if (o < w->out) {
+        panel_vnni(w, o, rows, r, false, y, y_stride);
+    }
+}
+
 static VNNI void rows_vnni(const struct linear *w, const struct rows *rows, float *y, ptrdiff_t y_stride, int count)
 {
     for (int o = 0; o < w->out; o += KERNELS_PANEL) {
-        int r = 0;
-        for (; r + 2 <= count; r += 2) {
+        for (int r = 0; r + 2 <= count; r += 2) {
             panel_vnni(w, o, rows, r, true, y, y_stride);
         }
-        if (r < count) {
-            panel_vnni(w, o, rows, r, false, y, y_stride);
-        }
+    }
+    if (count % 2) {
+        row_vnni(w, rows, count - 1, y, y_stride);
     }
 }
 
