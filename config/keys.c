@@ -132,7 +132,7 @@ static const struct key sink_rows[] = {
      .about = "Where the result goes: to subscribers, a sound device, or a sound file."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_sink, path), .types = SINK_HAS_FILE, .required = true,
      .check = check_sound_path, .pattern = "\\.([wW][aA][vV]|[fF][lL][aA][cC]|[oO][gG][gG]|[oO][pP][uU][sS]|[wW]64|[rR][fF]64)$",
-     .about = "The sound file to write; its ending says the format: .wav .flac .ogg .opus .w64 .rf64."},
+     .about = "The sound file to write; replaced if it is there; its ending says the format: .wav .flac .ogg .opus .w64 .rf64."},
     {.name = "device", .kind = KEY_TEXT, FIELD(struct config_sink, device), .types = SINK_HAS_AUDIO, .standard = "default",
      .check = check_not_empty, .pattern = ".", .about = "The sound device by its name, as `ssm devices` prints it."},
     {.name = "rate", .kind = KEY_INT, FIELD(struct config_sink, rate), .types = SINK_HAS_FILE | SINK_HAS_AUDIO,

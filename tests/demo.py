@@ -21,14 +21,15 @@ def bar(db, width=24, floor=-60.0):
 
 
 def listen(address, path):
-    levels, latencies, lost, due = [], [], 0, None
-    print("  time   level before               level after                latency of the hop")
+    levels, latencies, lost, joined, due = [], [], 0, None, None
+    print("  time   level before               level after                in ssmd")
     for topic, header, payload in ssm_subscribe.messages("", address):
         if topic.startswith("meter/"):
             levels.append(payload)
         if topic.startswith("audio/"):
             latencies.append((header["pub"] - header["cap"]) / 1e6)
-            lost += header["seq"] - (header["seq"] if due is None else due)  # whoever comes late hears from there on
+            joined = header["seq"] if joined is None else joined
+            lost += header["seq"] - (joined if due is None else due)
             due = header["seq"] + 1
             if due % 100 == 0 and levels:
                 before, after = np.mean([m[0] for m in levels]), np.mean([m[2] for m in levels])
@@ -38,7 +39,7 @@ def listen(address, path):
             if "end" in header["flags"]:
                 break
     np.savetxt(path, latencies, fmt="%.4f")
-    print("  the stream ended: %d hops heard, %d lost" % (len(latencies), lost))
+    print("  the stream ended: joined at hop %d, %d heard, %d lost" % (joined, len(latencies), lost))
 
 
 def samples(path):
