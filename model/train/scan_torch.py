@@ -1,26 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The selective scan in plain PyTorch: slow, needs nothing, and says what the fast ones mean."""
+"""The selective scan in plain PyTorch, chunk by chunk: slow, and needs nothing. Twin: scan.selective_scan_reference."""
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from scan import selective_scan_reference
+
 CHUNK = 16
-
-
-def reference_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, softplus=True):
-    """h <- exp(dt A) h + dt B u; y = C h + D u, gated by silu(z): one step after another, in u's or A's precision."""
-    wide = torch.promote_types(u.dtype, A.dtype)
-    out, u, dt, B, C = u.dtype, u.to(wide), dt.to(wide), B.to(wide), C.to(wide)
-    dt = dt if dt_bias is None else dt + dt_bias
-    dt = F.softplus(dt) if softplus else dt
-    h, ys = torch.zeros(u.shape[0], u.shape[2], A.shape[1], dtype=wide, device=u.device), []
-    for t in range(u.shape[1]):
-        h = torch.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None]
-        ys.append((h * C[:, t, None]).sum(-1))
-    y = torch.stack(ys, 1)
-    y = y if D is None else y + D * u
-    y = y if z is None else y * F.silu(z.to(wide))
-    return y.to(out)
 
 
 def _chunked(u, dt, A, B, C, D, z, dt_bias):
@@ -50,7 +36,7 @@ def _chunked(u, dt, A, B, C, D, z, dt_bias):
 
 def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, **other):
     if D is None or z is None or dt_bias is None or other:
-        return reference_scan(u, dt, A, B, C, D, z, dt_bias)
+        return selective_scan_reference(u, dt, A, B, C, D, z, dt_bias, **other)
     if u.is_cuda and torch.is_grad_enabled():
         return checkpoint(_chunked, u, dt, A, B, C, D, z, dt_bias, use_reentrant=False)
     return _chunked(u, dt, A, B, C, D, z, dt_bias)

@@ -3,7 +3,7 @@
 
 With a hundred items in a batch there are programs enough to fill the machine, so time need not be split. The forward
 pass keeps the state at the start of every CK hops; the backward pass recomputes a chunk's states from it into a
-scratch strip that stays in L2, then walks the chunk backwards. Twin: scan_torch.reference_scan.
+scratch strip that stays in L2, then walks the chunk backwards. Twin: scan.selective_scan_reference.
 """
 import torch
 import torch.nn.functional as F

@@ -21,7 +21,7 @@ import mix  # noqa: E402
 import reference  # noqa: E402
 import train  # noqa: E402
 from recipes import RECIPES  # noqa: E402
-from scan_torch import reference_scan  # noqa: E402
+from scan import selective_scan_reference  # noqa: E402
 
 T0 = time.time()
 BAD = []
@@ -71,7 +71,7 @@ def check_model(device, out):
         with torch.no_grad():
             for k, p in model.named_parameters():
                 p.copy_(torch.from_numpy(np.array(t[k])))
-            got = model(torch.from_numpy(x)[None].to(device), reference_scan)[0].cpu().numpy()
+            got = model(torch.from_numpy(x)[None].to(device), selective_scan_reference)[0].cpu().numpy()
         expect("layers against reference, int8=%d" % int8, np.abs(got - live[160:]).max() / np.abs(live).max(), 2e-5)
     a = torch.randn(3, 320, device=device, dtype=torch.float64, requires_grad=True)
     g = torch.randn(3, 161, 2, device=device, dtype=torch.float64)

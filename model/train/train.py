@@ -31,7 +31,7 @@ import loss as losses  # noqa: E402
 import mix as mixing  # noqa: E402
 import validate  # noqa: E402
 from recipes import RECIPES  # noqa: E402
-from scan_torch import reference_scan  # noqa: E402
+from scan import selective_scan_reference  # noqa: E402
 
 
 SCANS = ("auto", "cuda", "triton", "triton16", "triton32", "torch")
@@ -229,7 +229,7 @@ def check_scan(scan, device, dtype=torch.float32, d_state=16):
     inputs = [draw(*shape, E), draw(*shape, E), -0.1 - 4 * torch.rand(E, d_state, device=device), draw(*shape, d_state),
               draw(*shape, d_state), draw(E), draw(*shape, E), draw(E) - 2]
     g, results = draw(*shape, E), []
-    for f, kind in ((reference_scan, torch.float64), (scan, dtype)):
+    for f, kind in ((selective_scan_reference, torch.float64), (scan, dtype)):
         wide = torch.promote_types(kind, torch.float32)
         v = [x.clone().to(kind if i in (0, 1, 6) else wide).requires_grad_() for i, x in enumerate(inputs)]
         y = f(v[0], v[1], v[2], v[3], v[4], D=v[5], z=v[6], dt_bias=v[7])
