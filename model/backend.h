@@ -27,17 +27,20 @@ struct backend {
     int scan_hops; /* hops it likes in a scan call */
 };
 
+/* step, scan, state_get and state_put give 0, or -1 when the device failed: the call's outputs and the states of the
+ * slots in it are then undefined, and a device that failed once goes on failing. The processor never does. */
 struct backend_ops {
-    const char *name; /* "cpu" */
+    const char *name; /* "cpu", "cuda" */
     /* Gives a backend with `options->streams` states, all zero; borrows the model. NULL and an error. */
     struct backend *(*open)(const struct model *model, const struct ssm_options *options, struct ssm_error *err);
     /* n different slots, each 1..max_hops hops. A slot's result is the same bits whatever the other hops are. */
-    void (*step)(struct backend *backend, const struct backend_hop *hops, int n);
+    int (*step)(struct backend *backend, const struct backend_hop *hops, int n);
     /* One slot, 1..scan_hops hops, with all the device has. */
-    void (*scan)(struct backend *backend, const struct backend_hop *hop);
-    void (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
-    void (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
-    void (*close)(struct backend *backend);                                   /* NULL is fine  */
+    int (*scan)(struct backend *backend, const struct backend_hop *hop);
+    int (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
+    int (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
+    const char *(*fault)(const struct backend *backend); /* what happened, until close; NULL: nothing */
+    void (*close)(struct backend *backend);              /* NULL is fine                              */
 };
 
 extern const struct backend_ops backend_cpu;

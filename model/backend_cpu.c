@@ -168,7 +168,7 @@ static void step_member(void *arg, int member)
     restore_denormals(before);
 }
 
-static void cpu_step(struct backend *backend, const struct backend_hop *hops, int n)
+static int cpu_step(struct backend *backend, const struct backend_hop *hops, int n)
 {
     struct cpu *cpu = (struct cpu *)backend;
     cpu->hops = hops;
@@ -179,6 +179,7 @@ static void cpu_step(struct backend *backend, const struct backend_hop *hops, in
     } else {
         step_member(cpu, 0);
     }
+    return 0;
 }
 
 /* Give a segment its start state: the stream's own for the first one, else what the rows before leave behind. */
@@ -257,7 +258,7 @@ static void scan_member(void *arg, int member)
     restore_denormals(before);
 }
 
-static void cpu_scan(struct backend *backend, const struct backend_hop *hop)
+static int cpu_scan(struct backend *backend, const struct backend_hop *hop)
 {
     struct cpu *cpu = (struct cpu *)backend;
     struct backend_hop whole = *hop, rest = *hop;
@@ -276,15 +277,17 @@ static void cpu_scan(struct backend *backend, const struct backend_hop *hop)
         rest.elapsed_count -= used;
         cpu_step(backend, &rest, 1);
     }
+    return 0;
 }
 
-static void cpu_state_get(struct backend *backend, int slot, float *state)
+static int cpu_state_get(struct backend *backend, int slot, float *state)
 {
     const struct cpu *cpu = (const struct cpu *)backend;
     memcpy(state, state_of(cpu, slot), cpu->model->state * sizeof *state);
+    return 0;
 }
 
-static void cpu_state_put(struct backend *backend, int slot, const float *state)
+static int cpu_state_put(struct backend *backend, int slot, const float *state)
 {
     const struct cpu *cpu = (const struct cpu *)backend;
     size_t bytes = cpu->model->state * sizeof *state;
@@ -293,6 +296,13 @@ static void cpu_state_put(struct backend *backend, int slot, const float *state)
     } else {
         memset(state_of(cpu, slot), 0, bytes);
     }
+    return 0;
+}
+
+static const char *cpu_fault(const struct backend *backend)
+{
+    (void)backend;
+    return NULL;
 }
 
 /* Hands out pieces of one allocation, each on its own cache lines; with no memory yet it only counts. */
@@ -405,5 +415,6 @@ const struct backend_ops backend_cpu = {
     .scan = cpu_scan,
     .state_get = cpu_state_get,
     .state_put = cpu_state_put,
+    .fault = cpu_fault,
     .close = cpu_close,
 };

@@ -47,6 +47,8 @@ struct ssm_options {
     int streams;        /* slots; 0 = 1                                                                       */
     int threads;        /* worker threads, the caller among them; 0 = one                                     */
     int max_hops;       /* hops of one stream a step may take; 0 = 1. ssm_scan cuts longer input itself       */
+    const char *precision; /* products on a GPU: "fp32", "tf32" (at least its digits), "bf16", "bf16-state" (states
+                              too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
 };
 
 struct ssm_info {
