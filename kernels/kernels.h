@@ -46,6 +46,18 @@ int linear_init_f32(struct linear *linear, int in, int out, const float *weight,
 int linear_init_i8(struct linear *linear, int in, int out, const int8_t *weight, const float *scale, const float *bias);
 void linear_finish(struct linear *linear);
 
+/* The weight of input k in output o as it was given to linear_init: an int8 one without its scale. */
+static inline float linear_weight(const struct linear *linear, int o, int k)
+{
+    const int panel = o / KERNELS_PANEL, lane = o % KERNELS_PANEL;
+    if (linear->f32) {
+        return linear->f32[((size_t)panel * (size_t)linear->in + (size_t)k) * KERNELS_PANEL + (size_t)lane];
+    }
+    const int8_t *group =
+        linear->i8 + (size_t)panel * linear->i8_stride + k / KERNELS_GROUP * KERNELS_GROUP * KERNELS_PANEL;
+    return group[lane * KERNELS_GROUP + k % KERNELS_GROUP];
+}
+
 /* How B is discretised; A always is exp(dt A). */
 enum discretisation {
     DISCRETISE_EULER, /* B-bar = dt B: what mamba_ssm trains with                                         */

@@ -7,23 +7,13 @@
 /* The definition of every operation. Clarity before speed; the twins are checked against the same formulas in double.
  */
 
-static float packed_weight(const struct linear *w, int o, int k)
-{
-    const int panel = o / KERNELS_PANEL, lane = o % KERNELS_PANEL;
-    if (w->f32) {
-        return w->f32[((size_t)panel * (size_t)w->in + (size_t)k) * KERNELS_PANEL + (size_t)lane];
-    }
-    const int8_t *group = w->i8 + (size_t)panel * w->i8_stride + k / KERNELS_GROUP * KERNELS_GROUP * KERNELS_PANEL;
-    return group[lane * KERNELS_GROUP + k % KERNELS_GROUP];
-}
-
 static void linear(const struct linear *w, const float *x, ptrdiff_t x_stride, float *y, ptrdiff_t y_stride, int rows)
 {
     for (int r = 0; r < rows; r++) {
         for (int o = 0; o < w->out; o++) {
             float sum = 0;
             for (int k = 0; k < w->in; k++) {
-                sum += packed_weight(w, o, k) * x[r * x_stride + k];
+                sum += linear_weight(w, o, k) * x[r * x_stride + k];
             }
             y[r * y_stride + o] = (w->scale ? w->scale[o] * sum : sum) + (w->bias ? w->bias[o] : 0);
         }

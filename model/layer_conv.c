@@ -4,15 +4,9 @@
 #include <stdlib.h>
 
 #include "model/layer.h"
+#include "model/layers.h"
 #include "model/refuse.h"
 #include "model/weights.h"
-
-struct conv {
-    int taps;
-    bool silu;
-    float *weight; /* (taps, width) */
-    float *bias;   /* (width) or NULL */
-};
 
 static int load(struct conv *self, const struct layer *layer, const struct layer_chain *chain, struct ssm_error *err)
 {

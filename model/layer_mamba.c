@@ -12,17 +12,9 @@
 #include <string.h>
 
 #include "model/layer.h"
+#include "model/layers.h"
 #include "model/refuse.h"
 #include "model/weights.h"
-
-struct mamba {
-    int D, E, N, K, R; /* d_model, d_inner, d_state, d_conv, dt_rank */
-    enum discretisation discretisation;
-    struct linear in_proj, x_proj, dt_proj, out_proj;
-    float *norm;                    /* (D)                         */
-    float *conv_weight, *conv_bias; /* (K, E) and (E), NULL for no */
-    float *A, *skip, *dt_bias;      /* (N, E), (E), (E)            */
-};
 
 static int open_sizes(struct mamba *self, struct spec spec, const struct layer_chain *chain, struct ssm_error *err)
 {

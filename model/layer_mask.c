@@ -2,11 +2,8 @@
 /* A gain for every bin: Y(f) = m(f) X(f). Spec: sigmoid (false): m = 1 / (1 + exp(-x)). Input a row: (bins); output
  * (re|im, bins). */
 #include "model/layer.h"
+#include "model/layers.h"
 #include "model/refuse.h"
-
-struct mask {
-    bool sigmoid;
-};
 
 static int mask_open(struct layer *layer, struct spec spec, struct layer_chain *chain, struct ssm_error *err)
 {

@@ -10,13 +10,8 @@
 
 #include "dsp/stft.h"
 #include "model/layer.h"
+#include "model/layers.h"
 #include "model/refuse.h"
-
-struct analysis {
-    struct stft *stft;
-    int bins;
-    float compress;
-};
 
 static int open_sizes(struct layer_chain *chain, struct spec spec, struct ssm_error *err)
 {

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MODEL_LAYERS_H
+#define MODEL_LAYERS_H
+
+/* What `layer->self` of an opened layer is, for backends that run a layer themselves on another device. By type:
+ *
+ *   stft    struct analysis      hop = layer->in, window = hop + layer->state
+ *   istft   tables of its own    hop = layer->out, window = hop + layer->state
+ *   filter  NULL                 taps = layer->memory + 1
+ *   mask    struct mask
+ *   norm    float *, (width) weights
+ *   linear  struct linear (kernels.h)
+ *   conv    struct conv
+ *   mamba   struct mamba */
+
+#include "kernels/kernels.h"
+
+struct stft;
+
+struct analysis {
+    struct stft *stft;
+    int bins;
+    float compress; /* the features' power: layer_stft.c; 1: the spectrum itself */
+};
+
+struct mask {
+    bool sigmoid;
+};
+
+struct conv {
+    int taps;
+    bool silu;
+    float *weight; /* (taps, width) */
+    float *bias;   /* (width) or NULL */
+};
+
+struct mamba {
+    int D, E, N, K, R; /* d_model, d_inner, d_state, d_conv, dt_rank */
+    enum discretisation discretisation;
+    struct linear in_proj, x_proj, dt_proj, out_proj;
+    float *norm;                    /* (D)                         */
+    float *conv_weight, *conv_bias; /* (K, E) and (E), NULL for no */
+    float *A, *skip, *dt_bias;      /* (N, E), (E), (E)            */
+};
+
+#endif
