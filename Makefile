@@ -37,7 +37,7 @@ PKG_CFLAGS = $(subst -I/,-isystem /,$(shell pkg-config --cflags $(PACKAGES) 2>/d
 PKG_LIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 
 CFLAGS  = -std=gnu11 -g $(OPT_$(FLAVOUR)) $(WARN) -I. -D_GNU_SOURCE -DSSM_VERSION='"$(VERSION)"' \
-          -DSSM_SOURCE_MODELS='"$(CURDIR)/model/pretrained"' -DSSM_MODELS='"$(PREFIX)/share/ssmd/models"' \
+          -DSSM_SOURCE_MODELS='"$(CURDIR)/model/pretrained"' -DSSM_MODELS='"$(PREFIX)/share/ssmd/models"' -DSSM_LIBRARIES='"$(PREFIX)/lib"' \
           -ffp-contract=off -fPIC -pthread $(PKG_CFLAGS) -MMD -MP
 LDFLAGS = $(OPT_$(FLAVOUR)) -pthread
 LDLIBS  = $(PKG_LIBS) -lm -ldl
@@ -104,11 +104,17 @@ bench: all ## kernels and engine against their floors and peers, on this CPU
 	@for b in $(BENCHES); do $$b; done
 	@$(BUILD)/ssm bench
 
-cuda: build/release/libssm_cuda.so ## the CUDA kernels: build/release/libssm_cuda.so (needs nvcc)
-build/release/libssm_cuda.so: $(wildcard kernels/cuda/*.cu) $(wildcard kernels/cuda/*.h)
+CUDA := $(patsubst %,build/release/%.o,$(wildcard kernels/cuda/*.cu model/cuda/*.cu))
+NVCCFLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC,-Wall,-Wextra
+
+cuda: build/release/libssm_cuda.so ## the CUDA kernels and backend: build/release/libssm_cuda.so (needs nvcc)
+# Its own copies of what it shares with the program: it calls nothing in who opens it.
+build/release/libssm_cuda.so: $(CUDA) build/release/model/refuse.o build/release/model/team.o
+	$(Q)$(NVCC) -shared -Xlinker -Bsymbolic -o $@ $^
+build/release/%.cu.o: %.cu
 	@[ -n "$(NVCC)" ] || { echo "make cuda: no nvcc on the PATH; install the CUDA toolkit or say NVCC=/path/to/nvcc" >&2; exit 69; }
 	@mkdir -p $(@D)
-	$(NVCC) -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC -shared -o $@ $(filter %.cu,$^)
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
 
 layers: ## check who includes whom, and that one outside library lives in one file
 	@tests/layers.sh
@@ -134,4 +140,4 @@ clean: ## remove build/
 	rm -rf build
 
 .PHONY: help all demo test test-programs asan tsan fuzz fuzz-programs bench cuda layers format install deps clean
--include $(wildcard $(BUILD)/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
