@@ -22,13 +22,13 @@ for room in config dsp kernels model daemon clients; do
         target=$(sed -n 's/.*#include "\([a-z]*\)\/.*/\1/p' <<<"$text")
         [ -n "$target" ] || { breach "$file:$line: include from the root, not $text"; continue; }
         grep -qw "$target" <<<"$allowed" || breach "$file:$line: $room may not know $target"
-    done < <(grep -rnE '#include "' $room --include='*.c' --include='*.h' --include='*.cu' 2>/dev/null)
+    done < <(grep -rnE '#include "' $room --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' 2>/dev/null)
 done
 
 # header -> the only files that may include it
 only() {
     header=$1; shift
-    for file in $(grep -rlE "#include <$header>" config dsp kernels model daemon clients --include='*.c' --include='*.h' --include='*.cu' 2>/dev/null); do
+    for file in $(grep -rlE "#include <$header>" config dsp kernels model daemon clients --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' 2>/dev/null); do
         grep -qw -- "$file" <<<"$*" || breach "$file: <$header> belongs to $*"
     done
 }
@@ -41,6 +41,7 @@ only sndfile.h dsp/sound_file.c
 only samplerate.h dsp/resample.c
 only kissfft/kiss_fft.h dsp/stft.c
 only xxhash.h model/digest.c
-only cuda_runtime.h kernels/cuda/selective_scan.cu
+only 'cuda.*' kernels/cuda/*.* model/cuda/*.*
+only dlfcn.h model/backend_cuda.c
 [ $bad -eq 0 ] && echo "layers: clean"
 exit $bad
