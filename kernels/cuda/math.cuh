@@ -33,7 +33,7 @@
 #include <cuda_bf16.h>
 #include <stdint.h>
 
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace math {
 
@@ -61,18 +61,9 @@ template <int P> __device__ __forceinline__ void split(uint32_t (&piece)[P], flo
     }
 }
 
-/* c += a b. Lane 4 g + t has of a (16 outputs, 16 inputs) the pairs from (g, 2t), (g + 8, 2t), (g, 2t + 8) and
- * (g + 8, 2t + 8), of b the inputs 2t, 2t + 1 and 2t + 8, 2t + 9 of row g, of c the outputs g and g + 8 of rows 2t and
- * 2t + 1: c[0], c[1] and c[2], c[3]. */
-__device__ __forceinline__ void mma(float (&c)[4], const uint4 &a, const uint2 &b)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
-}
-
-/* A block's sum, from zero. PW pieces of weights, P of activations; [0] the lower 16 inputs, [1] the upper. */
+/* A block's sum, from zero. PW pieces of weights, P of activations; [0] the lower 16 inputs, [1] the upper. Lane
+ * 4 g + t has of a (16 outputs, 16 inputs) what linear.h says; of b the inputs 2t, 2t + 1 and 2t + 8, 2t + 9 of row g;
+ * of c the outputs g and g + 8 of rows 2t and 2t + 1: c[0], c[1] and c[2], c[3]. */
 template <int PW, int P>
 __device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][2], const uint2 (&b)[P][2])
 {
@@ -84,19 +75,12 @@ __device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][2]
         for (int i = 0; i <= both && i < PW; i++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                mma(c, a[i][half], b[both - i][half]);
+                ptx::mma(c, a[i][half], b[both - i][half]);
 }
 
 /* ---- functions, to 2e-7 or so ------------------------------------------------------------------------------- */
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 /* exp(x) to 2 ulp: the product x log2 e in two parts. */
 __device__ __forceinline__ float exp(float x)
@@ -104,7 +88,7 @@ __device__ __forceinline__ float exp(float x)
     x = fminf(x, 88.0f); /* where the second part would be inf times zero; silu needs no more */
     const float whole = __fmul_rn(x, LOG2E);
     const float rest = fmaf(x, 1.925963033500011e-8f, fmaf(x, LOG2E, -whole));
-    const float y = exp2_fast(whole);
+    const float y = ptx::exp2(whole);
     return x < -87.0f ? 0.0f : fmaf(__fmul_rn(y, LN2), rest, y);
 }
 
@@ -119,7 +103,7 @@ __device__ __forceinline__ float expm1_negative(float x)
     series = fmaf(x, series, 1.0f / 6.0f);
     series = fmaf(x, series, 0.5f);
     series = fmaf(__fmul_rn(x, x), series, x);
-    const float direct = __fadd_rn(exp2_fast(__fmul_rn(x, LOG2E)), -1.0f);
+    const float direct = __fadd_rn(ptx::exp2(__fmul_rn(x, LOG2E)), -1.0f);
     return x < -0.5f ? direct : series;
 }
 

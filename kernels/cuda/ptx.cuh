@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef KERNELS_CUDA_PTX_CUH
+#define KERNELS_CUDA_PTX_CUH
+
+/* The machine's own instructions (PTX ISA 8, sm_90) that CUDA C++ has no name for, one function each. */
+
+#include <stdint.h>
+
+namespace ptx {
+
+__device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return uint32_t(__cvta_generic_to_shared(p));
+}
+
+/* 2^x to 2 ulp; subnormal results are 0. */
+__device__ __forceinline__ float exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* c += a b: 16 x 16 by 16 x 8, bf16 in, fp32 out. */
+__device__ __forceinline__ void mma(float (&c)[4], const uint4 &a, const uint2 &b)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
+/* Four 8 x 8 matrices of 16-bit values: lane 8 m + r gives the address of row r of matrix m (16 bytes, aligned); lane
+ * 4 g + t gets of each matrix the values 2t, 2t + 1 of row g. */
+__device__ __forceinline__ uint4 load_matrices(const void *row)
+{
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared_address(row))
+                 : "memory");
+    return v;
+}
+
+/* ---- one kernel after another (programmatic dependent launch) ------------------------------------------------ */
+
+/* Until the kernels this one depends on have finished and their writes are seen. */
+__device__ __forceinline__ void wait_for_kernels()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* Once every block has said so or ended, the next kernel may start. */
+__device__ __forceinline__ void start_next_kernel()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* ---- copies by the thread ------------------------------------------------------------------------------------ */
+
+/* 16 bytes from device to shared memory, or 16 zero bytes. */
+__device__ __forceinline__ void copy_16(void *shared, const void *global, bool real)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(real ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void wait_for_copies()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* ---- bulk copies by the copy engine -------------------------------------------------------------------------- */
+
+/* A barrier in shared memory that one thread arrives at, telling how many bytes will come (`expect`). */
+__device__ __forceinline__ void barrier_init(uint64_t *barrier)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+}
+
+/* After the inits, before others or the copy engine use the barriers. */
+__device__ __forceinline__ void barrier_init_done()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+}
+
+/* Until the phase with this parity is over: 0 for the first. */
+__device__ __forceinline__ void barrier_wait(uint64_t *barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* bytes (a multiple of 16, both sides aligned to 16) into shared memory; they count towards the barrier. */
+__device__ __forceinline__ void bulk_load(void *shared, const void *global, uint32_t bytes, uint64_t *barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(shared)),
+                 "l"(global), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+/* Out of shared memory. What threads wrote there they first publish: shared_written(), then a barrier. */
+__device__ __forceinline__ void bulk_store(void *global, const void *shared, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                 "r"(shared_address(shared)), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void shared_written()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Until all but the last n committed groups of this thread's stores have left shared memory. */
+template <int n> __device__ __forceinline__ void bulk_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory");
+}
+
+/* Until all this thread's stores are done. */
+__device__ __forceinline__ void bulk_wait()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+} /* namespace ptx */
+
+#endif
