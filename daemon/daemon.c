@@ -106,7 +106,10 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
     int threads = daemon->config->threads > 0 ? daemon->config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     for (int i = 0; i < daemon->n_models; i++) {
         struct model *model = &daemon->models[i];
-        struct ssm_options options = {daemon->config->device, model->streams, threads, ENGINE_HOPS};
+        struct ssm_options options = {.device = daemon->config->device,
+                                      .streams = model->streams,
+                                      .threads = threads,
+                                      .max_hops = ENGINE_HOPS};
         model->engine = ssm_open(model->name, &options, err);
         if (!model->engine) {
             return -1;

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/backend.h"
+#include "model/backend_cuda.h"
+#include "model/engine.h"
 #include "model/refuse.h"
 #include "model/state.h"
 
@@ -21,6 +22,7 @@ struct slot {
 struct ssm_engine {
     struct model *model;
     struct backend *backend;
+    const struct backend *fleet; /* the same when it is one; NULL: the processor, which never fails */
     struct ssm_info info;
     struct ssm_options options;
     struct slot *slots;
@@ -31,6 +33,16 @@ struct ssm_engine {
     struct ssm_hop **asked;   /* (streams)  and where they came from */
     float *state;             /* (model->state)                     */
 };
+
+static bool is_precision(const char *name)
+{
+    static const char *const names[] = {"auto", "fp32", "tf32", "bf16", "bf16-state"};
+    bool found = !name;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) {
+        found = !strcmp(name, names[i]);
+    }
+    return found;
+}
 
 static int read_options(struct ssm_options *options, const struct ssm_options *given, struct ssm_error *err)
 {
@@ -45,30 +57,94 @@ static int read_options(struct ssm_options *options, const struct ssm_options *g
     if (options->threads < 1 || options->threads > THREADS_MAX) {
         return refuse(err, 64, "threads must be 1..%d, got %d", THREADS_MAX, options->threads);
     }
+    if (!is_precision(options->precision)) {
+        return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state", options->precision);
+    }
     if (options->max_hops < 1 || options->max_hops > MAX_HOPS) {
         return refuse(err, 64, "max_hops must be 1..%d, got %d", MAX_HOPS, options->max_hops);
     }
     return 0;
 }
 
-/* Give the backend a device's name asks for and say why; NULL and an error. */
-static const struct backend_ops *choose_backend(const char *device, char *why, size_t size, struct ssm_error *err)
+/* ---- Which device. ---- */
+
+/* What to open, and why. */
+struct plan {
+    struct fleet_device devices[FLEET_DEVICES];
+    int n; /* 0: the processor */
+    bool may_fall_back;
+    char why[sizeof((struct ssm_info *)0)->device_why];
+};
+
+/* "cuda", or "cuda:" and up to four digits. */
+static bool is_cuda(const char *name, size_t n)
 {
+    size_t digits = n > 5 ? strspn(name + 5, "0123456789") : 0;
+    return n >= 4 && !strncmp(name, "cuda", 4) && (n == 4 || (name[4] == ':' && n < 10 && n > 5 && digits >= n - 5));
+}
+
+static int plan_device(struct plan *plan, const char *name, size_t n, struct ssm_error *err)
+{
+    if (!is_cuda(name, n)) {
+        return refuse(err, 64, "device \"%.*s\" is not one of: auto, cpu, cuda, cuda:<number>, or several cuda:<number>", 20,
+                      name);
+    }
+    if (plan->n == FLEET_DEVICES) {
+        return refuse(err, 64, "a model runs on at most %d devices", FLEET_DEVICES);
+    }
+    struct fleet_device *device = &plan->devices[plan->n];
+    snprintf(device->name, sizeof device->name, "cuda:%.*s", (int)(n > 5 ? n - 5 : 1), n > 5 ? name + 5 : "0");
+    for (int i = 0; i < plan->n; i++) {
+        if (!strcmp(plan->devices[i].name, device->name)) {
+            return refuse(err, 64, "device %s stands in the list twice", device->name);
+        }
+    }
+    plan->n++;
+    return (device->ops = backend_cuda_find(err)) ? 0 : -1;
+}
+
+static int plan_devices(struct plan *plan, const char *device, struct ssm_error *err)
+{
+    *plan = (struct plan){.why = "asked for"};
     if (!strcmp(device, "cpu")) {
-        snprintf(why, size, "asked for");
-        return &backend_cpu;
+        return 0;
     }
     if (!strcmp(device, "auto")) {
-        snprintf(why, size, "auto: this build has no GPU backend");
-        return &backend_cpu;
+        struct ssm_error none;
+        plan->may_fall_back = true;
+        plan->devices[0] = (struct fleet_device){backend_cuda_find(&none), "cuda:0"};
+        plan->n = plan->devices[0].ops ? 1 : 0;
+        snprintf(plan->why, sizeof plan->why, "auto: %.200s", plan->n ? "there is a GPU" : none.text);
+        return 0;
     }
-    if (!strncmp(device, "cuda", 4)) {
-        refuse(err, 69, "device \"%.20s\": this build has no CUDA backend; use cpu or auto", device);
-    } else {
-        refuse(err, 64, "device \"%.20s\" is not one of: auto, cpu, cuda, cuda:<number>", device);
+    for (const char *at = device;; at++) {
+        size_t n = strcspn(at, ",");
+        if (plan_device(plan, at, n, err)) {
+            return -1;
+        }
+        at += n;
+        if (!*at) {
+            return 0;
+        }
     }
-    return NULL;
 }
+
+/* Gives the planned backend; the processor's where auto finds that a GPU won't open. */
+static struct backend *open_backend(struct ssm_engine *engine, struct plan *plan, struct ssm_error *err)
+{
+    struct ssm_error no;
+    if (plan->n > 0) {
+        struct backend *backend = backend_fleet_open(engine->model, &engine->options, plan->devices, plan->n, &no);
+        if (backend || !plan->may_fall_back) {
+            engine->fleet = backend;
+            return backend ? backend : (refuse(err, no.code, "%s", no.text), NULL);
+        }
+        snprintf(plan->why, sizeof plan->why, "auto: %.200s", no.text);
+    }
+    return backend_cpu.open(engine->model, &engine->options, err);
+}
+
+/* ---- Opening and closing. ---- */
 
 static int take_memory(struct ssm_engine *engine, struct ssm_error *err)
 {
@@ -90,30 +166,22 @@ static int take_memory(struct ssm_engine *engine, struct ssm_error *err)
     return 0;
 }
 
-static int open_engine(struct ssm_engine *engine, const char *path, struct ssm_error *err)
+static int open_engine(struct ssm_engine *engine, const char *path, struct plan *plan, struct ssm_error *err)
 {
-    const struct backend_ops *ops =
-        choose_backend(engine->options.device, engine->info.device_why, sizeof engine->info.device_why, err);
-    char why[sizeof engine->info.device_why];
-    memcpy(why, engine->info.device_why, sizeof why);
-    if (!ops || !(engine->model = model_open(path, err)) ||
-        !(engine->backend = ops->open(engine->model, &engine->options, err))) {
+    if (!(engine->model = model_open(path, err)) || !(engine->backend = open_backend(engine, plan, err))) {
         return -1;
     }
     engine->info = engine->model->info;
-    memcpy(engine->info.device_why, why, sizeof why);
+    snprintf(engine->info.device_why, sizeof engine->info.device_why, "%s", plan->why);
     snprintf(engine->info.device, sizeof engine->info.device, "%s", engine->backend->device);
     return take_memory(engine, err);
 }
 
-struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options, struct ssm_error *err)
+static struct ssm_engine *open_planned(const char *model, const struct ssm_options *options, struct plan *plan,
+                                       struct ssm_error *err)
 {
     char path[PATH_MAX];
-    struct ssm_options read;
-    if (err) {
-        *err = (struct ssm_error){0};
-    }
-    if (read_options(&read, options, err) || ssm_model_find(model, path, sizeof path, err)) {
+    if (ssm_model_find(model, path, sizeof path, err)) {
         return NULL;
     }
     struct ssm_engine *engine = calloc(1, sizeof *engine);
@@ -121,13 +189,35 @@ struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options
         refuse_memory(err);
         return NULL;
     }
-    engine->options = read;
-    if (open_engine(engine, path, err)) {
+    engine->options = *options;
+    if (open_engine(engine, path, plan, err)) {
         ssm_close(engine);
         return NULL;
     }
-    engine->options.device = NULL; /* the caller's string, not ours to keep */
+    engine->options.device = engine->options.precision = NULL; /* the caller's strings, not ours to keep */
     return engine;
+}
+
+struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options, struct ssm_error *err)
+{
+    struct ssm_options read;
+    struct plan plan;
+    if (err) {
+        *err = (struct ssm_error){0};
+    }
+    if (read_options(&read, options, err) || plan_devices(&plan, read.device, err)) {
+        return NULL;
+    }
+    return open_planned(model, &read, &plan, err);
+}
+
+struct ssm_engine *engine_open_on(const char *model, const struct ssm_options *options, const struct fleet_device *devices,
+                                  int n, struct ssm_error *err)
+{
+    struct ssm_options read;
+    struct plan plan = {.n = n, .why = "given"};
+    memcpy(plan.devices, devices, (size_t)n * sizeof *devices);
+    return read_options(&read, options, err) ? NULL : open_planned(model, &read, &plan, err);
 }
 
 void ssm_close(struct ssm_engine *engine)
@@ -167,6 +257,27 @@ bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer
     return true;
 }
 
+bool ssm_describe_device(const struct ssm_engine *engine, int i, struct ssm_device_info *info)
+{
+    if (engine->fleet) {
+        return backend_fleet_describe(engine->fleet, i, info);
+    }
+    if (i != 0) {
+        return false;
+    }
+    *info = (struct ssm_device_info){.bytes = engine->backend->bytes};
+    memcpy(info->name, engine->info.device, sizeof info->name);
+    return true;
+}
+
+const struct ssm_health *ssm_health(const struct ssm_engine *engine)
+{
+    static const struct ssm_health healthy;
+    return engine->fleet ? backend_fleet_health(engine->fleet) : &healthy;
+}
+
+/* ---- Streams. ---- */
+
 /* The slot of a stream, or -1 when its generation is over. */
 static int find_slot(const struct ssm_engine *engine, ssm_stream stream)
 {
@@ -181,8 +292,11 @@ int ssm_stream_open(struct ssm_engine *engine, ssm_stream *stream)
     if (!engine->n_free) {
         return SSM_FULL;
     }
-    int slot = engine->free_slots[--engine->n_free];
-    engine->backend->ops->state_put(engine->backend, slot, NULL);
+    int slot = engine->free_slots[engine->n_free - 1];
+    if (engine->backend->ops->state_put(engine->backend, slot, NULL)) {
+        return SSM_FAULT;
+    }
+    engine->n_free--;
     *stream = (uint64_t)++engine->slots[slot].generation << 32 | (uint32_t)slot;
     return SSM_OK;
 }
@@ -204,9 +318,10 @@ int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream)
     if (slot < 0) {
         return SSM_STALE;
     }
-    engine->backend->ops->state_put(engine->backend, slot, NULL);
-    return SSM_OK;
+    return engine->backend->ops->state_put(engine->backend, slot, NULL) ? SSM_FAULT : SSM_OK;
 }
+
+/* ---- Running. ---- */
 
 static bool all_finite(const float *x, size_t n)
 {
@@ -241,28 +356,50 @@ static bool admit(struct ssm_engine *engine, struct ssm_hop *hop, struct backend
     return true;
 }
 
+/* A hop that went through: silence for what is no number. */
+static void check_output(struct ssm_engine *engine, struct ssm_hop *hop, int slot)
+{
+    size_t values = (size_t)hop->count * (size_t)engine->info.outputs;
+    if (!all_finite(hop->out, values)) {
+        hop->blown = true;
+        memset(hop->out, 0, values * sizeof *hop->out);
+        engine->backend->ops->state_put(engine->backend, slot, NULL);
+    }
+}
+
+/* The step failed for some hops: mark them, and leave nothing in their outputs to be taken for a result. */
+static int mark_failed(struct ssm_engine *engine, int admitted)
+{
+    int failed = 0;
+    for (int i = 0; i < admitted; i++) {
+        struct ssm_hop *hop = engine->asked[i];
+        if (backend_fleet_failed(engine->fleet, engine->hops[i].slot)) {
+            hop->status = SSM_FAULT;
+            memset(hop->out, 0, (size_t)hop->count * (size_t)engine->info.outputs * sizeof *hop->out);
+            failed++;
+        }
+    }
+    return failed;
+}
+
 int ssm_step(struct ssm_engine *engine, struct ssm_hop *hops, int n)
 {
-    int admitted = 0;
+    int admitted = 0, failed = 0;
     engine->step += engine->step == UINT32_MAX ? 2 : 1; /* 0 is a slot that was never stepped */
     for (int i = 0; i < n; i++) {
         if (admit(engine, &hops[i], &engine->hops[admitted])) {
             engine->asked[admitted++] = &hops[i];
         }
     }
-    if (admitted) {
-        engine->backend->ops->step(engine->backend, engine->hops, admitted);
+    if (admitted && engine->backend->ops->step(engine->backend, engine->hops, admitted)) {
+        failed = mark_failed(engine, admitted);
     }
     for (int i = 0; i < admitted; i++) {
-        struct ssm_hop *hop = engine->asked[i];
-        size_t values = (size_t)hop->count * (size_t)engine->info.outputs;
-        if (!all_finite(hop->out, values)) {
-            hop->blown = true;
-            memset(hop->out, 0, values * sizeof *hop->out);
-            engine->backend->ops->state_put(engine->backend, engine->hops[i].slot, NULL);
+        if (engine->asked[i]->status == SSM_OK) {
+            check_output(engine, engine->asked[i], engine->hops[i].slot);
         }
     }
-    return admitted;
+    return admitted - failed;
 }
 
 /* The first of `count` hops with NaN or inf, or count. */
@@ -283,6 +420,7 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
 {
     int slot = find_slot(engine, stream);
     size_t zeroed = 0, hop = (size_t)engine->info.hop, outputs = (size_t)engine->info.outputs;
+    int status = SSM_OK;
     if (slot < 0) {
         return SSM_STALE;
     }
@@ -295,7 +433,11 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
                                    .count = (int)piece,
                                    .elapsed = elapsed ? elapsed + done : NULL,
                                    .elapsed_count = elapsed ? (int)piece : 0};
-        engine->backend->ops->scan(engine->backend, &part);
+        if (engine->backend->ops->scan(engine->backend, &part)) {
+            memset(part.out, 0, (count - done) * outputs * sizeof *out);
+            status = SSM_FAULT;
+            break;
+        }
         size_t good = find_blown(engine, part.out, piece);
         done += good;
         if (good < piece) { /* go on behind the blown hop from the zero state, as a step would */
@@ -308,7 +450,7 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
     if (blown) {
         *blown = zeroed;
     }
-    return SSM_OK;
+    return status;
 }
 
 size_t ssm_state_size(const struct ssm_engine *engine)
@@ -325,7 +467,9 @@ int ssm_state_save(struct ssm_engine *engine, ssm_stream stream, void *bytes, si
     if (size < state_bytes(engine->model)) {
         return SSM_REFUSED;
     }
-    engine->backend->ops->state_get(engine->backend, slot, engine->state);
+    if (engine->backend->ops->state_get(engine->backend, slot, engine->state)) {
+        return SSM_FAULT;
+    }
     state_encode(engine->model, engine->state, bytes);
     return (int)state_bytes(engine->model);
 }
@@ -340,6 +484,7 @@ int ssm_state_load(struct ssm_engine *engine, ssm_stream stream, const void *byt
     if (state_decode(engine->model, bytes, size, engine->state, err)) {
         return SSM_BAD_STATE;
     }
-    engine->backend->ops->state_put(engine->backend, slot, engine->state);
-    return SSM_OK;
+    return engine->backend->ops->state_put(engine->backend, slot, engine->state)
+               ? (refuse(err, 69, "%s", ssm_health(engine)->last), SSM_FAULT)
+               : SSM_OK;
 }

@@ -36,25 +36,30 @@ enum ssm_status {
     SSM_STALE = -1,     /* the stream was closed (its generation is over)                                    */
     SSM_FULL = -2,      /* every slot is taken                                                               */
     SSM_BAD_STATE = -3, /* a saved state of another model or version, cut short, or damaged                  */
-    SSM_REFUSED = -4    /* count out of range, a stream twice in one step, or too little room for a state    */
+    SSM_REFUSED = -4,   /* count out of range, a stream twice in one step, or too little room for a state    */
+    SSM_FAULT = -5      /* the device failed in this call; the stream goes on on the processor (see ssm_health) */
 };
 
 struct ssm_engine;
 typedef uint64_t ssm_stream; /* generation << 32 | slot; 0 is never a stream */
 
 struct ssm_options {
-    const char *device; /* "auto", "cpu", "cuda", "cuda:0"; NULL = auto. cuda that can't be had fails         */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1"; NULL = auto. cuda that can't be had fails;
+                           several share the streams                                                          */
     int streams;        /* slots; 0 = 1                                                                       */
     int threads;        /* worker threads, the caller among them; 0 = one                                     */
     int max_hops;       /* hops of one stream a step may take; 0 = 1. ssm_scan cuts longer input itself       */
     const char *precision; /* products on a GPU: "fp32", "tf32" (at least its digits), "bf16", "bf16-state" (states
                               too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
+    float copy_s;       /* on a GPU each stream's state is copied to the processor after at most so many seconds of its
+                           own hops, to go on from when the GPU fails; with more streams than 5 % of the time (or 1 ms a
+                           step) copies, later. 0 = 1 s; below 0: no copies, a GPU that fails ends its streams */
 };
 
 struct ssm_info {
     char name[64], version[32], task[32], licence[128], trained[1024];
     char device[64];     /* "cpu avx512"                                                                      */
-    char device_why[128]; /* why auto took it                                                                 */
+    char device_why[256]; /* why auto took it                                                                 */
     char digest[17];     /* first 16 hex digits of the file's xxh3 sum                                        */
     int rate;            /* Hz                                                                                */
     int hop;             /* samples in a hop                                                                  */
@@ -77,6 +82,23 @@ struct ssm_layer_info {
     size_t state_bytes;
 };
 
+/* What went wrong since ssm_open. A device fails once, for good: what it was computing is void (SSM_FAULT), and its streams
+ * go on with their next hop on the processor, from the last copy of their state. The time since that copy multiplies dt as
+ * in a gap, so call on as if nothing were missing: elapsed stays 1. A scan repeats its hops itself and gives SSM_OK. */
+struct ssm_health {
+    uint64_t faults;      /* devices that failed                                                              */
+    uint64_t moved;       /* streams that went over to the processor                                          */
+    uint64_t failed_hops; /* hops given back with SSM_FAULT                                                   */
+    char last[192];       /* what the last device to fail said; "" = none did                                 */
+};
+
+/* One device an engine runs on. */
+struct ssm_device_info {
+    char name[64];  /* "cpu avx512", "cuda:0 ..."                                                             */
+    size_t bytes;   /* of its memory that ssm_open took                                                       */
+    bool lost;      /* it failed                                                                              */
+};
+
 /* Open a model. `model` is a file's path if it holds a '/' or ends in .safetensors, else a name looked up in
  * $SSM_MODEL_PATH, then the source tree's model/pretrained, then the installed models. options may be NULL.
  * Gives the engine, or NULL with *err filled in. */
@@ -86,11 +108,15 @@ void ssm_close(struct ssm_engine *engine); /* NULL is fine */
 const struct ssm_info *ssm_describe(const struct ssm_engine *engine);             /* borrowed from the engine */
 bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer_info *info); /* false past the end */
 
+bool ssm_describe_device(const struct ssm_engine *engine, int i, struct ssm_device_info *info); /* the same       */
+const struct ssm_health *ssm_health(const struct ssm_engine *engine); /* borrowed; changes with each call of the owner's */
+
 /* Find the file behind a model's name. Gives 0 and the path, or -1 and an error naming the places looked in. */
 int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error *err);
 /* The folder of shipped models i = 0, 1, ... in search order, or NULL past the end. */
 const char *ssm_model_folder(int i);
 
+/* SSM_FAULT from these and from state_*: only that call failed, or, with copy_s below 0, the stream's device is lost. */
 int ssm_stream_open(struct ssm_engine *engine, ssm_stream *stream);  /* zero state; SSM_OK or SSM_FULL        */
 int ssm_stream_close(struct ssm_engine *engine, ssm_stream stream);  /* SSM_OK or SSM_STALE: safe to repeat   */
 int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream);  /* back to the zero state                */
@@ -103,7 +129,8 @@ struct ssm_hop {
     int count;       /* hops, 1..max_hops                                                                     */
     float elapsed;   /* hops of time since this stream's previous hop, for the first hop here: 1 (or 0, meaning 1)
                         without a gap, 1 + k when k hops were lost, at most 1e6. Multiplies dt: exp(elapsed dt A) */
-    int status;      /* out: SSM_OK, SSM_STALE or SSM_REFUSED; only SSM_OK touches the stream and out        */
+    int status;      /* out: SSM_OK, SSM_STALE, SSM_REFUSED or SSM_FAULT. STALE and REFUSED touch neither stream nor
+                        out; after FAULT out is zeros that mean nothing                                        */
     bool blown;      /* out: the model gave NaN or inf; out is zeros and the stream was reset                 */
 };
 
@@ -113,7 +140,9 @@ int ssm_step(struct ssm_engine *engine, struct ssm_hop *hops, int n);
 
 /* Run `count` hops of one recording from the stream's state to its end state, through the scan, over all of the engine's
  * threads. in (count, hop), out (count, outputs). elapsed (count) or NULL. Same samples as ssm_step to 1e-4 of full scale.
- * Call again to go on with the next chunk. Gives SSM_OK or SSM_STALE. *blown (may be NULL): hops zeroed for NaN. */
+ * Call again to go on with the next chunk. Gives SSM_OK, SSM_STALE, or SSM_FAULT (a device failed that nothing stands in
+ * for, or before a scan on a stream that stepped before): out is then zeros from there on. *blown (may be NULL): hops
+ * zeroed for NaN. */
 int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, float *out, const float *elapsed, size_t count,
              size_t *blown);
 

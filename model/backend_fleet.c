@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/backend_fleet.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dsp/clock.h"
+#include "model/refuse.h"
+#include "model/team.h"
+
+/* Copies take 1 / COPY_SHARE of a hop's time at most, and 1 ms; none is less than COPY_LEAST hops old. */
+enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
+
+struct shard {
+    struct backend *backend;
+    struct backend_hop *hops; /* (slots)  its part of the step in progress, by its own slot numbers */
+    float *state;             /* (model->state)  on its way to the standby */
+    int cursor;               /* where in a batch the next copies are looked for */
+    int void_hops;            /* of the step in progress                         */
+    bool down;                /* a call failed: its own thread says so, the owner makes it `lost` between steps */
+    bool lost;
+};
+
+struct fleet {
+    struct backend base;
+    const struct model *model;
+    struct shard shards[FLEET_DEVICES];
+    int n_shards, streams;
+    int relief; /* the member that steps the standby: the first lost one; -1: none is */
+    struct team *team; /* NULL with one device */
+    struct backend *standby;
+    int64_t copy_ns; /* time for copies in a step              */
+    float due;       /* hops after which a copy is made anew   */
+    float *age;      /* (streams)  time since the copy, hops; 0 on the standby, whose state is no copy */
+    bool *moved;     /* (streams)  went over                                                          */
+    struct backend_hop *parts; /* (streams)  the standby's part of a step */
+    float *elapsed;            /* (streams)  their first hops'           */
+    struct ssm_health health;
+
+    const struct backend_hop *hops; /* the step in progress */
+    int n;
+};
+
+static struct shard *shard_of(struct fleet *fleet, int slot)
+{
+    return &fleet->shards[slot % fleet->n_shards];
+}
+
+/* Hops of time a part stands for. */
+static float time_of(const struct backend_hop *hop)
+{
+    float time = 0;
+    for (int i = 0; i < hop->count; i++) {
+        float value = i < hop->elapsed_count ? hop->elapsed[i] : 1;
+        time += value > 0 ? fminf(value, ELAPSED_MAX) : 1;
+    }
+    return time;
+}
+
+/* Owner, between steps: who failed is lost. */
+static void settle(struct fleet *fleet)
+{
+    for (int i = 0; i < fleet->n_shards; i++) {
+        struct shard *shard = &fleet->shards[i];
+        if (shard->down && !shard->lost) {
+            const char *words = shard->backend->ops->fault(shard->backend);
+            shard->lost = true;
+            fleet->health.faults++;
+            snprintf(fleet->health.last, sizeof fleet->health.last, "%.*s: %.*s",
+                     (int)strcspn(shard->backend->device, " "), shard->backend->device, 160,
+                     words ? words : "failed without a word");
+            fleet->relief = fleet->relief < 0 || i < fleet->relief ? i : fleet->relief;
+        }
+    }
+}
+
+/* ---- Copies. ---- */
+
+/* Bring a stream's state to the standby. */
+static int copy_state(struct fleet *fleet, int slot)
+{
+    struct shard *shard = shard_of(fleet, slot);
+    if (shard->backend->ops->state_get(shard->backend, slot / fleet->n_shards, shard->state) < 0) {
+        shard->down = true;
+        return -1;
+    }
+    fleet->standby->ops->state_put(fleet->standby, slot, shard->state);
+    fleet->age[slot] = 0;
+    return 0;
+}
+
+/* Copy those of a batch that are due, going round from where the last step's copies ended. With as many as bring each
+ * stream's turn within `due` hops after it became due, all are done before they are twice that old. */
+static void copy_due(struct fleet *fleet, int member, const struct backend_hop *hops, int n, float time)
+{
+    struct shard *shard = &fleet->shards[member];
+    int64_t until = 0;
+    int most = 1 + (int)(time / fleet->due), at = shard->cursor < n ? shard->cursor : 0;
+    for (int i = 0; i < n && most > 0; i++, at = at + 1 < n ? at + 1 : 0) {
+        int slot = hops[at].slot * fleet->n_shards + member;
+        if (fleet->age[slot] < fleet->due) {
+            continue;
+        }
+        int64_t now = clock_now();
+        until = until ? until : now + fleet->copy_ns;
+        if (now > until || copy_state(fleet, slot) < 0) {
+            break;
+        }
+        most--;
+    }
+    shard->cursor = at;
+}
+
+/* ---- A step. ---- */
+
+static int pick(const struct fleet *fleet, int member, struct backend_hop *hops)
+{
+    int n = 0;
+    for (int i = 0; i < fleet->n; i++) {
+        if (fleet->hops[i].slot % fleet->n_shards == member) {
+            hops[n] = fleet->hops[i];
+            hops[n++].slot /= fleet->n_shards;
+        }
+    }
+    return n;
+}
+
+static void step_shard(struct fleet *fleet, int member)
+{
+    struct shard *shard = &fleet->shards[member];
+    bool alone = fleet->n_shards == 1;
+    const struct backend_hop *hops = alone ? fleet->hops : shard->hops;
+    int n = alone ? fleet->n : pick(fleet, member, shard->hops);
+    if (n == 0) {
+        return;
+    }
+    shard->down = shard->backend->ops->step(shard->backend, hops, n) < 0;
+    float time = 0;
+    for (int i = 0; i < n; i++) {
+        float passed = time_of(&hops[i]);
+        fleet->age[hops[i].slot * fleet->n_shards + member] += passed;
+        time += passed;
+        shard->void_hops += shard->down ? hops[i].count : 0;
+    }
+    if (fleet->standby && !shard->down) {
+        copy_due(fleet, member, hops, n, time);
+    }
+}
+
+/* A stream's part as the standby takes it: time passed since the copy. */
+static struct backend_hop move_part(struct fleet *fleet, const struct backend_hop *hop, float *elapsed)
+{
+    struct backend_hop part = *hop;
+    float first = hop->elapsed_count > 0 ? hop->elapsed[0] : 1;
+    assert(hop->elapsed_count <= 1);
+    *elapsed = (first > 0 ? first : 1) + fleet->age[hop->slot];
+    part.elapsed = elapsed;
+    part.elapsed_count = 1;
+    fleet->age[hop->slot] = 0;
+    fleet->health.moved += !fleet->moved[hop->slot];
+    fleet->moved[hop->slot] = true;
+    return part;
+}
+
+static void step_standby(struct fleet *fleet)
+{
+    int n = 0;
+    for (int i = 0; i < fleet->n; i++) {
+        struct shard *shard = shard_of(fleet, fleet->hops[i].slot);
+        if (shard->lost && fleet->standby) {
+            fleet->parts[n] = move_part(fleet, &fleet->hops[i], &fleet->elapsed[n]);
+            n++;
+        } else if (shard->lost) {
+            shard->void_hops += fleet->hops[i].count;
+        }
+    }
+    if (n > 0) {
+        fleet->standby->ops->step(fleet->standby, fleet->parts, n);
+    }
+}
+
+static void step_member(void *arg, int member)
+{
+    struct fleet *fleet = arg;
+    if (!fleet->shards[member].lost) {
+        step_shard(fleet, member);
+    }
+    if (member == fleet->relief) {
+        step_standby(fleet);
+    }
+}
+
+static int fleet_step(struct backend *backend, const struct backend_hop *hops, int n)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    uint64_t before = fleet->health.failed_hops;
+    fleet->hops = hops;
+    fleet->n = n;
+    for (int i = 0; i < fleet->n_shards; i++) {
+        fleet->shards[i].void_hops = 0;
+    }
+    if (fleet->team) {
+        team_run(fleet->team, fleet->n_shards, step_member, fleet);
+    } else {
+        step_member(fleet, 0);
+    }
+    for (int i = 0; i < fleet->n_shards; i++) {
+        fleet->health.failed_hops += (uint64_t)fleet->shards[i].void_hops;
+    }
+    settle(fleet);
+    return fleet->health.failed_hops > before ? -1 : 0;
+}
+
+bool backend_fleet_failed(const struct backend *backend, int slot)
+{
+    const struct fleet *fleet = (const struct fleet *)backend;
+    return fleet->shards[slot % fleet->n_shards].void_hops > 0;
+}
+
+/* ---- A scan. ---- */
+
+/* A backend's scan over more hops than it likes at once. */
+static int scan_pieces(struct backend *backend, const struct backend_hop *hop, const struct model *model)
+{
+    for (int done = 0; done < hop->count;) {
+        struct backend_hop piece = *hop;
+        int left = hop->count - done, used = done < hop->elapsed_count ? done : hop->elapsed_count;
+        piece.in += (size_t)done * (size_t)model->info.hop;
+        piece.out += (size_t)done * (size_t)model->info.outputs;
+        piece.count = left < backend->scan_hops ? left : backend->scan_hops;
+        piece.elapsed = hop->elapsed ? hop->elapsed + used : NULL;
+        piece.elapsed_count = hop->elapsed_count - used < piece.count ? hop->elapsed_count - used : piece.count;
+        if (backend->ops->scan(backend, &piece) < 0) {
+            return -1;
+        }
+        done += piece.count;
+    }
+    return 0;
+}
+
+/* The first hop by itself where time has passed since the copy. */
+static int scan_standby(struct fleet *fleet, const struct backend_hop *hop)
+{
+    struct backend_hop first = *hop, rest = *hop;
+    float elapsed;
+    first.count = 1;
+    first.elapsed_count = hop->elapsed_count > 0 ? 1 : 0;
+    bool old = fleet->age[hop->slot] > 0;
+    first = move_part(fleet, &first, &elapsed);
+    if (!old) {
+        return scan_pieces(fleet->standby, hop, fleet->model);
+    }
+    rest.count--;
+    rest.in += fleet->model->info.hop;
+    rest.out += fleet->model->info.outputs;
+    rest.elapsed = hop->elapsed_count > 1 ? hop->elapsed + 1 : NULL;
+    rest.elapsed_count = hop->elapsed_count > 1 ? hop->elapsed_count - 1 : 0;
+    scan_pieces(fleet->standby, &first, fleet->model);
+    return scan_pieces(fleet->standby, &rest, fleet->model);
+}
+
+/* On the device, and its end state on the standby: only both together count. */
+static int scan_device(struct fleet *fleet, const struct backend_hop *hop)
+{
+    struct shard *shard = shard_of(fleet, hop->slot);
+    struct backend_hop part = *hop;
+    part.slot /= fleet->n_shards;
+    if (scan_pieces(shard->backend, &part, fleet->model) < 0) {
+        shard->down = true;
+        return -1;
+    }
+    return fleet->standby ? copy_state(fleet, hop->slot) : 0;
+}
+
+static int fleet_scan(struct backend *backend, const struct backend_hop *hop)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    struct shard *shard = shard_of(fleet, hop->slot);
+    shard->void_hops = 0;
+    if (!shard->lost) {
+        bool stale = fleet->standby && fleet->age[hop->slot] > 0 && copy_state(fleet, hop->slot) < 0;
+        if (!stale && scan_device(fleet, hop) == 0) {
+            return 0;
+        }
+        settle(fleet);
+        fleet->age[hop->slot] += stale ? time_of(hop) : 0;
+        shard->void_hops = stale || !fleet->standby ? hop->count : 0;
+    } else if (!fleet->standby) {
+        shard->void_hops = hop->count;
+    }
+    fleet->health.failed_hops += (uint64_t)shard->void_hops;
+    return shard->void_hops > 0 ? -1 : scan_standby(fleet, hop);
+}
+
+/* ---- States. ---- */
+
+static int fleet_state_get(struct backend *backend, int slot, float *state)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    struct shard *shard = shard_of(fleet, slot);
+    if (shard->lost) {
+        return fleet->standby ? fleet->standby->ops->state_get(fleet->standby, slot, state) : -1;
+    }
+    shard->down = shard->backend->ops->state_get(shard->backend, slot / fleet->n_shards, state) < 0;
+    settle(fleet);
+    return shard->down ? -1 : 0;
+}
+
+static int fleet_state_put(struct backend *backend, int slot, const float *state)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    struct shard *shard = shard_of(fleet, slot);
+    if (fleet->standby) {
+        fleet->standby->ops->state_put(fleet->standby, slot, state);
+    }
+    fleet->age[slot] = 0;
+    fleet->moved[slot] = shard->lost;
+    if (!shard->lost) {
+        shard->down = shard->backend->ops->state_put(shard->backend, slot / fleet->n_shards, state) < 0;
+        settle(fleet);
+    }
+    return shard->lost && !fleet->standby ? -1 : 0;
+}
+
+/* ---- What there is to say. ---- */
+
+static const char *fleet_fault(const struct backend *backend)
+{
+    const struct fleet *fleet = (const struct fleet *)backend;
+    return fleet->health.faults > 0 ? fleet->health.last : NULL;
+}
+
+const struct ssm_health *backend_fleet_health(const struct backend *backend)
+{
+    return &((const struct fleet *)backend)->health;
+}
+
+bool backend_fleet_describe(const struct backend *backend, int i, struct ssm_device_info *info)
+{
+    const struct fleet *fleet = (const struct fleet *)backend;
+    if (i < 0 || i >= fleet->n_shards) {
+        return false;
+    }
+    const struct shard *shard = &fleet->shards[i];
+    *info = (struct ssm_device_info){.bytes = shard->backend->bytes, .lost = shard->lost};
+    snprintf(info->name, sizeof info->name, "%s", shard->backend->device);
+    return true;
+}
+
+/* ---- Opening. ---- */
+
+static void fleet_close(struct backend *backend)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    if (!fleet) {
+        return;
+    }
+    team_destroy(fleet->team);
+    for (int i = 0; i < fleet->n_shards; i++) {
+        struct shard *shard = &fleet->shards[i];
+        if (shard->backend) {
+            shard->backend->ops->close(shard->backend);
+        }
+        free(shard->hops);
+        free(shard->state);
+    }
+    if (fleet->standby) {
+        fleet->standby->ops->close(fleet->standby);
+    }
+    free(fleet->age);
+    free(fleet->moved);
+    free(fleet->parts);
+    free(fleet->elapsed);
+    free(fleet);
+}
+
+static const struct backend_ops backend_fleet = {.name = "fleet", /* opened by backend_fleet_open, from a list */
+                                                 .step = fleet_step,
+                                                 .scan = fleet_scan,
+                                                 .state_get = fleet_state_get,
+                                                 .state_put = fleet_state_put,
+                                                 .fault = fleet_fault,
+                                                 .close = fleet_close};
+
+static int open_shard(struct fleet *fleet, struct shard *shard, const struct ssm_options *options,
+                      const struct fleet_device *device, struct ssm_error *err)
+{
+    struct ssm_options part = *options;
+    part.device = device->name;
+    part.streams = (options->streams + fleet->n_shards - 1) / fleet->n_shards;
+    shard->backend = device->ops->open(fleet->model, &part, err);
+    if (!shard->backend) {
+        return -1;
+    }
+    shard->hops = calloc((size_t)part.streams, sizeof *shard->hops);
+    shard->state = calloc(fleet->model->state + 1, sizeof *shard->state);
+    fleet->base.bytes += shard->backend->bytes + (size_t)part.streams * sizeof *shard->hops;
+    fleet->base.scan_hops = shard->backend->scan_hops > fleet->base.scan_hops ? shard->backend->scan_hops
+                                                                               : fleet->base.scan_hops;
+    return shard->hops && shard->state ? 0 : refuse_memory(err);
+}
+
+static int open_standby(struct fleet *fleet, const struct ssm_options *options, struct ssm_error *err)
+{
+    const struct ssm_info *info = &fleet->model->info;
+    size_t streams = (size_t)fleet->streams;
+    float copy_s = options->copy_s > 0 ? options->copy_s : 1;
+    double share_ns = 1e9 * info->hop / info->rate / COPY_SHARE;
+    fleet->due = fmaxf(0.5f * copy_s * (float)info->rate / (float)info->hop, COPY_LEAST);
+    fleet->copy_ns = (int64_t)fmin(share_ns, COPY_MOST_NS);
+    fleet->age = calloc(streams, sizeof *fleet->age);
+    fleet->moved = calloc(streams, sizeof *fleet->moved);
+    fleet->parts = calloc(streams, sizeof *fleet->parts);
+    fleet->elapsed = calloc(streams, sizeof *fleet->elapsed);
+    if (!fleet->age || !fleet->moved || !fleet->parts || !fleet->elapsed) {
+        return refuse_memory(err);
+    }
+    if (options->copy_s >= 0) {
+        fleet->standby = backend_cpu.open(fleet->model, options, err);
+        fleet->base.bytes += fleet->standby ? fleet->standby->bytes : 0;
+        return fleet->standby ? 0 : -1;
+    }
+    return 0;
+}
+
+static void name_devices(struct fleet *fleet)
+{
+    const char *first = fleet->shards[0].backend->device;
+    char *name = fleet->base.device;
+    if (fleet->n_shards == 1) {
+        snprintf(name, sizeof fleet->base.device, "%s", first);
+    } else {
+        snprintf(name, sizeof fleet->base.device, "%.40s and %d more", first, fleet->n_shards - 1);
+    }
+}
+
+struct backend *backend_fleet_open(const struct model *model, const struct ssm_options *options,
+                                   const struct fleet_device *devices, int n, struct ssm_error *err)
+{
+    assert(n >= 1 && n <= FLEET_DEVICES);
+    struct fleet *fleet = calloc(1, sizeof *fleet);
+    if (!fleet) {
+        refuse_memory(err);
+        return NULL;
+    }
+    fleet->base.ops = &backend_fleet;
+    fleet->base.bytes = sizeof *fleet;
+    fleet->model = model;
+    fleet->n_shards = n;
+    fleet->streams = options->streams;
+    fleet->relief = -1;
+    for (int i = 0; i < n; i++) {
+        if (open_shard(fleet, &fleet->shards[i], options, &devices[i], err) < 0) {
+            goto fail;
+        }
+    }
+    if (open_standby(fleet, options, err) < 0) {
+        goto fail;
+    }
+    if (n > 1 && !(fleet->team = team_create(n))) {
+        refuse_memory(err);
+        goto fail;
+    }
+    name_devices(fleet);
+    return &fleet->base;
+fail:
+    fleet_close(&fleet->base);
+    return NULL;
+}
