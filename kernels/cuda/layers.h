@@ -44,7 +44,7 @@ struct rows_cuda {
 /* ---- stft, istft: dsp/stft.h's transform ------------------------------------------------------------------------ */
 
 /* window even, at most STFT_CUDA_WINDOW_MAX, without prime factors above 5; hop dividing it at least twice. */
-enum { STFT_CUDA_WINDOW_MAX = 28800 };
+enum { STFT_CUDA_WINDOW_MAX = 19200 };
 
 struct stft_cuda {
     int32_t window, hop;
