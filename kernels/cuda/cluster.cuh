@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef KERNELS_CUDA_CLUSTER_CUH
+#define KERNELS_CUDA_CLUSTER_CUH
+
+/* What a thread block cluster (sm_90) offers beyond ptx.cuh: stores into another block's shared memory that count
+ * towards a barrier there, as a bulk copy's bytes do. A phase's bytes may come before its barrier_expect(), but only
+ * once the phase before it is over. Addresses are those of PTX, 32 bits. */
+
+#include <stdint.h>
+
+namespace cluster {
+
+/* The block's number in its cluster. */
+__device__ __forceinline__ uint32_t rank()
+{
+    uint32_t r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+
+/* Every thread of every block: arrive, then wait. What was written before an arrive is seen after the wait. */
+__device__ __forceinline__ void arrive()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wait()
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* The same place in another block's shared memory. */
+__device__ __forceinline__ uint32_t in_block(uint32_t address, uint32_t rank)
+{
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+    return there;
+}
+
+/* Put 4, 8 or 16 bytes, aligned to that, into a block's shared memory and count them at a barrier of that block. */
+__device__ __forceinline__ void send(uint32_t there, uint32_t barrier, uint32_t v)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there), "r"(v),
+                 "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void send(uint32_t there, uint32_t barrier, uint2 v)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(there),
+                 "r"(v.x), "r"(v.y), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void send(uint32_t there, uint32_t barrier, uint4 v)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     there),
+                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(barrier)
+                 : "memory");
+}
+
+} /* namespace cluster */
+
+#endif
