@@ -73,6 +73,8 @@ $(BUILD)/libssm.so: $(LIB)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+# Finds scripted devices where the program finds GPUs.
+$(BUILD)/tests/test_daemon_fault: LDFLAGS += -Wl,--wrap=backend_cuda_find
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)

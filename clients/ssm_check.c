@@ -33,7 +33,7 @@ static int try_models(const struct config *config, struct model_trouble troubles
         if (!is_first_use(config, i)) {
             continue;
         }
-        struct ssm_options options = {.device = config->device};
+        struct ssm_options options = {.device = config->device, .precision = config->precision};
         struct ssm_error err = {0};
         struct ssm_engine *engine = ssm_open(config->pipelines[i].model, &options, &err);
         if (engine == NULL && n < TROUBLES) {

@@ -52,7 +52,8 @@ struct config_pipeline {
 struct config {
     int version;
     char node[64];
-    char device[64];   /* auto, cpu, cuda, cuda:0 */
+    char device[256];   /* auto, cpu, cuda, cuda:0; several as "cuda:0,cuda:1" */
+    char precision[16]; /* of products on a GPU: auto, fp32, tf32, bf16, bf16-state */
     int threads;       /* engine threads; 0 = all cores */
     char publish[256]; /* XPUB address; "" = none */
     bool insecure;     /* publish beyond loopback without CURVE */

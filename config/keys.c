@@ -33,13 +33,46 @@ static const char *check_node(const char *text)
                : "has to be of letters, digits, _, . and -: it becomes part of topics";
 }
 
+static bool is_cuda(const char *text, size_t n)
+{
+    bool named = n >= 4 && strncmp(text, "cuda", 4) == 0;
+    return named && (n == 4 || (n > 5 && n < 10 && text[4] == ':' && strspn(text + 5, "0123456789") >= n - 5));
+}
+
+/* One device, or several of CUDA's joined by commas, as a list of them is read. */
 static const char *check_device(const char *text)
 {
-    const char *digits = strncmp(text, "cuda:", 5) == 0 ? text + 5 : "";
-    bool numbered = digits[0] && digits[strspn(digits, "0123456789")] == '\0';
-    return numbered || strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0
-               ? NULL
-               : "must be auto, cpu, cuda or cuda:NUMBER";
+    size_t n = strcspn(text, ",");
+    if (text[n] == '\0') {
+        return strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0 || is_cuda(text, n)
+                   ? NULL
+                   : "must be auto, cpu, cuda or cuda:NUMBER";
+    }
+    for (const char *at = text;; at += n + 1) {
+        n = strcspn(at, ",");
+        if (!is_cuda(at, n)) {
+            return "only cuda:NUMBER can stand beside others";
+        }
+        for (const char *before = text; before < at; before += strcspn(before, ",") + 1) {
+            if (strcspn(before, ",") == n && strncmp(before, at, n) == 0) {
+                return "holds a device twice";
+            }
+        }
+        if (at[n] == '\0') {
+            return NULL;
+        }
+    }
+}
+
+static const char *check_precision(const char *text)
+{
+    static const char *const words[] = {"auto", "fp32", "tf32", "bf16", "bf16-state"};
+    for (int i = 0; i < COUNT(words); i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return NULL;
+        }
+    }
+    return "must be auto, fp32, tf32, bf16 or bf16-state";
 }
 
 static const char *check_not_empty(const char *text)
@@ -158,9 +191,13 @@ static const struct key rows[] = {
      .about = "Of this file's format: 1."},
     {.name = "node", .kind = KEY_TEXT, FIELD(struct config, node), .standard = "local", .check = check_node,
      .pattern = "^[A-Za-z0-9_.-]+$", .about = "This daemon's name, the second word of every topic."},
-    {.name = "device", .kind = KEY_TEXT, FIELD(struct config, device), .standard = "auto", .check = check_device,
-     .pattern = "^(auto|cpu|cuda|cuda:[0-9]+)$",
-     .about = "What computes the models: auto takes a GPU where there is one; cuda fails where there is none."},
+    {.name = "device", .kind = KEY_TEXTS, FIELD(struct config, device), .standard = "auto", .least = 1, .most = 16,
+     .check = check_device, .pattern = "^(auto|cpu|cuda|cuda:[0-9]{1,4})$",
+     .about = "What computes the models: auto takes a GPU where there is one; cuda fails where there is none; "
+              "[cuda:0, cuda:1] share the streams."},
+    {.name = "precision", .kind = KEY_TEXT, FIELD(struct config, precision), .standard = "auto", .check = check_precision,
+     .pattern = "^(auto|fp32|tf32|bf16|bf16-state)$",
+     .about = "How a GPU computes products; bf16-state keeps the streams' states in bf16 too. The processor takes fp32."},
     {.name = "threads", .kind = KEY_INT, FIELD(struct config, threads), .least = 0, .most = 1024, .standard = "0",
      .about = "Threads that compute on the CPU; 0 means one for each core."},
     {.name = "publish", .kind = KEY_TEXT, FIELD(struct config, publish), .check = check_publish,

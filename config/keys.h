@@ -14,6 +14,7 @@ enum key_kind {
     KEY_INT,     /* int                                                */
     KEY_SECONDS, /* double, from "20ms", "1.5s", "2min", "1h"          */
     KEY_WORD,    /* an enum's value: one of `words`                    */
+    KEY_TEXTS,   /* char[], from one text or a list of them: "a,b"     */
     KEY_INTS,    /* int[] and a count                                  */
     KEY_MAP,     /* a struct, by `items`                               */
     KEY_LIST,    /* struct[] and a count, by `items`                   */
@@ -28,13 +29,13 @@ struct key {
     size_t offset, size; /* of the field, in bytes */
     size_t count_offset; /* INTS, LIST, NAMED: of the int that counts */
     size_t item_size;    /* LIST, NAMED: of one struct */
-    double least, most;  /* INT, INTS: of a value; SECONDS: of seconds; LIST, NAMED: of entries */
+    double least, most;  /* INT, INTS: of a value; SECONDS: of seconds; TEXTS, LIST, NAMED: of entries */
     int types;           /* bits of the types that have this key; 0: all */
     bool required;
     const char *standard;                   /* the default, as it would stand in the file; NULL: none, the field is 0 */
     const char *const *words;               /* WORD: its values in the enum's order, NULL at the end */
-    const char *pattern;                    /* TEXT: for the schema; `check` is the judge */
-    const char *(*check)(const char *text); /* TEXT, NAMED's names: what is wrong with it, or NULL */
+    const char *pattern;                    /* TEXT, TEXTS: for the schema; `check` is the judge */
+    const char *(*check)(const char *text); /* TEXT, TEXTS, NAMED's names: what is wrong with it, or NULL */
     const struct keys *items;               /* MAP, LIST, NAMED */
 };
 

@@ -97,6 +97,31 @@ static void read_text(struct reader *reader, const struct key *key, const struct
     }
 }
 
+/* A list of texts, joined by commas: each is checked where it stands, all of them together at the list. */
+static void read_texts(struct reader *reader, const struct key *key, const struct node *node, char *field)
+{
+    char joined[1024] = "";
+    size_t n = 0;
+    if (node->n < key->least || node->n > key->most) {
+        REFUSE(reader, node->at, "must have %.0f to %.0f entries, got %d", key->least, key->most, node->n);
+        return;
+    }
+    for (const struct node *child = node->children; child; child = child->next) {
+        const char *wrong = child->kind == NODE_SCALAR ? key->check(child->text) : "must be a list of single values";
+        if (wrong) {
+            REFUSE(reader, child->at, "%s; got \"%.64s\"", wrong, child->kind == NODE_SCALAR ? child->text : "");
+            return;
+        }
+        n += (size_t)snprintf(joined + n, sizeof joined - n, "%s%s", n > 0 ? "," : "", child->text);
+        if (n >= key->size) {
+            REFUSE(reader, node->at, "longer than %zu bytes", key->size - 1);
+            return;
+        }
+    }
+    struct node whole = {.kind = NODE_SCALAR, .at = node->at, .text = joined};
+    read_text(reader, key, &whole, field);
+}
+
 static void read_bool(struct reader *reader, const struct node *node, bool *field)
 {
     bool yes = strcmp(node->text, "true") == 0;
@@ -307,7 +332,7 @@ static void read_named(struct reader *reader, const struct key *key, const struc
 
 static void read_scalar(struct reader *reader, const struct key *key, const struct node *node, void *field)
 {
-    if (key->kind == KEY_TEXT) {
+    if (key->kind == KEY_TEXT || key->kind == KEY_TEXTS) {
         read_text(reader, key, node, field);
     } else if (key->kind == KEY_BOOL) {
         read_bool(reader, node, field);
@@ -332,11 +357,14 @@ static void read_value(struct reader *reader, const struct key *key, const struc
     static const char *const shapes[] = {[NODE_SCALAR] = "a single value",
                                          [NODE_MAP] = "a map of keys (key: value)",
                                          [NODE_LIST] = "a list ([a, b], or lines that begin with -)"};
-    enum node_kind wanted = kind_of_node(key);
+    bool texts = key->kind == KEY_TEXTS && node->kind == NODE_LIST;
+    enum node_kind wanted = texts ? NODE_LIST : kind_of_node(key);
     if (node->kind == NODE_SCALAR && node->plain && node->text[0] == '\0') {
         REFUSE(reader, node->key_at, "has no value; give one or leave the key out");
     } else if (node->kind != wanted) {
         REFUSE(reader, node->at, "must be %s, got %s", shapes[wanted], shapes[node->kind]);
+    } else if (texts) {
+        read_texts(reader, key, node, base + key->offset);
     } else if (key->kind == KEY_MAP) {
         read_fields(reader, key->items, node, base + key->offset);
     } else if (key->kind == KEY_LIST) {

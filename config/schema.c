@@ -40,12 +40,25 @@ static void print_maps(FILE *file, const struct keys *keys)
     fprintf(file, "]");
 }
 
+static void print_string(FILE *file, const struct key *key)
+{
+    fprintf(file, "\"type\": \"string\", \"maxLength\": %zu, \"pattern\": ", key->size - 1);
+    print_text(file, key->pattern);
+}
+
 static void print_kind(FILE *file, const struct key *key)
 {
     switch (key->kind) {
     case KEY_TEXT:
-        fprintf(file, "\"type\": \"string\", \"maxLength\": %zu, \"pattern\": ", key->size - 1);
-        print_text(file, key->pattern);
+        print_string(file, key);
+        break;
+    case KEY_TEXTS:
+        fprintf(file, "\"oneOf\": [{");
+        print_string(file, key);
+        fprintf(file, "}, {\"type\": \"array\", \"minItems\": %.0f, \"maxItems\": %.0f, \"uniqueItems\": true, \"items\": {",
+                key->least, key->most);
+        print_string(file, key);
+        fprintf(file, "}}]");
         break;
     case KEY_BOOL:
         fprintf(file, "\"type\": \"boolean\"");
@@ -103,7 +116,7 @@ static void print_key(FILE *file, const struct keys *keys, int type, const struc
         print_kind(file, key);
     }
     if (key->standard) {
-        bool quoted = key->kind == KEY_TEXT || key->kind == KEY_SECONDS || key->kind == KEY_WORD;
+        bool quoted = key->kind == KEY_TEXT || key->kind == KEY_TEXTS || key->kind == KEY_SECONDS || key->kind == KEY_WORD;
         fprintf(file, quoted ? ", \"default\": \"%s\"" : ", \"default\": %s", key->standard);
     }
     fprintf(file, "}");

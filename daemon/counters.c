@@ -8,6 +8,7 @@ const struct counter_row counter_table[COUNTERS] = {
     [COUNTER_DEVICE_OVERFLOW] = {"device_overflow", "times", "the sound card or server said it lost input"},
     [COUNTER_NAN_INPUT] = {"nan_input", "samples", "NaN or inf in the input, taken as silence"},
     [COUNTER_BLOWN] = {"blown", "hops", "the model gave NaN or inf: silence was sent and the stream reset"},
+    [COUNTER_DEVICE_FAULT] = {"device_fault", "samples", "not computed because the device failed: the processor took over"},
     [COUNTER_QUEUE_FULL] = {"queue_full", "samples", "not published because the publishing loop was late"},
     [COUNTER_SUBSCRIBER_FULL] = {"subscriber_full", "times", "a subscriber read too slowly: it misses messages until it has caught up"},
     [COUNTER_FILE_FULL] = {"file_full", "samples", "silence in an output file because the disk was late"},

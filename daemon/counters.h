@@ -13,6 +13,7 @@ enum counter {
     COUNTER_DEVICE_OVERFLOW, /* the sound card or server lost input    */
     COUNTER_NAN_INPUT,
     COUNTER_BLOWN,
+    COUNTER_DEVICE_FAULT,    /* the device that computes failed        */
     COUNTER_QUEUE_FULL,
     COUNTER_SUBSCRIBER_FULL,
     COUNTER_FILE_FULL,

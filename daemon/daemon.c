@@ -51,6 +51,7 @@ struct daemon {
     struct histogram latency; /* capture to publish */
     bool patient, stay, draining, forced, sources_started;
     int64_t started, drain_until;
+    int faults_told;
 };
 
 /* ---- Opening. ---- */
@@ -107,6 +108,7 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
     for (int i = 0; i < daemon->n_models; i++) {
         struct model *model = &daemon->models[i];
         struct ssm_options options = {.device = daemon->config->device,
+                                      .precision = daemon->config->precision,
                                       .streams = model->streams,
                                       .threads = threads,
                                       .max_hops = ENGINE_HOPS};
@@ -332,7 +334,7 @@ static void publish_state(struct daemon *daemon)
         return;
     }
     struct wire_bytes bytes = {.at = daemon->state_bytes, .room = daemon->state_room};
-    wire_put_map(&bytes, 9);
+    wire_put_map(&bytes, 10);
     wire_put_text(&bytes, "node");
     wire_put_text(&bytes, daemon->config->node);
     wire_put_text(&bytes, "version");
@@ -345,6 +347,8 @@ static void publish_state(struct daemon *daemon)
     wire_put_uint(&bytes, engine_batches(daemon->engine));
     wire_put_text(&bytes, "published");
     wire_put_uint(&bytes, publisher_messages(daemon->publisher));
+    wire_put_text(&bytes, "device_faults");
+    wire_put_uint(&bytes, (uint64_t)daemon->faults_told);
     put_times(&bytes, "capture_to_publish", &daemon->latency);
     put_times(&bytes, "step", engine_step_times(daemon->engine));
     wire_put_text(&bytes, "streams");
@@ -391,9 +395,18 @@ static void on_publisher(void *arg)
     serve_publisher(arg);
 }
 
+/* The engine thread only notes them. */
+static void tell_faults(struct daemon *daemon)
+{
+    for (const char *text; *(text = engine_fault(daemon->engine, daemon->faults_told)); daemon->faults_told++) {
+        log_line(LOG_ERROR, "%s; its streams go on on the processor", text);
+    }
+}
+
 static void on_wake(void *arg)
 {
     struct daemon *daemon = arg;
+    tell_faults(daemon);
     bool done = engine_running(daemon->engine) == 0; /* before the sinks: then these have all there is */
     serve_sinks(daemon);
     serve_publisher(daemon);
@@ -544,6 +557,7 @@ static void say_goodbye(struct daemon *daemon)
         }
     }
     uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_QUEUE_FULL) +
+                    counted_all(daemon, COUNTER_DEVICE_FAULT) +
                     counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR);
     char latency[128] = "";
     if (histogram_count(&daemon->latency) > 0) {
@@ -584,6 +598,7 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
     loop_run(daemon->loop);
     stop(daemon);
+    tell_faults(daemon);
     serve_sinks(daemon);
     close_sinks(daemon);
     publish_state(daemon);

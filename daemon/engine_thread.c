@@ -45,6 +45,7 @@ struct stream {
     float elapsed;             /* of the next step                                                          */
     struct skip skip;
     struct hole hole;          /* to be told with the next hop that goes out                                */
+    bool faulted;              /* the device failed in the hop before                                       */
     bool flushed;              /* the feed ended and the resampler's tail is out                            */
     uint64_t total;            /* the input's length at the model's rate, once flushed                      */
 
@@ -63,6 +64,7 @@ struct batch {
     struct stream **streams, **taken; /* (n), (n) those in this step */
     struct ssm_hop *hops;             /* (n)                         */
     int n;
+    uint64_t faults;                  /* of the engine, seen so far  */
 };
 
 struct engine_thread {
@@ -74,6 +76,8 @@ struct engine_thread {
     atomic_int running;
     _Atomic uint64_t n_steps;
     struct histogram step_times;
+    char faults[ENGINE_FAULTS][sizeof((struct ssm_health *)0)->last];
+    atomic_int n_faults; /* those of them that are written */
 
     pthread_t thread;
     bool started;
@@ -396,7 +400,18 @@ static int64_t capture_time(const struct stream *stream, uint64_t sample)
     return clock_time(&stream->clock, sample * in / out) + (int64_t)part;
 }
 
-/* Give n samples, the first of them `left`, to the sinks; what lies beyond the input's end is only the model's delay. */
+/* Samples the failing device left out: a hole, and one more to be told. */
+static void note_fault(struct stream *stream, uint64_t from, size_t n)
+{
+    stream->hole.from = stream->hole.to > stream->hole.from ? stream->hole.from : from;
+    stream->hole.to = from + n > stream->hole.to ? from + n : stream->hole.to;
+    stream->hole.n += n;
+    stream->hole.why = COUNTER_DEVICE_FAULT;
+    count(stream->counters, COUNTER_DEVICE_FAULT, n);
+}
+
+/* Give n samples, the first of them `left`, to the sinks; what lies beyond the input's end is only the model's delay.
+ * samples NULL: the device failed. */
 static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *samples, size_t n)
 {
     delivery->s0 = (uint64_t)left + stream->shift;
@@ -404,6 +419,10 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
         n = delivery->s0 < stream->total ? (size_t)(stream->total - delivery->s0) : 0;
     }
     if (n == 0) {
+        return;
+    }
+    if (!samples) {
+        note_fault(stream, delivery->s0, n);
         return;
     }
     delivery->n = n;
@@ -420,7 +439,8 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
     atomic_fetch_add_explicit(&stream->samples_out, n, memory_order_relaxed);
 }
 
-/* One hop out: cut off the model's delay at the start, and where a skip's border lies inside, cut there. */
+/* One hop out, NULL for one that wasn't computed: cut off the model's delay at the start, and where a skip's border lies
+ * inside, cut there. */
 static void deliver_hop(struct stream *stream, struct delivery *delivery, const float *out)
 {
     int64_t left = stream->left, end = left + stream->model->hop;
@@ -433,23 +453,25 @@ static void deliver_hop(struct stream *stream, struct delivery *delivery, const 
     if (skip->entered && (int64_t)skip->at < end) {
         int64_t border = (int64_t)skip->at;
         if (from < border) {
-            emit(stream, delivery, from, out + (from - left), (size_t)(border - from));
+            emit(stream, delivery, from, out ? out + (from - left) : NULL, (size_t)(border - from));
             from = border;
         }
         stream->shift += skip->samples;
         *skip = (struct skip){0};
     }
-    emit(stream, delivery, from, out + (from - left), (size_t)(end - from));
+    emit(stream, delivery, from, out ? out + (from - left) : NULL, (size_t)(end - from));
 }
 
 static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
 {
     size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop;
+    bool failed = step->status != SSM_OK;
     for (size_t i = 0; i < (size_t)step->count; i++) {
         struct delivery delivery = {.cap = stream->staged_arrived[i], .enq = enq, .inf = inf};
-        delivery.flags = step->blown ? WIRE_DEGRADED : 0;
+        delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
         measure_input(&delivery, stream->staging + i * hop, hop);
-        deliver_hop(stream, &delivery, stream->out + i * hop);
+        deliver_hop(stream, &delivery, failed ? NULL : stream->out + i * hop);
+        stream->faulted = failed;
     }
     count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
     memmove(stream->staging, stream->staging + n, (stream->staged - n) * sizeof(float));
@@ -480,6 +502,18 @@ static size_t retire(struct engine_thread *thread)
     return n;
 }
 
+/* Keep what a device that failed said, for who may print it. */
+static void note_health(struct engine_thread *thread, struct batch *batch)
+{
+    const struct ssm_health *health = ssm_health(batch->engine);
+    int n = atomic_load_explicit(&thread->n_faults, memory_order_relaxed);
+    if (health->faults > batch->faults && n < ENGINE_FAULTS) {
+        memcpy(thread->faults[n], health->last, sizeof health->last);
+        atomic_store_explicit(&thread->n_faults, n + 1, memory_order_release);
+    }
+    batch->faults = health->faults;
+}
+
 size_t engine_turn(struct engine_thread *thread)
 {
     size_t hops = 0;
@@ -497,6 +531,7 @@ size_t engine_turn(struct engine_thread *thread)
             hops += (size_t)batch->hops[i].count;
         }
         histogram_add(&thread->step_times, inf - enq);
+        note_health(thread, batch);
         atomic_fetch_add_explicit(&thread->n_steps, 1, memory_order_relaxed);
     }
     return hops + retire(thread);
@@ -603,4 +638,9 @@ uint64_t engine_batches(const struct engine_thread *thread)
 const struct histogram *engine_step_times(const struct engine_thread *thread)
 {
     return &thread->step_times;
+}
+
+const char *engine_fault(const struct engine_thread *thread, int i)
+{
+    return i < atomic_load_explicit(&thread->n_faults, memory_order_acquire) ? thread->faults[i] : "";
 }

@@ -13,6 +13,7 @@
  * A stream with several hops waiting runs up to ENGINE_HOPS of them in one step, so a late one catches up. Where samples are
  * missing, whole hops are skipped and the next one carries elapsed = 1 + skipped hops; what is left of a hole (less than a
  * hop, or than the smallest number of samples that is whole hops at both rates) is silence. Sample numbers run on over both.
+ * Hops that a failing device did not compute are a hole too, told with the next hop; the stream goes on on the processor.
  * At the end of a stream the model's delay is pushed out with silence, and the output is cut to the input's length. */
 
 #include <stdbool.h>
@@ -24,7 +25,7 @@
 #include "daemon/waker.h"
 #include "model/ssm.h"
 
-enum { ENGINE_HOPS = 8 };
+enum { ENGINE_HOPS = 8, ENGINE_FAULTS = 16 }; /* faults: as many are kept */
 
 struct engine_thread;
 
@@ -69,5 +70,7 @@ uint64_t engine_stream_samples(const struct engine_thread *thread, int stream); 
 bool engine_stream_ended(const struct engine_thread *thread, int stream);
 uint64_t engine_batches(const struct engine_thread *thread);
 const struct histogram *engine_step_times(const struct engine_thread *thread);
+/* What the i-th device to fail said, "" past the last; of any engine, in the order in which it was seen. */
+const char *engine_fault(const struct engine_thread *thread, int i);
 
 #endif

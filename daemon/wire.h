@@ -28,7 +28,7 @@ enum wire_flag {
     WIRE_GAP = 1,      /* samples are missing right before this message: see lost                       */
     WIRE_BYPASS = 2,   /* the model was bypassed                                                        */
     WIRE_WARMUP = 4,   /* the model's state is still young                                              */
-    WIRE_DEGRADED = 8, /* the model gave NaN and was reset, or a smaller one stood in                   */
+    WIRE_DEGRADED = 8, /* the model gave NaN and was reset, or its device failed right before this      */
     WIRE_END = 16      /* the stream ends here: nothing follows on this topic                           */
 };
 

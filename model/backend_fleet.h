@@ -28,7 +28,7 @@ enum { FLEET_DEVICES = 16 };
 
 struct fleet_device {
     const struct backend_ops *ops;
-    char name[16]; /* options->device for its open: "cuda:1" */
+    char name[24]; /* options->device for its open: "cuda:1" */
 };
 
 /* Gives a backend over n devices, or NULL and an error when one of them, or the standby, can't be opened. options->copy_s

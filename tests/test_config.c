@@ -55,6 +55,7 @@ static void a_file_becomes_settings_with_their_defaults(void **state)
     assert_non_null(config);
     assert_string_equal(config->node, "local");
     assert_string_equal(config->device, "auto");
+    assert_string_equal(config->precision, "auto");
     assert_string_equal(config->publish, "tcp://127.0.0.1:5571");
     assert_int_equal(config->threads, 0);
     assert_false(config->insecure);
@@ -82,7 +83,7 @@ static void every_type_of_source_and_sink_is_read(void **state)
 {
     (void)state;
     const char text[] =
-        "version: 1\nnode: \"n.1\"\ndevice: cuda:1\nthreads: 3\ninsecure: true\ndeadline: 0.5ms\ndrain: 2min\n"
+        "version: 1\nnode: \"n.1\"\ndevice: [cuda:1, cuda:0]\nprecision: bf16-state\nthreads: 3\ninsecure: true\ndeadline: 0.5ms\ndrain: 2min\n"
         "publish: tcp://*:5000\npipelines:\n"
         "  a:\n    source: {type: audio, device: 'USB: 1', rate: 48000, channels: [3, 0], buffer: 20ms}\n"
         "    model: m/x.safetensors\n    sinks: [{type: audio, device: out, rate: 44100}]\n"
@@ -94,6 +95,8 @@ static void every_type_of_source_and_sink_is_read(void **state)
     struct config *config = parse(text, &errors);
     print_errors(&errors);
     assert_non_null(config);
+    assert_string_equal(config->device, "cuda:1,cuda:0");
+    assert_string_equal(config->precision, "bf16-state");
     assert_close(config->deadline_s, 0.0005, 1e-12);
     assert_close(config->drain_s, 120, 0);
     assert_true(config->insecure);
@@ -126,7 +129,7 @@ static const struct {
     {1, "version: 01",
      "t.yaml:1:10: version: 01 is 1 (octal) in YAML 1.1 and 1 in 1.2; write it without the leading 0"},
     {2, "publsh: x", "t.yaml:2:1: publsh: no such key; did you mean publish?"},
-    {2, "zebra: x", "t.yaml:2:1: zebra: no such key; a configuration has version, node, device, threads, ..."},
+    {2, "zebra: x", "t.yaml:2:1: zebra: no such key; a configuration has version, node, device, precision, ..."},
     {2, "publish: tcp://127.0.0.1", "t.yaml:2:10: publish: must be tcp://HOST:PORT with a port ..."},
     {2, "publish: tcp://127.0.0.1:1", "t.yaml:2:10: publish: must be tcp://HOST:PORT with a port from 2 ..."},
     {2, "publish: inproc://x", "t.yaml:2:10: publish: inproc:// reaches no other process; ..."},
@@ -154,6 +157,13 @@ static const struct {
     {2, "node: a/b",
      "t.yaml:2:7: node: has to be of letters, digits, _, . and -: it becomes part of topics; got \"a/b\""},
     {2, "device: gpu", "t.yaml:2:9: device: must be auto, cpu, cuda or cuda:NUMBER; got \"gpu\""},
+    {2, "device: [cuda:0, gpu]", "t.yaml:2:18: device: must be auto, cpu, cuda or cuda:NUMBER; got \"gpu\""},
+    {2, "device: [cuda:0, [cuda:1]]", "t.yaml:2:18: device: must be a list of single values; got \"\""},
+    {2, "device: [cuda:0, auto]", "t.yaml:2:9: device: only cuda:NUMBER can stand beside others; got \"cuda:0,auto\""},
+    {2, "device: [cuda:1, cuda:0, cuda:1]", "t.yaml:2:9: device: holds a device twice; got \"cuda:1,cuda:0,cuda:1\""},
+    {2, "device: []", "t.yaml:2:9: device: must have 1 to 16 entries, got 0"},
+    {2, "device: {cuda: 0}", "t.yaml:2:9: device: must be a single value, got a map of keys (key: value)"},
+    {2, "precision: fp8", "t.yaml:2:12: precision: must be auto, fp32, tf32, bf16 or bf16-state; got \"fp8\""},
     {2, "drain: 10", "t.yaml:2:8: drain: must be a number and a unit, as 20ms, 1.5s, 2min or 1h; got \"10\""},
     {2, "drain: 1h", "t.yaml:2:8: drain: must be 0s to 600s, got 1h"},
     {2, "drain: 1.s", "t.yaml:2:8: drain: must be a number and a unit, ..."},

@@ -1,145 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* model/backend_fleet.c over scripted devices: the processor's backend that fails at a given call, as a GPU would. */
+/* model/backend_fleet.c over scripted devices. */
 #include "model/backend_fleet.h"
 
 #include "dsp/clock.h"
-#include "model/backend_cuda.h"
 #include "model/engine.h"
-#include "tests/test.h"
+#include "tests/scripted.h"
 
 #define TINY "tests/data/tiny-denoise.safetensors"
-enum { HOP = 160, HOPS = 400, DEVICES = 3, STREAMS = 7, SLOTS = 256 };
-
-/* ---- scripted devices ---- */
-
-enum call { STEP, SCAN, GET, PUT, CALLS };
-
-/* What device i does: `at[c]` is the number of the call of kind c that fails, from 1; 0: never. */
-static struct script {
-    int at[CALLS], done[CALLS];
-    bool wont_open, failed;
-    int after;          /* calls after it failed: there must be none */
-    int steps_of[SLOTS]; /* hops since the slot was last got          */
-    int oldest;
-} scripts[DEVICES];
-
-struct scripted {
-    struct backend base;
-    struct backend *cpu;
-    struct script *script;
-};
-
-static bool fails(struct scripted *device, enum call call)
-{
-    struct script *script = device->script;
-    script->after += script->failed;
-    script->failed = script->failed || ++script->done[call] == script->at[call];
-    return script->failed;
-}
-
-static const struct backend_ops scripted_ops;
-
-static struct backend *scripted_open(const struct model *model, const struct ssm_options *options, struct ssm_error *err)
-{
-    struct scripted *device = calloc(1, sizeof *device);
-    device->script = &scripts[atoi(options->device + 5)];
-    if (device->script->wont_open) {
-        free(device);
-        *err = (struct ssm_error){69, "no such GPU"};
-        return NULL;
-    }
-    device->cpu = backend_cpu.open(model, options, err);
-    device->base = *device->cpu;
-    device->base.ops = &scripted_ops;
-    device->base.scan_hops = 64;
-    snprintf(device->base.device, sizeof device->base.device, "%s scripted", options->device);
-    return &device->base;
-}
-
-static void scribble(const struct backend_hop *hop)
-{
-    for (int i = 0; i < hop->count * HOP; i++) {
-        hop->out[i] = 1e9f;
-    }
-}
-
-static int scripted_step(struct backend *backend, const struct backend_hop *hops, int n)
-{
-    struct scripted *device = (struct scripted *)backend;
-    device->cpu->ops->step(device->cpu, hops, n);
-    bool failed = fails(device, STEP);
-    for (int i = 0; i < n; i++) {
-        struct script *script = device->script;
-        script->steps_of[hops[i].slot] += hops[i].count;
-        script->oldest = script->steps_of[hops[i].slot] > script->oldest ? script->steps_of[hops[i].slot] : script->oldest;
-        if (failed) {
-            scribble(&hops[i]);
-        }
-    }
-    return failed ? -1 : 0;
-}
-
-static int scripted_scan(struct backend *backend, const struct backend_hop *hop)
-{
-    struct scripted *device = (struct scripted *)backend;
-    assert_true(hop->count <= backend->scan_hops);
-    device->cpu->ops->scan(device->cpu, hop);
-    if (fails(device, SCAN)) {
-        scribble(hop);
-        return -1;
-    }
-    return 0;
-}
-
-static int scripted_get(struct backend *backend, int slot, float *state)
-{
-    struct scripted *device = (struct scripted *)backend;
-    device->cpu->ops->state_get(device->cpu, slot, state);
-    device->script->steps_of[slot] = 0;
-    if (fails(device, GET)) {
-        state[0] = 1e9f;
-        return -1;
-    }
-    return 0;
-}
-
-static int scripted_put(struct backend *backend, int slot, const float *state)
-{
-    struct scripted *device = (struct scripted *)backend;
-    return fails(device, PUT) ? -1 : device->cpu->ops->state_put(device->cpu, slot, state);
-}
-
-static const char *scripted_fault(const struct backend *backend)
-{
-    return ((const struct scripted *)backend)->script->failed ? "an illegal memory access was encountered" : NULL;
-}
-
-static void scripted_close(struct backend *backend)
-{
-    struct scripted *device = (struct scripted *)backend;
-    if (device) {
-        device->cpu->ops->close(device->cpu);
-        free(device);
-    }
-}
-
-static const struct backend_ops scripted_ops = {.name = "scripted",
-                                                .open = scripted_open,
-                                                .step = scripted_step,
-                                                .scan = scripted_scan,
-                                                .state_get = scripted_get,
-                                                .state_put = scripted_put,
-                                                .fault = scripted_fault,
-                                                .close = scripted_close};
+enum { HOP = 160, HOPS = 400, STREAMS = 7, SLOTS = SCRIPTED_SLOTS, DEVICES = SCRIPTED_DEVICES };
 
 /* ---- set-up ---- */
-
-static int clear_scripts(void **context)
-{
-    (void)context;
-    memset(scripts, 0, sizeof scripts);
-    return 0;
-}
 
 static struct ssm_engine *open_on(int devices, int streams, float copy_s, struct ssm_error *err)
 {
@@ -380,13 +250,13 @@ static void misses_one_hop_and_a_hundred_milliseconds_at_most(void **context)
 {
     (void)context;
     scripts[0].at[STEP] = 120;
-    struct crowd crowd = crowd_open(open_fleet(1, 64, 0), 64);
+    struct crowd crowd = crowd_open(open_fleet(1, 16, 0), 16);
     while (crowd.at < 119) {
         crowd_step(&crowd);
     }
     int64_t start = clock_now();
     assert_int_equal(crowd_step(&crowd), 0);
-    assert_int_equal(crowd_step(&crowd), 64);
+    assert_int_equal(crowd_step(&crowd), 16);
     assert_true(clock_now() - start < 100000000);
     crowd_close(&crowd);
 }
@@ -477,7 +347,7 @@ static void a_scan_repeats_what_failed_and_gives_the_same_bits(void **context)
     ssm_close(cpu);
     for (enum call call = SCAN; call <= GET; call++) {
         for (int at = 1; at <= 7; at += 3) {
-            clear_scripts(NULL);
+            scripted_clear(NULL);
             scripts[0].at[call] = at;
             struct ssm_engine *engine = open_fleet(1, 1, 0);
             ssm_stream_open(engine, &stream);
@@ -500,7 +370,7 @@ static void a_scan_goes_on_from_steps(void **context)
     enum { STEPS = 10 };
     struct crowd want = run_on_cpu(1);
     for (int lost = 0; lost < 2; lost++) {
-        clear_scripts(NULL);
+        scripted_clear(NULL);
         scripts[0].at[SCAN] = lost;
         struct crowd crowd = crowd_open(open_fleet(1, 1, 0), 1);
         while (crowd.at < STEPS) {
@@ -651,7 +521,7 @@ static void auto_takes_the_processor_and_says_why(void **context)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup(name, clear_scripts)
+#define CASE(name) cmocka_unit_test_setup(name, scripted_clear)
     const struct CMUnitTest tests[] = {
         CASE(gives_the_same_bits_on_any_number_of_devices),
         CASE(goes_on_after_a_fault_as_after_a_gap_since_the_copy),

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TESTS_SCRIPTED_H
+#define TESTS_SCRIPTED_H
+
+/* Devices that fail as a GPU would, without one: the processor's backend (models with hops of 160 samples), and a script
+ * for each device that says which of its calls fails. */
+
+#include "model/backend.h"
+#include "tests/test.h"
+
+enum { SCRIPTED_DEVICES = 3, SCRIPTED_SLOTS = 256 };
+enum call { STEP, SCAN, GET, PUT, CALLS };
+
+/* What device i does: `at[c]` is the number of the call of kind c that fails, from 1; 0: never. */
+static struct script {
+    int at[CALLS], done[CALLS];
+    bool wont_open, failed;
+    int after;          /* calls after it failed: there must be none */
+    int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
+    int oldest;
+} scripts[SCRIPTED_DEVICES];
+
+struct scripted {
+    struct backend base;
+    struct backend *cpu;
+    struct script *script;
+};
+
+static inline bool fails(struct scripted *device, enum call call)
+{
+    struct script *script = device->script;
+    script->after += script->failed;
+    script->failed = script->failed || ++script->done[call] == script->at[call];
+    return script->failed;
+}
+
+static const struct backend_ops scripted_ops;
+
+static inline struct backend *scripted_open(const struct model *model, const struct ssm_options *options, struct ssm_error *err)
+{
+    struct scripted *device = calloc(1, sizeof *device);
+    device->script = &scripts[atoi(options->device + 5)];
+    if (device->script->wont_open) {
+        free(device);
+        *err = (struct ssm_error){69, "no such GPU"};
+        return NULL;
+    }
+    device->cpu = backend_cpu.open(model, options, err);
+    device->base = *device->cpu;
+    device->base.ops = &scripted_ops;
+    device->base.scan_hops = 64;
+    snprintf(device->base.device, sizeof device->base.device, "%s scripted", options->device);
+    return &device->base;
+}
+
+static inline void scribble(const struct backend_hop *hop)
+{
+    for (int i = 0; i < hop->count * 160; i++) {
+        hop->out[i] = 1e9f;
+    }
+}
+
+static inline int scripted_step(struct backend *backend, const struct backend_hop *hops, int n)
+{
+    struct scripted *device = (struct scripted *)backend;
+    device->cpu->ops->step(device->cpu, hops, n);
+    bool failed = fails(device, STEP);
+    for (int i = 0; i < n; i++) {
+        struct script *script = device->script;
+        script->steps_of[hops[i].slot] += hops[i].count;
+        script->oldest = script->steps_of[hops[i].slot] > script->oldest ? script->steps_of[hops[i].slot] : script->oldest;
+        if (failed) {
+            scribble(&hops[i]);
+        }
+    }
+    return failed ? -1 : 0;
+}
+
+static inline int scripted_scan(struct backend *backend, const struct backend_hop *hop)
+{
+    struct scripted *device = (struct scripted *)backend;
+    assert_true(hop->count <= backend->scan_hops);
+    device->cpu->ops->scan(device->cpu, hop);
+    if (fails(device, SCAN)) {
+        scribble(hop);
+        return -1;
+    }
+    return 0;
+}
+
+static inline int scripted_get(struct backend *backend, int slot, float *state)
+{
+    struct scripted *device = (struct scripted *)backend;
+    device->cpu->ops->state_get(device->cpu, slot, state);
+    device->script->steps_of[slot] = 0;
+    if (fails(device, GET)) {
+        state[0] = 1e9f;
+        return -1;
+    }
+    return 0;
+}
+
+static inline int scripted_put(struct backend *backend, int slot, const float *state)
+{
+    struct scripted *device = (struct scripted *)backend;
+    return fails(device, PUT) ? -1 : device->cpu->ops->state_put(device->cpu, slot, state);
+}
+
+static inline const char *scripted_fault(const struct backend *backend)
+{
+    return ((const struct scripted *)backend)->script->failed ? "an illegal memory access was encountered" : NULL;
+}
+
+static inline void scripted_close(struct backend *backend)
+{
+    struct scripted *device = (struct scripted *)backend;
+    if (device) {
+        device->cpu->ops->close(device->cpu);
+        free(device);
+    }
+}
+
+static const struct backend_ops scripted_ops = {.name = "scripted",
+                                                .open = scripted_open,
+                                                .step = scripted_step,
+                                                .scan = scripted_scan,
+                                                .state_get = scripted_get,
+                                                .state_put = scripted_put,
+                                                .fault = scripted_fault,
+                                                .close = scripted_close};
+
+static inline int scripted_clear(void **context)
+{
+    (void)context;
+    memset(scripts, 0, sizeof scripts);
+    return 0;
+}
+
+#endif
