@@ -251,6 +251,21 @@ struct transform_case {
     bool fused; /* istft does the filter or mask */
 };
 
+/* cos and sin of whole fractions of a turn */
+struct circle {
+    doubles cosine, sine;
+
+    explicit circle(int n) : cosine(size_t(n)), sine(size_t(n))
+    {
+        for (int i = 0; i < n; i++)
+            cosine[size_t(i)] = cos(2 * M_PI * i / n), sine[size_t(i)] = sin(2 * M_PI * i / n);
+    }
+    size_t index(int f, int i) const
+    {
+        return size_t(int64_t(f) * i % int64_t(cosine.size()));
+    }
+};
+
 static double root_hann(int window, int i)
 {
     return sqrt(0.5 - 0.5 * cos(2 * M_PI * i / window));
@@ -260,6 +275,7 @@ static double root_hann(int window, int i)
 static doubles reference_spectra(const transform_case &t, const floats &x)
 {
     const int bins = t.window / 2 + 1;
+    const circle turns(t.window);
     doubles X(size_t(t.hops) * 2 * size_t(bins));
     for (int hop = 0; hop < t.hops; hop++)
         for (int f = 0; f < bins; f++) {
@@ -267,9 +283,8 @@ static doubles reference_spectra(const transform_case &t, const floats &x)
             for (int i = 0; i < t.window; i++) {
                 const int at = (hop + 1) * t.hop - t.window + i;
                 const double v = at < 0 || !std::isfinite(x[size_t(at)]) ? 0 : x[size_t(at)] * root_hann(t.window, i);
-                const double angle = 2 * M_PI * double(int64_t(f) * i % t.window) / t.window;
-                re += v * cos(angle);
-                im -= v * sin(angle);
+                re += v * turns.cosine[turns.index(f, i)];
+                im -= v * turns.sine[turns.index(f, i)];
             }
             X[size_t(hop * 2 * bins + f)] = re;
             X[size_t(hop * 2 * bins + bins + f)] = im;
@@ -326,15 +341,16 @@ static doubles reference_source(const transform_case &t, const doubles &X, const
 static doubles reference_samples(const transform_case &t, const doubles &Y)
 {
     const int bins = t.window / 2 + 1, lag = t.window - t.hop;
+    const circle turns(t.window);
     doubles sum(size_t(t.hops * t.hop + lag));
     for (int hop = 0; hop < t.hops; hop++)
         for (int i = 0; i < t.window; i++) {
             double v = 0;
             for (int f = 0; f < bins; f++) {
                 const double *y = &Y[size_t(hop * 2 * bins + f)];
-                const double angle = 2 * M_PI * double(int64_t(f) * i % t.window) / t.window;
                 const bool edge = f == 0 || f == bins - 1;
-                v += edge ? y[0] * cos(angle) : 2 * (y[0] * cos(angle) - y[bins] * sin(angle));
+                const double re = y[0] * turns.cosine[turns.index(f, i)];
+                v += edge ? re : 2 * (re - y[bins] * turns.sine[turns.index(f, i)]);
             }
             sum[size_t(hop * t.hop + i)] += v / t.window * root_hann(t.window, i) * 2 * t.hop / t.window;
         }
