@@ -53,6 +53,7 @@ struct step_cuda {
     int32_t rows;            /* streams, in different slots                                                          */
     int32_t precision;       /* PRECISION_*                                                                          */
     int32_t state_bf16;      /* states hold bf16 instead of fp32                                                     */
+    int32_t plain;           /* 1: take the plain path at the tuned sizes too, for tests                             */
     const int32_t *slots;    /* (rows)                                                                               */
     const uint32_t *phase;   /* by slot                                                                              */
     const float *elapsed;    /* (rows)  hops of time since the stream's previous step, 1 = no gap                    */
@@ -66,7 +67,7 @@ size_t mamba_cuda_state(const struct mamba_cuda *layer);
 size_t mamba_cuda_workspace_bytes(const struct mamba_cuda *layer, int rows);
 
 /* x (rows, D) in and out, contiguous, 16-byte aligned. Three launches on `stream` at the tuned sizes. They may start
- * before what is in front of them in the stream has finished, and read slots, phase and states before they wait for it;
+ * before what is in front of them in the stream has finished, and read slots, phase, elapsed and states before they wait for it;
  * so if that is a kernel which lets others start early, it mustn't write those. */
 int mamba_cuda_step(const struct mamba_cuda *layer, const struct step_cuda *step, float *x, void *stream);
 

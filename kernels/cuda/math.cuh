@@ -61,11 +61,12 @@ template <int P> __device__ __forceinline__ void split(uint32_t (&piece)[P], flo
     }
 }
 
-/* A block's sum, from zero. PW pieces of weights, P of activations; [0] the lower 16 inputs, [1] the upper. Lane
+/* A block's sum, from zero. PW pieces of weights, P of activations; [0] the lower 16 inputs, [1] the upper, which may be
+ * left out (HALVES 1) where all are past the end: adding zeros changes nothing. Lane
  * 4 g + t has of a (16 outputs, 16 inputs) what linear.h says; of b the inputs 2t, 2t + 1 and 2t + 8, 2t + 9 of row g;
  * of c the outputs g and g + 8 of rows 2t and 2t + 1: c[0], c[1] and c[2], c[3]. */
-template <int PW, int P>
-__device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][2], const uint2 (&b)[P][2])
+template <int PW, int P, int HALVES = 2>
+__device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][HALVES], const uint2 (&b)[P][HALVES])
 {
     static_assert(PW == 1 || PW == P, "weights have one piece, or as many as the precision");
     c[0] = c[1] = c[2] = c[3] = 0.0f;
@@ -74,7 +75,7 @@ __device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][2]
 #pragma unroll
         for (int i = 0; i <= both && i < PW; i++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
+            for (int half = 0; half < HALVES; half++)
                 ptx::mma(c, a[i][half], b[both - i][half]);
 }
 

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Products on the GPU; linear.h says what is computed, math.cuh in which order.
+ *
+ * Two kernels give the same bits. Both first bring rows of activations into shared memory as bf16 pieces, normed if
+ * asked; weights come from L2 straight into registers, 16 bytes a lane, since they are packed as the tensor cores want
+ * them.
+ *   wide    a warp walks all blocks of the inputs for 16 MT outputs x 8 NT rows: for many rows
+ *   narrow  16 outputs x 8 NT rows a block of 8 warps, each taking every eighth block of the inputs; their sums are
+ *           added in order out of shared memory: many blocks and short chains, for few rows
+ *
+ * Grid: (output tiles, row tiles), 256 threads. Bytes from L2: each block its weights, 2 pieces outs in, and its rows,
+ * 4 rows in (fp32 x). Floor: 2 products pairs rows in out operations of the tensor cores' 990e12/s; mma.sync reaches
+ * about 60 % of that. */
+
+#include "kernels/cuda/linear.h"
+
+#include <cuda_runtime.h>
+#include <string.h>
+
+#include "kernels/cuda/math.cuh"
+
+namespace {
+
+constexpr int WARPS = 8, THREADS = 32 * WARPS;
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* What every kernel gets. */
+struct params {
+    struct linear_cuda w;
+    linear_cuda_rows r;
+    int blocks;       /* of 32 inputs                                           */
+    int tiles;        /* of 16 outputs                                          */
+    bool vectors;     /* x can be read 16 bytes at a time, norm too             */
+};
+
+/* ---- activations -------------------------------------------------------------------------------------------- */
+
+/* Rows in shared memory: (P, ROWS, CHUNK + 8) bf16. The 16 bytes after each row keep the fragments' loads apart. */
+template <int ROWS, int CHUNK> struct stage {
+    static constexpr int STRIDE = CHUNK + 8;
+    static constexpr int PIECE = ROWS * STRIDE;
+};
+
+/* Four neighbouring values of a row, zeros past the end. */
+__device__ __forceinline__ float4 load_4(const float *x, int i, int end, bool vectors)
+{
+    if (vectors && i + 4 <= end)
+        return *reinterpret_cast<const float4 *>(x + i);
+    float4 v;
+    v.x = i + 0 < end ? x[i + 0] : 0.0f;
+    v.y = i + 1 < end ? x[i + 1] : 0.0f;
+    v.z = i + 2 < end ? x[i + 2] : 0.0f;
+    v.w = i + 3 < end ? x[i + 3] : 0.0f;
+    return v;
+}
+
+__device__ __forceinline__ float add_squares(float sum, const float4 &v)
+{
+    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+}
+
+__device__ __forceinline__ float4 normed_4(const float4 &v, float scale, const float4 &weight)
+{
+    return make_float4(math::normed(v.x, scale, weight.x), math::normed(v.y, scale, weight.y),
+                       math::normed(v.z, scale, weight.z), math::normed(v.w, scale, weight.w));
+}
+
+template <int P, int PIECE> __device__ __forceinline__ void put_4(uint16_t *to, const float4 &v)
+{
+    uint32_t low[P], high[P];
+    math::split(low, v.x, v.y);
+    math::split(high, v.z, v.w);
+#pragma unroll
+    for (int p = 0; p < P; p++)
+        *reinterpret_cast<uint2 *>(to + p * PIECE) = make_uint2(low[p], high[p]);
+}
+
+/* The scale of a row that is longer than a chunk. */
+__device__ __forceinline__ float long_row_scale(const params &p, const float *x, int lane)
+{
+    float squares = 0.0f;
+    for (int i = 4 * lane; i < p.w.in; i += 128)
+        squares = add_squares(squares, load_4(x, i, p.w.in, p.vectors));
+    return math::row_scale(squares, p.w.in);
+}
+
+/* fp32 rows row0.. of inputs k0.. as pieces; what is outside the matrix becomes zero. A warp has TOGETHER rows' loads in
+ * flight. */
+template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_f32(uint16_t *xs, const params &p, int row0, int k0)
+{
+    using at = stage<ROWS, CHUNK>;
+    constexpr int PARTS = (CHUNK + 127) / 128, TOGETHER = ROWS / WARPS < 4 ? (ROWS + WARPS - 1) / WARPS : 4;
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    for (int first = warp; first < ROWS; first += WARPS * TOGETHER) {
+        float4 v[TOGETHER][PARTS];
+#pragma unroll
+        for (int m = 0; m < TOGETHER; m++) {
+            const int row = row0 + first + m * WARPS;
+            const float *x = static_cast<const float *>(p.r.x) + row * p.r.x_stride;
+#pragma unroll
+            for (int j = 0; j < PARTS; j++)
+                v[m][j] = load_4(x, k0 + 128 * j + 4 * lane, row < p.r.rows ? p.w.in : 0, p.vectors);
+        }
+#pragma unroll
+        for (int m = 0; m < TOGETHER; m++) {
+            const int row = first + m * WARPS;
+            float scale = 1.0f;
+            if (p.r.norm && p.w.in <= CHUNK) {
+                float squares = 0.0f;
+#pragma unroll
+                for (int j = 0; j < PARTS; j++)
+                    squares = add_squares(squares, v[m][j]);
+                scale = math::row_scale(squares, p.w.in);
+            } else if (p.r.norm && row0 + row < p.r.rows) {
+                scale = long_row_scale(p, static_cast<const float *>(p.r.x) + (row0 + row) * p.r.x_stride, lane);
+            }
+#pragma unroll
+            for (int j = 0; j < PARTS; j++) {
+                const int k = 128 * j + 4 * lane;
+                if (p.r.norm)
+                    v[m][j] = normed_4(v[m][j], scale, load_4(p.r.norm, k0 + k, p.w.in, p.vectors));
+                if (row < ROWS && k < CHUNK)
+                    put_4<P, at::PIECE>(xs + row * at::STRIDE + k, v[m][j]);
+            }
+        }
+    }
+}
+
+/* bf16 rows are one piece as they are. */
+template <int ROWS, int CHUNK> __device__ __forceinline__ void stage_bf16(uint16_t *xs, const params &p, int row0, int k0)
+{
+    using at = stage<ROWS, CHUNK>;
+    const uint16_t *x = static_cast<const uint16_t *>(p.r.x);
+    for (int i = int(threadIdx.x); i < ROWS * CHUNK / 8; i += THREADS) {
+        const int row = i / (CHUNK / 8), k = i % (CHUNK / 8) * 8;
+        const bool inside = row0 + row < p.r.rows && k0 + k < p.w.in;
+        const uint16_t *from = x + (inside ? (row0 + row) * p.r.x_stride + k0 + k : 0);
+        uint16_t *to = xs + row * at::STRIDE + k;
+        if (p.vectors) {
+            ptx::copy_16(to, from, inside);
+        } else {
+            for (int c = 0; c < 8; c++)
+                to[c] = inside && k0 + k + c < p.w.in ? from[c] : uint16_t(0);
+        }
+    }
+    ptx::wait_for_copies();
+}
+
+template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_rows(uint16_t *xs, const params &p, int row0, int k0)
+{
+    if (P == 1 && p.r.x_bf16)
+        stage_bf16<ROWS, CHUNK>(xs, p, row0, k0);
+    else
+        stage_f32<P, ROWS, CHUNK>(xs, p, row0, k0);
+}
+
+/* ---- operands ----------------------------------------------------------------------------------------------- */
+
+/* The lane's weights of one block of inputs for one tile of outputs; tiles past the end read the last. */
+template <int PW>
+__device__ __forceinline__ void load_weights(uint4 (&a)[PW][2], const params &p, int tile, int block, int lane)
+{
+    const uint4 *tiles = static_cast<const uint4 *>(p.w.tiles) +
+                         (int64_t(min(tile, p.tiles - 1)) * p.blocks + block) * p.w.pieces * 64 + lane;
+#pragma unroll
+    for (int i = 0; i < PW; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            a[i][half] = __ldg(tiles + (2 * i + half) * 32);
+}
+
+/* The activations of one block for 8 rows, the first of which is at `xs`: pieces PIECE apart. */
+template <int P, int STRIDE, int PIECE>
+__device__ __forceinline__ void load_rows(uint2 (&b)[P][2], const uint16_t *xs, int lane)
+{
+    const uint16_t *row = xs + lane % 8 * STRIDE + lane / 8 * 8;
+#pragma unroll
+    for (int i = 0; i < P; i++) {
+        const uint4 v = ptx::load_matrices(row + i * PIECE);
+        b[i][0] = make_uint2(v.x, v.y);
+        b[i][1] = make_uint2(v.z, v.w);
+    }
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------ */
+
+__device__ __forceinline__ void put_result(const params &p, int row, int output, float total)
+{
+    if (row >= p.r.rows || output >= p.w.out)
+        return;
+    float y = fmaf(total, p.w.scale[output], p.w.bias[output]);
+    if (p.r.residual)
+        y = __fadd_rn(p.r.residual[row * p.r.residual_stride + output], y);
+    if (p.r.y_bf16)
+        static_cast<__nv_bfloat16 *>(p.r.y)[row * p.r.y_stride + output] = __float2bfloat16(y);
+    else
+        static_cast<float *>(p.r.y)[row * p.r.y_stride + output] = y;
+}
+
+/* A warp's 16 MT outputs x 8 rows: by way of its own corner of shared memory, so that its lanes write outputs side by
+ * side. The corner's rows are 4 floats longer than needed, against bank conflicts. */
+template <int MT>
+__device__ __forceinline__ void put_tile(const params &p, float *corner, const float (&total)[MT][4], int row0, int output0, int lane)
+{
+    constexpr int STRIDE = 16 * MT + 4;
+    const int g = lane / 4, t = lane % 4;
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            corner[(2 * t + c % 2) * STRIDE + 16 * m + g + c / 2 * 8] = total[m][c];
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < 8 * 16 * MT; i += 32)
+        put_result(p, row0 + i / (16 * MT), output0 + i % (16 * MT), corner[i / (16 * MT) * STRIDE + i % (16 * MT)]);
+}
+
+/* Before a kernel reads what others wrote, and its permission for the next one. */
+__device__ __forceinline__ void begin(const params &p)
+{
+    if (p.r.ahead)
+        ptx::start_next_kernel();
+    ptx::wait_for_kernels();
+    if (!p.r.ahead)
+        ptx::start_next_kernel();
+}
+
+/* ---- wide --------------------------------------------------------------------------------------------------- */
+
+template <int MT_, int NT_, int WM_, int CHUNK_> struct wide_shape {
+    static constexpr int MT = MT_, NT = NT_, WM = WM_, WN = WARPS / WM_, CHUNK = CHUNK_;
+    static constexpr int OUTPUTS = 16 * MT * WM, ROWS = 8 * NT * WN;
+    static constexpr int CORNERS = WARPS * 8 * (16 * MT + 4) * 4;
+    static constexpr int shared(int P)
+    {
+        const int staged = P * stage<ROWS, CHUNK>::PIECE * 2;
+        return staged > CORNERS ? staged : CORNERS;
+    }
+};
+
+template <int PW, int P, class S>
+__device__ __forceinline__ void add_block(float (&total)[S::NT][S::MT][4], const uint4 (&a)[S::MT][PW][2],
+                                          const uint16_t *xs, int lane)
+{
+    using at = stage<S::ROWS, S::CHUNK>;
+#pragma unroll
+    for (int n = 0; n < S::NT; n++) {
+        uint2 b[P][2];
+        load_rows<P, at::STRIDE, at::PIECE>(b, xs + n * 8 * at::STRIDE, lane);
+#pragma unroll
+        for (int m = 0; m < S::MT; m++) {
+            float c[4];
+            math::block_sum<PW, P>(c, a[m], b);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                total[n][m][i] = __fadd_rn(total[n][m][i], c[i]);
+        }
+    }
+}
+
+template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) wide(const params p)
+{
+    extern __shared__ __align__(16) unsigned char shared[];
+    using at = stage<S::ROWS, S::CHUNK>;
+    uint16_t *xs = reinterpret_cast<uint16_t *>(shared);
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const int output0 = int(blockIdx.x) * S::OUTPUTS + warp / S::WN * 16 * S::MT;
+    const int row0 = int(blockIdx.y) * S::ROWS, warp_row = warp % S::WN * 8 * S::NT;
+
+    float total[S::NT][S::MT][4] = {};
+    uint4 a[S::MT][PW][2];
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+        load_weights<PW>(a[m], p, output0 / 16 + m, 0, lane);
+    begin(p);
+    for (int k0 = 0; k0 < p.blocks * 32; k0 += S::CHUNK) {
+        if (k0 > 0)
+            __syncthreads(); /* all have used the chunk before */
+        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, k0);
+        __syncthreads();
+        const int end = min(S::CHUNK, p.blocks * 32 - k0);
+        for (int k = 0; k < end; k += 32) {
+            uint4 next[S::MT][PW][2];
+            const int block = min((k0 + k) / 32 + 1, p.blocks - 1);
+#pragma unroll
+            for (int m = 0; m < S::MT; m++)
+                load_weights<PW>(next[m], p, output0 / 16 + m, block, lane);
+            add_block<PW, P, S>(total, a, xs + warp_row * at::STRIDE + k, lane);
+#pragma unroll
+            for (int i = 0; i < S::MT * PW * 2; i++)
+                (&a[0][0][0])[i] = (&next[0][0][0])[i];
+        }
+    }
+    __syncthreads();
+    float *corner = reinterpret_cast<float *>(shared) + warp * 8 * (16 * S::MT + 4);
+#pragma unroll
+    for (int n = 0; n < S::NT; n++)
+        put_tile<S::MT>(p, corner, total[n], row0 + warp_row + 8 * n, output0, lane);
+}
+
+/* ---- narrow ------------------------------------------------------------------------------------------------- */
+
+template <int NT_> struct narrow_shape {
+    static constexpr int NT = NT_, CHUNK = 512, BLOCKS = CHUNK / 32, ROWS = 8 * NT;
+    static constexpr int SUM = 16 * ROWS + 8;           /* floats a block's sums take: (ROWS, 16) and padding */
+    static constexpr int OWN = (16 * ROWS + THREADS - 1) / THREADS; /* results a thread adds up                  */
+    static constexpr int shared(int P) { return P * stage<ROWS, CHUNK>::PIECE * 2 + BLOCKS * SUM * 4; }
+};
+
+/* The sums of one block of inputs. */
+template <int PW, int P, class S>
+__device__ __forceinline__ void put_block(float *sums, const uint4 (&a)[PW][2], const uint16_t *xs, int lane)
+{
+    using at = stage<S::ROWS, S::CHUNK>;
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int n = 0; n < S::NT; n++) {
+        uint2 b[P][2];
+        float c[4];
+        load_rows<P, at::STRIDE, at::PIECE>(b, xs + n * 8 * at::STRIDE, lane);
+        math::block_sum<PW, P>(c, a, b);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            sums[(8 * n + 2 * t + i % 2) * 16 + g + i / 2 * 8] = c[i];
+    }
+}
+
+template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) narrow(const params p)
+{
+    extern __shared__ __align__(16) unsigned char shared[];
+    using at = stage<S::ROWS, S::CHUNK>;
+    uint16_t *xs = reinterpret_cast<uint16_t *>(shared);
+    float *sums = reinterpret_cast<float *>(xs + P * at::PIECE);
+    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const int tile = int(blockIdx.x), row0 = int(blockIdx.y) * S::ROWS;
+
+    float total[S::OWN] = {};
+    uint4 a[PW][2];
+    load_weights<PW>(a, p, tile, min(warp, p.blocks - 1), lane);
+    begin(p);
+    for (int first = 0; first < p.blocks; first += S::BLOCKS) {
+        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, first * 32);
+        __syncthreads();
+        const int count = min(S::BLOCKS, p.blocks - first);
+        for (int block = warp; block < count; block += WARPS) {
+            uint4 next[PW][2];
+            load_weights<PW>(next, p, tile, min(first + block + WARPS, p.blocks - 1), lane);
+            put_block<PW, P, S>(sums + block * S::SUM, a, xs + block * 32, lane);
+#pragma unroll
+            for (int i = 0; i < PW * 2; i++)
+                (&a[0][0])[i] = (&next[0][0])[i];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int own = 0; own < S::OWN; own++)
+            for (int block = 0; block < count; block++)
+                if (own * THREADS + int(threadIdx.x) < 16 * S::ROWS)
+                    total[own] = __fadd_rn(total[own], sums[block * S::SUM + own * THREADS + int(threadIdx.x)]);
+    }
+#pragma unroll
+    for (int own = 0; own < S::OWN; own++) {
+        const int i = own * THREADS + int(threadIdx.x);
+        if (i < 16 * S::ROWS)
+            put_result(p, row0 + i / 16, tile * 16 + i % 16, total[own]);
+    }
+}
+
+/* ---- launches ----------------------------------------------------------------------------------------------- */
+
+cudaError_t launch(void (*kernel)(params), const params &p, int outputs, int rows, int shared, void *stream)
+{
+    if (shared > 48 * 1024) {
+        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+        if (error != cudaSuccess)
+            return error;
+    }
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t how = {};
+    how.gridDim = dim3(unsigned(ceil_div(p.w.out, outputs)), unsigned(ceil_div(p.r.rows, rows)));
+    how.blockDim = dim3(THREADS);
+    how.dynamicSmemBytes = size_t(shared);
+    how.stream = static_cast<cudaStream_t>(stream);
+    how.attrs = &early;
+    how.numAttrs = 1;
+    return cudaLaunchKernelEx(&how, kernel, p);
+}
+
+/* The largest tiles that still give most multiprocessors a block. */
+constexpr int ENOUGH_BLOCKS = 100;
+
+template <class S> bool enough(const params &p)
+{
+    return ceil_div(p.w.out, S::OUTPUTS) * ceil_div(p.r.rows, S::ROWS) >= ENOUGH_BLOCKS;
+}
+
+template <int PW, int P, class S> cudaError_t launch_wide(const params &p, void *stream)
+{
+    return launch(wide<PW, P, S>, p, S::OUTPUTS, S::ROWS, S::shared(P), stream);
+}
+
+template <int PW, int P, int NT> cudaError_t launch_narrow(const params &p, void *stream)
+{
+    using S = narrow_shape<NT>;
+    return launch(narrow<PW, P, S>, p, 16, S::ROWS, S::shared(P), stream);
+}
+
+template <int PW, int P> cudaError_t launch_any(const params &p, void *stream)
+{
+    using large = wide_shape<2, P == 1 ? 8 : 4, 4, 256>;
+    using middle = wide_shape<2, P == 1 ? 4 : 2, 4, 256>;
+    using small = wide_shape<1, 2, 4, 256>;
+    if (enough<large>(p))
+        return launch_wide<PW, P, large>(p, stream);
+    if (enough<middle>(p))
+        return launch_wide<PW, P, middle>(p, stream);
+    if (enough<small>(p))
+        return launch_wide<PW, P, small>(p, stream);
+    if (p.tiles * ceil_div(p.r.rows, 32) >= ENOUGH_BLOCKS)
+        return launch_narrow<PW, P, 4>(p, stream);
+    if (p.tiles * ceil_div(p.r.rows, 16) >= ENOUGH_BLOCKS)
+        return launch_narrow<PW, P, 2>(p, stream);
+    return launch_narrow<PW, P, 1>(p, stream);
+}
+
+bool aligned(const void *p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+bool valid(const struct linear_cuda &w, const linear_cuda_rows &r)
+{
+    return w.in >= 1 && w.out >= 1 && w.pieces >= 1 && w.pieces <= 3 && r.rows >= 0 && r.rows <= 8 * 65535 &&
+           r.precision >= 1 && r.precision <= 3 && (w.pieces == 1 || w.pieces >= r.precision) &&
+           (!r.x_bf16 || (r.precision == PRECISION_BF16 && !r.norm));
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------------ */
+
+size_t padded_outputs(int out) { return size_t(ceil_div(out, 16)) * 16; }
+
+size_t tiles_bytes(int in, int out, int pieces)
+{
+    return padded_outputs(out) * size_t(ceil_div(in, 32)) * 32 * 2 * size_t(pieces);
+}
+
+/* x to the nearest bf16, ties to even; NaN stays NaN. */
+uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return uint16_t(bits >> 16 | 0x40);
+    return uint16_t((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+float from_bf16(uint16_t x)
+{
+    const uint32_t bits = uint32_t(x) << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* Where weight (o, k) stands in its tile: linear.h. */
+size_t tile_index(int o, int k)
+{
+    const int lane = o % 8 * 4 + k % 8 / 2, pair = k % 16 / 8 * 2 + o % 16 / 8;
+    return size_t(lane) * 8 + size_t(pair) * 2 + size_t(k % 2);
+}
+
+} /* namespace */
+
+/* ---- entry points ------------------------------------------------------------------------------------------- */
+
+size_t linear_cuda_bytes(int in, int out, int pieces)
+{
+    return tiles_bytes(in, out, pieces) + padded_outputs(out) * 2 * sizeof(float);
+}
+
+void linear_cuda_pack(void *packed, int in, int out, int pieces, const float *weight, const float *scale,
+                      const float *bias)
+{
+    uint16_t *tiles = static_cast<uint16_t *>(packed);
+    float *scales = reinterpret_cast<float *>(static_cast<unsigned char *>(packed) + tiles_bytes(in, out, pieces));
+    float *biases = scales + padded_outputs(out);
+    const size_t blocks = size_t(ceil_div(in, 32));
+    memset(packed, 0, linear_cuda_bytes(in, out, pieces));
+    for (int o = 0; o < out; o++) {
+        for (int k = 0; k < in; k++) {
+            float rest = weight[size_t(o) * size_t(in) + size_t(k)];
+            for (int i = 0; i < pieces; i++) {
+                const size_t tile = ((size_t(o / 16) * blocks + size_t(k / 32)) * size_t(pieces) + size_t(i)) * 2 + size_t(k / 16 % 2);
+                const uint16_t piece = to_bf16(rest);
+                tiles[tile * 256 + tile_index(o, k)] = piece;
+                rest -= from_bf16(piece);
+            }
+        }
+        scales[o] = scale ? scale[o] : 1.0f;
+        biases[o] = bias ? bias[o] : 0.0f;
+    }
+}
+
+struct linear_cuda linear_cuda_at(const void *device, int in, int out, int pieces)
+{
+    const float *scales = reinterpret_cast<const float *>(static_cast<const unsigned char *>(device) + tiles_bytes(in, out, pieces));
+    return {in, out, pieces, device, scales, scales + padded_outputs(out)};
+}
+
+int linear_cuda(const struct linear_cuda *w, const struct linear_cuda_rows *rows, void *stream)
+{
+    if (!valid(*w, *rows))
+        return -1;
+    if (rows->rows == 0)
+        return 0;
+    params p = {*w, *rows, ceil_div(w->in, 32), ceil_div(w->out, 16), false};
+    p.vectors = aligned(rows->x) && aligned(rows->norm) && rows->x_stride % (rows->x_bf16 ? 8 : 4) == 0 &&
+                (!rows->x_bf16 || w->in % 8 == 0);
+    switch (rows->precision) {
+    case PRECISION_BF16: return launch_any<1, 1>(p, stream);
+    case PRECISION_TF32: return w->pieces == 1 ? launch_any<1, 2>(p, stream) : launch_any<2, 2>(p, stream);
+    default: return w->pieces == 1 ? launch_any<1, 3>(p, stream) : launch_any<3, 3>(p, stream);
+    }
+}

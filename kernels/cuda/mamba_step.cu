@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: MIT */
+
+/* A Mamba layer's step on the GPU; mamba_step.h says what is computed, math.cuh in which arithmetic.
+ *
+ * Three kernels: in_proj with the norm in front of it and out_proj with the residual are linear.cu's; `mix` between them
+ * does all that touches the state, and is what takes the time: 72 KiB a stream through device memory. A block of mix
+ * has its multiprocessor to itself and takes neighbouring rows of the batch in tiles of 8, the rows of a tensor core's
+ * product. The copy engine brings a tile's convolution histories and, into a ring of RING places, one stream's h after
+ * the other, and takes h away again; neither depends on in_proj, so the first are under way before in_proj is done, and
+ * the next tile's while this one is computed. A thread is a channel, a warp 32 of them: exactly one block of x_proj's
+ * inputs and two tiles of dt_proj's outputs, so that only x_proj's sums cross from warp to warp.
+ *
+ * Grid of mix: at most one block a multiprocessor, 512 threads. Bytes a stream: 73,728 of state (half in bf16), x, z and
+ * y 3,072 in bf16 or 6,144 through L2, and 1/8 of 64 KiB of weights (bf16) from L2.
+ *
+ * Other sizes run the same arithmetic as one kernel a line of the algorithm. */
+
+#include "kernels/cuda/mamba_step.h"
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/math.cuh"
+
+namespace {
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/* What every kernel gets. */
+struct params {
+    mamba_cuda layer;
+    step_cuda step;
+    void *xz, *y;         /* (rows, 2 E), (rows, E)  bf16 at PRECISION_BF16, else fp32 */
+    float *u, *dt, *mixed; /* (rows, E), (rows, E), (rows, R + 2 N)  plain path only    */
+    int per_block, ring;  /* rows a block of mix takes, its places for h               */
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ void put(float *p, float x) { *p = x; }
+__device__ __forceinline__ void put(__nv_bfloat16 *p, float x) { *p = __float2bfloat16(x); }
+
+/* Activations between kernels. */
+template <int P> struct activation { using type = float; };
+template <> struct activation<1> { using type = __nv_bfloat16; };
+
+/* ---- mix ---------------------------------------------------------------------------------------------------- */
+
+constexpr int D = 256, E = 512, N = 16, K = 4, R = 16, MIXED = R + 2 * N;
+constexpr int TILE = 8, THREADS = E, WARPS = THREADS / 32, RING_MAX = 8;
+constexpr int CORNER = TILE * (MIXED + 4); /* floats a warp exchanges through: sums (TILE, MIXED), or channels (TILE, 32); */
+constexpr int SUM_ROW = MIXED + 4, CHANNEL_ROW = 36; /* rows 4 longer than needed, against bank conflicts */
+
+/* A row of the tile. */
+struct row_place {
+    int64_t state;  /* element of the states at which the layer's part begins */
+    int oldest;     /* row of the history's ring                              */
+    float elapsed;
+};
+
+struct alignas(128) mix_shared {
+    float corners[WARPS][CORNER];
+    float mixed[TILE][MIXED]; /* dt, B, C */
+    row_place rows[2][TILE];  /* by tile % 2 */
+    uint64_t history_full, full[RING_MAX];
+};
+
+/* histories (TILE, K - 1, E), then h (ring, N, E), behind mix_shared */
+constexpr int HISTORY = (K - 1) * E, STATES = N * E;
+
+template <class S> int mix_bytes(int per_block, int ring)
+{
+    const int histories = per_block < TILE ? per_block : TILE;
+    return int(sizeof(mix_shared)) + (histories * HISTORY + ring * STATES) * int(sizeof(S));
+}
+
+/* What the threads of a block know. */
+template <class S> struct mix_block {
+    const params &p;
+    mix_shared &shared;
+    S *histories, *h;
+    S *states;
+    int row0, rows; /* of the batch */
+    int warp, lane, channel;
+
+    __device__ __forceinline__ mix_block(const params &p_, unsigned char *memory)
+        : p(p_), shared(*reinterpret_cast<mix_shared *>(memory))
+    {
+        histories = reinterpret_cast<S *>(memory + sizeof(mix_shared));
+        h = histories + min(p.per_block, TILE) * HISTORY;
+        states = static_cast<S *>(p.step.states);
+        row0 = int(blockIdx.x) * p.per_block;
+        rows = min(p.per_block, p.step.rows - row0);
+        channel = int(threadIdx.x), warp = channel / 32, lane = channel % 32;
+    }
+    __device__ __forceinline__ const row_place &place(int row) const
+    {
+        return shared.rows[row / TILE % 2][row % TILE];
+    }
+    __device__ __forceinline__ S *state_of(int row) const { return h + row % p.ring * STATES; }
+};
+
+/* Warp 0: find the tile's rows and send for their histories. */
+template <class S> __device__ __forceinline__ void load_histories(const mix_block<S> &block, int tile_row)
+{
+    const int rows = min(TILE, block.rows - tile_row), lane = block.lane;
+    if (lane == 0)
+        ptx::barrier_expect(&block.shared.history_full, uint32_t(rows * HISTORY * int(sizeof(S))));
+    __syncwarp();
+    if (lane < rows) {
+        const step_cuda &step = block.p.step;
+        const int row = block.row0 + tile_row + lane, slot = step.slots[row];
+        const int64_t state = slot * step.state_stride + block.p.layer.state_at;
+        block.shared.rows[tile_row / TILE % 2][lane] = {state, int(step.phase[slot] % (K - 1)), step.elapsed[row]};
+        ptx::bulk_load(block.histories + lane * HISTORY, block.states + state, HISTORY * sizeof(S), &block.shared.history_full);
+    }
+    __syncwarp();
+}
+
+/* Thread 0: send for a row's h; its row_place is known. */
+template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &block, int row)
+{
+    if (row >= block.rows)
+        return;
+    uint64_t *full = &block.shared.full[row % block.p.ring];
+    ptx::barrier_expect(full, STATES * sizeof(S));
+    ptx::bulk_load(block.state_of(row), block.states + block.place(row).state + HISTORY, STATES * sizeof(S), full);
+}
+
+/* Thread 0: send a row's h back; the place of the row before is free by now, so fill it. */
+template <class S> __device__ __forceinline__ void store_h(const mix_block<S> &block, int row)
+{
+    ptx::bulk_store(block.states + block.place(row).state + HISTORY, block.state_of(row), STATES * sizeof(S));
+    ptx::bulk_commit();
+    ptx::bulk_wait_read<1>();
+    if (row > 0)
+        load_h(block, row - 1 + block.p.ring);
+}
+
+/* What a thread keeps of its channel. */
+struct channel_weights {
+    float A[N], conv[K], conv_bias, skip;
+
+    __device__ __forceinline__ void load(const mamba_cuda &layer, int e)
+    {
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            A[n] = __ldg(layer.A + n * E + e);
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            conv[k] = __ldg(layer.conv_weight + k * E + e);
+        conv_bias = layer.conv_bias ? __ldg(layer.conv_bias + e) : 0.0f;
+        skip = __ldg(layer.skip + e);
+    }
+};
+
+/* A warp's share of the small products: x_proj's block of inputs and dt_proj's tiles of outputs with its channels. */
+template <int PW> struct warp_weights {
+    uint4 x[MIXED / 16][PW][2], dt[2][PW][1];
+
+    __device__ __forceinline__ void load(const mamba_cuda &layer, int warp, int lane)
+    {
+        const uint4 *x_tiles = static_cast<const uint4 *>(layer.x_proj.tiles) + lane;
+        const uint4 *dt_tiles = static_cast<const uint4 *>(layer.dt_proj.tiles) + lane;
+#pragma unroll
+        for (int i = 0; i < PW; i++) {
+#pragma unroll
+            for (int m = 0; m < MIXED / 16; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    x[m][i][half] = __ldg(x_tiles + (((m * WARPS + warp) * layer.x_proj.pieces + i) * 2 + half) * 32);
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+                dt[m][i][0] = __ldg(dt_tiles + ((2 * warp + m) * layer.dt_proj.pieces + i) * 2 * 32);
+        }
+    }
+};
+
+/* u of the tile's rows, zeros past its end; each row's input goes over the oldest of its history. */
+template <class T, class S>
+__device__ __forceinline__ void convolve(float (&u)[TILE], const mix_block<S> &block, const channel_weights &w, int tile_row)
+{
+    const int rows = block.rows - tile_row, e = block.channel;
+    const T *xz = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + e;
+    float x[TILE];
+#pragma unroll
+    for (int i = 0; i < TILE; i++)
+        x[i] = i < rows ? to_float(xz[i * 2 * E]) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < TILE; i++) {
+        u[i] = 0.0f;
+        if (i >= rows)
+            continue;
+        const row_place &place = block.place(tile_row + i);
+        float sum = w.conv_bias;
+#pragma unroll
+        for (int k = 0; k < K - 1; k++) {
+            const int row = place.oldest + k < K - 1 ? place.oldest + k : place.oldest + k - (K - 1);
+            sum = fmaf(w.conv[k], to_float(block.histories[i * HISTORY + row * E + e]), sum);
+        }
+        u[i] = math::silu(fmaf(w.conv[K - 1], x[i], sum));
+        put(block.states + place.state + place.oldest * E + e, x[i]);
+    }
+}
+
+/* The lane's pairs of a (TILE, ..) table of floats for one half of a block of inputs, as pieces. */
+template <int P> __device__ __forceinline__ void split_rows(uint2 (&b)[P], const float *row, int t)
+{
+    uint32_t low[P], high[P];
+    math::split(low, row[2 * t], row[2 * t + 1]);
+    math::split(high, row[2 * t + 8], row[2 * t + 9]);
+#pragma unroll
+    for (int i = 0; i < P; i++)
+        b[i] = make_uint2(low[i], high[i]);
+}
+
+/* The warp's block of x_proj's sums, from its channels' u, into its corner. */
+template <int PW, int P, class S>
+__device__ __forceinline__ void sum_x_proj(const mix_block<S> &block, const float (&u)[TILE], const uint4 (&a)[MIXED / 16][PW][2])
+{
+    float *corner = block.shared.corners[block.warp];
+    const int g = block.lane / 4, t = block.lane % 4;
+#pragma unroll
+    for (int i = 0; i < TILE; i++)
+        corner[i * CHANNEL_ROW + block.lane] = u[i];
+    __syncwarp();
+    uint2 half[2][P], b[P][2];
+    split_rows<P>(half[0], corner + g * CHANNEL_ROW, t);
+    split_rows<P>(half[1], corner + g * CHANNEL_ROW + 16, t);
+#pragma unroll
+    for (int i = 0; i < P; i++)
+        b[i][0] = half[0][i], b[i][1] = half[1][i];
+    __syncwarp(); /* the corner has been read */
+#pragma unroll
+    for (int m = 0; m < MIXED / 16; m++) {
+        float c[4];
+        math::block_sum<PW, P>(c, a[m], b);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            corner[(2 * t + i % 2) * SUM_ROW + 16 * m + g + i / 2 * 8] = c[i];
+    }
+}
+
+/* dt, B and C of the tile's rows out of all warps' sums. */
+__device__ __forceinline__ void add_sums(mix_shared &shared, const struct linear_cuda &x_proj)
+{
+    const int i = int(threadIdx.x), row = i / MIXED, output = i % MIXED;
+    if (i >= TILE * MIXED)
+        return;
+    float total = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++)
+        total = __fadd_rn(total, shared.corners[warp][row * SUM_ROW + output]);
+    shared.mixed[row][output] = fmaf(total, __ldg(x_proj.scale + output), __ldg(x_proj.bias + output));
+}
+
+/* dt of the warp's channels into its corner: what softplus takes. */
+template <int PW, int P, class S>
+__device__ __forceinline__ void project_dt(const mix_block<S> &block, const uint4 (&a)[2][PW][1])
+{
+    float *corner = block.shared.corners[block.warp];
+    const struct linear_cuda &dt_proj = block.p.layer.dt_proj;
+    const int g = block.lane / 4, t = block.lane % 4;
+    uint2 half[P], b[P][1];
+    split_rows<P>(half, block.shared.mixed[g], t);
+#pragma unroll
+    for (int i = 0; i < P; i++)
+        b[i][0] = half[i];
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        float c[4];
+        math::block_sum<PW, P, 1>(c, a[m], b);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int channel = 16 * m + g + i / 2 * 8, e = block.warp * 32 + channel;
+            corner[(2 * t + i % 2) * CHANNEL_ROW + channel] = fmaf(c[i], __ldg(dt_proj.scale + e), __ldg(dt_proj.bias + e));
+        }
+    }
+    __syncwarp();
+}
+
+/* A channel's states over the step, in place; gives <C, h>. */
+template <bool ZOH, class S>
+__device__ __forceinline__ float walk_states(S *h, const float (&A)[N], const float *B, const float *C, float delta, float u)
+{
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; n += 4) {
+        const float4 b = *reinterpret_cast<const float4 *>(B + n), c = *reinterpret_cast<const float4 *>(C + n);
+        const float bs[4] = {b.x, b.y, b.z, b.w}, cs[4] = {c.x, c.y, c.z, c.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float next = math::next_state<ZOH>(to_float(h[(n + i) * E]), A[n + i], delta, u, bs[i]);
+            put(h + (n + i) * E, next);
+            sum = fmaf(cs[i], next, sum);
+        }
+    }
+    return sum;
+}
+
+/* The tile's rows, one after the other. */
+template <class T, bool ZOH, class S>
+__device__ __forceinline__ void scan_rows(const mix_block<S> &block, float (&u)[TILE], const channel_weights &w, int tile_row)
+{
+    const int rows = min(TILE, block.rows - tile_row), e = block.channel;
+    const T *z = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + E + e;
+    T *y = static_cast<T *>(block.p.y) + int64_t(block.row0 + tile_row) * E + e;
+    float next_z = to_float(z[0]);
+#pragma unroll 1
+    for (int i = 0; i < rows; i++) {
+        const int row = tile_row + i;
+        const float gate = next_z;
+        if (i + 1 < rows)
+            next_z = to_float(z[(i + 1) * 2 * E]);
+        const float dt = block.shared.corners[block.warp][i * CHANNEL_ROW + block.lane];
+        const float delta = math::time_step(dt, block.place(row).elapsed);
+        const float *mixed = block.shared.mixed[i];
+        ptx::barrier_wait(&block.shared.full[row % block.p.ring], uint32_t(row / block.p.ring % 2));
+        const float sum = walk_states<ZOH>(block.state_of(row) + e, w.A, mixed + R, mixed + R + N, delta, u[0]);
+        put(y + i * E, math::gated(sum, w.skip, u[0], gate));
+        ptx::shared_written();
+        __syncthreads();
+        if (threadIdx.x == 0)
+            store_h(block, row);
+#pragma unroll
+        for (int j = 0; j + 1 < TILE; j++)
+            u[j] = u[j + 1];
+    }
+}
+
+template <class S> __device__ __forceinline__ void start(const mix_block<S> &block)
+{
+    if (block.warp > 0)
+        return;
+    if (block.lane == 0) {
+        ptx::barrier_init(&block.shared.history_full);
+        for (int i = 0; i < block.p.ring; i++)
+            ptx::barrier_init(&block.shared.full[i]);
+        ptx::barrier_init_done();
+    }
+    __syncwarp();
+    load_histories(block, 0);
+    if (block.lane == 0)
+        for (int i = 0; i < block.p.ring; i++)
+            load_h(block, i);
+}
+
+template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(THREADS, 1) mix(const __grid_constant__ params p)
+{
+    using T = typename activation<P>::type;
+    extern __shared__ __align__(128) unsigned char memory[];
+    const mix_block<S> block(p, memory);
+    start(block);
+    channel_weights w;
+    w.load(p.layer, block.channel);
+    __syncthreads(); /* barriers and the first rows' places are there */
+    for (int row = 0; row < block.rows; row += TILE) {
+        warp_weights<PW> products;
+        products.load(p.layer, block.warp, block.lane);
+        if (row == 0) {
+            ptx::wait_for_kernels();
+            ptx::start_next_kernel();
+        }
+        float u[TILE];
+        ptx::barrier_wait(&block.shared.history_full, uint32_t(row / TILE % 2));
+        convolve<T>(u, block, w, row);
+        sum_x_proj<PW, P>(block, u, products.x);
+        ptx::shared_written(); /* the histories have been read: the copy engine may have their place */
+        __syncthreads();
+        if (block.warp == 0 && row + TILE < block.rows)
+            load_histories(block, row + TILE);
+        add_sums(block.shared, p.layer.x_proj);
+        __syncthreads();
+        project_dt<PW, P>(block, products.dt);
+        scan_rows<T, ZOH>(block, u, w, row);
+    }
+    if (threadIdx.x == 0)
+        ptx::bulk_wait();
+}
+
+/* ---- any sizes ---------------------------------------------------------------------------------------------- */
+
+/* What a thread of the plain kernels stands for: a channel of a row. Grid: (rows, ceil(E / 128)), 128 threads. */
+template <class S> struct plain_place {
+    int row, e, slot;
+    S *state;
+
+    __device__ __forceinline__ explicit plain_place(const params &p)
+    {
+        row = int(blockIdx.x), e = int(blockIdx.y) * 128 + int(threadIdx.x);
+        slot = p.step.slots[row];
+        state = static_cast<S *>(p.step.states) + slot * p.step.state_stride + p.layer.state_at + e;
+    }
+};
+
+template <class T, class S> __global__ void __launch_bounds__(128) plain_convolve(const params p)
+{
+    const plain_place<S> at(p);
+    const mamba_cuda &layer = p.layer;
+    const int channels = layer.E, e = at.e, past = layer.K - 1;
+    if (e >= channels)
+        return;
+    const float x = to_float(static_cast<const T *>(p.xz)[int64_t(at.row) * 2 * channels + e]);
+    float sum = layer.conv_bias ? layer.conv_bias[e] : 0.0f;
+    const int oldest = past > 0 ? int(p.step.phase[at.slot] % unsigned(past)) : 0;
+    for (int k = 0; k < past; k++)
+        sum = fmaf(layer.conv_weight[k * channels + e], to_float(at.state[(oldest + k) % past * channels]), sum);
+    p.u[int64_t(at.row) * channels + e] = math::silu(fmaf(layer.conv_weight[past * channels + e], x, sum));
+    if (past > 0)
+        put(at.state + oldest * channels, x);
+}
+
+template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) plain_scan(const params p)
+{
+    const plain_place<S> at(p);
+    const mamba_cuda &layer = p.layer;
+    const int channels = layer.E, e = at.e, states = layer.N;
+    if (e >= channels)
+        return;
+    const int64_t i = int64_t(at.row) * channels + e;
+    const float *B = p.mixed + int64_t(at.row) * (layer.R + 2 * states) + layer.R, *C = B + states;
+    const float delta = math::time_step(p.dt[i], p.step.elapsed[at.row]), u = p.u[i];
+    S *h = at.state + (layer.K - 1) * channels;
+    float sum = 0.0f;
+    for (int n = 0; n < states; n++, h += channels) {
+        const float next = math::next_state<ZOH>(to_float(*h), layer.A[n * channels + e], delta, u, B[n]);
+        put(h, next);
+        sum = fmaf(C[n], next, sum);
+    }
+    const float z = to_float(static_cast<const T *>(p.xz)[int64_t(at.row) * 2 * channels + channels + e]);
+    put(static_cast<T *>(p.y) + i, math::gated(sum, layer.skip[e], u, z));
+}
+
+/* ---- launches ----------------------------------------------------------------------------------------------- */
+
+int multiprocessors()
+{
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1)
+        return 132;
+    return count;
+}
+
+/* Places for h: enough that some are on their way in while one is computed and one is on its way out, and all that a
+ * small batch has. In bf16 they are half as large. */
+template <class S> int ring_places(int per_block)
+{
+    const int most = sizeof(S) == 4 ? 4 : 8;
+    return per_block < most ? per_block : most;
+}
+
+template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, void *stream)
+{
+    p.per_block = ceil_div(p.step.rows, multiprocessors());
+    p.ring = ring_places<S>(p.per_block);
+    const int bytes = mix_bytes<S>(p.per_block, p.ring);
+    void (*kernel)(const params) = mix<PW, P, S, ZOH>;
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess)
+        return error;
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t how = {};
+    how.gridDim = dim3(unsigned(ceil_div(p.step.rows, p.per_block)));
+    how.blockDim = dim3(THREADS);
+    how.dynamicSmemBytes = size_t(bytes);
+    how.stream = static_cast<cudaStream_t>(stream);
+    how.attrs = &early;
+    how.numAttrs = 1;
+    return cudaLaunchKernelEx(&how, kernel, p);
+}
+
+template <class T, class S, bool ZOH> cudaError_t launch_plain(const params &p, void *stream)
+{
+    const mamba_cuda &layer = p.layer;
+    const dim3 grid(unsigned(p.step.rows), unsigned(ceil_div(layer.E, 128)));
+    const int64_t mixed = layer.R + 2 * layer.N;
+    struct linear_cuda_rows rows = {};
+    rows.rows = p.step.rows, rows.precision = p.step.precision;
+    plain_convolve<T, S><<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    rows.x = p.u, rows.x_stride = layer.E, rows.y = p.mixed, rows.y_stride = mixed;
+    int error = linear_cuda(&layer.x_proj, &rows, stream);
+    rows.x = p.mixed, rows.x_stride = mixed, rows.y = p.dt, rows.y_stride = layer.E;
+    if (error == 0)
+        error = linear_cuda(&layer.dt_proj, &rows, stream);
+    if (error == 0)
+        plain_scan<T, S, ZOH><<<grid, 128, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    return error ? cudaError_t(error) : cudaGetLastError();
+}
+
+bool tuned(const mamba_cuda &layer)
+{
+    return layer.D == D && layer.E == E && layer.N == N && layer.K == K && layer.R == R;
+}
+
+/* The middle of the layer: from x, z to y. */
+template <int PW, int P, class S, bool ZOH> cudaError_t middle(const params &p, void *stream)
+{
+    if (tuned(p.layer) && !p.step.plain)
+        return launch_mix<PW, P, S, ZOH>(p, stream);
+    return launch_plain<typename activation<P>::type, S, ZOH>(p, stream);
+}
+
+template <int PW, int P> cudaError_t middle_of(const params &p, void *stream)
+{
+    if (p.step.state_bf16)
+        return p.layer.zoh ? middle<PW, P, __nv_bfloat16, true>(p, stream) : middle<PW, P, __nv_bfloat16, false>(p, stream);
+    return p.layer.zoh ? middle<PW, P, float, true>(p, stream) : middle<PW, P, float, false>(p, stream);
+}
+
+cudaError_t middle_any(const params &p, void *stream)
+{
+    const bool one = p.layer.x_proj.pieces == 1 && p.layer.dt_proj.pieces == 1;
+    switch (p.step.precision) {
+    case PRECISION_BF16: return middle_of<1, 1>(p, stream);
+    case PRECISION_TF32: return one ? middle_of<1, 2>(p, stream) : middle_of<2, 2>(p, stream);
+    default: return one ? middle_of<1, 3>(p, stream) : middle_of<3, 3>(p, stream);
+    }
+}
+
+bool pieces_valid(const struct linear_cuda &w, int precision, bool one)
+{
+    return one ? w.pieces == 1 : w.pieces >= precision && w.pieces <= 3;
+}
+
+bool valid(const mamba_cuda &layer, const step_cuda &step)
+{
+    const bool one = layer.x_proj.pieces == 1;
+    return layer.D >= 1 && layer.E >= 1 && layer.N >= 1 && layer.N <= 64 && layer.K >= 1 && layer.K <= 16 &&
+           layer.R >= 1 && step.rows >= 0 && step.precision >= 1 && step.precision <= 3 &&
+           pieces_valid(layer.x_proj, step.precision, one) && pieces_valid(layer.dt_proj, step.precision, one) &&
+           step.state_stride % 8 == 0 && layer.state_at % 8 == 0;
+}
+
+/* The workspace's parts, each 16-byte aligned; `workspace` may be NULL, for its size alone. */
+size_t carve(params &p, void *workspace)
+{
+    const size_t rows = size_t(p.step.rows), E_ = size_t(p.layer.E);
+    size_t used = 0;
+    const auto take = [&](size_t floats) {
+        float *here = workspace ? static_cast<float *>(workspace) + used : nullptr;
+        used += (rows * floats + 3) / 4 * 4;
+        return here;
+    };
+    p.xz = take(2 * E_);
+    p.y = take(E_);
+    if (!tuned(p.layer) || p.step.plain) {
+        p.u = take(E_);
+        p.dt = take(E_);
+        p.mixed = take(size_t(p.layer.R + 2 * p.layer.N));
+    }
+    return used * sizeof(float);
+}
+
+} /* namespace */
+
+/* ---- entry points ------------------------------------------------------------------------------------------- */
+
+size_t mamba_cuda_state(const struct mamba_cuda *layer)
+{
+    return size_t(layer->K - 1 + layer->N) * size_t(layer->E);
+}
+
+size_t mamba_cuda_workspace_bytes(const struct mamba_cuda *layer, int rows)
+{
+    params p = {};
+    p.layer = *layer, p.step.rows = rows, p.step.plain = 1;
+    return carve(p, nullptr);
+}
+
+int mamba_cuda_step(const struct mamba_cuda *layer, const struct step_cuda *step, float *x, void *stream)
+{
+    if (!valid(*layer, *step))
+        return -1;
+    if (step->rows == 0)
+        return 0;
+    params p = {};
+    p.layer = *layer, p.step = *step;
+    carve(p, step->workspace);
+    const bool bf16 = step->precision == PRECISION_BF16;
+
+    struct linear_cuda_rows in = {};
+    in.rows = step->rows, in.precision = step->precision, in.y_bf16 = bf16;
+    in.x = x, in.x_stride = layer->D, in.norm = layer->norm, in.y = p.xz, in.y_stride = 2 * layer->E;
+    in.ahead = tuned(*layer) && !step->plain;
+    int error = linear_cuda(&layer->in_proj, &in, stream);
+    if (error == 0)
+        error = middle_any(p, stream);
+
+    struct linear_cuda_rows out = {};
+    out.rows = step->rows, out.precision = step->precision, out.x_bf16 = bf16;
+    out.x = p.y, out.x_stride = layer->E, out.y = x, out.y_stride = layer->D;
+    out.residual = x, out.residual_stride = layer->D;
+    return error ? error : linear_cuda(&layer->out_proj, &out, stream);
+}
