@@ -75,6 +75,7 @@ $(BUILD)/%.o: %.c
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 # Finds scripted devices where the program finds GPUs.
 $(BUILD)/tests/test_daemon_fault: LDFLAGS += -Wl,--wrap=backend_cuda_find
+$(BUILD)/tests/test_belt: $(BUILD)/clients/belt.o
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)
@@ -118,6 +119,28 @@ build/release/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
 
+# A .cu in tests/cuda stands alone, with the kernels; a .c is a program of this project that asks for the library.
+CUDA_PROGRAMS := $(patsubst %.cu,build/release/%,$(wildcard tests/cuda/test_*.cu tests/cuda/bench_*.cu)) \
+                 $(patsubst %.c,build/release/%,$(wildcard tests/cuda/*.c))
+CUDA_RUN := SSM_CUDA_LIBRARY=build/release/libssm_cuda.so
+
+test-cuda: ## every twin test on the GPU (exit 69: there is none)
+	@$(MAKE) -j$(JOBS) --no-print-directory cuda $(CUDA_PROGRAMS)
+	@$(CUDA_RUN) build/release/tests/cuda/test_backend
+	@build/release/tests/cuda/test_layers
+	@build/release/tests/cuda/bench_step --check
+	@build/release/tests/cuda/bench_cluster --check
+	@if python3 -c 'import torch' 2>/dev/null; then python3 model/train/check_scan.py; \
+	 else echo "skipped: check_scan.py, the scan and its gradients, needs PyTorch"; fi
+bench-cuda: ## the GPU against its floors and peers
+	@$(MAKE) -j$(JOBS) --no-print-directory cuda $(CUDA_PROGRAMS)
+	@for b in layers step cluster; do build/release/tests/cuda/bench_$$b; done
+	@$(CUDA_RUN) build/release/tests/cuda/bench_backend
+build/release/tests/cuda/%: build/release/tests/cuda/%.cu.o $(filter build/release/kernels/%,$(CUDA))
+	$(Q)$(NVCC) -o $@ $^
+build/release/tests/cuda/%: build/release/tests/cuda/%.o build/release/tests/cuda/poison.cu.o $(LIB)
+	$(Q)$(NVCC) -o $@ $^ $(LDLIBS) -lcmocka
+
 layers: ## check who includes whom, and that one outside library lives in one file
 	@tests/layers.sh
 format: ## clang-format every C file
@@ -141,5 +164,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan fuzz fuzz-programs bench cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

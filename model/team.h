@@ -5,6 +5,10 @@
 /* A few threads that do one thing together. Waiting spins for some 50 us, then sleeps in the kernel (futex), so a
  * team costs nothing between hops and no lock on the hop path. One owner calls team_run; members call team_barrier. */
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct team;
 
 /* Gives a team of `threads`, the caller of team_run among them, or NULL. Workers block every signal. */
@@ -17,5 +21,9 @@ void team_run(struct team *team, int members, void (*work)(void *arg, int member
 
 /* Wait until every member of the team_run in progress is here. Writes before it are seen by all after it. */
 void team_barrier(struct team *team);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

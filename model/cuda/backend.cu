@@ -1,0 +1,620 @@
+/* SPDX-License-Identifier: MIT */
+/* The model on one GPU: hops in host memory, states in the GPU's.
+ *
+ * Few streams: a step is one CUDA graph, captured at open for a number of rows (1, 2, 4, ... 512); rows beyond the hops
+ * of the call stand in a spare slot. Its first kernel fetches the hops from pinned memory over the bus, its last layer
+ * writes the outputs back there, and a counter in pinned memory says when: no copy engine, no driver call on the way.
+ *
+ * Many streams, and recordings: the rows go in parts through two lanes, each with its own CUDA stream and buffers, so
+ * that while one part is computed the next is gathered and copied in, and the one before copied out and handed back. Of
+ * a recording each part starts from the state that the one before it left, so only the copies run side by side. */
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/linear.h"
+#include "model/cuda/chain.h"
+#include "model/cuda/device.h"
+#include "model/cuda/move.h"
+#include "model/refuse.h"
+
+extern "C" const struct backend_cuda *ssm_backend_cuda(int abi);
+
+struct lane {
+    cudaStream_t stream;
+    cudaEvent_t computed, delivered;
+    struct chain_bench bench;
+    char *records;      /* (ROWS) pinned */
+    float *out;         /* (ROWS, outputs) pinned */
+    char *records_gpu;
+    float *out_gpu;
+    int first, rows; /* the part under way; 0 rows: none */
+};
+
+namespace
+{
+
+enum {
+    STEP_PART = 2048,     /* rows of a part: so few that activations stay in L2 and the pipeline fills soon */
+    SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
+    ROWS = SEQUENCE_PART,
+    SCAN_PARTS = 16, /* a call */
+    GRAPH_ROWS = 512,
+    BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
+    LANES = 2,
+    SHARED_ROWS = 256, /* from here on helpers pay */
+    ELAPSED_MAX = 1000000
+};
+constexpr size_t SLACK = size_t(256) << 20; /* left free on the GPU: kernels and graphs take some */
+
+/* Where the rows of a call come from and go to. */
+struct call {
+    const struct backend_hop *hops;
+    const int *picked; /* (rows)  the hop of a row; NULL: rows are the one hop's, in order of time */
+    int pass;          /* which of a hop's hops, when picked */
+};
+
+struct cuda {
+    struct backend base;
+    const struct model *model;
+    int device, streams, threads;
+    struct team *team; /* NULL with one thread */
+    struct chain *chain;
+    struct chain_slots slots;
+    struct lane lanes[LANES];
+    cudaGraphExec_t graphs[BUCKETS];
+    int buckets;
+    uint32_t *done_count;
+    volatile uint32_t *done; /* pinned: graphs finished */
+    uint32_t launched;       /* graphs begun            */
+    float *state;            /* (model->state) pinned   */
+    int *picked;             /* (streams)               */
+    char *gpu_memory, *pinned_memory;
+    bool unordered; /* lane 0 has work that the others must wait for */
+    char fault[256];
+};
+
+struct cuda *of(struct backend *backend) { return reinterpret_cast<struct cuda *>(backend); }
+
+/* Keep the first error's words. 0, or -1. */
+int check(struct cuda *cuda, cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess) {
+        return 0;
+    }
+    if (!cuda->fault[0]) {
+        snprintf(cuda->fault, sizeof cuda->fault, "cuda:%d failed in %s: %s", cuda->device, what,
+                 cudaGetErrorString(error));
+    }
+    return -1;
+}
+
+/* Every call begins here: a GPU that failed is not asked again. */
+int enter(struct cuda *cuda) { return cuda->fault[0] ? -1 : check(cuda, cudaSetDevice(cuda->device), "its selection"); }
+
+/* ---- between hops and records ------------------------------------------------------------------------------- */
+
+struct move_record *record_at(const struct cuda *cuda, const struct lane *lane, int row)
+{
+    return reinterpret_cast<struct move_record *>(lane->records +
+                                                  size_t(row) * move_record_bytes(cuda->model->info.hop));
+}
+
+const struct backend_hop *hop_of(const struct call *call, int row, int *at)
+{
+    *at = call->picked ? call->pass : row;
+    return call->picked ? call->hops + call->picked[row] : call->hops;
+}
+
+void write_record(const struct cuda *cuda, const struct call *call, int row, struct move_record *record)
+{
+    int at;
+    const struct backend_hop *hop = hop_of(call, row, &at);
+    const size_t width = size_t(cuda->model->info.hop);
+    const float elapsed = at < hop->elapsed_count ? hop->elapsed[at] : 1.0f;
+    record->slot = hop->slot;
+    record->elapsed = elapsed > 0 ? std::fmin(elapsed, float(ELAPSED_MAX)) : 1.0f;
+    memcpy(record->samples, hop->in + size_t(at) * width, width * sizeof *hop->in);
+}
+
+void read_output(const struct cuda *cuda, const struct call *call, int row, const float *out)
+{
+    int at;
+    const struct backend_hop *hop = hop_of(call, row, &at);
+    const size_t width = size_t(cuda->model->info.outputs);
+    memcpy(hop->out + size_t(at) * width, out, width * sizeof *out);
+}
+
+/* A lane's part on its way in or out, dealt to the threads. */
+struct moving {
+    const struct cuda *cuda;
+    const struct call *call;
+    const struct lane *lane;
+    int members;
+    bool out;
+};
+
+void move_share(void *arg, int member)
+{
+    const struct moving *moving = static_cast<const struct moving *>(arg);
+    const struct lane *lane = moving->lane;
+    const size_t outputs = size_t(moving->cuda->model->info.outputs);
+    const int first = int(int64_t(lane->rows) * member / moving->members),
+              end = int(int64_t(lane->rows) * (member + 1) / moving->members);
+    for (int row = first; row < end; row++) {
+        if (moving->out) {
+            read_output(moving->cuda, moving->call, lane->first + row, lane->out + size_t(row) * outputs);
+        } else {
+            write_record(moving->cuda, moving->call, lane->first + row, record_at(moving->cuda, lane, row));
+        }
+    }
+}
+
+void move_rows(const struct cuda *cuda, const struct call *call, const struct lane *lane, bool out)
+{
+    struct moving moving = {cuda, call, lane, lane->rows >= SHARED_ROWS ? cuda->threads : 1, out};
+    if (moving.members > 1) {
+        team_run(cuda->team, moving.members, move_share, &moving);
+    } else {
+        move_share(&moving, 0);
+    }
+}
+
+/* ---- few rows: graphs --------------------------------------------------------------------------------------- */
+
+/* The launches of a small step, straight from and to pinned memory. */
+cudaError_t launch_small(struct cuda *cuda, struct lane *lane, int rows)
+{
+    const struct chain_bench *bench = &lane->bench;
+    const cudaError_t error = move_in(lane->records, rows, cuda->model->info.hop, bench->slots, bench->elapsed,
+                                      bench->values[0], lane->stream);
+    return error ? error : chain_run(cuda->chain, &cuda->slots, bench, rows, false, lane->out, lane->stream);
+}
+
+/* Until the graph launched last has finished. Errors never reach the counter, so the stream is asked at times. */
+int wait_done(struct cuda *cuda)
+{
+    for (unsigned spins = 1; *cuda->done != cuda->launched; spins++) {
+        if (spins % 16384 == 0) {
+            const cudaError_t state = cudaStreamQuery(cuda->lanes[0].stream);
+            if (state != cudaErrorNotReady && *cuda->done != cuda->launched) {
+                return check(cuda, state ? state : cudaErrorUnknown, "a step");
+            }
+        }
+        __builtin_ia32_pause();
+    }
+    return 0;
+}
+
+int step_small(struct cuda *cuda, const struct call *call, int rows)
+{
+    struct lane *lane = &cuda->lanes[0];
+    int bucket = 0;
+    while (1 << bucket < rows) {
+        bucket++;
+    }
+    lane->first = 0;
+    lane->rows = rows;
+    move_rows(cuda, call, lane, false);
+    for (int row = rows; row < 1 << bucket; row++) {
+        record_at(cuda, lane, row)->slot = cuda->streams;
+    }
+    if (check(cuda, cudaGraphLaunch(cuda->graphs[bucket], lane->stream), "a step's launch")) {
+        return -1;
+    }
+    cuda->launched++;
+    if (wait_done(cuda)) {
+        return -1;
+    }
+    move_rows(cuda, call, lane, true);
+    lane->rows = 0;
+    return 0;
+}
+
+/* ---- many rows: parts --------------------------------------------------------------------------------------- */
+
+/* Wait for the lane's part and hand its outputs back. */
+int finish_part(struct cuda *cuda, const struct call *call, struct lane *lane)
+{
+    if (lane->rows) {
+        if (check(cuda, cudaEventSynchronize(lane->delivered), "a batch")) {
+            return -1;
+        }
+        move_rows(cuda, call, lane, true);
+        lane->rows = 0;
+    }
+    return 0;
+}
+
+/* The lane's part: copy in, through the layers (behind those of `before`, if not NULL), copy out. */
+cudaError_t launch_part(struct cuda *cuda, struct lane *lane, bool sequence, const struct lane *before)
+{
+    const struct chain_bench *bench = &lane->bench;
+    const int hop = cuda->model->info.hop, rows = lane->rows;
+    const size_t values = size_t(rows) * size_t(cuda->model->info.outputs);
+    cudaError_t error = cudaMemcpyAsync(lane->records_gpu, lane->records, size_t(rows) * move_record_bytes(hop),
+                                        cudaMemcpyHostToDevice, lane->stream);
+    if (!error && before) {
+        error = cudaStreamWaitEvent(lane->stream, before->computed, 0);
+    }
+    if (!error) {
+        error = move_in(lane->records_gpu, rows, hop, bench->slots, bench->elapsed, bench->values[0], lane->stream);
+    }
+    if (!error) {
+        error = chain_run(cuda->chain, &cuda->slots, bench, rows, sequence, lane->out_gpu, lane->stream);
+    }
+    if (!error) {
+        error = cudaEventRecord(lane->computed, lane->stream);
+    }
+    if (!error) {
+        error = cudaMemcpyAsync(lane->out, lane->out_gpu, values * sizeof *lane->out, cudaMemcpyDeviceToHost,
+                                lane->stream);
+    }
+    return error ? error : cudaEventRecord(lane->delivered, lane->stream);
+}
+
+/* Slots that were zeroed on lane 0's stream are zero for the other lanes too. */
+int order_lanes(struct cuda *cuda)
+{
+    cudaError_t error = cudaSuccess;
+    if (cuda->unordered) {
+        error = cudaEventRecord(cuda->lanes[0].computed, cuda->lanes[0].stream);
+        for (int i = 1; i < LANES && !error; i++) {
+            error = cudaStreamWaitEvent(cuda->lanes[i].stream, cuda->lanes[0].computed, 0);
+        }
+        cuda->unordered = false;
+    }
+    return check(cuda, error, "a batch's start");
+}
+
+int run_parts(struct cuda *cuda, const struct call *call, int rows, int most)
+{
+    struct lane *before = nullptr;
+    int part = 0;
+    if (order_lanes(cuda)) {
+        return -1;
+    }
+    for (int first = 0; first < rows; first += most, part++) {
+        struct lane *lane = &cuda->lanes[part % LANES];
+        if (finish_part(cuda, call, lane)) {
+            return -1;
+        }
+        lane->first = first;
+        lane->rows = std::min(most, rows - first);
+        move_rows(cuda, call, lane, false);
+        if (check(cuda, launch_part(cuda, lane, !call->picked, call->picked ? nullptr : before), "a batch's launch")) {
+            return -1;
+        }
+        before = lane;
+    }
+    for (int i = 0; i < LANES; i++, part++) {
+        if (finish_part(cuda, call, &cuda->lanes[part % LANES])) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- the operations ----------------------------------------------------------------------------------------- */
+
+/* The hops that have a hop number `pass`. */
+int pick(struct cuda *cuda, const struct backend_hop *hops, int n, int pass)
+{
+    int rows = 0;
+    for (int i = 0; i < n; i++) {
+        if (hops[i].count > pass) {
+            cuda->picked[rows++] = i;
+        }
+    }
+    return rows;
+}
+
+int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
+{
+    struct cuda *cuda = of(backend);
+    int rows, error = enter(cuda);
+    for (int pass = 0; !error && (rows = pick(cuda, hops, n, pass)); pass++) {
+        const struct call call = {hops, cuda->picked, pass};
+        error = rows <= GRAPH_ROWS ? step_small(cuda, &call, rows) : run_parts(cuda, &call, rows, STEP_PART);
+    }
+    return error;
+}
+
+int cuda_scan(struct backend *backend, const struct backend_hop *hop)
+{
+    struct cuda *cuda = of(backend);
+    const struct call call = {hop, nullptr, 0};
+    return enter(cuda) ? -1 : run_parts(cuda, &call, hop->count, SEQUENCE_PART);
+}
+
+int cuda_state_get(struct backend *backend, int slot, float *state)
+{
+    struct cuda *cuda = of(backend);
+    cudaStream_t stream = cuda->lanes[0].stream;
+    if (enter(cuda) ||
+        check(cuda, chain_state_get(cuda->chain, &cuda->slots, slot, cuda->state, stream), "reading a state") ||
+        check(cuda, cudaStreamSynchronize(stream), "reading a state")) {
+        return -1;
+    }
+    memcpy(state, cuda->state, cuda->model->state * sizeof *state);
+    return 0;
+}
+
+int cuda_state_put(struct backend *backend, int slot, const float *state)
+{
+    struct cuda *cuda = of(backend);
+    cudaStream_t stream = cuda->lanes[0].stream;
+    if (enter(cuda)) {
+        return -1;
+    }
+    if (state) {
+        memcpy(cuda->state, state, cuda->model->state * sizeof *state);
+    }
+    cuda->unordered = true;
+    if (check(cuda, chain_state_put(cuda->chain, &cuda->slots, slot, state ? cuda->state : nullptr, stream),
+              "writing a state")) {
+        return -1;
+    }
+    return state ? check(cuda, cudaStreamSynchronize(stream), "writing a state") : 0;
+}
+
+const char *cuda_fault(const struct backend *backend)
+{
+    const struct cuda *cuda = reinterpret_cast<const struct cuda *>(backend);
+    return cuda->fault[0] ? cuda->fault : nullptr;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------ */
+
+/* Lay out all device memory; with memory, sets every pointer. */
+void lay_out_gpu(struct cuda *cuda, struct arena *arena)
+{
+    const size_t slots = size_t(cuda->streams) + 1; /* and the spare one */
+    cuda->slots.phase = arena_take<uint32_t>(arena, slots);
+    cuda->slots.states = arena_take<char>(arena, slots * chain_state_bytes(cuda->chain));
+    cuda->done_count = arena_take<uint32_t>(arena, 1);
+    for (struct lane &lane : cuda->lanes) {
+        lane.records_gpu = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
+        lane.out_gpu = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
+        lane.bench = chain_take_bench(cuda->chain, std::max(+STEP_PART, +GRAPH_ROWS), SEQUENCE_PART, arena);
+    }
+}
+
+void lay_out_pinned(struct cuda *cuda, struct arena *arena)
+{
+    cuda->done = arena_take<uint32_t>(arena, 1);
+    cuda->state = arena_take<float>(arena, cuda->model->state);
+    for (struct lane &lane : cuda->lanes) {
+        lane.records = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
+        lane.out = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
+    }
+}
+
+int refuse_streams(const struct cuda *cuda, size_t bytes, size_t bytes_free, struct ssm_error *err)
+{
+    const size_t stream = chain_state_bytes(cuda->chain), room = bytes_free > SLACK ? bytes_free - SLACK : 0;
+    const size_t fixed = bytes - size_t(cuda->streams) * stream;
+    return refuse(err, 69, "%s has %.1f GiB free, %d streams need %.1f: about %zu would fit", cuda->base.device,
+                  double(bytes_free) / (1 << 30), cuda->streams, double(bytes + SLACK) / (1 << 30),
+                  room > fixed ? (room - fixed) / stream : 0);
+}
+
+int refuse_fault(struct cuda *cuda, struct ssm_error *err) { return refuse(err, 69, "%s", cuda->fault); }
+
+/* How much memory everything takes, if the GPU has it. */
+int count_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes_free, struct arena *gpu,
+                 struct arena *pinned, struct ssm_error *err)
+{
+    if (!(cuda->chain = chain_create(cuda->model, precision, state_bf16, gpu, err))) {
+        return -1;
+    }
+    lay_out_gpu(cuda, gpu);
+    lay_out_pinned(cuda, pinned);
+    cuda->base.bytes = gpu->used + pinned->used;
+    const int error = gpu->used + SLACK > bytes_free ? refuse_streams(cuda, gpu->used, bytes_free, err) : 0;
+    chain_destroy(cuda->chain);
+    cuda->chain = nullptr;
+    return error;
+}
+
+/* All memory, zeroed, and the weights in it. */
+int take_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes_free, struct ssm_error *err)
+{
+    struct arena gpu = {}, pinned = {};
+    if (count_memory(cuda, precision, state_bf16, bytes_free, &gpu, &pinned, err)) {
+        return -1;
+    }
+    if (check(cuda, cudaMalloc(&cuda->gpu_memory, gpu.used), "taking memory") ||
+        check(cuda, cudaMemset(cuda->gpu_memory, 0, gpu.used), "clearing memory") ||
+        check(cuda, cudaHostAlloc(&cuda->pinned_memory, pinned.used, cudaHostAllocMapped), "taking pinned memory")) {
+        return refuse_fault(cuda, err);
+    }
+    memset(cuda->pinned_memory, 0, pinned.used);
+    gpu = {cuda->gpu_memory, 0, cudaSuccess};
+    pinned = {cuda->pinned_memory, 0, cudaSuccess};
+    if (!(cuda->chain = chain_create(cuda->model, precision, state_bf16, &gpu, err))) {
+        return -1;
+    }
+    lay_out_gpu(cuda, &gpu);
+    lay_out_pinned(cuda, &pinned);
+    return check(cuda, gpu.error, "copying the weights") ? refuse_fault(cuda, err) : 0;
+}
+
+cudaError_t open_lane(struct lane *lane)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking);
+    error = error ? error : cudaEventCreateWithFlags(&lane->computed, cudaEventDisableTiming);
+    return error ? error : cudaEventCreateWithFlags(&lane->delivered, cudaEventDisableTiming);
+}
+
+cudaError_t capture(struct cuda *cuda, int rows, cudaGraphExec_t *graph)
+{
+    struct lane *lane = &cuda->lanes[0];
+    cudaGraph_t captured = nullptr;
+    cudaError_t error = cudaStreamBeginCapture(lane->stream, cudaStreamCaptureModeThreadLocal);
+    if (error) {
+        return error;
+    }
+    error = launch_small(cuda, lane, rows);
+    error = error ? error : move_done(cuda->done_count, cuda->done, lane->stream);
+    const cudaError_t ended = cudaStreamEndCapture(lane->stream, &captured);
+    error = error ? error : ended;
+    error = error ? error : cudaGraphInstantiate(graph, captured, 0);
+    error = error ? error : cudaGraphUpload(*graph, lane->stream);
+    if (captured) {
+        cudaGraphDestroy(captured);
+    }
+    return error;
+}
+
+/* Every kernel that a later call may launch is launched once, on the spare slot: the driver loads code, and takes memory
+ * for it, when it is first used, and which kernel runs depends on the number of rows. */
+int warm_up(struct cuda *cuda, struct lane *lane)
+{
+    for (int row = 0; row < ROWS; row++) {
+        record_at(cuda, lane, row)->slot = cuda->streams;
+        record_at(cuda, lane, row)->elapsed = 1;
+    }
+    for (lane->rows = 1; lane->rows <= ROWS; lane->rows *= 2) {
+        if (lane->rows <= STEP_PART && lane->rows < 2 * cuda->streams &&
+            check(cuda, launch_part(cuda, lane, false, nullptr), "its first batch")) {
+            return -1;
+        }
+        if (lane->rows <= SEQUENCE_PART &&
+            check(cuda, launch_part(cuda, lane, true, nullptr), "its first recording")) {
+            return -1;
+        }
+    }
+    lane->rows = 0;
+    return check(cuda, cudaStreamSynchronize(lane->stream), "its first batches");
+}
+
+/* The graphs for as many rows as there can be, each run once. */
+int open_graphs(struct cuda *cuda)
+{
+    struct lane *lane = &cuda->lanes[0];
+    while (cuda->buckets < BUCKETS && (cuda->buckets == 0 || 1 << (cuda->buckets - 1) < cuda->streams)) {
+        const int rows = 1 << cuda->buckets;
+        if (check(cuda, capture(cuda, rows, &cuda->graphs[cuda->buckets++]), "capturing a step") ||
+            check(cuda, cudaGraphLaunch(cuda->graphs[cuda->buckets - 1], lane->stream), "its first step")) {
+            return -1;
+        }
+        cuda->launched++;
+        if (wait_done(cuda)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int open_lanes(struct cuda *cuda, struct ssm_error *err)
+{
+    for (struct lane &lane : cuda->lanes) {
+        if (check(cuda, open_lane(&lane), "opening streams") || warm_up(cuda, &lane)) {
+            return refuse_fault(cuda, err);
+        }
+    }
+    return open_graphs(cuda) ? refuse_fault(cuda, err) : 0;
+}
+
+/* 0, or -1 and an error. */
+int parse_precision(const char *name, int *precision, bool *state_bf16, struct ssm_error *err)
+{
+    static const struct {
+        const char *name;
+        int precision;
+        bool state_bf16;
+    } table[] = {{"auto", PRECISION_FP32, false},
+                 {"fp32", PRECISION_FP32, false},
+                 {"tf32", PRECISION_TF32, false},
+                 {"bf16", PRECISION_BF16, false},
+                 {"bf16-state", PRECISION_BF16, true}};
+    for (const auto &row : table) {
+        if (!strcmp(name ? name : "auto", row.name)) {
+            *precision = row.precision;
+            *state_bf16 = row.state_bf16;
+            return 0;
+        }
+    }
+    return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state", name);
+}
+
+void cuda_close(struct backend *backend)
+{
+    struct cuda *cuda = of(backend);
+    if (!cuda) {
+        return;
+    }
+    cudaSetDevice(cuda->device);
+    for (struct lane &lane : cuda->lanes) {
+        if (lane.stream) {
+            cudaStreamSynchronize(lane.stream);
+            cudaStreamDestroy(lane.stream);
+        }
+        if (lane.computed) {
+            cudaEventDestroy(lane.computed);
+        }
+        if (lane.delivered) {
+            cudaEventDestroy(lane.delivered);
+        }
+    }
+    for (int i = 0; i < cuda->buckets; i++) {
+        if (cuda->graphs[i]) {
+            cudaGraphExecDestroy(cuda->graphs[i]);
+        }
+    }
+    cudaFree(cuda->gpu_memory);
+    cudaFreeHost(cuda->pinned_memory);
+    chain_destroy(cuda->chain);
+    team_destroy(cuda->team);
+    free(cuda->picked);
+    free(cuda);
+}
+
+int open_all(struct cuda *cuda, const struct ssm_options *options, struct ssm_error *err)
+{
+    struct backend_cuda_device device;
+    int precision = PRECISION_FP32;
+    bool state_bf16 = false;
+    if (parse_precision(options->precision, &precision, &state_bf16, err) ||
+        (cuda->device = device_open(options->device, &device, err)) < 0) {
+        return -1;
+    }
+    snprintf(cuda->base.device, sizeof cuda->base.device, "cuda:%d %.40s", cuda->device, device.name);
+    cuda->picked = static_cast<int *>(calloc(size_t(cuda->streams), sizeof *cuda->picked));
+    if (!cuda->picked || (cuda->threads > 1 && !(cuda->team = team_create(cuda->threads)))) {
+        return refuse_memory(err);
+    }
+    return take_memory(cuda, precision, state_bf16, device.bytes_free, err) ? -1 : open_lanes(cuda, err);
+}
+
+extern const struct backend_ops ops;
+
+struct backend *cuda_open(const struct model *model, const struct ssm_options *options, struct ssm_error *err)
+{
+    struct cuda *cuda = static_cast<struct cuda *>(calloc(1, sizeof *cuda));
+    if (!cuda) {
+        refuse_memory(err);
+        return nullptr;
+    }
+    cuda->base.ops = &ops;
+    cuda->base.scan_hops = SCAN_PARTS * SEQUENCE_PART;
+    cuda->model = model;
+    cuda->streams = options->streams;
+    cuda->threads = options->threads;
+    if (open_all(cuda, options, err)) {
+        cuda_close(&cuda->base);
+        return nullptr;
+    }
+    return &cuda->base;
+}
+
+const struct backend_ops ops = {"cuda",         cuda_open,      cuda_step,  cuda_scan,
+                                cuda_state_get, cuda_state_put, cuda_fault, cuda_close};
+const struct backend_cuda library = {&ops, device_list};
+
+} /* namespace */
+
+const struct backend_cuda *ssm_backend_cuda(int abi) { return abi == BACKEND_CUDA_ABI ? &library : nullptr; }

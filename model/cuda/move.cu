@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/cuda/move.h"
+
+namespace
+{
+
+constexpr int WARPS = 4;
+
+__global__ void in(const char *records, int rows, int hop, size_t record_bytes, int32_t *slots, float *elapsed, float *x)
+{
+    const int row = int(blockIdx.x) * WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    if (row >= rows) {
+        return;
+    }
+    const move_record *record = reinterpret_cast<const move_record *>(records + size_t(row) * record_bytes);
+    for (int i = lane; i < hop; i += 32) {
+        const float sample = record->samples[i];
+        x[size_t(row) * size_t(hop) + size_t(i)] = isfinite(sample) ? sample : 0.0f;
+    }
+    if (lane == 0) {
+        slots[row] = record->slot;
+        elapsed[row] = record->elapsed;
+    }
+    __threadfence(); /* kernels may start when this one ends and read slots before its end is told to them */
+}
+
+__global__ void done(uint32_t *count, volatile uint32_t *host)
+{
+    const uint32_t next = *count + 1;
+    *count = next;
+    __threadfence_system();
+    *host = next;
+}
+
+} /* namespace */
+
+cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, float *elapsed, float *x,
+                    cudaStream_t stream)
+{
+    const unsigned blocks = unsigned((rows + WARPS - 1) / WARPS);
+    in<<<blocks, WARPS * 32, 0, stream>>>(static_cast<const char *>(records), rows, hop, move_record_bytes(hop), slots,
+                                          elapsed, x);
+    return cudaGetLastError();
+}
+
+cudaError_t move_done(uint32_t *count, volatile uint32_t *host, cudaStream_t stream)
+{
+    done<<<1, 1, 0, stream>>>(count, host);
+    return cudaGetLastError();
+}

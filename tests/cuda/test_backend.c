@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: MIT */
+/* The GPU backend against the processor's: every layer type and model, steps and recordings, whoever else is in the
+ * batch, states on the move, and a GPU that fails. Needs a GPU: exits 69 with the reason when there is none. */
+#include "model/backend_cuda.h"
+#include "tests/model_file.h"
+
+/* -80 dBFS: what CPU and GPU may differ by (fp32). Backbones give activations, not samples: as much of their size. */
+#define TWIN_TOLERANCE 1e-4
+/* After a gap of 30 hops or a million the trained models make 1e-7 into 2e-4, as the processor's own kernels show that
+ * differ in their order of sums. */
+#define GAP_TOLERANCE 1e-3
+enum { HOPS = 96 };
+
+static const struct backend_ops *cuda;
+
+/* Kills the GPU's context as a broken kernel would (poison.cu). */
+void poison(void);
+
+/* ---- models ---- */
+
+#define CONFIG(hop, layers) "{'format':1,'rate':16000,'hop':" hop ",'layers':[" layers "]}"
+#define STFT(window, hop)   "{'type':'stft','window':" window ",'hop':" hop "},"
+#define ISTFT(window, hop)  "{'type':'istft','window':" window ",'hop':" hop "}"
+#define MAMBA(d, n, k, r, how)                                                                                         \
+    "{'type':'mamba','name':'m','d_model':" d ",'d_state':" n ",'d_conv':" k ",'expand':2,'dt_rank':" r                \
+    ",'discretisation':'" how "'}"
+
+/* A model with random weights: what tensors it needs, by name and shape. */
+struct recipe {
+    const char *config;
+    struct {
+        const char *name;
+        int shape[3];
+        float scale;
+    } tensors[16];
+};
+
+#define MAMBA_TENSORS(D, E, N, K, R)                                                                                   \
+    {"m.norm.weight", {D}, 1}, {"m.mixer.in_proj.weight", {2 * E, D}, 0.5f},                                           \
+        {"m.mixer.conv1d.weight", {E, 1, K}, 0.5f}, {"m.mixer.conv1d.bias", {E}, 0.1f},                                \
+        {"m.mixer.x_proj.weight", {R + 2 * N, E}, 0.3f}, {"m.mixer.dt_proj.weight", {E, R}, 0.3f},                     \
+        {"m.mixer.dt_proj.bias", {E}, 2}, {"m.mixer.A_log", {E, N}, 1}, {"m.mixer.D", {E}, 1},                         \
+    {                                                                                                                  \
+        "m.mixer.out_proj.weight", {D, E}, 0.3f                                                                        \
+    }
+
+static const struct recipe recipes[] = {
+    {CONFIG("8", STFT("16", "8") ISTFT("16", "8")), {{0}}},
+    {CONFIG("12", STFT("48", "12") ISTFT("48", "12")), {{0}}},
+    {CONFIG("10", "{'type':'stft','window':30,'hop':10,'compress':0.3}"), {{0}}},
+    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':54},{'type':'filter','taps':3}," ISTFT("16", "8")),
+     {{"h.weight", {54, 18}, 0.3f}, {"h.bias", {54}, 0.3f}}},
+    {CONFIG("8", STFT("32", "8") "{'type':'linear','name':'h','in':34,'out':170},{'type':'filter','taps':5}"),
+     {{"h.weight", {170, 34}, 0.3f}}},
+    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask','sigmoid':true}," ISTFT("16", "8")),
+     {{"h.weight", {9, 18}, 0.3f}, {"h.bias", {9}, 0.3f}}},
+    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask'}"),
+     {{"h.weight", {9, 18}, 0.3f}}},
+    {CONFIG("7", "{'type':'conv','name':'c','width':7,'taps':6,'silu':true},{'type':'conv','name':'c','width':7,'taps':6}"),
+     {{"c.weight", {7, 1, 6}, 0.5f}, {"c.bias", {7}, 0.5f}}},
+    {CONFIG("24", "{'type':'norm','name':'n','width':24}"), {{"n.weight", {24}, 1}}},
+    {CONFIG("24", "{'type':'norm','name':'n','width':24},{'type':'linear','name':'h','in':24,'out':3}"),
+     {{"n.weight", {24}, 1}, {"h.weight", {3, 24}, 0.3f}}},
+    {CONFIG("16", MAMBA("16", "16", "4", "1", "euler")), {MAMBA_TENSORS(16, 32, 16, 4, 1)}},
+    {CONFIG("20", MAMBA("20", "5", "3", "3", "euler") "," MAMBA("20", "5", "3", "3", "zoh")),
+     {MAMBA_TENSORS(20, 40, 5, 3, 3)}},
+    {CONFIG("1", MAMBA("1", "1", "1", "1", "zoh")), {MAMBA_TENSORS(1, 2, 1, 1, 1)}},
+    {CONFIG("33", MAMBA("33", "64", "2", "17", "euler") ",{'type':'norm','name':'n','width':33}"),
+     {MAMBA_TENSORS(33, 66, 64, 2, 17), {"n.weight", {33}, 1}}},
+};
+static const char *const shipped[] = {"tests/data/tiny-denoise.safetensors", "tests/data/golden_denoise.safetensors",
+                                      "tests/data/golden_mamba.safetensors",
+                                      "model/pretrained/denoise-16k.safetensors"};
+enum { RECIPES = sizeof recipes / sizeof *recipes, MODELS = RECIPES + sizeof shipped / sizeof *shipped, DENOISE = MODELS - 1 };
+
+static void add_tensors(struct model_file *file, const struct recipe *recipe)
+{
+    uint64_t seed = 7;
+    static float values[65536];
+    for (size_t i = 0; i < 16 && recipe->tensors[i].name; i++) {
+        const int *shape = recipe->tensors[i].shape;
+        char text[48];
+        size_t count = (size_t)shape[0] * (size_t)(shape[1] ? shape[1] : 1) * (size_t)(shape[2] ? shape[2] : 1);
+        snprintf(text, sizeof text, shape[2] ? "[%d,%d,%d]" : shape[1] ? "[%d,%d]" : "[%d]", shape[0], shape[1], shape[2]);
+        test_fill(values, count, recipe->tensors[i].scale, &seed);
+        model_file_add(file, recipe->tensors[i].name, text, values, count);
+    }
+}
+
+static struct model *open_model(int i)
+{
+    struct ssm_error err;
+    struct model_file *file = i < RECIPES ? model_file_create() : NULL;
+    if (file) {
+        add_tensors(file, &recipes[i]);
+    }
+    struct model *model = model_open(file ? model_file_write(file, recipes[i].config) : shipped[i - RECIPES], &err);
+    if (file) {
+        model_file_destroy(file);
+    }
+    if (!model) {
+        fail_msg("%s", err.text);
+    }
+    return model;
+}
+
+static struct backend *open_backend(const struct backend_ops *ops, const struct model *model, int streams, int threads,
+                                    const char *precision)
+{
+    struct ssm_error err = {0};
+    struct ssm_options options = {
+        .device = "cuda", .streams = streams, .threads = threads, .max_hops = 8, .precision = precision};
+    struct backend *backend = ops->open(model, &options, &err);
+    if (!backend) {
+        fail_msg("%s", err.text);
+    }
+    return backend;
+}
+
+/* ---- a recording, and ways to run it ---- */
+
+/* Noise with silences, for `hops` hops. */
+static float *record(const struct model *model, size_t hops, uint64_t seed)
+{
+    size_t n = hops * (size_t)model->info.hop;
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = i / (7 * (size_t)model->info.hop) % 5 == 3 ? 0 : 0.3f * test_uniform(&seed);
+    }
+    return x;
+}
+
+static float *room(const struct model *model, size_t hops)
+{
+    float *y = malloc(hops * (size_t)model->info.outputs * sizeof *y);
+    assert_non_null(y);
+    for (size_t i = 0; i < hops * (size_t)model->info.outputs; i++) {
+        y[i] = NAN;
+    }
+    return y;
+}
+
+static struct backend_hop hop_at(const struct model *model, int slot, const float *in, float *out, int at, int count,
+                                 const float *elapsed)
+{
+    return (struct backend_hop){.slot = slot,
+                                .in = in + (size_t)at * (size_t)model->info.hop,
+                                .out = out + (size_t)at * (size_t)model->info.outputs,
+                                .count = count,
+                                .elapsed = elapsed ? elapsed + at : NULL,
+                                .elapsed_count = elapsed ? count : 0};
+}
+
+static void run_steps(struct backend *backend, const struct model *model, const float *in, float *out, int from, int to,
+                      const float *elapsed)
+{
+    for (int i = from; i < to; i++) {
+        struct backend_hop hop = hop_at(model, 0, in, out, i, 1, elapsed);
+        assert_int_equal(backend->ops->step(backend, &hop, 1), 0);
+    }
+}
+
+static void run_scan(struct backend *backend, const struct model *model, const float *in, float *out, int from, int to,
+                     const float *elapsed)
+{
+    struct backend_hop hop = hop_at(model, 0, in, out, from, to - from, elapsed);
+    assert_true(to - from <= backend->scan_hops);
+    assert_int_equal(backend->ops->scan(backend, &hop), 0);
+}
+
+/* |a - b| within the twins' tolerance, of full scale or, where values are larger, of the largest. */
+static void assert_twins(const struct model *model, const float *a, const float *b, size_t hops, double tolerance,
+                         const char *what)
+{
+    double largest = 1, worst = 0;
+    for (size_t i = 0; i < hops * (size_t)model->info.outputs; i++) {
+        largest = fmax(largest, fabs((double)b[i]));
+        double difference = fabs((double)a[i] - (double)b[i]);
+        worst = difference <= worst ? worst : difference; /* a NaN sticks */
+    }
+    if (!(worst <= tolerance * largest)) {
+        fail_msg("%s, %s: differ by %.3g where the largest value is %.3g", model->info.name, what, worst, largest);
+    }
+}
+
+static const float *gaps(void)
+{
+    static float elapsed[HOPS];
+    for (int i = 0; i < HOPS; i++) {
+        elapsed[i] = i % 11 == 5 ? 30 : i % 17 == 9 ? 1e6f : 1;
+    }
+    return elapsed;
+}
+
+/* ---- cases ---- */
+
+static void every_model_steps_and_scans_as_on_the_processor(void **state)
+{
+    (void)state;
+    for (int i = 0; i < MODELS; i++) {
+        struct model *model = open_model(i);
+        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
+        float *in = record(model, HOPS, 5), *want = room(model, HOPS), *got = room(model, HOPS);
+        for (int gap = 0; gap < 2; gap++) {
+            const float *elapsed = gap ? gaps() : NULL;
+            double tolerance = gap ? GAP_TOLERANCE : TWIN_TOLERANCE;
+            cpu->ops->state_put(cpu, 0, NULL);
+            run_steps(cpu, model, in, want, 0, HOPS, elapsed);
+            assert_int_equal(gpu->ops->state_put(gpu, 0, NULL), 0);
+            run_steps(gpu, model, in, got, 0, HOPS, elapsed);
+            assert_twins(model, got, want, HOPS, tolerance, "step");
+            gpu->ops->state_put(gpu, 0, NULL);
+            run_scan(gpu, model, in, got, 0, HOPS, elapsed);
+            assert_twins(model, got, want, HOPS, tolerance, "scan");
+            gpu->ops->state_put(gpu, 0, NULL);
+            run_scan(gpu, model, in, got, 0, 1, elapsed);
+            run_steps(gpu, model, in, got, 1, 20, elapsed);
+            run_scan(gpu, model, in, got, 20, 57, elapsed);
+            run_scan(gpu, model, in, got, 57, HOPS, elapsed);
+            assert_twins(model, got, want, HOPS, tolerance, "pieces by scan and step");
+        }
+        assert_null(gpu->ops->fault(gpu));
+        free(in);
+        free(want);
+        free(got);
+        gpu->ops->close(gpu);
+        cpu->ops->close(cpu);
+        model_close(model);
+    }
+}
+
+/* One recording of more parts than there are lanes. */
+static void a_long_recording_scans_as_it_steps(void **state)
+{
+    (void)state;
+    enum { LONG = 13000 };
+    struct model *model = open_model(DENOISE);
+    struct backend *gpu = open_backend(cuda, model, 1, 1, NULL);
+    float *in = record(model, LONG, 6), *want = room(model, LONG), *got = room(model, LONG);
+    run_steps(gpu, model, in, want, 0, LONG, NULL);
+    gpu->ops->state_put(gpu, 0, NULL);
+    run_scan(gpu, model, in, got, 0, LONG, NULL);
+    assert_twins(model, got, want, LONG, TWIN_TOLERANCE, "long scan");
+    free(in);
+    free(want);
+    free(got);
+    gpu->ops->close(gpu);
+    model_close(model);
+}
+
+/* Run `streams` streams, stream i in slot streams - 1 - i, `steps` steps of one hop. out (steps, streams, outputs). */
+static void run_batch(struct backend *backend, const struct model *model, const float *in, float *out, int streams,
+                      int steps)
+{
+    struct backend_hop *hops = calloc((size_t)streams, sizeof *hops);
+    for (int i = 0; i < streams; i++) {
+        backend->ops->state_put(backend, i, NULL);
+    }
+    for (int t = 0; t < steps; t++) {
+        for (int i = 0; i < streams; i++) {
+            int at = t * streams + i;
+            hops[i] = hop_at(model, streams - 1 - i, in, out, at, 1, NULL);
+        }
+        assert_int_equal(backend->ops->step(backend, hops, streams), 0);
+    }
+    free(hops);
+}
+
+/* The same bits alone, in graphs of several sizes and in parts, over one thread and two. */
+static void a_stream_is_the_same_bits_alone_and_in_any_batch(void **state)
+{
+    (void)state;
+    static const int batches[] = {2, 7, 16, 64, 100, 500, 513, 2500, 5003};
+    enum { STEPS = 12, MOST = 5003 };
+    static const char *const precisions[] = {"fp32", "tf32", "bf16", "bf16-state"};
+    struct model *model = open_model(DENOISE);
+    size_t outputs = (size_t)model->info.outputs, hop = (size_t)model->info.hop;
+    float *in = malloc((size_t)MOST * STEPS * hop * sizeof *in), *out = room(model, (size_t)MOST * STEPS);
+    float *alone_in = record(model, STEPS, 8), *alone = room(model, STEPS);
+    for (int p = 0; p < 4; p++) {
+        struct backend *gpu = open_backend(cuda, model, MOST, 2, precisions[p]);
+        run_batch(gpu, model, alone_in, alone, 1, STEPS);
+        for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+            int n = batches[b], mine = n * 2 / 3;
+            uint64_t seed = 9;
+            test_fill(in, (size_t)n * STEPS * hop, 0.3f, &seed);
+            for (size_t t = 0; t < STEPS; t++) {
+                memcpy(in + (t * (size_t)n + (size_t)mine) * hop, alone_in + t * hop, hop * sizeof *in);
+            }
+            run_batch(gpu, model, in, out, n, STEPS);
+            for (size_t t = 0; t < STEPS; t++) {
+                if (memcmp(out + (t * (size_t)n + (size_t)mine) * outputs, alone + t * outputs, outputs * sizeof *out)) {
+                    fail_msg("%s: step %zu of a stream in a batch of %d differs from the stream alone", precisions[p], t, n);
+                }
+            }
+        }
+        gpu->ops->close(gpu);
+    }
+    free(in);
+    free(out);
+    free(alone_in);
+    free(alone);
+    model_close(model);
+}
+
+/* Hops that take several passes, some streams more than others; one joins, one starts anew in between. */
+static void streams_of_different_pace_keep_to_themselves(void **state)
+{
+    (void)state;
+    enum { N = 3, TOTAL = 24 };
+    struct model *model = open_model(RECIPES);
+    struct backend *cpu = open_backend(&backend_cpu, model, N, 1, NULL), *gpu = open_backend(cuda, model, N, 1, NULL);
+    float *in = record(model, TOTAL, 11), *want[N], *got[N];
+    for (int i = 0; i < N; i++) {
+        want[i] = room(model, TOTAL);
+        got[i] = room(model, TOTAL);
+    }
+    for (int at = 0; at < TOTAL; at += 8) {
+        for (int round = 0; round < 2; round++) {
+            struct backend *backend = round ? gpu : cpu;
+            float **out = round ? got : want;
+            struct backend_hop hops[N];
+            if (at == 8) {
+                backend->ops->state_put(backend, 1, NULL);
+            }
+            hops[0] = hop_at(model, 2, in, out[0], at, 8, NULL);
+            hops[1] = hop_at(model, 0, in, out[1], at / 8, 1, NULL);
+            hops[2] = hop_at(model, 1, in, out[2], at / 2, 4, NULL);
+            assert_int_equal(backend->ops->step(backend, hops, N), 0);
+        }
+    }
+    assert_twins(model, got[0], want[0], TOTAL, TWIN_TOLERANCE, "8 hops a step");
+    assert_twins(model, got[1], want[1], TOTAL / 8, TWIN_TOLERANCE, "1 hop a step");
+    assert_twins(model, got[2], want[2], TOTAL / 2, TWIN_TOLERANCE, "4 hops a step");
+    for (int i = 0; i < N; i++) {
+        free(want[i]);
+        free(got[i]);
+    }
+    free(in);
+    gpu->ops->close(gpu);
+    cpu->ops->close(cpu);
+    model_close(model);
+}
+
+static void not_a_number_counts_as_silence(void **state)
+{
+    (void)state;
+    struct model *model = open_model(RECIPES);
+    struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
+    float *in = record(model, HOPS, 12), *want = room(model, HOPS), *got = room(model, HOPS);
+    for (int i = 0; i < HOPS * model->info.hop; i += 97) {
+        in[i] = i % 3 ? NAN : INFINITY;
+    }
+    run_steps(cpu, model, in, want, 0, HOPS, NULL);
+    run_steps(gpu, model, in, got, 0, HOPS / 2, NULL);
+    run_scan(gpu, model, in, got, HOPS / 2, HOPS, NULL);
+    assert_twins(model, got, want, HOPS, TWIN_TOLERANCE, "NaN in");
+    free(in);
+    free(want);
+    free(got);
+    gpu->ops->close(gpu);
+    cpu->ops->close(cpu);
+    model_close(model);
+}
+
+static void move(struct backend *from, struct backend *to, const struct model *model)
+{
+    float *state = calloc(model->state, sizeof *state);
+    assert_int_equal(from->ops->state_get(from, 0, state), 0);
+    assert_int_equal(to->ops->state_put(to, 0, state), 0);
+    free(state);
+}
+
+/* Processor, GPU, processor, GPU: every few hops, in the middle of everything. */
+static void a_stream_moves_between_processor_and_gpu(void **state)
+{
+    (void)state;
+    for (int i = 0; i < MODELS; i++) {
+        struct model *model = open_model(i);
+        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
+        float *in = record(model, HOPS, 13), *want = room(model, HOPS), *got = room(model, HOPS);
+        run_steps(cpu, model, in, want, 0, HOPS, NULL);
+        cpu->ops->state_put(cpu, 0, NULL);
+        for (int at = 0; at < HOPS; at += 16) {
+            run_steps(cpu, model, in, got, at, at + 7, NULL);
+            move(cpu, gpu, model);
+            run_steps(gpu, model, in, got, at + 7, at + 12, NULL);
+            run_scan(gpu, model, in, got, at + 12, at + 16, NULL);
+            move(gpu, cpu, model);
+        }
+        assert_twins(model, got, want, HOPS, TWIN_TOLERANCE, "moving");
+        free(in);
+        free(want);
+        free(got);
+        gpu->ops->close(gpu);
+        cpu->ops->close(cpu);
+        model_close(model);
+    }
+}
+
+static void less_precision_stays_near(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        double tolerance; /* of full scale */
+    } rows[] = {{"tf32", 1e-3}, {"bf16", 3e-2}, {"bf16-state", 3e-2}};
+    struct model *model = open_model(DENOISE);
+    struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL);
+    float *in = record(model, HOPS, 14), *want = room(model, HOPS), *got = room(model, HOPS);
+    run_steps(cpu, model, in, want, 0, HOPS, NULL);
+    for (int i = 0; i < 3; i++) {
+        for (int scan = 0; scan < 2; scan++) {
+            struct backend *gpu = open_backend(cuda, model, 1, 1, rows[i].name);
+            (scan ? run_scan : run_steps)(gpu, model, in, got, 0, HOPS, NULL);
+            double worst = 0;
+            for (int k = 0; k < HOPS * model->info.outputs; k++) {
+                double difference = fabs((double)got[k] - (double)want[k]);
+                worst = difference <= worst ? worst : difference;
+            }
+            print_message("%s, %s: %.2g of full scale from the processor\n", rows[i].name, scan ? "scan" : "step", worst);
+            assert_true(worst <= rows[i].tolerance);
+            gpu->ops->close(gpu);
+        }
+    }
+    free(in);
+    free(want);
+    free(got);
+    cpu->ops->close(cpu);
+    model_close(model);
+}
+
+static size_t free_bytes(void)
+{
+    struct backend_cuda_device device;
+    struct ssm_error err;
+    assert_true(backend_cuda_devices(&device, 1, &err) >= 1);
+    return device.bytes_free;
+}
+
+static void gpu_memory_is_constant_after_open(void **state)
+{
+    (void)state;
+    enum { STREAMS = 700, STEPS = 10000 };
+    struct model *model = open_model(RECIPES);
+    struct backend *gpu = open_backend(cuda, model, STREAMS, 1, NULL);
+    float *in = record(model, STREAMS, 15), *out = room(model, STREAMS);
+    static struct backend_hop hops[STREAMS];
+    size_t before = free_bytes();
+    for (int t = 0; t < STEPS; t++) {
+        int n = 1 + t * 37 % STREAMS;
+        for (int i = 0; i < n; i++) {
+            hops[i] = hop_at(model, i, in, out, i, 1, NULL);
+        }
+        assert_int_equal(gpu->ops->step(gpu, hops, n), 0);
+        if (t % 100 == 0) {
+            run_scan(gpu, model, in, out, 0, n, NULL);
+            gpu->ops->state_put(gpu, t % STREAMS, NULL);
+        }
+    }
+    assert_int_equal(free_bytes(), before);
+    free(in);
+    free(out);
+    gpu->ops->close(gpu);
+    model_close(model);
+}
+
+static void what_cannot_be_had_is_refused_in_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *device, *precision;
+        int streams, code;
+    } rows[] = {{"cuda:99", NULL, 1, 69},
+                {"cuda:x", NULL, 1, 64},
+                {"cuda0", NULL, 1, 64},
+                {"cuda", "fp8", 1, 64},
+                {"cuda", NULL, 1 << 20, 69}};
+    struct model *model = open_model(DENOISE);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct ssm_error err = {0};
+        struct ssm_options options = {
+            .device = rows[i].device, .precision = rows[i].precision, .streams = rows[i].streams, .threads = 1};
+        assert_null(cuda->open(model, &options, &err));
+        print_message("%s\n", err.text);
+        assert_int_equal(err.code, rows[i].code);
+    }
+    model_close(model);
+}
+
+/* Last: the process has no GPU afterwards. */
+static void a_gpu_that_fails_says_so_and_gives_nothing_more(void **state)
+{
+    (void)state;
+    struct model *model = open_model(RECIPES);
+    struct backend *gpu = open_backend(cuda, model, 2, 1, NULL);
+    float *in = record(model, HOPS, 16), *out = room(model, HOPS), *saved = calloc(model->state, sizeof *saved);
+    run_steps(gpu, model, in, out, 0, 4, NULL);
+    poison();
+    struct backend_hop hop = hop_at(model, 0, in, out, 4, 1, NULL);
+    assert_int_equal(gpu->ops->step(gpu, &hop, 1), -1);
+    print_message("%s\n", gpu->ops->fault(gpu));
+    assert_int_equal(gpu->ops->step(gpu, &hop, 1), -1);
+    assert_int_equal(gpu->ops->scan(gpu, &hop), -1);
+    assert_int_equal(gpu->ops->state_get(gpu, 0, saved), -1);
+    assert_int_equal(gpu->ops->state_put(gpu, 0, NULL), -1);
+    free(in);
+    free(out);
+    free(saved);
+    gpu->ops->close(gpu);
+    model_close(model);
+}
+
+int main(void)
+{
+    struct backend_cuda_device device;
+    struct ssm_error err;
+    if (backend_cuda_devices(&device, 1, &err) < 1 || !(cuda = backend_cuda_find(&err))) {
+        fprintf(stderr, "test_backend: %s\n", err.text);
+        return err.code;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_model_steps_and_scans_as_on_the_processor),
+        cmocka_unit_test(a_long_recording_scans_as_it_steps),
+        cmocka_unit_test(a_stream_is_the_same_bits_alone_and_in_any_batch),
+        cmocka_unit_test(streams_of_different_pace_keep_to_themselves),
+        cmocka_unit_test(not_a_number_counts_as_silence),
+        cmocka_unit_test(a_stream_moves_between_processor_and_gpu),
+        cmocka_unit_test(less_precision_stays_near),
+        cmocka_unit_test(gpu_memory_is_constant_after_open),
+        cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
+        cmocka_unit_test(a_gpu_that_fails_says_so_and_gives_nothing_more),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
