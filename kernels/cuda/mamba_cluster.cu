@@ -591,12 +591,16 @@ template <class T> struct block {
         uint32_t b0[T::P], b1[T::P];
         math::split<T::P>(b0, low.x, low.y);
         math::split<T::P>(b1, high.x, high.y);
-        float c[4] = {0, 0, 0, 0};
+        uint4 a[T::PW][1];
+        uint2 b[T::P][1];
 #pragma unroll
-        for (int both = T::P - 1; both >= 0; both--)
+        for (int i = 0; i < T::PW; i++)
+            a[i][0] = *reinterpret_cast<const uint4 *>(chunk + i * 1024);
 #pragma unroll
-            for (int i = 0; i <= both && i < T::PW; i++)
-                ptx::mma(c, *reinterpret_cast<const uint4 *>(chunk + i * 1024), make_uint2(b0[both - i], b1[both - i]));
+        for (int i = 0; i < T::P; i++)
+            b[i][0] = make_uint2(b0[i], b1[i]);
+        float c[4];
+        math::block_sum<T::PW, T::P, 1>(c, a, b);
         const float upper = my.pick % 2 ? c[3] : c[2], lower = my.pick % 2 ? c[1] : c[0];
         return fmaf(my.half ? upper : lower, my.dt_scale, my.dt_bias);
     }
