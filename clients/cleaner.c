@@ -10,8 +10,9 @@
 #include "dsp/resample.h"
 #include "model/refuse.h"
 
-/* Samples of one channel in flight. 2^18 is 16 s at 16 kHz: long enough for the scan to fill many threads, and a few MiB.
- * A recording of many channels gets shorter blocks, so that all of them together stay below 2^22. */
+/* Samples of one channel in flight. 2^18 is 16 s at 16 kHz: long enough for the scan to fill many threads, and a few MiB;
+ * a GPU's scan asks for more. A recording of many channels gets shorter blocks, so that all of them together stay below 2^22
+ * or what one scan asks for. */
 enum { BLOCK_MOST = 1 << 18, BLOCK_LEAST = 1 << 12, BLOCK_ALL = 1 << 22 };
 
 struct lane { /* one channel */
@@ -55,17 +56,20 @@ static int open_lane(struct cleaner *c, struct lane *lane, struct ssm_error *err
     return lane->in && lane->hops && lane->clean && lane->out ? 0 : refuse_memory(err);
 }
 
-static size_t choose_block(int channels, int hop)
+static size_t choose_block(int channels, const struct ssm_info *info, bool step)
 {
-    size_t block = BLOCK_ALL / (size_t)channels;
-    block = block > BLOCK_MOST ? BLOCK_MOST : block < BLOCK_LEAST ? BLOCK_LEAST : block;
-    return (block / (size_t)hop + 1) * (size_t)hop;
+    size_t hop = (size_t)info->hop, scan = step ? 0 : (size_t)info->scan_hops * hop;
+    size_t most = scan > BLOCK_MOST ? scan : BLOCK_MOST, all = scan > BLOCK_ALL ? scan : BLOCK_ALL;
+    size_t block = all / (size_t)channels;
+    block = block > most ? most : block < BLOCK_LEAST ? BLOCK_LEAST : block;
+    return (block + hop - 1) / hop * hop;
 }
 
 static int open_engine(struct cleaner *c, struct ssm_error *err)
 {
     int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct ssm_options wanted = {.device = c->options.device, .streams = c->options.channels};
+    struct ssm_options wanted = {
+        .device = c->options.device, .precision = c->options.precision, .streams = c->options.channels};
     wanted.threads = c->options.threads > 0 ? c->options.threads : c->options.step ? 1 : cores;
     c->engine = ssm_open(c->options.model, &wanted, err);
     if (c->engine == NULL) {
@@ -91,7 +95,7 @@ struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm
         goto fail;
     }
     size_t channels = (size_t)options->channels;
-    c->block = choose_block(options->channels, c->info->hop);
+    c->block = choose_block(options->channels, c->info, options->step);
     c->skip = (size_t)c->info->delay;
     c->lanes = calloc(channels, sizeof *c->lanes);
     c->step = calloc(channels, sizeof *c->step);
@@ -134,6 +138,16 @@ void cleaner_destroy(struct cleaner *c)
 const struct ssm_info *cleaner_describe(const struct cleaner *c)
 {
     return c->info;
+}
+
+const struct ssm_engine *cleaner_engine(const struct cleaner *c)
+{
+    return c->engine;
+}
+
+size_t cleaner_block(const struct cleaner *c)
+{
+    return c->block;
 }
 
 const struct cleaner_counts *cleaner_counts(const struct cleaner *c)
@@ -181,6 +195,7 @@ static void run_scan(struct cleaner *c, size_t hops)
 {
     for (int k = 0; k < c->options.channels; k++) {
         size_t blown = 0;
+        /* no fault to see to: where a device fails, the scan has the processor do it again */
         ssm_scan(c->engine, c->lanes[k].stream, c->lanes[k].hops, c->lanes[k].clean, NULL, hops, &blown);
         c->counts.blown += blown;
     }

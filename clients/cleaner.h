@@ -21,7 +21,7 @@ struct cleaner;
 typedef int cleaner_write(void *context, const float *samples, size_t n);
 
 struct cleaner_options {
-    const char *model, *device; /* as in ssm_open                                                            */
+    const char *model, *device, *precision; /* as in ssm_open                                                */
     int rate, channels;         /* of the recording                                                         */
     int threads;                /* 0 = all cores for the scan, one for hop by hop                            */
     bool step;                  /* hop by hop with ssm_step, as the daemon does it, instead of ssm_scan      */
@@ -39,6 +39,9 @@ struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm
 void cleaner_destroy(struct cleaner *cleaner); /* NULL is fine */
 
 const struct ssm_info *cleaner_describe(const struct cleaner *cleaner);
+const struct ssm_engine *cleaner_engine(const struct cleaner *cleaner);
+/* Samples of each channel that a push is fastest with, and the most that write gets at once. */
+size_t cleaner_block(const struct cleaner *cleaner);
 const struct cleaner_counts *cleaner_counts(const struct cleaner *cleaner);
 
 /* Take in n samples of every channel, interleaved and finite, and write what is ready. Gives 0 or what write gave. */

@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "clients/belt.h"
 #include "clients/cleaner.h"
 #include "clients/json.h"
 #include "clients/verb.h"
 #include "dsp/sound_file.h"
 
-enum { READ_VALUES = 1 << 18, INTERRUPTED = 130 };
+enum { BLOCKS = 3, INTERRUPTED = 130, STOPPED = -1 }; /* BLOCKS: on the way to the model, and as many behind it */
 
-static const char *model = "denoise-16k", *device = "auto", *state_in, *state_out;
+static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *state_in, *state_out;
 static int threads;
 static bool step, quiet;
 
@@ -27,7 +30,8 @@ struct job {
     struct sound_file *in, *out;
     struct sound_file_info info;
     struct cleaner *cleaner;
-    float *samples;             /* what one read gives */
+    struct belt *raw, *clean;   /* from the thread that reads, to the thread that writes            */
+    struct sound_file_error read_error, write_error; /* these threads'                                */
     int64_t taken;              /* samples read        */
     double start, told, finish; /* seconds             */
 };
@@ -45,15 +49,48 @@ static void interrupt(int signal)
     interrupted = 1;
 }
 
-/* The cleaner's way out: into the file, and an end to the run when someone asks for it. */
-static int write_clean(void *context, const float *samples, size_t n)
+/* The cleaner's way out: to the thread that writes, and an end to the run when someone asks for it. */
+static int pass_on(void *context, const float *samples, size_t n)
 {
     struct job *job = context;
-    struct sound_file_error err;
-    if (!sound_file_write(job->out, samples, n, &err)) {
-        return verb_fail(err.code, "%s", err.text);
+    size_t values = n * (size_t)job->info.channels;
+    if (interrupted) {
+        return verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path);
     }
-    return interrupted ? verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path) : 0;
+    float *room = belt_room(job->clean);
+    if (room == NULL) {
+        return STOPPED; /* write_error says why */
+    }
+    memcpy(room, samples, values * sizeof *room);
+    belt_put(job->clean, values);
+    return 0;
+}
+
+/* A thread of its own. A damaged IN is read up to the damage. */
+static void *read_blocks(void *arg)
+{
+    struct job *job = arg;
+    size_t block = cleaner_block(job->cleaner), n = block;
+    for (float *room; n == block && (room = belt_room(job->raw)) != NULL;) {
+        n = sound_file_read(job->in, room, block, &job->read_error);
+        belt_put(job->raw, n * (size_t)job->info.channels);
+    }
+    belt_stop(job->raw);
+    return NULL;
+}
+
+/* And another. */
+static void *write_blocks(void *arg)
+{
+    struct job *job = arg;
+    size_t values;
+    for (const float *samples; (samples = belt_take(job->clean, &values)) != NULL; belt_give_back(job->clean)) {
+        if (!sound_file_write(job->out, samples, values / (size_t)job->info.channels, &job->write_error)) {
+            belt_stop(job->clean);
+            break;
+        }
+    }
+    return NULL;
 }
 
 static void print_clock(FILE *file, double seconds)
@@ -97,6 +134,24 @@ static void end_progress(const struct job *job)
     }
 }
 
+static double peak_mib(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
+}
+
+/* Of the devices' memory, all of them together; 0 on the processor. */
+static double device_mib(const struct job *job)
+{
+    struct ssm_device_info device;
+    double bytes = 0;
+    for (int i = 0; ssm_describe_device(cleaner_engine(job->cleaner), i, &device); i++) {
+        bytes += strncmp(device.name, "cpu", 3) != 0 ? (double)device.bytes : 0;
+    }
+    return bytes / (1 << 20);
+}
+
 static void print_json(const struct job *job)
 {
     const struct ssm_info *info = cleaner_describe(job->cleaner);
@@ -116,6 +171,9 @@ static void print_json(const struct job *job)
     json_text(&json, "digest", info->digest);
     json_text(&json, "device", info->device);
     json_text(&json, "way", step ? "step" : "scan");
+    json_number(&json, "peak_mib", peak_mib());
+    json_number(&json, "device_mib", device_mib(job));
+    json_integer(&json, "device_faults", (long long)ssm_health(cleaner_engine(job->cleaner))->faults);
     json_integer(&json, "not_finite", (long long)sound_file_bad(job->in));
     json_integer(&json, "beyond_full_scale", (long long)sound_file_bad(job->out));
     json_integer(&json, "blown_hops", (long long)cleaner_counts(job->cleaner)->blown);
@@ -131,9 +189,13 @@ static void print_summary(const struct job *job)
         printf("%s: empty, because %s holds no samples\n", job->out_path, job->in_path);
         return;
     }
-    printf("%s: %.2f s of audio, %d channel%s, in %.2f s: %.1f times real time, RTF %.4f (%s, %s, %s)\n", job->out_path,
+    printf("%s: %.2f s of audio, %d channel%s, in %.2f s: %.1f times real time, RTF %.4f (%s, %s, %s", job->out_path,
            audio, job->info.channels, job->info.channels > 1 ? "s" : "", took, audio / took, took / audio, info->name,
            info->device, step ? "hop by hop" : "scan");
+    if (device_mib(job) > 0) {
+        printf(", %.0f MiB of its memory", device_mib(job));
+    }
+    puts(")");
     if (job->info.rate > info->rate) {
         printf("%s: nothing above %d Hz, because %s works at %d Hz\n", job->out_path, info->rate / 2, info->name,
                info->rate);
@@ -145,6 +207,10 @@ static void note_oddities(const struct job *job)
 {
     unsigned long long odd = sound_file_bad(job->in), loud = sound_file_bad(job->out);
     unsigned long long blown = cleaner_counts(job->cleaner)->blown;
+    const struct ssm_health *health = ssm_health(cleaner_engine(job->cleaner));
+    if (health->faults > 0) {
+        verb_note("%s; the processor did the rest", health->last);
+    }
     if (odd > 0) {
         verb_note("%s: %llu values were NaN or infinite and were taken as 0", job->in_path, odd);
     }
@@ -156,22 +222,43 @@ static void note_oddities(const struct job *job)
     }
 }
 
-/* The whole of IN through the cleaner. A damaged IN is cleaned up to the damage, which *damage then tells. */
-static int run_through(struct job *job, struct sound_file_error *damage)
+/* Everything that is read, through the cleaner. */
+static int clean_blocks(struct job *job)
 {
-    size_t block = READ_VALUES / (size_t)job->info.channels, n;
     int status = 0;
-    do {
-        n = sound_file_read(job->in, job->samples, block, damage);
+    size_t values;
+    for (const float *samples; status == 0 && (samples = belt_take(job->raw, &values)) != NULL; belt_give_back(job->raw)) {
+        size_t n = values / (size_t)job->info.channels;
         job->taken += (int64_t)n;
-        status = cleaner_push(job->cleaner, job->samples, n);
+        status = cleaner_push(job->cleaner, samples, n);
         print_progress(job);
-    } while (status == 0 && n == block);
-    if (status == 0 && (state_out == NULL || damage->code != 0)) {
+    }
+    return status;
+}
+
+/* The whole of IN to OUT, reading, computing and writing at the same time. A damaged IN is cleaned up to the damage, which
+ * read_error then tells. */
+static int run_through(struct job *job)
+{
+    pthread_t reader, writer;
+    if (pthread_create(&reader, NULL, read_blocks, job) != 0) {
+        return verb_fail(EX_OSERR, "can't start a thread");
+    }
+    if (pthread_create(&writer, NULL, write_blocks, job) != 0) {
+        belt_stop(job->raw);
+        pthread_join(reader, NULL);
+        return verb_fail(EX_OSERR, "can't start a thread");
+    }
+    int status = clean_blocks(job);
+    belt_stop(job->raw);
+    pthread_join(reader, NULL);
+    if (status == 0 && (state_out == NULL || job->read_error.code != 0)) {
         status = cleaner_finish(job->cleaner);
     }
+    belt_stop(job->clean);
+    pthread_join(writer, NULL);
     end_progress(job);
-    return status;
+    return job->write_error.code != 0 ? verb_fail(job->write_error.code, "%s", job->write_error.text) : status;
 }
 
 static int load_state(struct job *job)
@@ -232,9 +319,9 @@ static int open_job(struct job *job)
     if (job->in == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
     }
-    struct cleaner_options options = {.model = model, .device = device, .rate = job->info.rate,
+    struct cleaner_options options = {.model = model, .device = device, .precision = precision, .rate = job->info.rate,
                                       .channels = job->info.channels, .threads = threads, .step = step,
-                                      .write = write_clean, .context = job};
+                                      .write = pass_on, .context = job};
     job->cleaner = cleaner_create(&options, &err);
     if (job->cleaner == NULL) {
         return verb_fail(err.code, "%s", err.text);
@@ -251,25 +338,27 @@ static int open_job(struct job *job)
     if (job->out == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
     }
-    job->samples = malloc(READ_VALUES * sizeof(float));
-    return job->samples != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
+    size_t values = cleaner_block(job->cleaner) * (size_t)job->info.channels;
+    job->raw = belt_create(BLOCKS, values);
+    job->clean = belt_create(BLOCKS, values);
+    return job->raw != NULL && job->clean != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
 }
 
 static int run_job(struct job *job)
 {
-    struct sound_file_error damage = {0}, err;
+    const struct sound_file_error *damage = &job->read_error;
+    struct sound_file_error err;
     int status = state_in != NULL ? load_state(job) : 0;
-    job->start = job->told = now();
-    if (status != 0 || (status = run_through(job, &damage)) != 0) {
+    if (status != 0 || (status = run_through(job)) != 0) {
         return status;
     }
-    job->finish = now();
     if (!sound_file_commit(job->out, &err)) {
         return verb_fail(err.code, "%s", err.text);
     }
+    job->finish = now();
     note_oddities(job);
-    if (damage.code != 0) {
-        return verb_fail(damage.code, "%s; %s holds the %lld samples before that%s", damage.text, job->out_path,
+    if (damage->code != 0) {
+        return verb_fail(damage->code, "%s; %s holds the %lld samples before that%s", damage->text, job->out_path,
                          (long long)job->taken, state_out ? ", and no state was saved" : "");
     }
     if (state_out != NULL && (status = save_state(job)) != 0) {
@@ -286,7 +375,8 @@ static int run_job(struct job *job)
 static int run_denoise(char **arguments, int n)
 {
     (void)n;
-    struct job job = {.in_path = arguments[0], .out_path = arguments[1]};
+    struct job job = {.in_path = arguments[0], .out_path = arguments[1], .start = now()};
+    job.told = job.start;
     struct sigaction action = {.sa_handler = interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -297,13 +387,15 @@ static int run_denoise(char **arguments, int n)
     sound_file_close(job.out);
     sound_file_close(job.in);
     cleaner_destroy(job.cleaner);
-    free(job.samples);
+    belt_destroy(job.raw);
+    belt_destroy(job.clean);
     return status;
 }
 
 static const struct verb_option options[] = {
     {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (denoise-16k)"},
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:0 (auto)"},
+    {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"step", NULL, OPTION_FLAG, &step, 0, 0,
      "hop by hop as the daemon does it, instead of the parallel scan;\nslower, the same samples to 1e-4"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (all; 1 with --step)"},

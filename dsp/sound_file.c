@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <sndfile.h>
 #include <stdarg.h>
@@ -136,17 +137,27 @@ static void say_where_it_stopped(struct sound_file *file, struct sound_file_erro
     }
 }
 
-size_t sound_file_read(struct sound_file *file, float *samples, size_t n, struct sound_file_error *err)
+/* Nearly always there are none: a look at the exponents, which the compiler's vectors do, says so. */
+static void silence_bad(struct sound_file *file, float *samples, size_t n)
 {
-    *err = (struct sound_file_error){0};
-    sf_count_t got = sf_readf_float(file->handle, samples, (sf_count_t)n);
-    size_t given = got > 0 ? (size_t)got : 0;
-    for (size_t i = 0; i < given * (size_t)file->channels; i++) {
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        bad |= !(fabsf(samples[i]) <= FLT_MAX);
+    }
+    for (size_t i = 0; i < n && bad; i++) {
         if (!isfinite(samples[i])) {
             samples[i] = 0;
             file->bad++;
         }
     }
+}
+
+size_t sound_file_read(struct sound_file *file, float *samples, size_t n, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    sf_count_t got = sf_readf_float(file->handle, samples, (sf_count_t)n);
+    size_t given = got > 0 ? (size_t)got : 0;
+    silence_bad(file, samples, given * (size_t)file->channels);
     file->position += (int64_t)given;
     if (given < n) {
         say_where_it_stopped(file, err);
@@ -271,16 +282,21 @@ struct sound_file *sound_file_create(const char *path, const struct sound_file_i
 }
 
 /* To integers at the top of 32 bits, as sf_write_int takes them. Not left to libsndfile: it reads with a full scale of
- * 32768 and writes with 32767, so a copy would not be a copy, and it doesn't count what it clips. */
+ * 32768 and writes with 32767, so a copy would not be a copy, and it doesn't count what it clips. Written for the
+ * compiler's vectors: no call of rint (1.5 * 2^52 leaves a double no bits for a fraction) and no branch. n <= BLOCK. */
 static void quantise(struct sound_file *file, const float *samples, int *integers, size_t n)
 {
-    double full = file->full_scale, top = 0x1p31 / full;
+    double full = file->full_scale, highest = full - 1, top = 0x1p31 / full;
+    int bad = 0;
     for (size_t i = 0; i < n; i++) {
-        double value = rint((double)samples[i] * full);
-        file->bad += !(fabs(value) <= full) ? 1 : 0;
-        value = isnan(value) ? 0 : fmin(fmax(value, -full), full - 1);
+        double value = ((double)samples[i] * full + 0x1.8p52) - 0x1.8p52;
+        bad += !(fabs(value) <= full);
+        value = value == value ? value : 0;
+        value = value > -full ? value : -full;
+        value = value < highest ? value : highest;
         integers[i] = (int)(value * top);
     }
+    file->bad += (uint64_t)bad;
 }
 
 static size_t write_block(struct sound_file *file, const float *samples, size_t n)
