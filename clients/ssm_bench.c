@@ -12,16 +12,18 @@
 #include "clients/verb.h"
 #include "model/ssm.h"
 
-/* SIGNAL: seconds of sound that every stream reads somewhere else of. SCAN: seconds of audio in one scan; SCAN_FOR: seconds of
- * clock a scan's speed is measured over. */
-enum { WARM_UP = 30, SIGNAL = 8, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
+/* SIGNAL: seconds of sound that every stream begins somewhere else of. RING: hops of it a stream has for itself and steps
+ * through again and again, so that a step's input is cold memory, as it is where sound comes from outside. SCAN: seconds of
+ * audio in one scan, or more where the device likes more; SCAN_FOR: seconds of clock a scan's speed is measured over. */
+enum { WARM_UP = 30, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
 
-static const char *model = "denoise-16k", *device = "auto", *streams_text = "auto";
+static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *streams_text = "auto";
 static int threads, seconds = 10;
 
 struct timing { /* of one step, seconds */
     int streams, threads, steps;
     double p50, p99, p999, mean;
+    double device_mib; /* of GPUs' memory; 0: the processor */
     bool in_time; /* p99.9 within the hop */
 };
 
@@ -29,9 +31,8 @@ struct load { /* an engine full of streams, each with its own samples */
     struct ssm_engine *engine;
     const struct ssm_info *info;
     struct ssm_hop *hops;
-    float *in, *out, *delivered; /* (n, hop), (n, outputs), (n, outputs) */
-    int n;
-    uint64_t seed;
+    float *in, *out; /* (n, RING, hop), (n, outputs) */
+    int n, turn;
 };
 
 struct report {
@@ -82,46 +83,54 @@ static void unload(struct load *load)
     free(load->hops);
     free(load->in);
     free(load->out);
-    free(load->delivered);
+}
+
+/* Everybody his own RING hops of the signal. */
+static void give_sound(struct load *load)
+{
+    size_t ring = RING * (size_t)load->info->hop;
+    uint64_t seed = 7;
+    for (size_t i = 0; i < (size_t)load->n; i++) {
+        size_t from = (size_t)(draw(&seed) * (double)(signal_length - ring));
+        memcpy(load->in + i * ring, signal_samples + from, ring * sizeof(float));
+    }
 }
 
 /* Gives 0, or an exit status with *err. */
 static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
 {
-    struct ssm_options options = {.device = device, .streams = n, .threads = n_threads};
-    *load = (struct load){.engine = ssm_open(model, &options, err), .n = n, .seed = 7};
+    struct ssm_options options = {.device = device, .precision = precision, .streams = n, .threads = n_threads};
+    *load = (struct load){.engine = ssm_open(model, &options, err), .n = n};
     if (load->engine == NULL) {
         return err->code;
     }
     load->info = ssm_describe(load->engine);
     size_t hop = (size_t)load->info->hop, outputs = (size_t)load->info->outputs, rows = (size_t)n;
     load->hops = calloc(rows, sizeof *load->hops);
-    load->in = malloc(rows * hop * sizeof(float));
+    load->in = malloc(rows * RING * hop * sizeof(float));
     load->out = malloc(rows * outputs * sizeof(float));
-    load->delivered = malloc(rows * outputs * sizeof(float));
-    if (!load->hops || !load->in || !load->out || !load->delivered) {
+    if (!load->hops || !load->in || !load->out) {
         unload(load);
         *err = (struct ssm_error){EX_OSERR, "out of memory"};
         return EX_OSERR;
     }
+    give_sound(load);
     for (size_t i = 0; i < rows; i++) {
-        load->hops[i] = (struct ssm_hop){.in = load->in + i * hop, .out = load->out + i * outputs, .count = 1};
+        load->hops[i] = (struct ssm_hop){.out = load->out + i * outputs, .count = 1};
         ssm_stream_open(load->engine, &load->hops[i].stream);
     }
     return 0;
 }
 
-/* One batched step on new samples, the copies in and out that a daemon makes included. Gives seconds. */
+/* One batched step on new samples, from where they are in memory to where they are wanted. Gives seconds. */
 static double time_step(struct load *load)
 {
-    size_t hop = (size_t)load->info->hop, n = (size_t)load->n;
-    double start = now();
-    for (size_t i = 0; i < n; i++) {
-        size_t from = (size_t)(draw(&load->seed) * (double)(signal_length - hop));
-        memcpy(load->in + i * hop, signal_samples + from, hop * sizeof(float));
+    size_t hop = (size_t)load->info->hop, turn = (size_t)load->turn++ % RING;
+    for (size_t i = 0; i < (size_t)load->n; i++) {
+        load->hops[i].in = load->in + (i * RING + turn) * hop;
     }
+    double start = now();
     ssm_step(load->engine, load->hops, load->n);
-    memcpy(load->delivered, load->out, n * (size_t)load->info->outputs * sizeof(float));
     return now() - start;
 }
 
@@ -152,6 +161,28 @@ static struct timing summarise(double *took, int n, int planned, double hop_s)
     return timing;
 }
 
+/* Of the devices' memory; 0 on the processor. */
+static double device_mib(const struct ssm_engine *engine)
+{
+    struct ssm_device_info info;
+    double bytes = 0;
+    for (int i = 0; ssm_describe_device(engine, i, &info); i++) {
+        bytes += strncmp(info.name, "cpu", 3) != 0 ? (double)info.bytes : 0;
+    }
+    return bytes / (1 << 20);
+}
+
+/* What a step takes isn't what is measured where a device failed on the way. */
+static int check_health(const struct load *load, struct ssm_error *err)
+{
+    const struct ssm_health *health = ssm_health(load->engine);
+    if (health->faults > 0) {
+        *err = (struct ssm_error){.code = EX_UNAVAILABLE};
+        snprintf(err->text, sizeof err->text, "a device failed under way: %s", health->last);
+    }
+    return health->faults > 0 ? EX_UNAVAILABLE : 0;
+}
+
 /* Step n streams for `seconds` of audio; over as soon as p99.9 can't be in time any more if give_up. */
 static int measure(int n, int n_threads, bool give_up, struct timing *timing, struct ssm_error *err)
 {
@@ -175,10 +206,12 @@ static int measure(int n, int n_threads, bool give_up, struct timing *timing, st
         *timing = summarise(took, steps, planned, hop_s);
         timing->streams = n;
         timing->threads = n_threads;
+        timing->device_mib = device_mib(load.engine);
     }
+    status = check_health(&load, err);
     free(took);
     unload(&load);
-    return 0;
+    return status;
 }
 
 static void print_trial(const struct timing *trial)
@@ -189,16 +222,24 @@ static void print_trial(const struct timing *trial)
     }
 }
 
-/* The most streams whose p99.9 stays within the hop: doubling, then halving the interval down to 3 %. */
+/* The next number to try while all were good: as many as would fit if each cost the same, two to eight times as many. */
+static int grow(const struct timing *good, double hop_s)
+{
+    double times = fmin(fmax(hop_s / good->p999, 2), 8) * good->streams;
+    return good->streams > MOST_STREAMS / 2 ? good->streams : times < MOST_STREAMS ? (int)times : MOST_STREAMS;
+}
+
+/* The most streams whose p99.9 stays within the hop: upwards, then halving the interval down to 3 %. Streams that find no
+ * memory are too many. */
 static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
 {
     int good = 0, bad = 0, n = (int)(hop_s / one_s * n_threads / 4);
     n = n < 1 ? 1 : n > MOST_STREAMS ? MOST_STREAMS : n;
     *best = (struct timing){.threads = n_threads};
     while (n > good && (bad == 0 || bad - good > 1 + good / 32)) {
-        struct timing trial;
+        struct timing trial = {.streams = n};
         int status = measure(n, n_threads, true, &trial, err);
-        if (status != 0) {
+        if (status != 0 && (status != EX_OSERR || good == 0)) {
             return status;
         }
         print_trial(&trial);
@@ -208,7 +249,7 @@ static int find_most(int n_threads, double one_s, double hop_s, struct timing *b
         } else {
             bad = n;
         }
-        n = bad == 0 ? (good > MOST_STREAMS / 2 ? good : 2 * good) : good + (bad - good) / 2;
+        n = bad == 0 ? grow(best, hop_s) : good + (bad - good) / 2;
     }
     if (isatty(STDERR_FILENO)) {
         fputs("\r\033[K", stderr);
@@ -224,7 +265,8 @@ static int measure_scan(int n_threads, double *speed, struct ssm_error *err)
     if (status != 0) {
         return status;
     }
-    size_t hop = (size_t)load.info->hop, hops = (size_t)(SCAN * load.info->rate) / hop;
+    size_t hop = (size_t)load.info->hop, hops = (size_t)(SCAN * load.info->rate) / hop, likes = (size_t)load.info->scan_hops;
+    hops = hops < likes ? likes : hops - hops % likes;
     float *in = malloc(hops * hop * sizeof *in), *out = malloc(hops * (size_t)load.info->outputs * sizeof *out);
     for (size_t i = 0; in != NULL && i < hops * hop; i++) {
         in[i] = signal_samples[i % signal_length];
@@ -236,10 +278,11 @@ static int measure_scan(int n_threads, double *speed, struct ssm_error *err)
         ssm_scan(load.engine, load.hops[0].stream, in, out, NULL, hops, NULL);
     }
     *speed = audio / (now() - start);
+    status = check_health(&load, err);
     free(in);
     free(out);
     unload(&load);
-    return 0;
+    return status;
 }
 
 static double peak_mib(void)
@@ -275,10 +318,13 @@ static void print_many(const struct timing *many)
     }
 }
 
+/* n_threads 0: not by the processor's threads. */
 static void print_scan(int n_threads, double speed)
 {
-    char label[64];
-    snprintf(label, sizeof label, "scan, %d thread%s", n_threads, plural(n_threads));
+    char label[64] = "scan";
+    if (n_threads > 0) {
+        snprintf(label, sizeof label, "scan, %d thread%s", n_threads, plural(n_threads));
+    }
     printf("  %-26s %.0f times real time\n", label, speed);
 }
 
@@ -286,17 +332,21 @@ static void print_text(const struct report *report)
 {
     const struct ssm_info *info = &report->info;
     double hop_s = (double)info->hop / info->rate;
-    printf("%s on %s, %d core%s; a hop is %.3g ms; copies in and out are in every number\n", info->name, info->device,
-           report->cores, plural(report->cores), 1e3 * hop_s);
+    printf("%s on %s, %d core%s; a hop is %.3g ms; every number is from samples in memory to samples in memory\n", info->name,
+           info->device, report->cores, plural(report->cores), 1e3 * hop_s);
     print_timing("1 stream, 1 thread", &report->one);
     printf("   RTF %.4f\n", report->one.mean / hop_s);
     print_many(&report->many);
-    print_scan(1, report->scan_one);
-    if (report->many.threads > 1) {
+    print_scan(report->many.device_mib > 0 ? 0 : 1, report->scan_one);
+    if (report->scan_all > 0) {
         print_scan(report->many.threads, report->scan_all);
     }
     printf("  %-26s %.1f KiB a stream; the program's peak %.0f MiB\n", "state", (double)info->state_bytes / 1024,
            report->peak_mib);
+    if (report->many.device_mib > 0) {
+        printf("  %-26s %.0f MiB with %d stream%s, taken when the model is opened\n", "GPU memory", report->many.device_mib,
+               report->many.streams, plural(report->many.streams));
+    }
 }
 
 static void print_timing_json(struct json *json, const char *key, const struct timing *t)
@@ -309,6 +359,7 @@ static void print_timing_json(struct json *json, const char *key, const struct t
     json_number(json, "p99_us", 1e6 * t->p99);
     json_number(json, "p99_9_us", 1e6 * t->p999);
     json_number(json, "mean_us", 1e6 * t->mean);
+    json_number(json, "device_mib", t->device_mib);
     json_flag(json, "in_time", t->in_time);
     json_close(json, '}');
 }
@@ -322,6 +373,7 @@ static void print_json(const struct report *report)
     json_text(&json, "model", info->name);
     json_text(&json, "digest", info->digest);
     json_text(&json, "device", info->device);
+    json_text(&json, "precision", precision);
     json_integer(&json, "cores", report->cores);
     json_number(&json, "hop_ms", 1e3 * hop_s);
     json_number(&json, "rtf", report->one.mean / hop_s);
@@ -357,7 +409,8 @@ static int measure_all(struct report *report, int streams, struct ssm_error *err
     if (status == 0) {
         status = measure_scan(1, &report->scan_one, err);
     }
-    return status == 0 ? measure_scan(n_threads, &report->scan_all, err) : status;
+    bool cores_scan = n_threads > 1 && report->many.device_mib == 0;
+    return status == 0 && cores_scan ? measure_scan(n_threads, &report->scan_all, err) : status;
 }
 
 static int run_bench(char **arguments, int n)
@@ -365,7 +418,7 @@ static int run_bench(char **arguments, int n)
     (void)arguments, (void)n;
     struct report report = {.cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
     struct ssm_error err = {0};
-    struct ssm_options options = {.device = device};
+    struct ssm_options options = {.device = device, .precision = precision};
     int streams = read_streams();
     if (streams < 0) {
         return verb_fail(EX_USAGE, "--streams takes \"auto\" or a number from 1 to %d, got \"%s\"", MOST_STREAMS,
@@ -391,7 +444,8 @@ static int run_bench(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (denoise-16k)"},
-    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:0 (auto)"},
+    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda, cuda:1 or cuda:0,cuda:1 (auto)"},
+    {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"streams", "N", OPTION_TEXT, &streams_text, 0, 0, "how many streams to step together, or \"auto\" to look for\nthe most"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "for the many streams and the scan (all cores)"},
     {"seconds", "S", OPTION_NUMBER, &seconds, 1, 3600,
@@ -405,8 +459,9 @@ const struct verb ssm_bench = {
     .summary = "measure this machine: latency, streams it carries, scan speed",
     .details = "Measure how fast a model runs here: the time of one stream's step on one core (p50, p99, p99.9), how many\n"
                "streams this machine steps together before p99.9 goes beyond the hop, and how many times faster than real\n"
-               "time the parallel scan goes through a recording. Every step gets new samples, and the copies in and out are\n"
-               "counted. \"auto\" takes a minute or two; other work on the machine shows in the numbers.",
+               "time the parallel scan goes through a recording. Every step gets new samples, and the way from the caller's memory\n"
+               "to the device and back is counted, and so are the copies of the states that a GPU's failure is survived with.\n"
+               "\"auto\" takes a minute or two; other work on the machine shows in the numbers.",
     .examples = "  ssm bench\n"
                 "  ssm bench --streams 64 --threads 2 --json\n"
                 "  ssm bench --model ./mine.safetensors --seconds 60",

@@ -394,7 +394,7 @@ static int run_denoise(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (denoise-16k)"},
-    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:0 (auto)"},
+    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (auto)"},
     {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"step", NULL, OPTION_FLAG, &step, 0, 0,
      "hop by hop as the daemon does it, instead of the parallel scan;\nslower, the same samples to 1e-4"},
