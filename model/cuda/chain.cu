@@ -115,8 +115,11 @@ struct linear_cuda put_linear(struct opening *opening, const struct linear *from
     std::vector<char> packed;
     if (opening->arena->memory) {
         std::vector<float> weight(in * out);
-        for (size_t i = 0; i < in * out; i++) {
-            weight[i] = linear_weight(from, int(i / in), int(i % in));
+        float *to = weight.data();
+        for (int o = 0; o < from->out; o++) {
+            for (int k = 0; k < from->in; k++) {
+                *to++ = linear_weight(from, o, k);
+            }
         }
         packed.resize(bytes);
         linear_cuda_pack(packed.data(), from->in, from->out, pieces, weight.data(), from->scale, bias);
@@ -390,6 +393,11 @@ size_t sequence_bytes(const struct mamba_node *node, int rows)
     return r.taken + most;
 }
 
+bool same_sizes(const struct mamba_cuda *a, const struct mamba_cuda *b)
+{
+    return a->D == b->D && a->E == b->E && a->N == b->N && a->K == b->K && a->R == b->R && a->zoh == b->zoh;
+}
+
 int scan_fast(const struct mamba_node *node, const struct passage *p, const struct mamba_rows *r)
 {
     const struct mamba_cuda *layer = &node->step;
@@ -564,10 +572,15 @@ struct chain_bench chain_take_bench(const struct chain *chain, int steps, int se
 {
     const size_t rows = size_t(std::max(steps, sequence)), widest = size_t(chain->model->widest);
     struct chain_bench bench = {};
+    const struct mamba_cuda *before = nullptr;
     for (const struct node &node : chain->nodes) {
         for (const struct mamba_node &mamba : node.mamba) {
-            bench.workspace_bytes = std::max({bench.workspace_bytes, mamba_cuda_workspace_bytes(&mamba.step, steps),
-                                              sequence_bytes(&mamba, sequence)});
+            if (!before || !same_sizes(before, &mamba.step)) {
+                bench.workspace_bytes =
+                    std::max({bench.workspace_bytes, mamba_cuda_workspace_bytes(&mamba.step, steps),
+                              sequence_bytes(&mamba, sequence)});
+            }
+            before = &mamba.step;
         }
     }
     bench.slots = arena_take<int32_t>(arena, rows);

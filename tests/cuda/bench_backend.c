@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* bench_backend [MODEL [PRECISION [THREADS]]]: a whole model on the GPU, host memory to host memory: the latency of a
- * step at several numbers of streams, and how fast a recording goes through. */
+/* bench_backend [--model FILE] [--precision P] [--threads N] [--steps N] [--hops N] [--json FILE] [STREAMS...]: a whole
+ * model on the GPU, host memory to host memory: how fast a recording of so many hops goes through (0: leave it out), and
+ * the latency of a step at several numbers of streams. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "model/backend_cuda.h"
-
-enum { RECORDING_HOPS = 360000 }; /* an hour at 100 hops a second */
 
 static double now(void)
 {
@@ -39,6 +39,10 @@ struct run {
     const struct backend_ops *ops;
     const struct model *model;
     struct ssm_options options;
+    const char *path;
+    size_t hops; /* of the recording */
+    int steps;   /* 0: enough for a p99.9 */
+    FILE *json;  /* a line a result, or NULL */
 };
 
 static struct backend *open_backend(const struct run *run, int streams)
@@ -57,7 +61,7 @@ static int bench_steps(const struct run *run, int streams)
 {
     struct backend *backend = open_backend(run, streams);
     size_t hop = (size_t)run->model->info.hop, outputs = (size_t)run->model->info.outputs, n = (size_t)streams;
-    int steps = 3000000 / streams < 300 ? 300 : 3000000 / streams > 3000 ? 3000 : 3000000 / streams;
+    int steps = run->steps ? run->steps : streams > 2000 ? 1000 : 3000;
     float *in = make_sound(n * hop), *out = calloc(n * outputs, sizeof *out);
     struct backend_hop *hops = calloc(n, sizeof *hops);
     double *us = calloc((size_t)steps, sizeof *us);
@@ -76,6 +80,13 @@ static int bench_steps(const struct run *run, int streams)
                streams, us[0], us[steps / 2], us[steps * 99L / 100], us[steps * 999L / 1000], us[steps - 1],
                us[steps / 2] * 1e3 / streams, (double)backend->bytes / (1 << 20));
         fflush(stdout);
+        if (run->json) {
+            fprintf(run->json,
+                    "{\"what\":\"step\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"streams\":%d,\"p50_us\":%.1f,"
+                    "\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"bytes\":%zu}\n",
+                    run->model->info.name, run->options.precision, run->options.threads, streams, us[steps / 2],
+                    us[steps * 99L / 100], us[steps * 999L / 1000], us[steps - 1], backend->bytes);
+        }
     } else if (backend) {
         fprintf(stderr, "bench_backend: %s\n", backend->ops->fault(backend));
     }
@@ -93,20 +104,27 @@ static int bench_scan(const struct run *run)
     struct backend *backend = open_backend(run, 1);
     double opened = now();
     size_t hop = (size_t)run->model->info.hop, outputs = (size_t)run->model->info.outputs;
-    float *in = make_sound(RECORDING_HOPS * hop), *out = calloc(RECORDING_HOPS * outputs, sizeof *out);
+    float *in = make_sound(run->hops * hop), *out = calloc(run->hops * outputs, sizeof *out);
     int failed = !backend || !in || !out;
     for (int round = 0; !failed && round < 3; round++) {
         double begin = now();
-        for (int at = 0; !failed && at < RECORDING_HOPS; at += backend->scan_hops) {
-            int left = RECORDING_HOPS - at, count = left < backend->scan_hops ? left : backend->scan_hops;
+        for (int at = 0; !failed && at < (int)run->hops; at += backend->scan_hops) {
+            int left = (int)run->hops - at, count = left < backend->scan_hops ? left : backend->scan_hops;
             struct backend_hop piece = {
                 .in = in + (size_t)at * hop, .out = out + (size_t)at * outputs, .count = count};
             failed = backend->ops->scan(backend, &piece);
         }
-        double seconds = now() - begin, audio = RECORDING_HOPS * (double)hop / run->model->info.rate;
+        double seconds = now() - begin, audio = (double)run->hops * (double)hop / run->model->info.rate;
         printf("  scan of %.0f s: %.1f ms, %.0f times real time (open %.1f ms, %.0f MiB)\n", audio, seconds * 1e3,
                audio / seconds, (opened - start) * 1e3, (double)backend->bytes / (1 << 20));
         fflush(stdout);
+        if (run->json) {
+            fprintf(run->json,
+                    "{\"what\":\"scan\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"audio_s\":%.0f,\"seconds\":%.6f,"
+                    "\"open_s\":%.6f,\"bytes\":%zu}\n",
+                    run->model->info.name, run->options.precision, run->options.threads, audio, seconds,
+                    opened - start, backend->bytes);
+        }
     }
     free(in);
     free(out);
@@ -114,24 +132,65 @@ static int bench_scan(const struct run *run)
     return failed;
 }
 
+/* Read one option; false when it is none. */
+static bool read_option(struct run *run, const char *word, const char *value)
+{
+    if (!strcmp(word, "--model")) {
+        run->path = value;
+    } else if (!strcmp(word, "--precision")) {
+        run->options.precision = value;
+    } else if (!strcmp(word, "--threads")) {
+        run->options.threads = atoi(value);
+    } else if (!strcmp(word, "--steps")) {
+        run->steps = atoi(value);
+    } else if (!strcmp(word, "--hops")) {
+        run->hops = (size_t)atol(value);
+    } else if (!strcmp(word, "--json")) {
+        run->json = fopen(value, "a");
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static int bench_all(const struct run *run, char **streams, int n)
+{
+    static char *usual[] = {"1", "4", "8", "16", "64", "256", "512", "1024", "4096", "16384", "20000", "32768"};
+    int failed = run->hops ? bench_scan(run) : 0;
+    if (!n) {
+        streams = usual;
+        n = sizeof usual / sizeof *usual;
+    }
+    for (int i = 0; !failed && i < n; i++) {
+        failed = bench_steps(run, atoi(streams[i]));
+    }
+    return failed ? 70 : 0;
+}
+
 int main(int argc, char **argv)
 {
-    static const int streams[] = {1, 4, 8, 16, 64, 256, 1024, 4096, 16384, 20000, 32768};
     struct ssm_error err = {0};
-    struct run run = {.ops = backend_cuda_find(&err)};
-    run.options = (struct ssm_options){.device = "cuda", .max_hops = 1, .precision = argc > 2 ? argv[2] : NULL,
-                                       .threads = argc > 3 ? atoi(argv[3]) : 1};
-    struct model *model = run.ops ? model_open(argc > 1 ? argv[1] : "model/pretrained/denoise-16k.safetensors", &err) : NULL;
+    struct run run = {.ops = backend_cuda_find(&err),
+                      .options = {.device = "cuda", .precision = "auto", .threads = 1, .max_hops = 1},
+                      .path = "model/pretrained/denoise-16k.safetensors",
+                      .hops = 360000};
+    int at = 1;
+    while (at + 1 < argc && argv[at][0] == '-') {
+        if (!read_option(&run, argv[at], argv[at + 1])) {
+            fprintf(stderr, "bench_backend: no option %s\n", argv[at]);
+            return 64;
+        }
+        at += 2;
+    }
+    struct model *model = run.ops ? model_open(run.path, &err) : NULL;
     if (!model) {
         fprintf(stderr, "bench_backend: %s\n", err.text);
         return err.code;
     }
     run.model = model;
-    printf("%s, precision %s, %d threads\n", model->info.name, argc > 2 ? argv[2] : "auto", run.options.threads);
-    int failed = bench_scan(&run);
-    for (size_t i = 0; !failed && i < sizeof streams / sizeof *streams; i++) {
-        failed = bench_steps(&run, streams[i]);
-    }
+    printf("%s, precision %s, %d thread%s\n", model->info.name, run.options.precision, run.options.threads,
+           run.options.threads > 1 ? "s" : "");
+    int failed = bench_all(&run, argv + at, argc - at);
     model_close(model);
-    return failed ? 70 : 0;
+    return failed;
 }
