@@ -44,9 +44,14 @@ static bool place_at(int i, char *path, size_t size)
         program[length > 0 ? length : 0] = 0;
         put_beside(path, size, program);
         return true;
-    case 2: snprintf(path, size, "%s/%s", SSM_LIBRARIES, name); return true;
-    case 3: snprintf(path, size, "%s", name); return true;
-    default: return false;
+    case 2:
+        snprintf(path, size, "%s/%s", SSM_LIBRARIES, name);
+        return true;
+    case 3:
+        snprintf(path, size, "%s", name);
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -67,8 +72,9 @@ static void *open_library(struct ssm_error *err)
     if (getenv("SSM_CUDA_LIBRARY")) {
         refuse(err, 69, "no GPU: there is no %s, which SSM_CUDA_LIBRARY names", getenv("SSM_CUDA_LIBRARY"));
     } else {
-        refuse(err, 69, "no GPU: no %s beside the program or in %s; `make cuda` builds it, or say SSM_CUDA_LIBRARY=FILE",
-               name, SSM_LIBRARIES);
+        refuse(err, 69,
+               "no GPU: no %s beside the program or in %s; `make cuda` builds it, or say SSM_CUDA_LIBRARY=FILE", name,
+               SSM_LIBRARIES);
     }
     return NULL;
 }
@@ -83,7 +89,8 @@ static const struct backend_cuda *find(struct ssm_error *err)
     memcpy(&get, &symbol, sizeof get);
     const struct backend_cuda *cuda = symbol ? get(BACKEND_CUDA_ABI) : NULL;
     if (!cuda) {
-        refuse(err, 69, "no GPU: the %s found is of another version of ssmd; build both together (make all cuda)", name);
+        refuse(err, 69, "no GPU: the %s found is of another version of ssmd; build both together (make all cuda)",
+               name);
     }
     return cuda;
 }

@@ -8,10 +8,22 @@ namespace
 
 constexpr int STATES_MAX = 64, LANES = 32;
 
-__device__ __forceinline__ float get(float x) { return x; }
-__device__ __forceinline__ float get(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void put(float *at, float x) { *at = x; }
-__device__ __forceinline__ void put(__nv_bfloat16 *at, float x) { *at = __float2bfloat16(x); }
+__device__ __forceinline__ float get(float x)
+{
+    return x;
+}
+__device__ __forceinline__ float get(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+__device__ __forceinline__ void put(float *at, float x)
+{
+    *at = x;
+}
+__device__ __forceinline__ void put(__nv_bfloat16 *at, float x)
+{
+    *at = __float2bfloat16(x);
+}
 
 template <bool ZOH>
 __device__ __forceinline__ float step(const struct scan_rows_cuda &s, int64_t t, int e, float (*h)[LANES], int lane)
@@ -33,8 +45,8 @@ template <typename STATE, bool ZOH> __global__ void scan_rows(struct scan_rows_c
     if (e >= s.E) {
         return;
     }
-    STATE *state = reinterpret_cast<STATE *>(static_cast<char *>(s.states) + size_t(s.slots[0]) * s.state_stride +
-                                             s.state_at);
+    STATE *state =
+        reinterpret_cast<STATE *>(static_cast<char *>(s.states) + size_t(s.slots[0]) * s.state_stride + s.state_at);
     for (int n = 0; n < s.N; n++) {
         h[n][lane] = get(state[n * s.E + e]);
     }

@@ -18,16 +18,16 @@ extern "C" {
 struct scan_rows_cuda {
     int32_t rows, E, N;
     int32_t zoh, state_bf16;
-    const float *A, *skip;        /* (N, E), (E)                                      */
-    const float *u, *dt;          /* (rows, E), dt with its bias                      */
-    const float *z;               /* (rows, E), z_row apart                           */
-    const float *B, *C;           /* (rows, N), mixed_row apart                       */
+    const float *A, *skip; /* (N, E), (E)                                      */
+    const float *u, *dt;   /* (rows, E), dt with its bias                      */
+    const float *z;        /* (rows, E), z_row apart                           */
+    const float *B, *C;    /* (rows, N), mixed_row apart                       */
     int64_t z_row, mixed_row;
-    const float *elapsed;         /* (rows)                                           */
-    const int32_t *slots;         /* (1)                                              */
+    const float *elapsed; /* (rows)                                           */
+    const int32_t *slots; /* (1)                                              */
     void *states;
     size_t state_stride, state_at; /* bytes; h (N, E) at state_at of the slot, in and out */
-    float *y;                     /* (rows, E)                                        */
+    float *y;                      /* (rows, E)                                        */
 };
 
 int scan_rows_cuda(const struct scan_rows_cuda *scan, void *stream);

@@ -26,8 +26,8 @@ struct lane {
     cudaStream_t stream;
     cudaEvent_t computed, delivered;
     struct chain_bench bench;
-    char *records;      /* (ROWS) pinned */
-    float *out;         /* (ROWS, outputs) pinned */
+    char *records; /* (ROWS) pinned */
+    float *out;    /* (ROWS, outputs) pinned */
     char *records_gpu;
     float *out_gpu;
     int first, rows; /* the part under way; 0 rows: none */
@@ -76,7 +76,10 @@ struct cuda {
     char fault[256];
 };
 
-struct cuda *of(struct backend *backend) { return reinterpret_cast<struct cuda *>(backend); }
+struct cuda *of(struct backend *backend)
+{
+    return reinterpret_cast<struct cuda *>(backend);
+}
 
 /* Keep the first error's words. 0, or -1. */
 int check(struct cuda *cuda, cudaError_t error, const char *what)
@@ -92,7 +95,10 @@ int check(struct cuda *cuda, cudaError_t error, const char *what)
 }
 
 /* Every call begins here: a GPU that failed is not asked again. */
-int enter(struct cuda *cuda) { return cuda->fault[0] ? -1 : check(cuda, cudaSetDevice(cuda->device), "its selection"); }
+int enter(struct cuda *cuda)
+{
+    return cuda->fault[0] ? -1 : check(cuda, cudaSetDevice(cuda->device), "its selection");
+}
 
 /* ---- between hops and records ------------------------------------------------------------------------------- */
 
@@ -249,8 +255,8 @@ cudaError_t launch_part(struct cuda *cuda, struct lane *lane, bool sequence, con
         error = cudaEventRecord(lane->computed, lane->stream);
     }
     if (!error) {
-        error = cudaMemcpyAsync(lane->out, lane->out_gpu, values * sizeof *lane->out, cudaMemcpyDeviceToHost,
-                                lane->stream);
+        error =
+            cudaMemcpyAsync(lane->out, lane->out_gpu, values * sizeof *lane->out, cudaMemcpyDeviceToHost, lane->stream);
     }
     return error ? error : cudaEventRecord(lane->delivered, lane->stream);
 }
@@ -401,7 +407,10 @@ int refuse_streams(const struct cuda *cuda, size_t bytes, size_t bytes_free, str
                   room > fixed ? (room - fixed) / stream : 0);
 }
 
-int refuse_fault(struct cuda *cuda, struct ssm_error *err) { return refuse(err, 69, "%s", cuda->fault); }
+int refuse_fault(struct cuda *cuda, struct ssm_error *err)
+{
+    return refuse(err, 69, "%s", cuda->fault);
+}
 
 /* How much memory everything takes, if the GPU has it. */
 int count_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes_free, struct arena *gpu,
@@ -469,8 +478,8 @@ cudaError_t capture(struct cuda *cuda, int rows, cudaGraphExec_t *graph)
     return error;
 }
 
-/* Every kernel that a later call may launch is launched once, on the spare slot: the driver loads code, and takes memory
- * for it, when it is first used, and which kernel runs depends on the number of rows. */
+/* Every kernel that a later call may launch is launched once, on the spare slot: the driver loads code, and takes
+ * memory for it, when it is first used, and which kernel runs depends on the number of rows. */
 int warm_up(struct cuda *cuda, struct lane *lane)
 {
     for (int row = 0; row < ROWS; row++) {
@@ -482,8 +491,7 @@ int warm_up(struct cuda *cuda, struct lane *lane)
             check(cuda, launch_part(cuda, lane, false, nullptr), "its first batch")) {
             return -1;
         }
-        if (lane->rows <= SEQUENCE_PART &&
-            check(cuda, launch_part(cuda, lane, true, nullptr), "its first recording")) {
+        if (lane->rows <= SEQUENCE_PART && check(cuda, launch_part(cuda, lane, true, nullptr), "its first recording")) {
             return -1;
         }
     }
@@ -617,4 +625,7 @@ const struct backend_cuda library = {&ops, device_list};
 
 } /* namespace */
 
-const struct backend_cuda *ssm_backend_cuda(int abi) { return abi == BACKEND_CUDA_ABI ? &library : nullptr; }
+const struct backend_cuda *ssm_backend_cuda(int abi)
+{
+    return abi == BACKEND_CUDA_ABI ? &library : nullptr;
+}

@@ -22,7 +22,7 @@ struct node;
 struct mamba_node {
     struct mamba_cuda step;
     struct conv_cuda conv;
-    const float *A; /* (E, N), as selective_scan_cuda takes it */
+    const float *A;  /* (E, N), as selective_scan_cuda takes it */
     size_t state_at; /* of h, in bytes */
 };
 
@@ -37,9 +37,9 @@ struct node {
     float compress;
     struct spectral_cuda spectral;
     struct conv_cuda conv;
-    std::vector<mamba_node> mamba;       /* neighbouring layers                                     */
+    std::vector<mamba_node> mamba;        /* neighbouring layers                                     */
     std::vector<struct mamba_cuda> steps; /* their steps, side by side                               */
-    int few;                             /* streams that one kernel takes through all of them at once */
+    int few;                              /* streams that one kernel takes through all of them at once */
 };
 
 struct chain {
@@ -91,7 +91,10 @@ namespace
 
 /* ---- laying out --------------------------------------------------------------------------------------------- */
 
-bool is(const struct layer *layer, const char *type) { return !strcmp(layer->ops->type, type); }
+bool is(const struct layer *layer, const char *type)
+{
+    return !strcmp(layer->ops->type, type);
+}
 
 /* Room in the slot for a ring (rows, width) or, as one row, anything; on a 128-byte boundary, a line of the caches.
  * Gives where, in bytes. */
@@ -325,22 +328,22 @@ int mamba_open(struct opening *opening, struct node *node, const struct layer *l
         node->steps.push_back(mamba.step);
     }
     if (opening->arena->memory) {
-        node->few = mamba_cluster_streams(node->steps.data(), taken, opening->chain->precision,
-                                          opening->chain->state_bf16);
+        node->few =
+            mamba_cluster_streams(node->steps.data(), taken, opening->chain->precision, opening->chain->state_bf16);
     }
     return taken;
 }
 
 /* What a sequence's rows are between the kernels of a layer, in the bench's workspace. */
 struct mamba_rows {
-    float *xz;     /* (rows, 2 E)      */
-    float *u;      /* (rows, E)        */
-    float *mixed;  /* (rows, R + 2 N)  */
-    float *dt;     /* (rows, E)        */
-    float *y;      /* (rows, E)        */
-    float *h[2];   /* (E, N)           */
-    void *scan;    /* selective_scan_cuda's workspace, the rest */
-    size_t taken;  /* bytes before it */
+    float *xz;    /* (rows, 2 E)      */
+    float *u;     /* (rows, E)        */
+    float *mixed; /* (rows, R + 2 N)  */
+    float *dt;    /* (rows, E)        */
+    float *y;     /* (rows, E)        */
+    float *h[2];  /* (E, N)           */
+    void *scan;   /* selective_scan_cuda's workspace, the rest */
+    size_t taken; /* bytes before it */
 };
 
 struct mamba_rows carve(const struct mamba_cuda *layer, int rows, void *workspace)
@@ -361,7 +364,10 @@ struct mamba_rows carve(const struct mamba_cuda *layer, int rows, void *workspac
 }
 
 /* Euler and a power of two of states: the fast scan. It has its state the other way round. */
-bool scans_fast(const struct mamba_cuda *layer) { return !layer->zoh && (layer->N & (layer->N - 1)) == 0; }
+bool scans_fast(const struct mamba_cuda *layer)
+{
+    return !layer->zoh && (layer->N & (layer->N - 1)) == 0;
+}
 
 struct selective_scan_cuda fast_scan(const struct mamba_node *node, const struct mamba_rows *r, int rows,
                                      const float *elapsed)
@@ -407,8 +413,7 @@ int scan_fast(const struct mamba_node *node, const struct passage *p, const stru
     if (!error) {
         error = selective_scan_cuda_forward(&scan, p->stream);
     }
-    return error ? error
-                 : state_cuda_from_scan(&p->rows, node->state_at, bf16, layer->N, layer->E, r->h[1], p->stream);
+    return error ? error : state_cuda_from_scan(&p->rows, node->state_at, bf16, layer->N, layer->E, r->h[1], p->stream);
 }
 
 /* Sizes and discretisations the fast scan doesn't take. */
@@ -541,7 +546,10 @@ struct rows_cuda rows_of(const struct chain *chain, const struct chain_slots *sl
     return {rows, sequence, which, slots->phase, slots->states, chain->state_bytes};
 }
 
-cudaError_t code(int result) { return result < 0 ? cudaErrorInvalidValue : cudaError_t(result); }
+cudaError_t code(int result)
+{
+    return result < 0 ? cudaErrorInvalidValue : cudaError_t(result);
+}
 
 } /* namespace */
 
@@ -564,9 +572,15 @@ struct chain *chain_create(const struct model *model, int precision, bool state_
     }
 }
 
-void chain_destroy(struct chain *chain) { delete chain; }
+void chain_destroy(struct chain *chain)
+{
+    delete chain;
+}
 
-size_t chain_state_bytes(const struct chain *chain) { return chain->state_bytes; }
+size_t chain_state_bytes(const struct chain *chain)
+{
+    return chain->state_bytes;
+}
 
 struct chain_bench chain_take_bench(const struct chain *chain, int steps, int sequence, struct arena *arena)
 {
@@ -576,9 +590,8 @@ struct chain_bench chain_take_bench(const struct chain *chain, int steps, int se
     for (const struct node &node : chain->nodes) {
         for (const struct mamba_node &mamba : node.mamba) {
             if (!before || !same_sizes(before, &mamba.step)) {
-                bench.workspace_bytes =
-                    std::max({bench.workspace_bytes, mamba_cuda_workspace_bytes(&mamba.step, steps),
-                              sequence_bytes(&mamba, sequence)});
+                bench.workspace_bytes = std::max({bench.workspace_bytes, mamba_cuda_workspace_bytes(&mamba.step, steps),
+                                                  sequence_bytes(&mamba, sequence)});
             }
             before = &mamba.step;
         }
@@ -596,8 +609,9 @@ struct chain_bench chain_take_bench(const struct chain *chain, int steps, int se
 cudaError_t chain_run(const struct chain *chain, const struct chain_slots *slots, const struct chain_bench *bench,
                       int rows, bool sequence, float *out, cudaStream_t stream)
 {
-    struct passage p = {chain, bench, rows_of(chain, slots, bench->slots, rows, sequence),
-                        {bench->blown, uint32_t(chain->period)}, stream, false};
+    struct passage p = {
+        chain,  bench, rows_of(chain, slots, bench->slots, rows, sequence), {bench->blown, uint32_t(chain->period)},
+        stream, false};
     float *x = bench->values[0], *y = bench->values[1];
     int error = 0;
     for (size_t i = 0; i < chain->nodes.size() && !error; i++) {

@@ -23,7 +23,8 @@ int count_devices(struct ssm_error *err)
         return refuse(err, 69, "no GPU: this machine has no NVIDIA driver (libcuda.so.1)");
     }
     if (error == cudaErrorInsufficientDriver) {
-        return refuse(err, 69, "no GPU: the NVIDIA driver is for CUDA %d.%d, too old for this library's %d.%d: update it",
+        return refuse(err, 69,
+                      "no GPU: the NVIDIA driver is for CUDA %d.%d, too old for this library's %d.%d: update it",
                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     }
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
@@ -93,8 +94,10 @@ int device_open(const char *name, struct backend_cuda_device *device, struct ssm
         return refuse(err, 69, "cuda:%d: %s", index, cudaGetErrorString(cudaGetLastError()));
     }
     if (!device->runs) {
-        return refuse(err, 69, "cuda:%d (%s) is of another generation than this library was compiled for (Hopper, "
-                      "sm_90): use device cpu", index, device->name);
+        return refuse(err, 69,
+                      "cuda:%d (%s) is of another generation than this library was compiled for (Hopper, "
+                      "sm_90): use device cpu",
+                      index, device->name);
     }
     /* Spin: a step's end is told in 2 us, not 20; the thread that waits has nothing else to do. */
     cudaError_t error = cudaInitDevice(index, cudaDeviceScheduleSpin, cudaInitDeviceFlagsAreValid);

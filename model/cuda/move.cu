@@ -6,7 +6,8 @@ namespace
 
 constexpr int WARPS = 4;
 
-__global__ void in(const char *records, int rows, int hop, size_t record_bytes, int32_t *slots, float *elapsed, float *x)
+__global__ void in(const char *records, int rows, int hop, size_t record_bytes, int32_t *slots, float *elapsed,
+                   float *x)
 {
     const int row = int(blockIdx.x) * WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     if (row >= rows) {

@@ -17,10 +17,13 @@ struct move_record {
     float samples[1]; /* (hop) */
 };
 
-static inline size_t move_record_bytes(int hop) { return (16 + 4 * size_t(hop) + 15) & ~size_t(15); }
+static inline size_t move_record_bytes(int hop)
+{
+    return (16 + 4 * size_t(hop) + 15) & ~size_t(15);
+}
 
-/* records -> slots (rows), elapsed (rows), x (rows, hop); NaN and inf become 0. Bytes: 8 a value. Grid: a warp a row. The
- * kernel behind it sees all of it, even one that reads before it waits: this one lets no other start early. */
+/* records -> slots (rows), elapsed (rows), x (rows, hop); NaN and inf become 0. Bytes: 8 a value. Grid: a warp a row.
+ * The kernel behind it sees all of it, even one that reads before it waits: this one lets no other start early. */
 cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, float *elapsed, float *x,
                     cudaStream_t stream);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* bench_backend [--model FILE] [--precision P] [--threads N] [--steps N] [--hops N] [--json FILE] [STREAMS...]: a whole
- * model on the GPU, host memory to host memory: how fast a recording of so many hops goes through (0: leave it out), and
- * the latency of a step at several numbers of streams. */
+ * model on the GPU, host memory to host memory: how fast a recording of so many hops goes through (0: leave it out),
+ * and the latency of a step at several numbers of streams. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,13 +76,15 @@ static int bench_steps(const struct run *run, int streams)
     }
     if (!failed) {
         qsort(us, (size_t)steps, sizeof *us, by_size);
-        printf("  %6d streams  min %8.1f  p50 %8.1f  p99 %8.1f  p99.9 %8.1f  max %8.1f us   %6.1f ns a stream  %6.0f MiB\n",
+        printf("  %6d streams  min %8.1f  p50 %8.1f  p99 %8.1f  p99.9 %8.1f  max %8.1f us   %6.1f ns a stream  %6.0f "
+               "MiB\n",
                streams, us[0], us[steps / 2], us[steps * 99L / 100], us[steps * 999L / 1000], us[steps - 1],
                us[steps / 2] * 1e3 / streams, (double)backend->bytes / (1 << 20));
         fflush(stdout);
         if (run->json) {
             fprintf(run->json,
-                    "{\"what\":\"step\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"streams\":%d,\"p50_us\":%.1f,"
+                    "{\"what\":\"step\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"streams\":%d,\"p50_us\":"
+                    "%.1f,"
                     "\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"bytes\":%zu}\n",
                     run->model->info.name, run->options.precision, run->options.threads, streams, us[steps / 2],
                     us[steps * 99L / 100], us[steps * 999L / 1000], us[steps - 1], backend->bytes);
@@ -110,8 +112,7 @@ static int bench_scan(const struct run *run)
         double begin = now();
         for (int at = 0; !failed && at < (int)run->hops; at += backend->scan_hops) {
             int left = (int)run->hops - at, count = left < backend->scan_hops ? left : backend->scan_hops;
-            struct backend_hop piece = {
-                .in = in + (size_t)at * hop, .out = out + (size_t)at * outputs, .count = count};
+            struct backend_hop piece = {.in = in + (size_t)at * hop, .out = out + (size_t)at * outputs, .count = count};
             failed = backend->ops->scan(backend, &piece);
         }
         double seconds = now() - begin, audio = (double)run->hops * (double)hop / run->model->info.rate;
@@ -120,10 +121,11 @@ static int bench_scan(const struct run *run)
         fflush(stdout);
         if (run->json) {
             fprintf(run->json,
-                    "{\"what\":\"scan\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"audio_s\":%.0f,\"seconds\":%.6f,"
+                    "{\"what\":\"scan\",\"model\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"audio_s\":%.0f,"
+                    "\"seconds\":%.6f,"
                     "\"open_s\":%.6f,\"bytes\":%zu}\n",
-                    run->model->info.name, run->options.precision, run->options.threads, audio, seconds,
-                    opened - start, backend->bytes);
+                    run->model->info.name, run->options.precision, run->options.threads, audio, seconds, opened - start,
+                    backend->bytes);
         }
     }
     free(in);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What a broken kernel does to a program's GPU context: every later call fails. */
 
-__global__ void trap() { __trap(); }
+__global__ void trap()
+{
+    __trap();
+}
 
 extern "C" void poison(void)
 {

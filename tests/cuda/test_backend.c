@@ -48,15 +48,18 @@ static const struct recipe recipes[] = {
     {CONFIG("8", STFT("16", "8") ISTFT("16", "8")), {{0}}},
     {CONFIG("12", STFT("48", "12") ISTFT("48", "12")), {{0}}},
     {CONFIG("10", "{'type':'stft','window':30,'hop':10,'compress':0.3}"), {{0}}},
-    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':54},{'type':'filter','taps':3}," ISTFT("16", "8")),
+    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':54},{'type':'filter','taps':3}," ISTFT(
+                     "16", "8")),
      {{"h.weight", {54, 18}, 0.3f}, {"h.bias", {54}, 0.3f}}},
     {CONFIG("8", STFT("32", "8") "{'type':'linear','name':'h','in':34,'out':170},{'type':'filter','taps':5}"),
      {{"h.weight", {170, 34}, 0.3f}}},
-    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask','sigmoid':true}," ISTFT("16", "8")),
+    {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask','sigmoid':true}," ISTFT(
+                     "16", "8")),
      {{"h.weight", {9, 18}, 0.3f}, {"h.bias", {9}, 0.3f}}},
     {CONFIG("8", STFT("16", "8") "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask'}"),
      {{"h.weight", {9, 18}, 0.3f}}},
-    {CONFIG("7", "{'type':'conv','name':'c','width':7,'taps':6,'silu':true},{'type':'conv','name':'c','width':7,'taps':6}"),
+    {CONFIG("7",
+            "{'type':'conv','name':'c','width':7,'taps':6,'silu':true},{'type':'conv','name':'c','width':7,'taps':6}"),
      {{"c.weight", {7, 1, 6}, 0.5f}, {"c.bias", {7}, 0.5f}}},
     {CONFIG("24", "{'type':'norm','name':'n','width':24}"), {{"n.weight", {24}, 1}}},
     {CONFIG("24", "{'type':'norm','name':'n','width':24},{'type':'linear','name':'h','in':24,'out':3}"),
@@ -71,7 +74,11 @@ static const struct recipe recipes[] = {
 static const char *const shipped[] = {"tests/data/tiny-denoise.safetensors", "tests/data/golden_denoise.safetensors",
                                       "tests/data/golden_mamba.safetensors",
                                       "model/pretrained/denoise-16k.safetensors"};
-enum { RECIPES = sizeof recipes / sizeof *recipes, MODELS = RECIPES + sizeof shipped / sizeof *shipped, DENOISE = MODELS - 1 };
+enum {
+    RECIPES = sizeof recipes / sizeof *recipes,
+    MODELS = RECIPES + sizeof shipped / sizeof *shipped,
+    DENOISE = MODELS - 1
+};
 
 static void add_tensors(struct model_file *file, const struct recipe *recipe)
 {
@@ -81,7 +88,11 @@ static void add_tensors(struct model_file *file, const struct recipe *recipe)
         const int *shape = recipe->tensors[i].shape;
         char text[48];
         size_t count = (size_t)shape[0] * (size_t)(shape[1] ? shape[1] : 1) * (size_t)(shape[2] ? shape[2] : 1);
-        snprintf(text, sizeof text, shape[2] ? "[%d,%d,%d]" : shape[1] ? "[%d,%d]" : "[%d]", shape[0], shape[1], shape[2]);
+        snprintf(text, sizeof text,
+                 shape[2]   ? "[%d,%d,%d]"
+                 : shape[1] ? "[%d,%d]"
+                            : "[%d]",
+                 shape[0], shape[1], shape[2]);
         test_fill(values, count, recipe->tensors[i].scale, &seed);
         model_file_add(file, recipe->tensors[i].name, text, values, count);
     }
@@ -200,7 +211,8 @@ static void every_model_steps_and_scans_as_on_the_processor(void **state)
     (void)state;
     for (int i = 0; i < MODELS; i++) {
         struct model *model = open_model(i);
-        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
+        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL),
+                       *gpu = open_backend(cuda, model, 1, 1, NULL);
         float *in = record(model, HOPS, 5), *want = room(model, HOPS), *got = room(model, HOPS);
         for (int gap = 0; gap < 2; gap++) {
             const float *elapsed = gap ? gaps() : NULL;
@@ -290,8 +302,10 @@ static void a_stream_is_the_same_bits_alone_and_in_any_batch(void **state)
             }
             run_batch(gpu, model, in, out, n, STEPS);
             for (size_t t = 0; t < STEPS; t++) {
-                if (memcmp(out + (t * (size_t)n + (size_t)mine) * outputs, alone + t * outputs, outputs * sizeof *out)) {
-                    fail_msg("%s: step %zu of a stream in a batch of %d differs from the stream alone", precisions[p], t, n);
+                if (memcmp(out + (t * (size_t)n + (size_t)mine) * outputs, alone + t * outputs,
+                           outputs * sizeof *out)) {
+                    fail_msg("%s: step %zu of a stream in a batch of %d differs from the stream alone", precisions[p],
+                             t, n);
                 }
             }
         }
@@ -378,7 +392,8 @@ static void a_stream_moves_between_processor_and_gpu(void **state)
     (void)state;
     for (int i = 0; i < MODELS; i++) {
         struct model *model = open_model(i);
-        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
+        struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL),
+                       *gpu = open_backend(cuda, model, 1, 1, NULL);
         float *in = record(model, HOPS, 13), *want = room(model, HOPS), *got = room(model, HOPS);
         run_steps(cpu, model, in, want, 0, HOPS, NULL);
         cpu->ops->state_put(cpu, 0, NULL);
@@ -419,7 +434,8 @@ static void less_precision_stays_near(void **state)
                 double difference = fabs((double)got[k] - (double)want[k]);
                 worst = difference <= worst ? worst : difference;
             }
-            print_message("%s, %s: %.2g of full scale from the processor\n", rows[i].name, scan ? "scan" : "step", worst);
+            print_message("%s, %s: %.2g of full scale from the processor\n", rows[i].name, scan ? "scan" : "step",
+                          worst);
             assert_true(worst <= rows[i].tolerance);
             gpu->ops->close(gpu);
         }
