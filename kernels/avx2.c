@@ -89,6 +89,22 @@ static inline vec vec_scale(vec v, vec k)
     return v * vec_exponent(half + magic) * vec_exponent(k - half + magic);
 }
 
+static inline vec vec_shrink(vec v, vec k)
+{
+    return v * vec_exponent(_mm256_max_ps(k, _mm256_set1_ps(-127)) + _mm256_set1_ps(0x1.8p23f + 127));
+}
+
+struct parts {
+    vec m, e;
+};
+
+static inline struct parts vec_parts(vec x)
+{
+    const raw bits = _mm256_castps_si256(x), least = _mm256_castps_si256(_mm256_set1_ps(0x1.6a09e6p-1f));
+    const raw e = _mm256_srai_epi32(_mm256_sub_epi32(bits, least), 23);
+    return (struct parts){_mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(e, 23))), _mm256_cvtepi32_ps(e)};
+}
+
 static inline raw raw_load(const int8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);

@@ -84,6 +84,22 @@ static inline vec vec_scale(vec v, vec k)
     return _mm512_scalef_ps(v, k);
 }
 
+static inline vec vec_shrink(vec v, vec k)
+{
+    return _mm512_scalef_ps(v, k);
+}
+
+struct parts {
+    vec m, e;
+};
+
+static inline struct parts vec_parts(vec x)
+{
+    const raw bits = _mm512_castps_si512(x), least = _mm512_castps_si512(_mm512_set1_ps(0x1.6a09e6p-1f));
+    const raw e = _mm512_srai_epi32(_mm512_sub_epi32(bits, least), 23);
+    return (struct parts){_mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(e, 23))), _mm512_cvtepi32_ps(e)};
+}
+
 static inline raw raw_load(const int8_t *p)
 {
     return _mm512_loadu_si512(p);

@@ -106,6 +106,8 @@ struct kernels {
     void (*silu)(const float *x, float *y, size_t n);
     void (*softplus)(const float *x, float *y, size_t n);
     void (*exp)(const float *x, float *y, size_t n);
+    /* y = x^p for finite x from 2^-126 up (a NaN stays one) and |p| at most 1. */
+    void (*power)(const float *x, float p, float *y, size_t n);
     /* y += x */
     void (*add)(const float *x, float *y, size_t n);
 };

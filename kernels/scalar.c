@@ -122,6 +122,13 @@ static void exponential(const float *x, float *y, size_t n)
     }
 }
 
+static void power(const float *x, float p, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = powf(x[i], p);
+    }
+}
+
 static void add(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -148,5 +155,6 @@ const struct kernels kernels_scalar = {
     .silu = silu,
     .softplus = softplus,
     .exp = exponential,
+    .power = power,
     .add = add,
 };

@@ -10,6 +10,8 @@
  *   vec_abs, vec_sum           horizontal
  *   vec_exponent               2^k from the float whose bits are k + 127 in the low byte (and anything above)
  *   vec_scale                  v 2^k, right down to the denormals; k a whole number in -150 .. 129
+ *   vec_shrink                 v 2^k for a whole k <= 0, however small; 0 may come below k = -126
+ *   struct parts, vec_parts    x = 2^e m with m around 1, from sqrt(1/2) to sqrt(2); x >= 2^-126 or NaN
  *   raw_load, raw_byte         WIDTH x 4 bytes; byte j of each 32-bit lane as a float, times BYTE_SCALE
  * and LINEAR_ROWS x LINEAR_VECTORS, the block of a matrix product that fits the registers.
  *
@@ -68,21 +70,63 @@ INLINE struct decay vec_decay(vec x)
     return (struct decay){vec_exponent(a.biased), expm1_small(a.r)};
 }
 
+/* 2^x for x <= 0 is power (1 + r q): no digit of its difference to 1 is lost where x is small. x itself is a product,
+ * a b, that is never rounded; |x| is less than 2^43, beyond which r may be anything. q is minimax, 5e-7 of the
+ * exponent: two roundings of it would be as much. */
+struct halvings {
+    vec k, r, q; /* power = 2^k */
+};
+
+INLINE struct halvings vec_halvings(vec a, vec b)
+{
+    const vec magic = vec_set(0x1.8p23f), k = vec_fma(a, b, magic) - magic, r = vec_fma(a, b, vec_set(0) - k);
+    vec q = vec_fma(vec_set(0x1.5d87dep-10f), r, vec_set(0x1.3cbe58p-7f));
+    q = vec_fma(q, r, vec_set(0x1.c6b26ep-5f));
+    q = vec_fma(q, r, vec_set(0x1.ebfa4ep-3f));
+    q = vec_fma(q, r, vec_set(0x1.62e42ep-1f));
+    return (struct halvings){k, r, q};
+}
+
 INLINE vec vec_silu(vec x)
 {
     return x / (vec_set(1) + vec_exp(vec_set(0) - x));
 }
 
-/* max(x, 0) + log1p(exp(-|x|)), where log1p(t) = 2 atanh(t / (2 + t)): no digits lost at either end, and x itself above
- * 20 (exp(-20) is less than half an ulp of it). The polynomial is minimax, 5e-9. */
-INLINE vec vec_softplus(vec x)
+/* 2 atanh(s) for |s| <= 1/3, which is log((1 + s) / (1 - s)): minimax, 5e-9. */
+INLINE vec vec_two_atanh(vec s)
 {
-    const vec t = vec_exp(vec_set(0) - vec_abs(x));
-    const vec s = t / (vec_set(2) + t), q = s * s;
+    const vec q = s * s;
     vec p = vec_fma(vec_set(0x1.1ef86cp-2f), q, vec_set(0x1.1eb612p-2f));
     p = vec_fma(p, q, vec_set(0x1.99d27cp-2f));
     p = vec_fma(p, q, vec_set(0x1.555500p-1f));
-    return vec_max(vec_set(0), x) + vec_fma(s * q, p, s + s);
+    return vec_fma(s * q, p, s + s);
+}
+
+/* max(x, 0) + log1p(exp(-|x|)): no digits lost at either end, and x itself above 20 (exp(-20) is less than half an ulp
+ * of it). */
+INLINE vec vec_softplus(vec x)
+{
+    const vec t = vec_exp(vec_set(0) - vec_abs(x));
+    return vec_max(vec_set(0), x) + vec_two_atanh(t / (vec_set(2) + t));
+}
+
+/* x^p = 2^(p e) m^p with x = 2^e m: p e is kept in two parts, since its digits before the point are no use after it.
+ * x - x is 0, or the NaN that the parts don't show. */
+INLINE vec vec_power(vec x, vec p)
+{
+    const struct parts x_ = vec_parts(x);
+    const vec log2_m = vec_two_atanh((x_.m - vec_set(1)) / (x_.m + vec_set(1))) * vec_set(0x1.715476p+0f);
+    const vec magic = vec_set(0x1.8p23f), whole = p * x_.e;
+    const vec k = vec_fma(p, log2_m, whole) + magic - magic;
+    const vec r = vec_fma(p, log2_m, (whole - k) + vec_fma(p, x_.e, (x - x) - whole));
+    return vec_scale(vec_set(1) + expm1_small(r * vec_set(0x1.62e430p-1f)), k);
+}
+
+static void power(const float *from, float exponent, float *to, size_t n)
+{
+    for (ptrdiff_t left = (ptrdiff_t)n; left > 0; left -= WIDTH, from += WIDTH, to += WIDTH) {
+        vec_store_n(to, vec_power(vec_load_n(from, left), vec_set(exponent)), left);
+    }
 }
 
 #define ELEMENT_BY_ELEMENT(name, expression)                                                                           \
@@ -278,7 +322,8 @@ struct states {
 /* One step's values of a block, and the sum of delta so far, kept with what its rounding took (Kahan): a chunk may have
  * a hundred thousand steps. */
 struct block {
-    vec delta[SCAN_VECTORS], u[SCAN_VECTORS], y[SCAN_VECTORS];
+    vec delta[SCAN_VECTORS], doublings[SCAN_VECTORS]; /* the latter are delta / ln 2 */
+    vec u[SCAN_VECTORS], delta_u[SCAN_VECTORS], y[SCAN_VECTORS];
     vec sum[SCAN_VECTORS], lost[SCAN_VECTORS];
 };
 
@@ -289,7 +334,9 @@ INLINE void block_delta(const struct selective_scan *s, int t, int e, struct blo
     for (int v = 0; v < SCAN_VECTORS; v++, e += WIDTH) {
         const vec dt = vec_load_n(s->dt + t * s->dt_stride + e, s->E - e) + vec_load_n(s->dt_bias + e, s->E - e);
         block->delta[v] = elapsed * vec_softplus(dt);
+        block->doublings[v] = vec_min(vec_set(0x1p23f), block->delta[v] * vec_set(0x1.715476p+0f));
         block->u[v] = vec_load_n(s->u + t * s->u_stride + e, s->E - e);
+        block->delta_u[v] = block->delta[v] * block->u[v];
         block->y[v] = vec_set(0);
         const vec term = block->delta[v] - block->lost[v], sum = block->sum[v] + term;
         block->lost[v] = (sum - block->sum[v]) - term;
@@ -298,17 +345,18 @@ INLINE void block_delta(const struct selective_scan *s, int t, int e, struct blo
 }
 
 /* exp(delta A) h + B-bar u, where exp(delta A) is never rounded to near 1: see scalar.c. */
-INLINE vec next_state(vec h, vec A, vec B, vec delta, vec u, bool hold)
+INLINE vec next_euler(vec h, vec A, vec B, const struct block *block, int v)
 {
-    if (hold) {
-        A = vec_min(vec_set(-1e-20f), A); /* so that A = 0 has its limit, delta */
-    }
-    const struct decay decay = vec_decay(delta * A);
-    vec gain = delta;
-    if (hold) {
-        gain = vec_fma(decay.power, decay.small, decay.power - vec_set(1)) / A;
-    }
-    return vec_fma(decay.power, vec_fma(decay.small, h, h), gain * u * B);
+    const struct halvings a = vec_halvings(block->doublings[v], A);
+    return vec_fma(block->delta_u[v], B, vec_shrink(vec_fma(h * a.r, a.q, h), a.k));
+}
+
+INLINE vec next_hold(vec h, vec A, vec B, const struct block *block, int v)
+{
+    A = vec_min(vec_set(-1e-20f), A); /* so that A = 0 has its limit, delta */
+    const struct decay decay = vec_decay(block->delta[v] * A);
+    const vec gain = vec_fma(decay.power, decay.small, decay.power - vec_set(1)) / A;
+    return vec_fma(decay.power, vec_fma(decay.small, h, h), gain * block->u[v] * B);
 }
 
 /* The next block's part of each row of states is asked for as this one's is done: no hardware sees that pattern coming,
@@ -320,7 +368,7 @@ INLINE void block_states(struct states states, const float *B, const float *C, i
 #pragma GCC unroll 4
         for (int v = 0; v < SCAN_VECTORS; v++) {
             const vec A = vec_load(states.A + v * WIDTH), h = vec_load(states.h + v * WIDTH);
-            const vec next = next_state(h, A, b, block->delta[v], block->u[v], hold);
+            const vec next = (hold ? next_hold : next_euler)(h, A, b, block, v);
             vec_store(states.h + v * WIDTH, next);
             _mm_prefetch((const char *)(states.h + SCAN_CHANNELS + v * WIDTH), _MM_HINT_T0);
             block->y[v] = vec_fma(c, next, block->y[v]);
@@ -411,5 +459,5 @@ static void selective_scan(const struct selective_scan *s)
 #define KERNELS_TABLE(title, product)                                                                                  \
     {                                                                                                                  \
         .name = title, .linear = product, .rms_norm = rms_norm, .conv1d = conv1d, .selective_scan = selective_scan,    \
-        .silu = silu, .softplus = softplus, .exp = exponential, .add = add                                             \
+        .silu = silu, .softplus = softplus, .exp = exponential, .power = power, .add = add                             \
     }

@@ -51,17 +51,19 @@ static int stft_open(struct layer *layer, struct spec spec, struct layer_chain *
     return 0;
 }
 
-static void compress(const struct analysis *self, const float *spectrum, float *features)
+static void compress(const struct analysis *self, const struct kernels *kernels, const float *spectrum, float *features)
 {
-    int bins = self->bins;
+    size_t bins = (size_t)self->bins;
     const float *re = spectrum, *im = spectrum + bins;
-    float power = 0.5f * (self->compress - 1); /* of |X|^2 */
-    for (int f = 0; f < bins; f++) {
-        float energy = re[f] * re[f] + im[f] * im[f] + 1e-12f;
-        float gain = powf(energy, power);
-        features[f] = sqrtf(energy) * gain;
-        features[bins + f] = re[f] * gain;
-        features[2 * bins + f] = im[f] * gain;
+    float *magnitude = features, *gain = features + 2 * bins; /* the latter until im's place is needed */
+    for (size_t f = 0; f < bins; f++) {
+        magnitude[f] = re[f] * re[f] + im[f] * im[f] + 1e-12f;
+    }
+    kernels->power(magnitude, 0.5f * (self->compress - 1), gain, bins); /* of |X|^2 */
+    kernels->power(magnitude, 0.5f * self->compress, magnitude, bins);
+    for (size_t f = 0; f < bins; f++) {
+        features[bins + f] = re[f] * gain[f];
+        features[2 * bins + f] = im[f] * gain[f];
     }
 }
 
@@ -76,7 +78,7 @@ static void stft_run(const struct layer *layer, const struct layer_block *block,
             stft_analyse(self->stft, item->state + layer->state_at, x + row * (size_t)layer->in, spectrum,
                          block->scratch);
             if (self->compress < 1) {
-                compress(self, spectrum, features);
+                compress(self, block->kernels, spectrum, features);
             } else {
                 memcpy(features, spectrum, width * sizeof *features);
             }

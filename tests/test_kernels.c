@@ -110,6 +110,33 @@ static void exp_silu_and_softplus_hold_over_the_whole_range(void **state)
     }
 }
 
+static void power_holds_over_the_whole_range(void **state)
+{
+    (void)state;
+    const float exponents[] = {-1, -0.35f, 0, 0.15f, 0.5f, 1};
+    const struct kernels *k;
+    for_every_table(k)
+    {
+        for (size_t p = 0; p < sizeof exponents / sizeof *exponents; p++) {
+            float x[8192], y[8192];
+            size_t n = 0;
+            for (float v = 0x1p-126f; v < 3.3e38f; v *= 1.05f) {
+                x[n++] = v;
+                x[n++] = v < 0.5f ? 1 - v : 1 + 1 / v; /* dense at 1 */
+            }
+            k->power(x, exponents[p], y, n);
+            for (size_t i = 0; i < n; i++) {
+                const double want = pow((double)x[i], (double)exponents[p]);
+                assert_close(y[i], want, fabs(want) * ELEMENT_TOLERANCE);
+            }
+        }
+        const float broken[] = {NAN, 4, NAN};
+        float y[3];
+        k->power(broken, 0.5f, y, 3);
+        assert_true(isnan(y[0]) && fabsf(y[1] - 2) < 1e-6f && isnan(y[2]));
+    }
+}
+
 static void extremes_have_their_limits(void **state)
 {
     (void)state;
@@ -743,6 +770,32 @@ static void one_step_over_a_gap_equals_as_many_silent_steps(void **state)
     }
 }
 
+/* The longest gap there is, on states that forget at once and on ones that hardly do. */
+static void a_gap_of_hours_leaves_the_input_alone_and_every_state_finite(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    for_every_table(k)
+    {
+        uint64_t seed = 33;
+        struct scan c = scan_create(1, 37, 16, DISCRETISE_EULER, &seed);
+        const float elapsed = 1e6f;
+        double h[16 * 37], out[37], sum_dt[37];
+        for (int i = 0; i < 16 * 37; i++) {
+            c.A[i] = i % 2 ? -3e5f : -1e-7f;
+            c.h[i] = i % 2 ? 1e6f : 1;
+        }
+        c.s.elapsed = &elapsed;
+        scan_exact(&c.s, h, out, sum_dt);
+        k->selective_scan(&c.s);
+        for (int i = 0; i < 16 * 37; i++) {
+            assert_close(c.h[i], h[i], fabs(h[i]) * KERNEL_TOLERANCE + 1);
+        }
+        assert_near(c.h, h, 16 * 37, KERNEL_TOLERANCE);
+        scan_destroy(&c);
+    }
+}
+
 /* The later part is started from zero, then the earlier part's end is brought over it. */
 static void segments_combine_to_the_whole_wherever_it_is_cut(void **state)
 {
@@ -816,6 +869,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_table_is_scalar_and_the_environment_picks),
         cmocka_unit_test(exp_silu_and_softplus_hold_over_the_whole_range),
+        cmocka_unit_test(power_holds_over_the_whole_range),
         cmocka_unit_test(extremes_have_their_limits),
         cmocka_unit_test(a_nan_stays_one_and_harms_no_neighbour),
         cmocka_unit_test(elements_work_in_place_at_every_length_and_touch_no_more),
@@ -834,6 +888,7 @@ int main(void)
         cmocka_unit_test(zero_order_hold_keeps_its_digits_where_the_step_is_small),
         cmocka_unit_test(a_state_without_input_decays_as_the_exponential),
         cmocka_unit_test(one_step_over_a_gap_equals_as_many_silent_steps),
+        cmocka_unit_test(a_gap_of_hours_leaves_the_input_alone_and_every_state_finite),
         cmocka_unit_test(segments_combine_to_the_whole_wherever_it_is_cut),
         cmocka_unit_test(a_long_silence_leaves_finite_small_states),
         cmocka_unit_test(a_nan_in_one_channel_stays_in_it),
