@@ -239,7 +239,8 @@ static int find_most(int n_threads, double one_s, double hop_s, struct timing *b
     while (n > good && (bad == 0 || bad - good > 1 + good / 32)) {
         struct timing trial = {.streams = n};
         int status = measure(n, n_threads, true, &trial, err);
-        if (status != 0 && (status != EX_OSERR || good == 0)) {
+        bool no_room = status == EX_OSERR || (status == EX_UNAVAILABLE && trial.steps == 0);
+        if (status != 0 && !(no_room && good > 0)) {
             return status;
         }
         print_trial(&trial);
