@@ -18,10 +18,10 @@ enum { BLOCK_MOST = 1 << 18, BLOCK_LEAST = 1 << 12, BLOCK_ALL = 1 << 22 };
 struct lane { /* one channel */
     ssm_stream stream;
     struct resampler *to_model, *from_model;
-    float *in;    /* (block)  at the recording's rate                     */
+    float *in;    /* (block)  at the recording's rate; unused when direct */
     float *hops;  /* (block)  at the model's rate, waiting for a whole hop */
     float *clean; /* (block)  what the model made of them                 */
-    float *out;   /* (block)  at the recording's rate again               */
+    float *out;   /* (block)  at the recording's rate again; as in        */
 };
 
 struct cleaner {
@@ -31,6 +31,7 @@ struct cleaner {
     struct lane *lanes;
     struct ssm_hop *step; /* (channels) one batch, for hop by hop */
     float *interleaved;   /* (block, channels)                    */
+    bool direct;          /* the recording has the model's rate   */
     size_t block;         /* samples, a multiple of the hop       */
     size_t fill;          /* samples in lane->hops                */
     size_t skip;          /* the model's delay, not yet dropped   */
@@ -45,15 +46,16 @@ static int open_lane(struct cleaner *c, struct lane *lane, struct ssm_error *err
     }
     lane->to_model = resampler_create(rate, model_rate, RESAMPLER_BEST);
     lane->from_model = resampler_create(model_rate, rate, RESAMPLER_BEST);
-    lane->in = malloc(c->block * sizeof(float));
+    lane->in = c->direct ? NULL : malloc(c->block * sizeof(float));
     lane->hops = malloc(c->block * sizeof(float));
     lane->clean = malloc(c->block * sizeof(float));
-    lane->out = malloc(c->block * sizeof(float));
+    lane->out = c->direct ? NULL : malloc(c->block * sizeof(float));
     if (!lane->to_model || !lane->from_model) {
         return refuse(err, EX_DATAERR, "can't convert between the recording's %d Hz and the model's %d Hz", rate,
                       model_rate);
     }
-    return lane->in && lane->hops && lane->clean && lane->out ? 0 : refuse_memory(err);
+    bool fine = lane->hops && lane->clean && (c->direct || (lane->in && lane->out));
+    return fine ? 0 : refuse_memory(err);
 }
 
 static size_t choose_block(int channels, const struct ssm_info *info, bool step)
@@ -95,6 +97,7 @@ struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm
         goto fail;
     }
     size_t channels = (size_t)options->channels;
+    c->direct = options->rate == c->info->rate;
     c->block = choose_block(options->channels, c->info, options->step);
     c->skip = (size_t)c->info->delay;
     c->lanes = calloc(channels, sizeof *c->lanes);
@@ -155,19 +158,30 @@ const struct cleaner_counts *cleaner_counts(const struct cleaner *c)
     return &c->counts;
 }
 
-/* n samples of lane->out to the writer, as far as they are owed: resamplers round up, and the end is pushed with zeros. */
-static int write_out(struct cleaner *c, size_t n)
+/* n samples of every channel in one; one channel is that already. */
+static const float *interleave(struct cleaner *c, size_t at, size_t n)
 {
-    uint64_t owed = c->counts.taken - c->counts.given;
     size_t channels = (size_t)c->options.channels;
-    n = n < owed ? n : (size_t)owed;
     for (size_t k = 0; k < channels; k++) {
+        const float *from = (c->direct ? c->lanes[k].clean : c->lanes[k].out) + at;
+        if (channels == 1) {
+            return from;
+        }
         for (size_t i = 0; i < n; i++) {
-            c->interleaved[i * channels + k] = c->lanes[k].out[i];
+            c->interleaved[i * channels + k] = from[i];
         }
     }
+    return c->interleaved;
+}
+
+/* n samples of lane->out (direct: lane->clean) from `at` on to the writer, as far as they are owed: resamplers round up, and
+ * the end is pushed with zeros. */
+static int write_out(struct cleaner *c, size_t at, size_t n)
+{
+    uint64_t owed = c->counts.taken - c->counts.given;
+    n = n < owed ? n : (size_t)owed;
     c->counts.given += n;
-    return n > 0 ? c->options.write(c->options.context, c->interleaved, n) : 0;
+    return n > 0 ? c->options.write(c->options.context, interleave(c, at, n), n) : 0;
 }
 
 /* n samples of lane->clean, on their way back to the recording's rate. The channels go in lockstep: equal counts in give
@@ -176,6 +190,9 @@ static int give_back(struct cleaner *c, size_t n)
 {
     size_t at = c->skip < n ? c->skip : n;
     c->skip -= at;
+    if (c->direct) {
+        return write_out(c, at, n - at);
+    }
     while (at < n) {
         size_t used = 0, got = 0;
         for (int k = 0; k < c->options.channels; k++) {
@@ -183,7 +200,7 @@ static int give_back(struct cleaner *c, size_t n)
             got = resampler_push(lane->from_model, lane->clean + at, n - at, &used, lane->out, c->block, 0);
         }
         at += used;
-        int status = write_out(c, got);
+        int status = write_out(c, 0, got);
         if (status != 0) {
             return status;
         }
@@ -236,20 +253,42 @@ static int run_model(struct cleaner *c)
     return give_back(c, n);
 }
 
-/* n samples, at most a block, to the lanes; silence where samples is NULL. */
+/* n samples, at most a block, to where the lanes take them in; silence where samples is NULL. */
 static void deinterleave(struct cleaner *c, const float *samples, size_t n)
 {
     size_t channels = (size_t)c->options.channels;
     for (size_t k = 0; k < channels; k++) {
+        float *to = c->direct ? c->lanes[k].hops + c->fill : c->lanes[k].in;
+        if (samples != NULL && channels == 1) {
+            memcpy(to, samples, n * sizeof *to);
+            continue;
+        }
         for (size_t i = 0; i < n; i++) {
-            c->lanes[k].in[i] = samples != NULL ? samples[i * channels + k] : 0.0f;
+            to[i] = samples != NULL ? samples[i * channels + k] : 0.0f;
         }
     }
+}
+
+/* push_block at the model's own rate: no more copies than it takes. */
+static int push_direct(struct cleaner *c, const float *samples, size_t n)
+{
+    int status = 0;
+    for (size_t at = 0; at < n && status == 0;) {
+        size_t room = c->block - c->fill, piece = n - at < room ? n - at : room;
+        deinterleave(c, samples != NULL ? samples + at * (size_t)c->options.channels : NULL, piece);
+        c->fill += piece;
+        at += piece;
+        status = run_model(c);
+    }
+    return status;
 }
 
 /* n samples, at most a block, to the model's rate and through. */
 static int push_block(struct cleaner *c, const float *samples, size_t n)
 {
+    if (c->direct) {
+        return push_direct(c, samples, n);
+    }
     deinterleave(c, samples, n);
     for (size_t at = 0; at < n;) {
         size_t used = 0, got = 0;
