@@ -17,6 +17,7 @@ enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1
 struct shard {
     struct backend *backend;
     struct backend_hop *hops; /* (slots)  its part of the step in progress, by its own slot numbers */
+    float *age;               /* (slots)  time since the copy, hops; 0 on the standby, whose state is no copy */
     float *state;             /* (model->state)  on its way to the standby */
     int cursor;               /* where in a batch the next copies are looked for */
     int void_hops;            /* of the step in progress                         */
@@ -34,7 +35,6 @@ struct fleet {
     struct backend *standby;
     int64_t copy_ns; /* time for copies in a step              */
     float due;       /* hops after which a copy is made anew   */
-    float *age;      /* (streams)  time since the copy, hops; 0 on the standby, whose state is no copy */
     bool *moved;     /* (streams)  went over                                                          */
     struct backend_hop *parts; /* (streams)  the standby's part of a step */
     float *elapsed;            /* (streams)  their first hops'           */
@@ -47,6 +47,11 @@ struct fleet {
 static struct shard *shard_of(struct fleet *fleet, int slot)
 {
     return &fleet->shards[slot % fleet->n_shards];
+}
+
+static float *age_of(struct fleet *fleet, int slot)
+{
+    return &shard_of(fleet, slot)->age[slot / fleet->n_shards];
 }
 
 /* Hops of time a part stands for. */
@@ -88,7 +93,7 @@ static int copy_state(struct fleet *fleet, int slot)
         return -1;
     }
     fleet->standby->ops->state_put(fleet->standby, slot, shard->state);
-    fleet->age[slot] = 0;
+    *age_of(fleet, slot) = 0;
     return 0;
 }
 
@@ -100,13 +105,12 @@ static void copy_due(struct fleet *fleet, int member, const struct backend_hop *
     int64_t until = 0;
     int most = 1 + (int)(time / fleet->due), at = shard->cursor < n ? shard->cursor : 0;
     for (int i = 0; i < n && most > 0; i++, at = at + 1 < n ? at + 1 : 0) {
-        int slot = hops[at].slot * fleet->n_shards + member;
-        if (fleet->age[slot] < fleet->due) {
+        if (shard->age[hops[at].slot] < fleet->due) {
             continue;
         }
         int64_t now = clock_now();
         until = until ? until : now + fleet->copy_ns;
-        if (now > until || copy_state(fleet, slot) < 0) {
+        if (now > until || copy_state(fleet, hops[at].slot * fleet->n_shards + member) < 0) {
             break;
         }
         most--;
@@ -141,7 +145,7 @@ static void step_shard(struct fleet *fleet, int member)
     float time = 0;
     for (int i = 0; i < n; i++) {
         float passed = time_of(&hops[i]);
-        fleet->age[hops[i].slot * fleet->n_shards + member] += passed;
+        shard->age[hops[i].slot] += passed;
         time += passed;
         shard->void_hops += shard->down ? hops[i].count : 0;
     }
@@ -156,10 +160,10 @@ static struct backend_hop move_part(struct fleet *fleet, const struct backend_ho
     struct backend_hop part = *hop;
     float first = hop->elapsed_count > 0 ? hop->elapsed[0] : 1;
     assert(hop->elapsed_count <= 1);
-    *elapsed = (first > 0 ? first : 1) + fleet->age[hop->slot];
+    *elapsed = (first > 0 ? first : 1) + *age_of(fleet, hop->slot);
     part.elapsed = elapsed;
     part.elapsed_count = 1;
-    fleet->age[hop->slot] = 0;
+    *age_of(fleet, hop->slot) = 0;
     fleet->health.moved += !fleet->moved[hop->slot];
     fleet->moved[hop->slot] = true;
     return part;
@@ -248,7 +252,7 @@ static int scan_standby(struct fleet *fleet, const struct backend_hop *hop)
     float elapsed;
     first.count = 1;
     first.elapsed_count = hop->elapsed_count > 0 ? 1 : 0;
-    bool old = fleet->age[hop->slot] > 0;
+    bool old = *age_of(fleet, hop->slot) > 0;
     first = move_part(fleet, &first, &elapsed);
     if (!old) {
         return scan_pieces(fleet->standby, hop, fleet->model);
@@ -281,12 +285,12 @@ static int fleet_scan(struct backend *backend, const struct backend_hop *hop)
     struct shard *shard = shard_of(fleet, hop->slot);
     shard->void_hops = 0;
     if (!shard->lost) {
-        bool stale = fleet->standby && fleet->age[hop->slot] > 0 && copy_state(fleet, hop->slot) < 0;
+        bool stale = fleet->standby && *age_of(fleet, hop->slot) > 0 && copy_state(fleet, hop->slot) < 0;
         if (!stale && scan_device(fleet, hop) == 0) {
             return 0;
         }
         settle(fleet);
-        fleet->age[hop->slot] += stale ? time_of(hop) : 0;
+        *age_of(fleet, hop->slot) += stale ? time_of(hop) : 0;
         shard->void_hops = stale || !fleet->standby ? hop->count : 0;
     } else if (!fleet->standby) {
         shard->void_hops = hop->count;
@@ -316,7 +320,7 @@ static int fleet_state_put(struct backend *backend, int slot, const float *state
     if (fleet->standby) {
         fleet->standby->ops->state_put(fleet->standby, slot, state);
     }
-    fleet->age[slot] = 0;
+    *age_of(fleet, slot) = 0;
     fleet->moved[slot] = shard->lost;
     if (!shard->lost) {
         shard->down = shard->backend->ops->state_put(shard->backend, slot / fleet->n_shards, state) < 0;
@@ -365,12 +369,12 @@ static void fleet_close(struct backend *backend)
             shard->backend->ops->close(shard->backend);
         }
         free(shard->hops);
+        free(shard->age);
         free(shard->state);
     }
     if (fleet->standby) {
         fleet->standby->ops->close(fleet->standby);
     }
-    free(fleet->age);
     free(fleet->moved);
     free(fleet->parts);
     free(fleet->elapsed);
@@ -396,11 +400,12 @@ static int open_shard(struct fleet *fleet, struct shard *shard, const struct ssm
         return -1;
     }
     shard->hops = calloc((size_t)part.streams, sizeof *shard->hops);
+    shard->age = calloc((size_t)part.streams, sizeof *shard->age);
     shard->state = calloc(fleet->model->state + 1, sizeof *shard->state);
     fleet->base.bytes += shard->backend->bytes + (size_t)part.streams * sizeof *shard->hops;
     fleet->base.scan_hops = shard->backend->scan_hops > fleet->base.scan_hops ? shard->backend->scan_hops
                                                                                : fleet->base.scan_hops;
-    return shard->hops && shard->state ? 0 : refuse_memory(err);
+    return shard->hops && shard->age && shard->state ? 0 : refuse_memory(err);
 }
 
 static int open_standby(struct fleet *fleet, const struct ssm_options *options, struct ssm_error *err)
@@ -411,11 +416,10 @@ static int open_standby(struct fleet *fleet, const struct ssm_options *options, 
     double share_ns = 1e9 * info->hop / info->rate / COPY_SHARE;
     fleet->due = fmaxf(0.5f * copy_s * (float)info->rate / (float)info->hop, COPY_LEAST);
     fleet->copy_ns = (int64_t)fmin(share_ns, COPY_MOST_NS);
-    fleet->age = calloc(streams, sizeof *fleet->age);
     fleet->moved = calloc(streams, sizeof *fleet->moved);
     fleet->parts = calloc(streams, sizeof *fleet->parts);
     fleet->elapsed = calloc(streams, sizeof *fleet->elapsed);
-    if (!fleet->age || !fleet->moved || !fleet->parts || !fleet->elapsed) {
+    if (!fleet->moved || !fleet->parts || !fleet->elapsed) {
         return refuse_memory(err);
     }
     if (options->copy_s >= 0) {

@@ -53,7 +53,8 @@ struct ssm_options {
                               too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
     float copy_s;       /* on a GPU each stream's state is copied to the processor after at most so many seconds of its
                            own hops, to go on from when the GPU fails; with more streams than 5 % of the time (or 1 ms a
-                           step) copies, later. 0 = 1 s; below 0: no copies, a GPU that fails ends its streams */
+                           step) copies, later. The copies take as much memory as the states. 0 = 1 s; below 0: no
+                           copies, a GPU that fails ends its streams                                          */
 };
 
 struct ssm_info {
