@@ -79,9 +79,10 @@ struct selective_scan {
     const float *B, *C;      /* (T, N)  with the strides below                                               */
     const float *elapsed;    /* (T)     hops of time since the previous step, 1 = no gap; NULL: all ones     */
     ptrdiff_t u_stride, dt_stride, z_stride, B_stride, C_stride, out_stride;
-    float *h;      /* (N, E)  in: start state, out: end state                                      */
-    float *out;    /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
-    float *sum_dt; /* (E)     out: sum of delta over the T steps, or NULL                          */
+    ptrdiff_t state_stride; /* from a state's row to the next, of h and A: E, or more for some of the channels     */
+    float *h;               /* (N, E)  in: start state, out: end state                                      */
+    float *out;             /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
+    float *sum_dt;          /* (E)     out: sum of delta over the T steps, or NULL                          */
 };
 
 struct kernels {

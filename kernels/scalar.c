@@ -74,8 +74,8 @@ static float step(const struct selective_scan *s, int t, int e, float delta, flo
 {
     float y = s->D[e] * u;
     for (int n = 0; n < s->N; n++) {
-        const float A = s->A[n * s->E + e];
-        float *h = &s->h[n * s->E + e];
+        const float A = s->A[n * s->state_stride + e];
+        float *h = &s->h[n * s->state_stride + e];
         *h += expm1f(delta * A) * *h + input_gain(s->discretisation, delta, A) * u * s->B[t * s->B_stride + n];
         y += s->C[t * s->C_stride + n] * *h;
     }

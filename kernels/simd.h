@@ -416,12 +416,12 @@ INLINE void scan_copied(const struct selective_scan *s, int e, bool hold)
         memset(A, 0, (size_t)s->N * SCAN_CHANNELS * sizeof *A);
     }
     for (int n = 0; n < s->N; n++) {
-        memcpy(h + n * SCAN_CHANNELS, s->h + (ptrdiff_t)n * s->E + e, lanes * sizeof *h);
-        memcpy(A + n * SCAN_CHANNELS, s->A + (ptrdiff_t)n * s->E + e, lanes * sizeof *A);
+        memcpy(h + n * SCAN_CHANNELS, s->h + n * s->state_stride + e, lanes * sizeof *h);
+        memcpy(A + n * SCAN_CHANNELS, s->A + n * s->state_stride + e, lanes * sizeof *A);
     }
     scan_block(s, (struct states){h, A, SCAN_CHANNELS}, e, hold);
     for (int n = 0; n < s->N; n++) {
-        memcpy(s->h + (ptrdiff_t)n * s->E + e, h + n * SCAN_CHANNELS, lanes * sizeof *h);
+        memcpy(s->h + n * s->state_stride + e, h + n * SCAN_CHANNELS, lanes * sizeof *h);
     }
 }
 
@@ -429,7 +429,7 @@ INLINE void scan_all(const struct selective_scan *s, bool hold)
 {
     for (int e = 0; e < s->E; e += SCAN_CHANNELS) {
         if (s->T == 1 && s->E - e >= SCAN_CHANNELS) {
-            scan_block(s, (struct states){s->h + e, s->A + e, s->E}, e, hold);
+            scan_block(s, (struct states){s->h + e, s->A + e, s->state_stride}, e, hold);
         } else {
             scan_copied(s, e, hold);
         }

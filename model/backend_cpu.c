@@ -35,13 +35,13 @@ struct cpu {
     const struct kernels *kernels;
     struct team *team; /* NULL with one thread */
     int threads, streams;
-    size_t state_stride, carry_stride;
-    float *states;            /* (streams, state_stride)                                         */
-    float *activations[2];    /* (threads * ROWS, widest): layers read one and write the other   */
-    float *spectra, *elapsed; /* (threads * ROWS, 2 bins), (threads * ROWS)                      */
-    float *carries;           /* (threads, carry_stride)                                         */
-    struct bench *benches;    /* (threads)                                                       */
-    void *memory;             /* all of the above but benches                                    */
+    size_t state_stride;
+    float *states;                     /* (streams, state_stride)                                         */
+    float *activations[2];             /* (threads * ROWS, widest): layers read one and write the other   */
+    float *spectra, *elapsed;          /* (threads * ROWS, 2 bins), (threads * ROWS)                      */
+    struct bench *benches;             /* (threads)                                                       */
+    const struct layer_block **blocks; /* (threads) what each is at, for layers that share their work */
+    void *memory;                      /* all of the above but benches                                    */
 
     const struct backend_hop *hops; /* the call in progress */
     int n, members;
@@ -215,7 +215,7 @@ static void run_segment(const struct cpu *cpu, const struct layer *layer, int me
     size_t row = (size_t)member * ROWS;
     float *spectra = cpu->spectra + row * 2 * (size_t)cpu->model->bins;
     struct layer_item item = {bench->state, 0, ROWS};
-    struct layer_segments segments = {cpu->team, member, cpu->members, cpu->carries, cpu->carry_stride};
+    struct layer_segments segments = {cpu->team, member, cpu->members, cpu->blocks};
     struct layer_block block = {.kernels = cpu->kernels,
                                 .rows = ROWS,
                                 .items = &item,
@@ -225,6 +225,7 @@ static void run_segment(const struct cpu *cpu, const struct layer *layer, int me
                                 .new_spectrum = spectra,
                                 .scratch = bench->scratch,
                                 .segments = &segments};
+    cpu->blocks[member] = &block;
     start_segment(cpu, layer, member, x);
     layer->ops->run(layer, &block, x + row * (size_t)layer->in, y + row * (size_t)layer->out);
     team_barrier(cpu->team);
@@ -344,7 +345,6 @@ static size_t lay_out(struct cpu *cpu, float *memory)
         cpu->benches[i].scratch = cut(&piece, largest_scratch(model));
     }
     if (cpu->threads > 1) {
-        cpu->carries = cut(&piece, (size_t)cpu->threads * cpu->carry_stride);
         for (int i = 0; i < cpu->threads; i++) {
             cpu->benches[i].state = cut(&piece, cpu->state_stride);
             cpu->benches[i].warm_out = cut(&piece, ROWS * widest);
@@ -360,13 +360,14 @@ static void cpu_close(struct backend *backend)
     if (cpu) {
         team_destroy(cpu->team);
         free(cpu->benches);
+        free(cpu->blocks);
         free(cpu->memory);
         free(cpu);
     }
 }
 
-/* Large pages where they are to be had: many streams' states are gigabytes, which the first touch and then every step walk
- * through, and a page of 4 KiB is a fault for the one and a miss in the translation buffer for the other. */
+/* Large pages where they are to be had: many streams' states are gigabytes, which the first touch and then every step
+ * walk through, and a page of 4 KiB is a fault for the one and a miss in the translation buffer for the other. */
 static void *take_pages(size_t *bytes)
 {
     size_t page = *bytes < 4 * LARGE_PAGE ? 64 : LARGE_PAGE;
@@ -381,7 +382,8 @@ static void *take_pages(size_t *bytes)
 static int take_memory(struct cpu *cpu)
 {
     cpu->benches = calloc((size_t)cpu->threads, sizeof *cpu->benches);
-    if (!cpu->benches) {
+    cpu->blocks = calloc((size_t)cpu->threads, sizeof *cpu->blocks);
+    if (!cpu->benches || !cpu->blocks) {
         return -1;
     }
     cpu->base.bytes = lay_out(cpu, NULL) * sizeof(float);
@@ -408,10 +410,6 @@ static struct backend *cpu_open(const struct model *model, const struct ssm_opti
     cpu->threads = options->threads;
     cpu->streams = options->streams;
     cpu->state_stride = (model->state + 15) & ~(size_t)15;
-    for (int i = 0; i < model->n_layers; i++) {
-        size_t carry = (model->layers[i].carry + 15) & ~(size_t)15;
-        cpu->carry_stride = carry > cpu->carry_stride ? carry : cpu->carry_stride;
-    }
     cpu->base.scan_hops = cpu->threads * ROWS * SCAN_BLOCKS;
     snprintf(cpu->base.device, sizeof cpu->base.device, "cpu %s", cpu->kernels->name);
     if (take_memory(cpu) || (cpu->threads > 1 && !(cpu->team = team_create(cpu->threads)))) {

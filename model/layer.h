@@ -11,7 +11,8 @@
  *
  * Splitting one recording over threads along time: each thread has its own segment of rows. Most layers remember only
  * the last `memory` rows, so the backend gives them the right start state by running them over those rows first. A
- * layer that remembers for ever (the scan) finds the team in the block and joins the segments itself (layer_mamba.c).
+ * layer that remembers for ever (mamba) says 0 there, finds the team and everybody's block instead, and sees to its
+ * states itself: the first member's item has the true start state, the last one's must have the end state.
  */
 
 #include <stdbool.h>
@@ -27,12 +28,12 @@ struct layer_item {
     int first, count; /* its rows                                                                */
 };
 
-/* One recording's rows in several threads' hands. Every member runs the layer at the same time, each on its segment. */
+/* One recording's rows in several threads' hands. Every member runs the layer at the same time, each on its segment,
+ * all of them equally long. */
 struct layer_segments {
     struct team *team;
     int member, members;
-    float *carries; /* (members, carry_stride)  room for what the layer hands from segment to segment */
-    size_t carry_stride;
+    const struct layer_block *const *blocks; /* (members) everybody's; another's may be read after a barrier */
 };
 
 struct layer_block {
@@ -55,7 +56,6 @@ struct layer {
     size_t state_at;     /* where they begin in the stream's state                              */
     size_t scratch_row;  /* floats of scratch a row                                             */
     size_t scratch_once; /* and besides                                                         */
-    size_t carry;        /* floats handed from segment to segment; 0 for finite memory          */
     int memory;          /* rows before its own that a segment must have seen                   */
     int delay;           /* samples by which this layer's output lags its input                 */
     long parameters;

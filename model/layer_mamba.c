@@ -112,9 +112,7 @@ static int mamba_open(struct layer *layer, struct spec spec, struct layer_chain 
     }
     size_t E = (size_t)self->E, N = (size_t)self->N;
     layer->in = layer->out = self->D;
-    layer->memory = self->K - 1;
     layer->state = (size_t)(self->K - 1) * E + N * E;
-    layer->carry = N * E + E;
     layer->scratch_row = (size_t)self->D + 4 * E + (size_t)self->R + 2 * N;
     count_costs(layer, self);
     return 0;
@@ -140,67 +138,106 @@ static struct rows carve(const struct mamba *self, const struct layer_block *blo
     return r;
 }
 
-/* Join the segments of one recording (Mamba paper, section 3.3.2; the operator is selective_scan_combine's). Everybody
- * but the first scans its segment from zero to learn its end state and sum of dt; the first, who knows its start, does
- * the real thing; then each puts its start together from those before it. Nobody needs the last one's end. */
-static void scan_segments(const struct mamba *self, const struct layer_block *block, struct selective_scan *scan)
+static float *history_of(const struct layer *layer, const struct layer_block *block, int item)
 {
-    const struct layer_segments *segments = block->segments;
-    size_t states = (size_t)self->N * (size_t)self->E;
-    int member = segments->member;
-    float *mine = segments->carries + (size_t)member * segments->carry_stride;
-    if (member == 0) {
-        block->kernels->selective_scan(scan);
-        memcpy(mine, scan->h, states * sizeof *mine);
-    } else if (member < segments->members - 1) {
-        struct selective_scan local = *scan;
-        local.h = memset(mine, 0, states * sizeof *mine);
-        local.sum_dt = mine + states;
-        local.out = NULL;
-        block->kernels->selective_scan(&local);
+    return block->items[item].state + layer->state_at;
+}
+
+static float *h_of(const struct layer *layer, const struct layer_block *block, int item)
+{
+    const struct mamba *self = layer->self;
+    return history_of(layer, block, item) + (size_t)(self->K - 1) * (size_t)self->E;
+}
+
+/* The scan of rows first .. first + count of a block, of the channels from..to only, on the states h. */
+static void scan_rows(const struct mamba *self, const struct layer_block *block, int first, int count, int from, int to,
+                      float *h)
+{
+    const struct rows r = carve(self, block);
+    size_t E = (size_t)self->E, mixed = (size_t)(self->R + 2 * self->N), row = (size_t)first,
+           at = row * E + (size_t)from;
+    struct selective_scan scan = {
+        .T = count,
+        .E = to - from,
+        .N = self->N,
+        .discretisation = self->discretisation,
+        .A = self->A + from,
+        .D = self->skip + from,
+        .dt_bias = self->dt_bias + from,
+        .u = r.u + at,
+        .u_stride = self->E,
+        .dt = r.dt + at,
+        .dt_stride = self->E,
+        .z = r.xz + 2 * row * E + E + from,
+        .z_stride = 2 * self->E,
+        .B = r.dt_B_C + row * mixed + self->R,
+        .B_stride = (ptrdiff_t)mixed,
+        .C = r.dt_B_C + row * mixed + self->R + self->N,
+        .C_stride = (ptrdiff_t)mixed,
+        .elapsed = block->elapsed + row,
+        .state_stride = self->E,
+        .h = h + from,
+        .out = r.u + at,
+        .out_stride = self->E,
+    };
+    block->kernels->selective_scan(&scan);
+}
+
+/* One recording in several hands: each scans some of the channels, but all of the time, so nobody does anything twice.
+ * The states start in the first member's item and end in the last one's. */
+static void scan_shared(const struct layer *layer, const struct layer_segments *segments)
+{
+    const struct mamba *self = layer->self;
+    int sixteenths = (self->E + 15) / 16, members = segments->members; /* 16 channels: a cache line of every row */
+    int from = sixteenths * segments->member / members * 16, to = sixteenths * (segments->member + 1) / members * 16;
+    to = to < self->E ? to : self->E;
+    const float *start = h_of(layer, segments->blocks[0], 0);
+    float *h = h_of(layer, segments->blocks[members - 1], 0);
+    for (int n = 0; n < self->N && from < to; n++) {
+        size_t at = (size_t)n * (size_t)self->E + (size_t)from;
+        memcpy(h + at, start + at, (size_t)(to - from) * sizeof *h);
     }
-    team_barrier(segments->team);
-    if (member > 0) {
-        memcpy(scan->h, segments->carries, states * sizeof *scan->h);
-        for (int i = 1; i < member; i++) {
-            const float *local = segments->carries + (size_t)i * segments->carry_stride;
-            selective_scan_combine(self->A, local + states, local, scan->h, self->E, self->N);
-        }
-        block->kernels->selective_scan(scan);
+    for (int i = 0; i < members && from < to; i++) {
+        scan_rows(self, segments->blocks[i], 0, segments->blocks[i]->rows, from, to, h);
     }
 }
 
-static void scan_item(const struct mamba *self, const struct layer_block *block, const struct rows *r, float *h,
-                      int first, int count)
+/* A segment's convolution starts from the last inputs of the segment before. */
+static void take_history(const struct layer *layer, const struct layer_block *block)
 {
-    size_t E = (size_t)self->E, mixed = (size_t)(self->R + 2 * self->N), row = (size_t)first;
-    struct selective_scan scan = {
-        .T = count,
-        .E = self->E,
-        .N = self->N,
-        .discretisation = self->discretisation,
-        .A = self->A,
-        .D = self->skip,
-        .dt_bias = self->dt_bias,
-        .u = r->u + row * E,
-        .u_stride = self->E,
-        .dt = r->dt + row * E,
-        .dt_stride = self->E,
-        .z = r->xz + row * 2 * E + E,
-        .z_stride = 2 * self->E,
-        .B = r->dt_B_C + row * mixed + self->R,
-        .B_stride = (ptrdiff_t)mixed,
-        .C = r->dt_B_C + row * mixed + self->R + self->N,
-        .C_stride = (ptrdiff_t)mixed,
-        .elapsed = block->elapsed + row,
-        .h = h,
-        .out = r->u + row * E,
-        .out_stride = self->E,
-    };
+    const struct mamba *self = layer->self;
+    const struct layer_block *before = block->segments->blocks[block->segments->member - 1];
+    size_t E = (size_t)self->E, past = (size_t)self->K - 1, first = (size_t)before->rows - past;
+    const float *xz = carve(self, before).xz + first * 2 * E;
+    float *history = history_of(layer, block, 0);
+    for (size_t k = 0; k < past; k++) {
+        memcpy(history + k * E, xz + k * 2 * E, E * sizeof *history);
+    }
+}
+
+static void mix_time(const struct layer *layer, const struct layer_block *block)
+{
+    const struct mamba *self = layer->self;
+    const struct rows r = carve(self, block);
+    for (int i = 0; i < block->n_items; i++) {
+        const struct layer_item *item = &block->items[i];
+        size_t row = (size_t)item->first * (size_t)self->E;
+        block->kernels->conv1d(self->conv_weight, self->conv_bias, self->K, history_of(layer, block, i), r.xz + 2 * row,
+                               2 * self->E, r.u + row, self->E, item->count, self->E, true);
+    }
+}
+
+static void scan(const struct layer *layer, const struct layer_block *block)
+{
     if (block->segments) {
-        scan_segments(self, block, &scan);
-    } else {
-        block->kernels->selective_scan(&scan);
+        team_barrier(block->segments->team); /* all rows are there */
+        scan_shared(layer, block->segments);
+        team_barrier(block->segments->team); /* all channels are */
+        return;
+    }
+    const struct mamba *self = layer->self;
+    for (int i = 0; i < block->n_items; i++) {
+        scan_rows(self, block, block->items[i].first, block->items[i].count, 0, self->E, h_of(layer, block, i));
     }
 }
 
@@ -210,22 +247,19 @@ static void mamba_run(const struct layer *layer, const struct layer_block *block
     const struct kernels *kernels = block->kernels;
     const struct rows r = carve(self, block);
     int D = self->D, E = self->E, mixed = self->R + 2 * self->N, rows = block->rows;
-    size_t history = (size_t)(self->K - 1) * (size_t)E;
 
     kernels->rms_norm(x, self->norm, 1e-5f, r.normed, rows, D);
     kernels->linear(&self->in_proj, r.normed, D, r.xz, 2 * E, rows);
-    for (int i = 0; i < block->n_items; i++) {
-        const struct layer_item *item = &block->items[i];
-        size_t row = (size_t)item->first * (size_t)E;
-        kernels->conv1d(self->conv_weight, self->conv_bias, self->K, item->state + layer->state_at, r.xz + 2 * row,
-                        2 * E, r.u + row, E, item->count, E, true);
+    if (block->segments) {
+        team_barrier(block->segments->team);
+        if (block->segments->member > 0) {
+            take_history(layer, block);
+        }
     }
+    mix_time(layer, block);
     kernels->linear(&self->x_proj, r.u, E, r.dt_B_C, mixed, rows);
     kernels->linear(&self->dt_proj, r.dt_B_C, mixed, r.dt, E, rows);
-    for (int i = 0; i < block->n_items; i++) {
-        const struct layer_item *item = &block->items[i];
-        scan_item(self, block, &r, item->state + layer->state_at + history, item->first, item->count);
-    }
+    scan(layer, block);
     kernels->linear(&self->out_proj, r.u, E, y, D, rows);
     kernels->add(x, y, (size_t)rows * (size_t)D);
 }

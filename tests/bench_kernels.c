@@ -356,6 +356,7 @@ static struct selective_scan layer_scan(const struct hop *hop, const struct laye
                                    .z = hop->xz + (size_t)row * 2 * D_INNER + D_INNER,
                                    .B = hop->dbc + row * (RANK + 2 * D_STATE) + RANK,
                                    .C = hop->dbc + row * (RANK + 2 * D_STATE) + RANK + D_STATE,
+                                   .state_stride = D_INNER,
                                    .h = l->h + (size_t)row * D_STATE * D_INNER,
                                    .out = hop->u + (size_t)row * D_INNER};
 }

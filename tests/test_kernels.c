@@ -519,6 +519,7 @@ static struct scan scan_create(int T, int E, int N, enum discretisation how, uin
                                   .elapsed = c.elapsed,
                                   .u_stride = E,
                                   .dt_stride = E,
+                                  .state_stride = E,
                                   .z_stride = E,
                                   .B_stride = N,
                                   .C_stride = N,
@@ -704,6 +705,7 @@ static void zero_order_hold_keeps_its_digits_where_the_step_is_small(void **stat
                                              .dt = &dt,
                                              .B = &one,
                                              .C = &one,
+                                             .state_stride = 1,
                                              .h = &h};
             k->selective_scan(&s);
             const double want = expm1(delta * (double)A) / (double)A;
@@ -825,6 +827,42 @@ static void segments_combine_to_the_whole_wherever_it_is_cut(void **state)
     }
 }
 
+/* The scan of channels from..to of `s`, in place. */
+static struct selective_scan channels(struct selective_scan s, int from, int to)
+{
+    s.E = to - from;
+    s.A += from, s.D += from, s.dt_bias += from, s.h += from, s.sum_dt += from;
+    s.u += from, s.dt += from, s.out += from;
+    s.z = s.z ? s.z + from : NULL;
+    return s;
+}
+
+static void some_of_the_channels_are_bit_identical_to_all_of_them(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    for_every_table(k)
+    {
+        for (int T = 1; T < 20; T += 9) {
+            uint64_t seed = 35;
+            struct scan c = scan_create(T, 150, 16, T == 10 ? DISCRETISE_ZOH : DISCRETISE_EULER, &seed);
+            float *start = copied(c.h, 16 * 150), *h = copied(c.h, 16 * 150), *out = copied(c.out, (size_t)T * 150);
+            k->selective_scan(&c.s);
+            memcpy(h, c.h, 16 * 150 * sizeof *h);
+            memcpy(out, c.out, (size_t)T * 150 * sizeof *out);
+            memcpy(c.h, start, 16 * 150 * sizeof *h);
+            for (int from = 0; from < 150; from += 48) {
+                const struct selective_scan some = channels(c.s, from, from < 100 ? from + 48 : 150);
+                k->selective_scan(&some);
+            }
+            assert_memory_equal(c.h, h, 16 * 150 * sizeof *h);
+            assert_memory_equal(c.out, out, (size_t)T * 150 * sizeof *out);
+            scan_destroy(&c);
+            free(start), free(h), free(out);
+        }
+    }
+}
+
 static void a_long_silence_leaves_finite_small_states(void **state)
 {
     (void)state;
@@ -890,6 +928,7 @@ int main(void)
         cmocka_unit_test(one_step_over_a_gap_equals_as_many_silent_steps),
         cmocka_unit_test(a_gap_of_hours_leaves_the_input_alone_and_every_state_finite),
         cmocka_unit_test(segments_combine_to_the_whole_wherever_it_is_cut),
+        cmocka_unit_test(some_of_the_channels_are_bit_identical_to_all_of_them),
         cmocka_unit_test(a_long_silence_leaves_finite_small_states),
         cmocka_unit_test(a_nan_in_one_channel_stays_in_it),
     };
