@@ -5,7 +5,7 @@
  * of the call stand in a spare slot. Its first kernel fetches the hops from pinned memory over the bus, its last layer
  * writes the outputs back there, and a counter in pinned memory says when: no copy engine, no driver call on the way.
  *
- * Many streams, and recordings: the rows go in parts through two lanes, each with its own CUDA stream and buffers, so
+ * Many streams, and recordings: the rows go in parts through three lanes, each with its own CUDA stream and buffers, so
  * that while one part is computed the next is gathered and copied in, and the one before copied out and handed back. Of
  * a recording each part starts from the state that the one before it left, so only the copies run side by side. */
 #include <algorithm>
@@ -43,7 +43,7 @@ enum {
     SCAN_PARTS = 16, /* a call */
     GRAPH_ROWS = 512,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
-    LANES = 2,
+    LANES = 3,
     SHARED_ROWS = 256, /* from here on helpers pay */
     ELAPSED_MAX = 1000000
 };
@@ -555,7 +555,9 @@ void cuda_close(struct backend *backend)
     if (!cuda) {
         return;
     }
-    cudaSetDevice(cuda->device);
+    if (cuda->device >= 0) {
+        cudaSetDevice(cuda->device);
+    }
     for (struct lane &lane : cuda->lanes) {
         if (lane.stream) {
             cudaStreamSynchronize(lane.stream);
@@ -610,6 +612,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->base.ops = &ops;
     cuda->base.scan_hops = SCAN_PARTS * SEQUENCE_PART;
     cuda->model = model;
+    cuda->device = -1;
     cuda->streams = options->streams;
     cuda->threads = options->threads;
     if (open_all(cuda, options, err)) {

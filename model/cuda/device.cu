@@ -16,6 +16,7 @@ constexpr int CAPABILITY = 9; /* what the kernels are compiled for: Hopper */
 int count_devices(struct ssm_error *err)
 {
     int count = 0, driver = 0, runtime = 0;
+    cudaGetLastError(); /* what an earlier call was refused must not be taken for a later one's failure */
     const cudaError_t error = cudaGetDeviceCount(&count);
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
