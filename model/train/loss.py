@@ -3,7 +3,12 @@
 
 Every item is brought to one level first (its target's, or a tenth of the mixture's where that is more: noise-only
 items have no target level), so quiet items count as much as loud ones.
+
+`audible` is what PESQ hears, made differentiable: loudness a Bark band of estimate and target, the part of their
+difference that isn't masked, and once more what was added where there was little. On 264 outputs of eleven kinds of
+processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -12,6 +17,12 @@ from layers import RealFFT
 RESOLUTIONS = (256, 512, 1024)          # windows; the hop is half of each
 POWER = 0.3
 FLOOR = 1e-6                            # of |X|^2 at unit RMS: -60 dB
+
+EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution whose spectra the ear gets; a band's width
+EAR_DB = 82.0                           # sound pressure level of unit RMS
+EAR_MOST = 45.0                         # a hop's disturbance at most
+# points of PESQ's raw score lost for a unit of disturbance and of added disturbance, fitted to the outputs above
+EAR_SYMMETRIC, EAR_ADDED = 0.163, 0.022
 
 
 def hann(n, device):
@@ -49,18 +60,68 @@ def snr_db(estimate, clean, reference):
     return (10 * torch.log10((power + 1e-12) / (error + 1e-3 * power + 1e-12))).mean()
 
 
-PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db)
+def bark(hz):
+    """Traunmueller's scale."""
+    return 26.81 * hz / (1960.0 + hz) - 0.53
+
+
+def ear(window, rate, device):
+    """-> (bins, bands): a bin's power shared among the bands it touches, times the power that unit RMS has;
+    (bands,): the threshold in quiet (Terhardt's formula). Powers are 10^(sound pressure level / 10)."""
+    k = np.arange(window // 2 + 1)
+    low, high = bark(np.maximum((k - 0.5) * rate / window, 0.0)), bark(np.minimum((k + 0.5) * rate / window, rate / 2))
+    edge = np.arange(bark(0.0), bark(rate / 2) + EAR_BARK, EAR_BARK)
+    share = np.minimum(high[:, None], edge[None, 1:]) - np.maximum(low[:, None], edge[None, :-1])
+    share = np.maximum(share, 0.0) / (high - low)[:, None] * (10 ** (EAR_DB / 10) / (window / 2))
+    middle = np.minimum(edge[:-1] + EAR_BARK / 2, bark(rate / 2) - EAR_BARK / 4)
+    khz = 1.96 * (middle + 0.53) / (26.28 - middle)
+    quiet = 3.64 * khz ** -0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz ** 4
+    put = lambda x: torch.from_numpy(x.astype(np.float32)).to(device)
+    return put(share), put(10 ** (quiet / 10))
+
+
+def loudness(power, quiet):
+    """Zwicker's, sones a Bark."""
+    return 0.1866 * (2.0 * quiet) ** 0.23 * F.relu((0.5 + 0.5 * power / quiet) ** 0.23 - 1.0)
+
+
+def audible(P, S, share, quiet):
+    """Spectra of estimate and target -> mean over the items of the points of PESQ's raw score the difference costs.
+
+    As PESQ does: the target takes on the estimate's average spectrum and the estimate the target's loudness hop by
+    hop, both within limits; a quarter of the quieter one's loudness masks; what was added counts more the more it
+    exceeds the target; quiet hops count a little more; root mean square over time."""
+    p, s = P.square().sum(-1) @ share, S.square().sum(-1) @ share
+    active = (s.sum(-1, keepdim=True) > 1e6).to(s.dtype)
+    tilt = ((p * active).sum(1, keepdim=True) + 1e3) / ((s * active).sum(1, keepdim=True) + 1e3)
+    s = s * tilt.clamp(0.01, 100.0)
+    total = s.sum(-1, keepdim=True)
+    p = p * ((total + 5e3) / (p.sum(-1, keepdim=True) + 5e3)).clamp(3e-4, 5.0)
+    a, b = loudness(p, quiet), loudness(s, quiet)
+    difference = (a - b).sign() * F.relu((a - b).abs() - 0.25 * torch.minimum(a, b))
+    excess = ((p + 50.0) / (s + 50.0)) ** 1.2
+    excess = torch.where(excess < 3.0, torch.zeros_like(excess), excess.clamp(max=12.0))
+    width = EAR_BARK * quiet.shape[0]
+    symmetric = EAR_BARK * width * (difference.square().sum(-1) / width + 1e-9).sqrt()
+    added = EAR_BARK * (F.relu(difference) * excess).sum(-1)
+    weight = ((total[..., 0] + 1e5) / 1e7) ** -0.04
+    heard = [((d * weight).clamp(max=EAR_MOST).square().mean(1) + 1e-6).sqrt().mean() for d in (symmetric, added)]
+    return EAR_SYMMETRIC * heard[0] + EAR_ADDED * heard[1]
+
+
+PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db, audible=audible)
 
 
 class Loss:
     def __init__(self, config, device, pieces=PIECES):
-        self.weights = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01)
+        self.weights = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03)
         self.weights.update({k: v for k, v in config.items() if k in self.weights})
         self.windows = [(n, hann(n, device)) for n in RESOLUTIONS]
+        self.ear = ear(EAR_WINDOW, config.get("rate", 16000), device)
         self.pieces = pieces
 
     def __call__(self, estimate, clean, noisy):
-        """-> loss, parts: a tensor (magnitude, complex, removed, snr)."""
+        """-> loss, parts: a tensor (magnitude, complex, removed, snr, audible)."""
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
@@ -70,7 +131,10 @@ class Loss:
             with torch.no_grad():
                 S = RealFFT.apply(p["half_frames"](c, win, n // 2))
             total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S))]
+            if n == EAR_WINDOW:
+                heard = p["audible"](P, S, *self.ear)
         snr = p["snr_db"](e, c, r)
         w = self.weights
-        loss = w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] - w["snr"] * snr
-        return loss, torch.stack([*total, snr]).detach()
+        loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] - w["snr"] * snr +
+                w["audible"] * heard)
+        return loss, torch.stack([*total, snr, heard]).detach()

@@ -12,11 +12,16 @@ import torch
 
 DEFAULTS = dict(
     batch=128, seconds=4.48,
+    speed=0.12,             # speech and noise play up to this much faster or slower, pitch with them
     joined=0.35,            # share of items whose speech changes to another crop on the way
     paused=0.25,            # share with a stretch of silence in the speech
-    reverb=0.35, second=0.5, babble=0.10, synthetic=0.20,
-    clean_only=0.08, noise_only=0.04, clipped=0.05, low_pass=0.20,
-    snr_low=-5.0, snr_high=30.0, rooms=600, room_seconds=0.8)
+    moving=0.20,            # share whose speech gets louder and softer
+    reverb=0.35, second=0.5, babble=0.08, synthetic=0.18,
+    noise_room=0.25, noise_moving=0.30, noise_starts=0.12,
+    clean_only=0.10, noise_only=0.05, clipped=0.05, low_pass=0.20,
+    telephone=0.06,         # speech and noise through one 3.3 to 3.9 kHz line
+    offset=0.04,            # share with a constant added
+    snr_low=-5.0, snr_high=35.0, rooms=1200, room_seconds=1.0)
 
 SINC_TAPS, SINC_STEPS = 16, 1024
 
@@ -86,9 +91,10 @@ def rms(x):
     return x.square().mean(1).clamp_min(1e-14).sqrt()
 
 
-def assemble(speech, target, noise, speech_gain, noise_gain, peak, clip, dither):
-    """Speech and noise at their gains, scaled together so that the mixture peaks at peak; then clip and 16-bit grain."""
-    mixture = speech * speech_gain[:, None] + noise * noise_gain[:, None]
+def assemble(speech, target, noise, speech_gain, noise_gain, offset, peak, clip, dither):
+    """Speech and noise at their gains and a constant, scaled together so that the mixture peaks at peak; then clip and
+    16-bit grain."""
+    mixture = speech * speech_gain[:, None] + noise * noise_gain[:, None] + offset[:, None]
     scale = (peak / mixture.abs().amax(1).clamp_min(1e-5))[:, None]
     mixture = mixture * scale
     mixture = torch.minimum(torch.maximum(mixture, -clip[:, None]), clip[:, None]) + dither * (1.0 / 32768.0)
@@ -169,8 +175,9 @@ class Mix:
         return torch.randperm(of, device=self.device)[:k]
 
     def _rate(self, n):
-        k = torch.randint(-102, 103, (n,), device=self.device)
-        return 1024 + k * (torch.rand(n, device=self.device) < 0.5)
+        most = int(1024 * self.config["speed"])
+        k = torch.randint(-most, most + 1, (n,), device=self.device)
+        return 1024 + k * (torch.rand(n, device=self.device) < 0.8)
 
     def _speech(self, bank, n):
         start, length = bank.draw(n)
@@ -183,13 +190,16 @@ class Mix:
         x = self.crop_plain(bank.audio, start, length, begin, self._rate(n), self.n)
         return x / rms(x)[:, None].clamp_min(1e-4)
 
-    def _curve(self, n, strong, low_pass, high_pass):
-        """Random equaliser for n items; low_pass: the share that gets one."""
-        edge = torch.where(self._u(n) < low_pass, self._u(n, 3500.0, 7800.0), torch.full((n,), 1e5, device=self.device))
-        gain = torch.randn(n, 3, device=self.device) * (4.0 * strong)
-        return self.equaliser(self.hz, torch.randn(n, device=self.device) * (1.5 * strong), gain,
-                              self._u((n, 3), -4.0, 3.0), self._u((n, 3), 0.3, 1.5), edge, self._u(n, 8.0, 40.0),
-                              high_pass)
+    def _edges(self, n, share):
+        """Low-pass edges in Hz and orders, a share of them in the band."""
+        edge = torch.where(self._u(n) < share, self._u(n, 3500.0, 7800.0), torch.full((n,), 1e5, device=self.device))
+        return edge, self._u(n, 8.0, 40.0)
+
+    def _curve(self, edge, order, high_pass):
+        """A random equaliser an item."""
+        n = len(edge)
+        return self.equaliser(self.hz, torch.randn(n, device=self.device) * 1.5, torch.randn(n, 3, device=self.device) * 4.0,
+                              self._u((n, 3), -4.0, 3.0), self._u((n, 3), 0.3, 1.5), edge, order, high_pass)
 
     def _fade(self, edges, width=0.01):
         """(items, n): 0 before edges (seconds), 1 after, 10 ms between."""
@@ -241,6 +251,15 @@ class Mix:
         """Smooth random curves through this many random points, about unit variance."""
         x = torch.randn(n, 1, points, device=self.device)
         return torch.nn.functional.interpolate(x, size=self.n, mode="linear", align_corners=True)[:, 0]
+
+    def _moving(self, n, db):
+        """(n, samples) gains that wander by about this many dB within a second or three."""
+        return torch.exp(self._slow(n, max(3, int(self.n / self.rate))) * (db * 0.11512925))
+
+    def _starts(self, n):
+        """(n, samples) of something that begins or, in half the items, ends on the way."""
+        on = self._fade(self._u(n, 0.1, 0.8) * (self.n / self.rate), 0.05)
+        return torch.where(self._u(n)[:, None] < 0.5, on, 1.0 - on)
 
     def _hum(self, n):
         """Harmonics of mains or machine frequencies, slowly wandering."""
@@ -316,59 +335,91 @@ class Mix:
         return h
 
     # -- the whole
-    @torch.no_grad()
-    def __call__(self, pool):
-        c, B, n, fft = self.config, self.batch, self.n, self.fft
-        self._rooms(pool)
-        high_pass = torch.where(self._u(B) < 0.9, self._u(B, 55.0, 80.0), self._u(B, 80.0, 300.0))
-        spectrum = torch.fft.rfft(self._voices(pool), fft) * self._curve(B, 1.0, c["low_pass"], high_pass)
-        i = self._some(c["reverb"])
-        target_spectrum = spectrum
-        if len(i):
-            h = self._impulses(len(i))
-            target_spectrum = spectrum.clone()
-            target_spectrum[i] = spectrum[i] * torch.fft.rfft(h * self.shorten, fft)
-            wet = torch.fft.irfft(spectrum[i] * torch.fft.rfft(h, fft), fft)[:, :n]
-        target = torch.fft.irfft(target_spectrum, fft)[:, :n]
-        speech = target
-        if len(i):
-            speech = target.clone()
-            speech[i] = wet
+    def _filters(self):
+        """Gains (batch, bins) for speech and noise; a few items hear both through one telephone line."""
+        c, B = self.config, self.batch
+        low = torch.where(self._u(B) < 0.9, self._u(B, 55.0, 80.0), self._u(B, 80.0, 300.0))
+        noise_low = torch.exp(self._u(B, math.log(15.0), math.log(120.0)))
+        edge, order = self._edges(B, c["low_pass"])
+        noise_edge, noise_order = self._edges(B, 0.15)
+        i = self._some(c["telephone"])
+        edge[i] = noise_edge[i] = self._u(len(i), 3300.0, 3900.0)
+        order[i] = noise_order[i] = self._u(len(i), 20.0, 60.0)
+        low[i] = noise_low[i] = self._u(len(i), 60.0, 300.0)
+        return self._curve(edge, order, low), self._curve(noise_edge, noise_order, noise_low)
 
-        order = torch.randperm(B, device=self.device)
-        nb, ns = int(round(c["babble"] * B)), int(round(c["synthetic"] * B))
+    def _speaker(self, pool, curve):
+        """Speech as the microphone hears it, and the part of it to keep."""
+        c, n, fft = self.config, self.n, self.fft
+        x = self._voices(pool)
+        i = self._some(c["moving"])
+        if len(i):
+            x[i] = x[i] * self._moving(len(i), 4.0)
+        spectrum = torch.fft.rfft(x, fft) * curve
+        i = self._some(c["reverb"])
+        if not len(i):
+            target = torch.fft.irfft(spectrum, fft)[:, :n]
+            return target, target
+        h = self._impulses(len(i))
+        wet = torch.fft.irfft(spectrum[i] * torch.fft.rfft(h, fft), fft)[:, :n]
+        spectrum[i] = spectrum[i] * torch.fft.rfft(h * self.shorten, fft)
+        target = torch.fft.irfft(spectrum, fft)[:, :n]
+        speech = target.clone()
+        speech[i] = wet
+        return speech, target
+
+    def _surroundings(self, pool, curve):
+        """Recorded noise, one to three at once, or babble or synthetic noise with or without it."""
+        c, B, n, fft = self.config, self.batch, self.n, self.fft
         noise = self._noise(pool.noise, B)
         j = self._some(c["second"])
-        if len(j):
-            noise[j] += self._noise(pool.noise, len(j)) * 10 ** (self._u(len(j), -15.0, 3.0) / 20)[:, None]
-            j = j[:len(j) // 3]
+        for j, most in ((j, 3.0), (j[:len(j) // 3], 0.0)):
             if len(j):
-                noise[j] += self._noise(pool.noise, len(j)) * 10 ** (self._u(len(j), -15.0, 0.0) / 20)[:, None]
-        if nb:
-            k = order[:nb]
-            keep = (self._u(nb) < 0.4).float() * self._u(nb, 0.05, 0.5)
-            noise[k] = noise[k] * keep[:, None] + self._babble(pool, nb)
-        if ns:
-            k = order[nb:nb + ns]
-            keep = (self._u(ns) < 0.4).float() * self._u(ns, 0.1, 1.0)
-            noise[k] = noise[k] * keep[:, None] + self._synthetic(ns)
-        bottom = torch.exp(self._u(B, math.log(15.0), math.log(120.0)))
-        noise = torch.fft.irfft(torch.fft.rfft(noise, fft) * self._curve(B, 1.0, 0.15, bottom), fft)[:, :n]
+                noise[j] += self._noise(pool.noise, len(j)) * 10 ** (self._u(len(j), -15.0, most) / 20)[:, None]
+        order = torch.randperm(B, device=self.device)
+        at = 0
+        for share, keep_low, keep_high, make in ((c["babble"], 0.05, 0.5, lambda k: self._babble(pool, k)),
+                                                 (c["synthetic"], 0.1, 1.0, self._synthetic)):
+            k = int(round(share * B))
+            j, at = order[at:at + k], at + k
+            if k:
+                keep = (self._u(k) < 0.4).float() * self._u(k, keep_low, keep_high)
+                noise[j] = noise[j] * keep[:, None] + make(k)
+        spectrum = torch.fft.rfft(noise, fft) * curve
+        j = self._some(c["noise_room"])
+        if len(j):
+            spectrum[j] = spectrum[j] * torch.fft.rfft(self._impulses(len(j)), fft)
+        noise = torch.fft.irfft(spectrum, fft)[:, :n]
+        for share, gain in ((c["noise_moving"], lambda k: self._moving(k, 5.0)), (c["noise_starts"], self._starts)):
+            j = self._some(share)
+            if len(j):
+                noise[j] = noise[j] * gain(len(j))
+        return noise
+
+    @torch.no_grad()
+    def __call__(self, pool):
+        c, B = self.config, self.batch
+        self._rooms(pool)
+        curve, noise_curve = self._filters()
+        speech, target = self._speaker(pool, curve)
+        noise = self._surroundings(pool, noise_curve)
 
         # SNR: the middle of the range most often, all of it sometimes
-        middle = (9.0 + 7.0 * torch.randn(B, device=self.device)).clamp(c["snr_low"], c["snr_high"])
-        snr = torch.where(self._u(B) < 0.7, middle, self._u(B, c["snr_low"], c["snr_high"]))
+        middle = (10.0 + 8.0 * torch.randn(B, device=self.device)).clamp(c["snr_low"], c["snr_high"])
+        snr = torch.where(self._u(B) < 0.65, middle, self._u(B, c["snr_low"], c["snr_high"]))
         speech_gain = 1.0 / self.active_rms(speech)
         noise_gain = 10 ** (-snr / 20) / rms(noise)
         order = torch.randperm(B, device=self.device)
         n_clean, n_noise = int(round(c["clean_only"] * B)), int(round(c["noise_only"] * B))
         noise_gain[order[:n_clean]] = 0.0
         speech_gain[order[n_clean:n_clean + n_noise]] = 0.0
-        self.last_snr = snr
         level = torch.where(self._u(B) < 0.65, self._u(B, -18.0, -1.0), self._u(B, -45.0, -18.0))
         peak = 10 ** (level / 20)
         clip = torch.full((B,), 1.0, device=self.device)
         j = self._some(c["clipped"])
         clip[j] = peak[j] * 10 ** (-self._u(len(j), 1.0, 9.0) / 20)
-        dither = torch.rand(B, n, device=self.device) - 0.5
-        return self.assemble(speech, target, noise, speech_gain, noise_gain, peak, clip, dither)
+        offset = torch.zeros(B, device=self.device)
+        j = self._some(c["offset"])
+        offset[j] = self._u(len(j), -0.6, 0.6)
+        dither = torch.rand(B, self.n, device=self.device) - 0.5
+        return self.assemble(speech, target, noise, speech_gain, noise_gain, offset, peak, clip, dither)

@@ -12,6 +12,7 @@ A recipe (packs.csv beside this file) has a row a source:
              `stem` (its own name), anything else as it stands
     from,to  seconds of each speaker or recording to take; a later part goes on
              where an earlier one stopped
+    weight   how often training draws it, beside the others (1)
 
 Speech becomes one file a speaker (utterances in a fixed shuffled order, each
 at -26 dB active level, 0.2 s of silence between; a new file after 5 minutes),
@@ -20,8 +21,9 @@ back at 16000 Hz; impulse responses are 16 kHz FLAC. index.csv lists them.
 
 Left out: rows whose manifest says other than `train`, what --withheld names,
 the recordings reserved for outside evaluation, clipped and nearly silent
-clips, and speech less than 15 dB above its own background, which would teach
-a model to keep noise. rejected.csv says which and why.
+clips, the parts of speech clips in which nobody speaks, and speech less than
+15 dB above its own background, which would teach a model to keep noise.
+rejected.csv says which and why.
 """
 import argparse
 import csv
@@ -35,14 +37,15 @@ import subprocess
 import numpy as np
 import soundfile
 
-from clips import (RATE, active_level_db, clipped_fraction, db, frame_levels_db,
-                   read_clip, snr_estimate_db)
+from clips import (RATE, active_level_db, clipped_fraction, db, flatness_db,
+                   frame_levels_db, read_clip, snr_estimate_db, speaking)
 
 SPEECH_BITS, NOISE_BITS = 24000, 36000      # a second
 LONGEST = 300 * RATE
 GAP = int(0.2 * RATE)
 MIN_SNR_DB, MIN_LEVEL_DB, MAX_CLIPPED = 15.0, -55.0, 2e-3
-INDEX = ["path", "kind", "source", "name", "split", "seconds", "est_snr_db", "music"]
+MAX_FLATNESS_DB = -10.0     # above: noise, whatever the manifest says
+INDEX = ["path", "kind", "source", "name", "split", "seconds", "est_snr_db", "music", "weight"]
 
 # Never to be trained on, whatever copy turns up. Matched against the path.
 RESERVED = re.compile("|".join((
@@ -89,11 +92,8 @@ class Packer:
         for path, shown in files:
             if total >= end:
                 break
-            x = self.read(path, shown)
+            x = self.read_speech(path, shown)
             if x is None:
-                continue
-            if len(x) >= 2 * RATE and snr_estimate_db(x) < MIN_SNR_DB:
-                self.reject(shown, f"SNR {snr_estimate_db(x):.1f}")
                 continue
             x = to_level(x, -26.0)
             words.append(x)
@@ -133,6 +133,20 @@ class Packer:
             x = read_clip(path)
             self.write(row, name, n, 0.9 * x / max(np.abs(x).max(), 1e-9), None)
 
+    def read_speech(self, path, shown):
+        """The clip's speaking parts, or None with the reason noted."""
+        x = self.read(path, shown)
+        if x is None:
+            return None
+        snr, x = snr_estimate_db(x), speaking(x)
+        if len(x) >= 2 * RATE and snr < MIN_SNR_DB:
+            self.reject(shown, f"SNR {snr:.1f}")
+        elif len(x) >= RATE and flatness_db(x) > MAX_FLATNESS_DB:
+            self.reject(shown, f"flatness {flatness_db(x):.1f}")
+        elif len(x) >= 0.25 * RATE:
+            return x
+        return None
+
     def read(self, path, shown):
         """The clip, or None with the reason noted."""
         try:
@@ -165,7 +179,8 @@ class Packer:
             soundfile.write(path, x, RATE, subtype="PCM_16")
         music = int("music" in f"{row['source']}/{name}".lower())
         self.index.append([shown, row["kind"], row["source"], name, "train",
-                           f"{len(x) / RATE:.2f}", f"{snr_estimate_db(x):.1f}", music])
+                           f"{len(x) / RATE:.2f}", f"{snr_estimate_db(x):.1f}", music,
+                           row.get("weight") or "1"])
 
     def finish(self):
         """Write index.csv and rejected.csv; print hours, voices and MiB."""

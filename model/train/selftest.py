@@ -17,6 +17,7 @@ import torch  # noqa: E402
 import data  # noqa: E402
 import export  # noqa: E402
 import layers  # noqa: E402
+import loss as losses  # noqa: E402
 import mix  # noqa: E402
 import reference  # noqa: E402
 import train  # noqa: E402
@@ -80,12 +81,33 @@ def check_model(device, out):
     expect("gradient of the transform", float((ours - theirs).norm() / theirs.norm()), 1e-6)
 
 
+def check_loss(device):
+    """Finite values and gradients where a logarithm or a root could fail; nothing to pay for the target itself."""
+    torch.manual_seed(2)
+    a, b, silence = 0.1 * torch.randn(2, 16000, device=device), 0.1 * torch.randn(2, 16000, device=device), torch.zeros(2, 16000, device=device)
+    measure = losses.Loss({}, device)
+    for name, estimate, clean, noisy in (("noise", a, b, a + b), ("silence for speech", silence, a, a + b), ("noise for silence", b, silence, b),
+                                         ("silence", silence, silence, silence)):
+        e = estimate.clone().requires_grad_()
+        value, parts = measure(e, clean, noisy)
+        g, = torch.autograd.grad(value, e)
+        expect("loss of %s finite" % name, float((~torch.isfinite(parts)).sum() + (~torch.isfinite(g)).sum()), 0)
+    parts = measure(a, a, a + b)[1].tolist()
+    expect("loss of the target itself", sum(parts[:3]) + parts[4], 1e-3)
+    heard = [measure(a + k * b, a, a + b)[1].tolist()[4] for k in (0.0, 0.1, 0.3, 1.0)]
+    expect("more noise, more to hear", float(heard != sorted(heard)), 0)
+
+
 def check_mix(device, pool, recipe):
-    m = mix.Mix(dict(recipe, batch=40, clipped=0.0), 16000, device)
+    m = mix.Mix(dict(recipe, batch=40), 16000, device)
     noisy, clean = m(pool)
     assert noisy.shape == clean.shape == (40, m.n)
     expect("mixing finite", float((~torch.isfinite(noisy)).sum() + (~torch.isfinite(clean)).sum()), 0)
     expect("mixing peak at most -1 dBFS", float(noisy.abs().max()), 0.9)
+    none = dict.fromkeys(("joined", "paused", "moving", "reverb", "second", "babble", "synthetic", "noise_room", "noise_moving",
+                          "noise_starts", "noise_only", "clipped", "low_pass", "telephone", "offset"), 0.0)
+    noisy, clean = mix.Mix(dict(recipe, **none, batch=8, clean_only=1.0), 16000, device)(pool)
+    expect("clean items are their target but for the grain", float((noisy - clean).abs().max()), 1e-4)
 
 
 def time_scans(device, shape):
@@ -166,6 +188,7 @@ def main():
         say("FAIL %s" % e)
         BAD.append("libsndfile")
     check_model(device, a.out)
+    check_loss(device)
     pool = data.Pool([], device, 0.2, 0.2)
     pool.add_synthetic()
     check_mix(device, pool, recipe)

@@ -29,6 +29,7 @@ import export  # noqa: E402
 import layers  # noqa: E402
 import loss as losses  # noqa: E402
 import mix as mixing  # noqa: E402
+import reference  # noqa: E402
 import validate  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from scan import selective_scan_reference  # noqa: E402
@@ -150,6 +151,9 @@ class Flat:
         return out
 
     def load_average(self, tensors):
+        other = set(tensors) ^ set(self.names)
+        if other:
+            sys.exit("these weights don't fit the recipe, see %s; --keep says which layers to take" % min(other))
         for name, p, at in self._spans():
             self.flat[at:at + p].copy_(tensors[name].reshape(-1).to(self.flat.device))
         self.ema.copy_(self.flat)
@@ -304,6 +308,22 @@ def save(path, value):
     os.replace(path + ".tmp", path)
 
 
+def read_weights(path, keep):
+    """{name: tensor} of an ema.pt or a model file; keep: the Mamba layers to take, in order (None: all)."""
+    if path.endswith(".safetensors"):
+        tensors = {k: torch.from_numpy(np.array(v)) for k, v in reference.read_safetensors(path)[1].items()}
+    else:
+        tensors = torch.load(path, map_location="cpu")["tensors"]
+    if keep is None:
+        return tensors
+    prefix = "backbone.layers."
+    taken = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+    for new, old in enumerate(keep):
+        start = "%s%d." % (prefix, old)
+        taken.update({"%s%d.%s" % (prefix, new, k[len(start):]): v for k, v in tensors.items() if k.startswith(start)})
+    return taken
+
+
 class Run:
     def __init__(self, args, recipe):
         self.args, self.recipe = args, recipe
@@ -352,8 +372,8 @@ class Run:
             self.count, self.spent, self.heard = s["count"], s["spent"], s["heard"]
             self.log("resume: step %d, %.1f minutes in" % (self.count, self.spent / 60))
         elif self.args.init:
-            self.flat.load_average(torch.load(self.args.init, map_location="cpu")["tensors"])
-            self.log("init: weights from %s" % self.args.init)
+            self.flat.load_average(read_weights(self.args.init, self.args.keep))
+            self.log("init: weights from %s%s" % (self.args.init, ", layers %s" % self.args.keep if self.args.keep else ""))
 
     def elapsed(self):
         return self.spent + time.time() - T0
@@ -428,8 +448,8 @@ class Run:
             if now - since >= r["log_seconds"]:
                 mean = torch.stack(kept).mean(0).tolist()
                 state = self.flat.state.tolist()
-                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  snr %5.2f  norm %.2f (q90 "
-                         "%.2f, skipped %d)  lr %.2e" % (self.count, (self.heard - heard) / (time.time() - since), *mean,
+                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  snr %5.2f  ear %.3f  norm %.2f "
+                         "(q90 %.2f, skipped %d)  lr %.2e" % (self.count, (self.heard - heard) / (time.time() - since), *mean,
                                                          state[2], state[1], state[3], float(self.lr)))
                 kept, since, heard = [], time.time(), self.heard
             if not self.rank and now >= next_save:
@@ -491,7 +511,8 @@ def parse(argv=None):
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--no-graph", action="store_true")
     p.add_argument("--resume", action="store_true", help="go on from OUT/full.pt if it is there")
-    p.add_argument("--init", help="start from the weights of an ema.pt")
+    p.add_argument("--init", help="start from the weights of an ema.pt or a model file")
+    p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a recipe's key (value as JSON)")
     args = p.parse_args(argv)
     recipe = dict(RECIPES[args.recipe])
@@ -500,7 +521,7 @@ def parse(argv=None):
             recipe[key] = getattr(args, key)
     recipe["compile"] &= not args.no_compile
     recipe["graph"] &= not args.no_graph
-    known = {**layers.DEFAULTS, **mixing.DEFAULTS, **recipe, **dict(magnitude=0, complex=0, removed=0, snr=0)}
+    known = {**layers.DEFAULTS, **mixing.DEFAULTS, **recipe, **dict(magnitude=0, complex=0, removed=0, snr=0, audible=0)}
     for item in args.set:
         key, _, value = item.partition("=")
         if key not in known:

@@ -96,6 +96,19 @@ def evaluate(pairs, denoise):
     return rows, delay, rtf
 
 
+def evaluate_all(pairs, denoisers):
+    """{name: {rows, delay, rtf}} of {name: denoiser}, the first of which the gain is over."""
+    results = {}
+    for name, denoise in denoisers.items():
+        rows, delay, rtf = evaluate(pairs, denoise)
+        base = next(iter(results.values()))["rows"] if results else rows
+        for row, noisy in zip(rows, base):
+            row["gain"] = row["si_sdr"] - noisy["si_sdr"]
+        results[name] = {"rows": rows, "delay": delay, "rtf": rtf}
+        print(f"{name} scored", file=sys.stderr)
+    return results
+
+
 def print_table(results, pairs, baseline="noisy"):
     """One block for all files, then one for each SNR."""
     snrs = sorted({p["snr"] for p in pairs if p["snr"] is not None})
@@ -150,14 +163,8 @@ def main():
         for name, run in peers().items():
             denoisers[name] = lambda pair, run=run: run(pair["noisy"])
 
-    pairs, results = read_pairs(args.pairs), {}
-    for name, denoise in denoisers.items():
-        rows, delay, rtf = evaluate(pairs, denoise)
-        base = results["noisy"]["rows"] if results else rows
-        for row, noisy in zip(rows, base):
-            row["gain"] = row["si_sdr"] - noisy["si_sdr"]
-        results[name] = {"rows": rows, "delay": delay, "rtf": rtf}
-        print(f"{name} scored", file=sys.stderr)
+    pairs = read_pairs(args.pairs)
+    results = evaluate_all(pairs, denoisers)
     print_table(results, pairs)
     if args.against:
         print_differences(results, args.against)
