@@ -45,6 +45,29 @@ static VNNI uint32_t largest(const float *x, int n)
     return (uint32_t)_mm512_reduce_max_epi32(most);
 }
 
+INLINE VNNI __m512i scaled(const float *x, int left, __m512 scale)
+{
+    const __m512 value = _mm512_maskz_loadu_ps(first(left), x);
+    return _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(value, scale)), _mm512_set1_epi32(1 << 23));
+}
+
+/* Digits of 64 values: sorted by digit within each 16 bytes, then four by four into place. */
+INLINE VNNI void split_values(const float *x, int left, __m512 scale, struct rows *rows, int r, int at)
+{
+    const __m512i sort = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i a = _mm512_shuffle_epi8(scaled(x, left, scale), sort);
+    const __m512i b = _mm512_shuffle_epi8(scaled(x + 16, left - 16, scale), sort);
+    const __m512i c = _mm512_shuffle_epi8(scaled(x + 32, left - 32, scale), sort);
+    const __m512i d = _mm512_shuffle_epi8(scaled(x + 48, left - 48, scale), sort);
+    const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    const __m512i low = _mm512_unpacklo_epi64(ab, cd), middle = _mm512_unpackhi_epi64(ab, cd);
+    const __m512i high = _mm512_unpacklo_epi64(_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    _mm512_store_si512(&rows->digit[0][r][at], _mm512_permutexvar_epi32(order, low));
+    _mm512_store_si512(&rows->digit[1][r][at], _mm512_permutexvar_epi32(order, middle));
+    _mm512_store_si512(&rows->digit[2][r][at], _mm512_permutexvar_epi32(order, high));
+}
+
 static VNNI void split_row(const float *x, int n, struct rows *rows, int r)
 {
     const float full = 0x1p23f - 2; /* one less than fits: the product below may round up */
@@ -53,13 +76,8 @@ static VNNI void split_row(const float *x, int n, struct rows *rows, int r)
     const bool audible = size >= 0x1p-100f && size <= 0x1.fffffep127f;
     const __m512 scale = _mm512_set1_ps(audible ? full / size : 0);
     rows->unit[r] = audible ? size / full : size < 1 ? 0 : NAN;
-    for (int i = 0; i < n; i += LANES) {
-        const __m512 value = _mm512_maskz_loadu_ps(first(n - i), x + i);
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
-        const __m512i bytes = _mm512_add_epi32(whole, _mm512_set1_epi32(1 << 23));
-        _mm_storeu_si128((__m128i *)&rows->digit[0][r][i], _mm512_cvtepi32_epi8(bytes));
-        _mm_storeu_si128((__m128i *)&rows->digit[1][r][i], _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 8)));
-        _mm_storeu_si128((__m128i *)&rows->digit[2][r][i], _mm512_cvtepi32_epi8(_mm512_srli_epi32(bytes, 16)));
+    for (int i = 0; i < n; i += 64) {
+        split_values(x + i, n - i, scale, rows, r, i);
     }
 }
 
@@ -103,10 +121,15 @@ struct sums {
     struct strip low, middle, high;
 };
 
-INLINE VNNI struct strip strip_load(const int8_t *weights)
+/* Here and below, `vectors` (a constant) says how many of a panel's four hold outputs; the others stay what they are.
+ */
+INLINE VNNI struct strip strip_load(const int8_t *weights, int vectors)
 {
-    return (struct strip){_mm512_loadu_si512(weights), _mm512_loadu_si512(weights + 64),
-                          _mm512_loadu_si512(weights + 128), _mm512_loadu_si512(weights + 192)};
+    struct strip strip = {.v0 = _mm512_loadu_si512(weights)};
+    strip.v1 = vectors > 1 ? _mm512_loadu_si512(weights + 64) : strip.v0;
+    strip.v2 = vectors > 2 ? _mm512_loadu_si512(weights + 128) : strip.v0;
+    strip.v3 = vectors > 3 ? _mm512_loadu_si512(weights + 192) : strip.v0;
+    return strip;
 }
 
 /* sum + the products of four bytes, lane by lane. In assembler, because gcc 12 copies the sum before and after its own
@@ -117,65 +140,75 @@ INLINE VNNI __m512i multiply_bytes(__m512i sum, __m512i digits, __m512i weights)
     return sum;
 }
 
-INLINE VNNI struct strip strip_push(struct strip sum, const uint8_t *digits, struct strip weights)
+INLINE VNNI struct strip strip_push(struct strip sum, const uint8_t *digits, struct strip weights, int vectors)
 {
     int four;
     memcpy(&four, digits, sizeof four);
     const __m512i x = _mm512_set1_epi32(four);
-    return (struct strip){multiply_bytes(sum.v0, x, weights.v0), multiply_bytes(sum.v1, x, weights.v1),
-                          multiply_bytes(sum.v2, x, weights.v2), multiply_bytes(sum.v3, x, weights.v3)};
+    sum.v0 = multiply_bytes(sum.v0, x, weights.v0);
+    sum.v1 = vectors > 1 ? multiply_bytes(sum.v1, x, weights.v1) : sum.v1;
+    sum.v2 = vectors > 2 ? multiply_bytes(sum.v2, x, weights.v2) : sum.v2;
+    sum.v3 = vectors > 3 ? multiply_bytes(sum.v3, x, weights.v3) : sum.v3;
+    return sum;
 }
 
-INLINE VNNI struct sums sums_push(struct sums sums, const struct rows *rows, int r, int k, struct strip weights)
+INLINE VNNI struct sums sums_push(struct sums sums, const struct rows *rows, int r, int k, struct strip weights,
+                                  int vectors)
 {
-    return (struct sums){strip_push(sums.low, &rows->digit[0][r][k], weights),
-                         strip_push(sums.middle, &rows->digit[1][r][k], weights),
-                         strip_push(sums.high, &rows->digit[2][r][k], weights)};
+    return (struct sums){strip_push(sums.low, &rows->digit[0][r][k], weights, vectors),
+                         strip_push(sums.middle, &rows->digit[1][r][k], weights, vectors),
+                         strip_push(sums.high, &rows->digit[2][r][k], weights, vectors)};
 }
 
-INLINE VNNI void sums_join(const struct linear *w, int o, struct sums s, float unit, float *y)
+INLINE VNNI void sums_join(const struct linear *w, int o, struct sums s, float unit, float *y, int vectors)
 {
     join(w, o, outputs_load(w, o), s.low.v0, s.middle.v0, s.high.v0, unit, y);
-    join(w, o + 16, outputs_load(w, o + 16), s.low.v1, s.middle.v1, s.high.v1, unit, y);
-    join(w, o + 32, outputs_load(w, o + 32), s.low.v2, s.middle.v2, s.high.v2, unit, y);
-    join(w, o + 48, outputs_load(w, o + 48), s.low.v3, s.middle.v3, s.high.v3, unit, y);
+    if (vectors > 1) {
+        join(w, o + 16, outputs_load(w, o + 16), s.low.v1, s.middle.v1, s.high.v1, unit, y);
+    }
+    if (vectors > 2) {
+        join(w, o + 32, outputs_load(w, o + 32), s.low.v2, s.middle.v2, s.high.v2, unit, y);
+    }
+    if (vectors > 3) {
+        join(w, o + 48, outputs_load(w, o + 48), s.low.v3, s.middle.v3, s.high.v3, unit, y);
+    }
 }
 
 /* A single row is bound by reading the weights, of which a whole model is more than the second cache holds: asked for
  * 16 lines ahead, across the ends of pages, they come 7 % sooner. */
-INLINE VNNI void prefetch(const int8_t *weights)
+INLINE VNNI void prefetch(const int8_t *weights, int vectors)
 {
-    for (int line = 0; line < GROUP_BYTES; line += 64) {
+    for (int line = 0; line < 64 * vectors; line += 64) {
         _mm_prefetch((const char *)weights + 1024 + line, _MM_HINT_T0);
     }
 }
 
 /* One panel of outputs for row r, and for the next one if `pair` (a constant). */
-INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, bool pair, float *y,
-                            ptrdiff_t y_stride)
+INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *rows, int r, bool pair, int vectors,
+                            float *y, ptrdiff_t y_stride)
 {
     const __m512i zero = _mm512_setzero_si512();
     const struct strip zeros = {zero, zero, zero, zero};
     struct sums one = {zeros, zeros, zeros}, two = one;
     const int8_t *weights = panel_of(w, o);
     for (int k = 0; k < w->in; k += KERNELS_GROUP, weights += GROUP_BYTES) {
-        const struct strip group = strip_load(weights);
+        const struct strip group = strip_load(weights, vectors);
         if (!pair) {
-            prefetch(weights);
+            prefetch(weights, vectors);
         }
-        one = sums_push(one, rows, r, k, group);
+        one = sums_push(one, rows, r, k, group, vectors);
         if (pair) {
-            two = sums_push(two, rows, r + 1, k, group);
+            two = sums_push(two, rows, r + 1, k, group, vectors);
         }
     }
-    sums_join(w, o, one, rows->unit[r], y + r * y_stride);
+    sums_join(w, o, one, rows->unit[r], y + r * y_stride, vectors);
     if (pair) {
-        sums_join(w, o, two, rows->unit[r + 1], y + (r + 1) * y_stride);
+        sums_join(w, o, two, rows->unit[r + 1], y + (r + 1) * y_stride, vectors);
     }
 }
 
-/* Two panels of outputs for row r, side by side: each is a stream of its own to the prefetchers, which keep only so many
- * lines of one stream on their way. */
+/* Two panels of outputs for row r, side by side: each is a stream of its own to the prefetchers, which keep only so
+ * many lines of one stream on their way. */
 INLINE VNNI void panels_vnni(const struct linear *w, int o, const struct rows *rows, int r, float *y)
 {
     const __m512i zero = _mm512_setzero_si512();
@@ -183,23 +216,25 @@ INLINE VNNI void panels_vnni(const struct linear *w, int o, const struct rows *r
     struct sums one = {zeros, zeros, zeros}, two = one;
     const int8_t *left = panel_of(w, o), *right = panel_of(w, o + KERNELS_PANEL);
     for (int k = 0; k < w->in; k += KERNELS_GROUP, left += GROUP_BYTES, right += GROUP_BYTES) {
-        prefetch(left);
-        one = sums_push(one, rows, r, k, strip_load(left));
-        prefetch(right);
-        two = sums_push(two, rows, r, k, strip_load(right));
+        prefetch(left, 4);
+        one = sums_push(one, rows, r, k, strip_load(left, 4), 4);
+        prefetch(right, 4);
+        two = sums_push(two, rows, r, k, strip_load(right, 4), 4);
     }
-    sums_join(w, o, one, rows->unit[r], y);
-    sums_join(w, o + KERNELS_PANEL, two, rows->unit[r], y);
+    sums_join(w, o, one, rows->unit[r], y, 4);
+    sums_join(w, o + KERNELS_PANEL, two, rows->unit[r], y, 4);
 }
 
 static VNNI void row_vnni(const struct linear *w, const struct rows *rows, int r, float *y, ptrdiff_t y_stride)
 {
     int o = 0;
-    for (; o + KERNELS_PANEL < w->out; o += 2 * KERNELS_PANEL) {
+    for (; w->out - o > KERNELS_PANEL; o += 2 * KERNELS_PANEL) {
         panels_vnni(w, o, rows, r, y + r * y_stride);
     }
-    if (o < w->out) {
-        panel_vnni(w, o, rows, r, false, y, y_stride);
+    if (w->out - o > 3 * LANES) {
+        panel_vnni(w, o, rows, r, false, 4, y, y_stride);
+    } else if (w->out > o) {
+        panel_vnni(w, o, rows, r, false, 3, y, y_stride);
     }
 }
 
@@ -207,7 +242,7 @@ static VNNI void rows_vnni(const struct linear *w, const struct rows *rows, floa
 {
     for (int o = 0; o < w->out; o += KERNELS_PANEL) {
         for (int r = 0; r + 2 <= count; r += 2) {
-            panel_vnni(w, o, rows, r, true, y, y_stride);
+            panel_vnni(w, o, rows, r, true, 4, y, y_stride);
         }
     }
     if (count % 2) {
