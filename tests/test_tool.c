@@ -495,6 +495,23 @@ static void denoise_refuses_a_wrong_model_or_device(void **state)
     assert_says(65, "denoise %/a.wav %/o.wav --model %/a.wav", "a.wav");
     assert_says(65, "denoise %/a.wav %/o.wav --model tests/data/golden_mamba.safetensors", "not for denoise");
     assert_says(64, "denoise %/a.wav %/o.wav --device toaster" MODEL, "toaster");
+    assert_says(64, "denoise %/a.wav %/o.wav --precision fp8" MODEL, "fp8");
+    free(in.samples);
+}
+
+static void a_gpu_that_is_not_there_is_69_and_says_why(void **state)
+{
+    (void)state;
+    struct sound in = make_sound(16000, 1, 1000);
+    write_sound("a.wav", &in);
+    setenv("SSM_CUDA_LIBRARY", "/nowhere.so", 1);
+    assert_says(69, "denoise %/a.wav %/o.wav --device cuda" MODEL, "no GPU");
+    assert_says(69, "denoise %/a.wav %/o.wav --device cuda:0,cuda:1" MODEL, "no GPU");
+    assert_says(69, "bench --device cuda" MODEL, "no GPU");
+    assert_says(0, "denoise %/a.wav %/o.wav --device auto" MODEL, "cpu");
+    assert_says(0, "devices", "no GPU");
+    assert_says(0, "devices --json", "\"gpu_none\": \"no GPU");
+    unsetenv("SSM_CUDA_LIBRARY");
     free(in.samples);
 }
 
@@ -504,9 +521,9 @@ static void help_names_every_option(void **state)
 {
     (void)state;
     static const char *const contract[][2] = {
-        {"denoise", "--model --device --step --threads --state-in --state-out --quiet --json"},
+        {"denoise", "--model --device --precision --step --threads --state-in --state-out --quiet --json"},
         {"models", "--json"}, {"model inspect", "--json"}, {"check", "--json"}, {"schema", "--json"}, {"devices", "--json"},
-        {"watch", "--connect --count --json"}, {"bench", "--device --streams --model --seconds --threads --json"},
+        {"watch", "--connect --count --json"}, {"bench", "--device --precision --streams --model --seconds --threads --json"},
     };
     for (size_t i = 0; i < sizeof contract / sizeof *contract; i++) {
         char arguments[64], options[256], *rest = options, *option;
@@ -670,6 +687,7 @@ int main(void)
         cmocka_unit_test(denoise_needs_the_same_memory_for_a_long_file),
         cmocka_unit_test(an_interrupted_denoise_leaves_nothing_behind),
         cmocka_unit_test(denoise_refuses_a_wrong_model_or_device),
+        cmocka_unit_test(a_gpu_that_is_not_there_is_69_and_says_why),
         cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(a_misspelt_word_is_answered_with_the_nearest),
         cmocka_unit_test(wrong_use_is_told),
