@@ -2,8 +2,8 @@
 
 /* A stack of Mamba layers in one launch; mamba_cluster.h says what for, math.cuh in which arithmetic.
  *
- * Block r of a cluster owns channels 32 r .. 32 r + 31 of E and outputs 16 r .. 16 r + 15 of D, so that its channels are
- * exactly block r of 32 in the sums of x_proj and out_proj. Every block holds all streams' rows of x. A layer:
+ * Block r of a cluster owns channels 32 r .. 32 r + 31 of E and outputs 16 r .. 16 r + 15 of D, so that its channels
+ * are exactly block r of 32 in the sums of x_proj and out_proj. Every block holds all streams' rows of x. A layer:
  *
  *   in_proj   its 32 rows of x and 32 of z: 4 tiles of 16 outputs x 8 blocks of 32 inputs, 2 of these 32 a warp
  *   convolve  a lane adds up the blocks of its channel and stream, and makes u and the gate
@@ -16,9 +16,10 @@
  * send in one meeting a block must have all it was sent in the one before, which the others sent after reading what
  * came in the meeting before that.
  *
- * Weights come by bulk copy, in chunks of one tile x 32 inputs, as many layers ahead as fit beside the rest; a layer's
- * slot is filled anew as soon as its last reader is through. What a lane needs besides (its channel's vectors, states
- * and history) it loads into registers while the layer before ends. */
+ * Weights come by bulk copy, seven a layer, as many layers ahead as fit beside the rest; a layer's slot is filled anew
+ * as soon as its last reader is through. The vectors (slices of 32 floats) come a layer ahead by threads' copies, and
+ * the lane's states into its registers: all of it asked for while a meeting's bytes are on their way, and none of it
+ * waited for where the other blocks wait for this one. */
 
 #include "kernels/cuda/mamba_cluster.h"
 
@@ -26,13 +27,15 @@
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int D = 256, E = 512, N = 16, K = 4, R = 16;
 constexpr int MIXED = R + 2 * N;
 constexpr int BLOCKS = 16, WARPS = 16, THREADS = 32 * WARPS;
 constexpr int MINE = E / BLOCKS; /* channels a block, and inputs a block of a sum     */
 constexpr int OUTS = D / BLOCKS; /* outputs a block, and outputs a tile               */
+constexpr int MIXERS = 4;        /* the first warp of x_proj: those before convolve meanwhile */
 constexpr int SHARED = 227 * 1024;
 constexpr unsigned ALL = 0xffffffffu;
 
@@ -43,24 +46,40 @@ struct params {
     int layers;
 };
 
+/* A layer's vectors in shared memory: slices of 32 floats, the block's part of each. */
+enum {
+    SLICE_A,
+    SLICE_CONV = SLICE_A + N,
+    SLICE_NORM = SLICE_CONV + K,
+    SLICE_CONV_BIAS = SLICE_NORM + D / 32,
+    SLICE_SKIP,
+    SLICE_DT_SCALE,
+    SLICE_DT_BIAS,
+    SLICE_IN_SCALE, /* of x, of z              */
+    SLICE_IN_BIAS = SLICE_IN_SCALE + 2,
+    SLICE_X_SCALE = SLICE_IN_BIAS + 2, /* one and a half, not a part */
+    SLICE_X_BIAS = SLICE_X_SCALE + 2,
+    SLICE_OUT_SCALE = SLICE_X_BIAS + 2, /* half a slice             */
+    SLICE_OUT_BIAS,
+    SLICES
+};
+
 /* What a kernel is made for, and where things lie in shared memory, in floats unless said otherwise. Rows are padded so
  * that a warp's accesses fall into different banks. */
 template <int P_, int PW_, int W_, bool HALF_> struct plan {
     static constexpr int P = P_, PW = PW_; /* pieces of activations and of weights             */
     static constexpr int W = W_;           /* streams                                          */
     static constexpr bool HALF = HALF_;    /* bf16 states                                      */
-    static constexpr int TILES = W > 8 ? W / 8 : 1;
-    static constexpr int COLUMNS = W / TILES; /* streams a tile; its other columns repeat them    */
+    static constexpr int COLUMNS = W;      /* of a tile's 8; the others repeat them            */
     /* The lanes that would have the repeated columns share a channel's states. */
-    static constexpr int PARTS = W >= 8 ? 1 : W == 4 ? 2 : 4;
+    static constexpr int PARTS = W == 8 ? 1 : W == 4 ? 2 : 4;
     static constexpr int STATES = N / PARTS;
-    static constexpr int SCANNERS = W == 1 ? 4 : 8 * TILES; /* warps */
-    static constexpr bool LATE = W >= 8; /* the states' registers are needed for in_proj first */
+    static constexpr int SCANNERS = W == 1 ? 4 : 8; /* warps */
     static constexpr int YS = P == 1 ? (E + 8) / 2 : E + 8;
 
-    static constexpr int CHUNK = PW * 1024;   /* bytes: a tile of weights by 32 inputs */
-    static constexpr int IN = 4 * D / 32;     /* chunks of in_proj                      */
-    static constexpr int REST = 3 + 2 + E / 32; /* of x_proj, dt_proj, out_proj           */
+    static constexpr int CHUNK = PW * 1024;     /* bytes: a tile of weights by 32 inputs */
+    static constexpr int IN = 4 * D / 32;       /* chunks of in_proj                  */
+    static constexpr int REST = 3 + 2 + E / 32; /* of x_proj, dt_proj, out_proj       */
 
     static constexpr int SCALES = 32; /* after the mailboxes */
     static constexpr int X = SCALES + 16, XS = D + 8;
@@ -72,7 +91,8 @@ template <int P_, int PW_, int W_, bool HALF_> struct plan {
     static constexpr int DT = PARTIAL + BLOCKS * MIXED * W, DS = R + 8;
     static constexpr int BC = DT + W * DS, BS = 2 * N + 4;
     static constexpr int Y = BC + W * BS;
-    static constexpr int END = (Y + W * YS + 31) / 32 * 32;
+    static constexpr int VECTORS = (Y + W * YS + 31) / 32 * 32; /* of two layers, in turn */
+    static constexpr int END = VECTORS + 2 * SLICES * 32;
 
     static constexpr int ROOM = SHARED - END * 4;
     static constexpr int BOTH = ROOM / ((IN + REST) * CHUNK);
@@ -151,20 +171,19 @@ template <class T> struct block {
     /* A lane of the first SCANNERS warps has a channel of a stream, or some of its states. */
     struct {
         int stream, part, channel, e; /* channel in the block, and in E */
-        int tile, half, pick;         /* its tile of 16 and half tile in the block's channels, its register of mma's c */
-        bool live;                    /* the stream is there */
-        state *states;                /* of the slot */
-        int ring;                     /* phase % (K - 1)     */
+        int tile, half, pick; /* its tile of 16 and half tile in the block's channels, its register of mma's c */
+        bool live;            /* the stream is there */
+        state *states;        /* of the slot */
+        int ring;             /* phase % (K - 1)     */
         float elapsed;
         float conv[K], conv_bias, skip, dt_scale, dt_bias;
-        float scale[2], bias[2]; /* of in_proj, for x and z */
-        float A[T::STATES], h[T::STATES], history[K - 1];
-        float u, gate;
+        float scale[2], bias[2];                          /* of in_proj, for x and z */
+        float A[T::STATES], h[T::STATES], history[K - 1]; /* history as it lies, not yet in order */
+        float x, z, u, gate;
+        uint4 dt_proj[T::PW]; /* the lower halves of the tile's blocks */
     } my;
 
-    float2 norm[2][4];                   /* of the inputs the lane takes in in_proj */
-    float mixed_scale[2], mixed_bias[2]; /* of the thread's sums in mix             */
-    float residual, out_scale, out_bias; /* of the thread's output                  */
+    float residual; /* of the thread's output */
 
     __device__ __forceinline__ block(const params &params_, unsigned char *shared_)
         : p(params_), shared(shared_), f(reinterpret_cast<float *>(shared_))
@@ -200,22 +219,29 @@ template <class T> struct block {
             a[i / 2][i % 2] = *reinterpret_cast<const uint4 *>(chunk + i * 512 + lane * 16);
     }
 
-    /* Where the chunk of tile `tile` and inputs 32 i .. of a packed matrix is. */
-    __device__ __forceinline__ const char *packed(const struct linear_cuda &w, int tile, int i) const
+    /* Values of a slice of a layer's vectors. */
+    __device__ __forceinline__ float *vector(int layer, int slice) const
     {
-        return static_cast<const char *>(w.tiles) + int64_t(tile * ((w.in + 31) / 32) + i) * w.pieces * 1024;
+        return f + T::VECTORS + (layer % 2 * SLICES + slice) * 32;
     }
 
-    /* One warp: start filling a layer's slot, a chunk a lane. */
+    /* Where the i-th chunk of a packed matrix is. */
+    static __device__ __forceinline__ const char *packed(const struct linear_cuda &w, int i)
+    {
+        return static_cast<const char *>(w.tiles) + i * T::CHUNK;
+    }
+
+    /* One warp: start filling a layer's slots. Chunks of a tile and of neighbouring tiles lie one after the other. */
     __device__ __forceinline__ void fill_in(int layer)
     {
         uint64_t *arrived = box(BOX_IN + layer % T::IN_SLOTS);
         if (lane == 0)
             ptx::barrier_expect(arrived, T::IN * T::CHUNK);
         __syncwarp();
-        const int m = lane / 8; /* two tiles of x, two of z */
-        const char *from = packed(p.layer[layer].in_proj, m / 2 * (E / 16) + 2 * rank + m % 2, lane % 8);
-        ptx::bulk_load(in_chunk(layer, lane), from, T::CHUNK, arrived);
+        if (lane < 2) /* two tiles of x, two of z */
+            ptx::bulk_load(in_chunk(layer, lane * T::IN / 2),
+                           packed(p.layer[layer].in_proj, (lane * (E / 16) + 2 * rank) * (D / 32)),
+                           T::IN / 2 * T::CHUNK, arrived);
     }
 
     __device__ __forceinline__ void fill_rest(int layer)
@@ -225,11 +251,66 @@ template <class T> struct block {
         if (lane == 0)
             ptx::barrier_expect(arrived, T::REST * T::CHUNK);
         __syncwarp();
-        if (lane < T::REST) {
-            const char *from = lane < 3   ? packed(w.x_proj, lane, rank)
-                               : lane < 5 ? packed(w.dt_proj, 2 * rank + lane - 3, 0)
-                                          : packed(w.out_proj, rank, lane - 5);
-            ptx::bulk_load(rest_chunk(layer, lane), from, T::CHUNK, arrived);
+        if (lane < 3)
+            ptx::bulk_load(rest_chunk(layer, lane), packed(w.x_proj, lane * (E / 32) + rank), T::CHUNK, arrived);
+        else if (lane == 3)
+            ptx::bulk_load(rest_chunk(layer, 3), packed(w.dt_proj, 2 * rank), 2 * T::CHUNK, arrived);
+        else if (lane == 4)
+            ptx::bulk_load(rest_chunk(layer, 5), packed(w.out_proj, rank * (E / 32)), E / 32 * T::CHUNK, arrived);
+    }
+
+    /* The last threads start copying a layer's vectors, 16 bytes each; they are there for all after wait_for_copies()
+     * and a barrier. */
+    __device__ __forceinline__ void fill_vectors(int layer)
+    {
+        const int i = int(threadIdx.x) - (THREADS - SLICES * 8), slice = i / 8, k = i % 8 * 4;
+        if (i < 0)
+            return;
+        const mamba_cuda &w = p.layer[layer];
+        const bool half = slice == SLICE_X_SCALE + 1 || slice == SLICE_X_BIAS + 1 || slice >= SLICE_OUT_SCALE;
+        const float *from = slice_of(w, slice);
+        if (!half || k < 16)
+            ptx::copy_16(vector(layer, slice) + k, from ? from + k : w.skip, from != nullptr);
+    }
+
+    __device__ __forceinline__ const float *slice_of(const mamba_cuda &w, int slice) const
+    {
+        const int mine = rank * MINE;
+        if (slice < SLICE_CONV)
+            return w.A + slice * E + mine;
+        if (slice < SLICE_NORM)
+            return w.conv_weight + (slice - SLICE_CONV) * E + mine;
+        if (slice < SLICE_CONV_BIAS)
+            return w.norm + (slice - SLICE_NORM) * 32;
+        switch (slice) {
+        case SLICE_CONV_BIAS:
+            return w.conv_bias ? w.conv_bias + mine : nullptr;
+        case SLICE_SKIP:
+            return w.skip + mine;
+        case SLICE_DT_SCALE:
+            return w.dt_proj.scale + mine;
+        case SLICE_DT_BIAS:
+            return w.dt_proj.bias + mine;
+        case SLICE_IN_SCALE:
+            return w.in_proj.scale + mine;
+        case SLICE_IN_SCALE + 1:
+            return w.in_proj.scale + E + mine;
+        case SLICE_IN_BIAS:
+            return w.in_proj.bias + mine;
+        case SLICE_IN_BIAS + 1:
+            return w.in_proj.bias + E + mine;
+        case SLICE_X_SCALE:
+            return w.x_proj.scale;
+        case SLICE_X_SCALE + 1:
+            return w.x_proj.scale + 32;
+        case SLICE_X_BIAS:
+            return w.x_proj.bias;
+        case SLICE_X_BIAS + 1:
+            return w.x_proj.bias + 32;
+        case SLICE_OUT_SCALE:
+            return w.out_proj.scale + rank * OUTS;
+        default:
+            return w.out_proj.bias + rank * OUTS;
         }
     }
 
@@ -259,6 +340,13 @@ template <class T> struct block {
             arm(i);
     }
 
+    /* Addresses are worked out where they are used: the compiler would do it once, ahead of the layers, and keep more
+     * of them than there are registers. */
+    __device__ __forceinline__ void forget_addresses()
+    {
+        asm volatile("" : "+r"(rank), "+r"(warp), "+r"(lane), "+r"(g), "+r"(t), "+r"(my.channel), "+r"(my.stream));
+    }
+
     /* ---- before the first layer ------------------------------------------------------------------------------- */
 
     __device__ __forceinline__ void start()
@@ -281,12 +369,14 @@ template <class T> struct block {
             __syncwarp();
         }
         cluster::arrive();
+        fill_vectors(0);
         ptx::wait_for_kernels();
         ptx::start_next_kernel();
         stand();
-        fetch(0);
         load_rows();
+        ptx::wait_for_copies();
         cluster::wait();
+        __syncthreads();
     }
 
     __device__ __forceinline__ void load_rows()
@@ -306,11 +396,12 @@ template <class T> struct block {
     /* Which channel and stream a lane has, and where the stream's state is. */
     __device__ __forceinline__ void stand()
     {
-        const int c = T::W == 1 ? warp / 2 % 2 * 2 : warp / 2 % 4, column = 2 * t + c % 2;
+        const int c = T::W == 1 ? warp / 2 % 2 * 2 : warp / 2 % 4,
+                  column = 2 * t + c % 2; /* 8 warps: one each of mma's c */
         my.tile = warp % 2, my.half = c / 2, my.pick = c;
         my.channel = my.tile * 16 + my.half * 8 + g;
         my.e = rank * MINE + my.channel;
-        my.stream = warp / 8 * 8 % T::W + column % T::COLUMNS;
+        my.stream = column % T::COLUMNS;
         my.part = T::W == 1 ? t : T::W < 8 ? column / T::W : 0;
         my.live = warp < T::SCANNERS && my.stream < rows;
         my.states = static_cast<state *>(p.step.states);
@@ -321,54 +412,52 @@ template <class T> struct block {
             my.ring = int(p.step.phase[slot] % (K - 1));
             my.elapsed = p.step.elapsed[first_row + my.stream];
         }
+        fetch_history(0);
     }
 
-    /* ---- ahead of a layer: what goes into registers ----------------------------------------------------------- */
+    /* ---- ahead: what goes into a scanner's registers ---------------------------------------------------------- */
 
-    __device__ __forceinline__ void fetch(int layer)
+    __device__ __forceinline__ void fetch_history(int layer)
     {
-        const mamba_cuda &w = p.layer[layer];
-        if (warp < T::SCANNERS) {
-            fetch_channel(w);
-            if (!T::LATE)
-                fetch_states(w);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            norm[i / 4][i % 4] =
-                *reinterpret_cast<const float2 *>(w.norm + (warp / 4 * 2 + i / 4) * 32 + i % 4 * 8 + 2 * t);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int sum = min((int(threadIdx.x) + i * THREADS) / T::W, MIXED - 1);
-            mixed_scale[i] = w.x_proj.scale[sum], mixed_bias[i] = w.x_proj.bias[sum];
-        }
-    }
-
-    __device__ __forceinline__ void fetch_channel(const mamba_cuda &w)
-    {
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            my.conv[k] = w.conv_weight[k * E + my.e];
-        my.conv_bias = w.conv_bias ? w.conv_bias[my.e] : 0.0f;
-        my.skip = w.skip[my.e];
-        my.dt_scale = w.dt_proj.scale[my.e], my.dt_bias = w.dt_proj.bias[my.e];
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            my.scale[i] = w.in_proj.scale[i * E + my.e], my.bias[i] = w.in_proj.bias[i * E + my.e];
-        const state *from = my.states + w.state_at + my.e;
+        const state *from = my.states + p.layer[layer].state_at + my.e;
 #pragma unroll
         for (int k = 0; k < K - 1; k++)
-            my.history[k] = my.live ? load_state(from + (my.ring + k) % (K - 1) * E) : 0.0f;
+            my.history[k] = my.live ? load_state(from + k * E) : 0.0f;
     }
 
-    __device__ __forceinline__ void fetch_states(const mamba_cuda &w)
+    __device__ __forceinline__ void fetch_states(int layer)
     {
-        const state *from = my.states + w.state_at + (K - 1 + my.part * T::STATES) * E + my.e;
+        const state *from = my.states + p.layer[layer].state_at + (K - 1 + my.part * T::STATES) * E + my.e;
 #pragma unroll
-        for (int n = 0; n < T::STATES; n++) {
-            my.A[n] = w.A[(my.part * T::STATES + n) * E + my.e];
+        for (int n = 0; n < T::STATES; n++)
             my.h[n] = my.live ? load_state(from + n * E) : 0.0f;
-        }
+    }
+
+    /* What convolve() needs of its channel. */
+    __device__ __forceinline__ void take_input(int layer)
+    {
+        const float *v = vector(layer, 0) + my.channel;
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            my.conv[k] = v[(SLICE_CONV + k) * 32];
+        my.conv_bias = v[SLICE_CONV_BIAS * 32];
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            my.scale[i] = v[(SLICE_IN_SCALE + i) * 32], my.bias[i] = v[(SLICE_IN_BIAS + i) * 32];
+    }
+
+    /* What scan() needs of it. */
+    __device__ __forceinline__ void take_channel(int layer)
+    {
+        const float *v = vector(layer, 0) + my.channel;
+        my.skip = v[SLICE_SKIP * 32], my.dt_scale = v[SLICE_DT_SCALE * 32], my.dt_bias = v[SLICE_DT_BIAS * 32];
+#pragma unroll
+        for (int n = 0; n < T::STATES; n++)
+            my.A[n] = v[(SLICE_A + my.part * T::STATES + n) * 32];
+        const unsigned char *chunk = rest_chunk(layer, 3 + my.tile) + lane * 16;
+#pragma unroll
+        for (int i = 0; i < T::PW; i++)
+            my.dt_proj[i] = *reinterpret_cast<const uint4 *>(chunk + i * 1024);
     }
 
     /* ---- in_proj ---------------------------------------------------------------------------------------------- */
@@ -382,69 +471,66 @@ template <class T> struct block {
             squares = fmaf(v.x, v.x, squares), squares = fmaf(v.y, v.y, squares);
             squares = fmaf(v.z, v.z, squares), squares = fmaf(v.w, v.w, squares);
         }
-        return math::row_scale(squares, D);
+        /* math::row_scale: dividing by a power of two is this product */
+        const float mean = __fmul_rn(math::warp_sum(squares), 1.0f / D);
+        return __frcp_rn(__fsqrt_rn(__fadd_rn(mean, 1e-5f)));
     }
 
-    /* The scale of the row in the lane's column of each tile. One row: each warp for itself, to save a barrier. */
-    __device__ __forceinline__ void scales(float (&scale)[T::TILES])
+    /* The scale of the row in the lane's column. One row: each warp for itself, to save a barrier. */
+    __device__ __forceinline__ float scale_of_row()
     {
-        if constexpr (T::W == 1) {
-            scale[0] = row_scale(f + T::X);
-        } else {
-            if (warp < T::W) {
-                const float mine = row_scale(f + T::X + warp * T::XS);
-                if (lane == 0)
-                    f[T::SCALES + warp] = mine;
-            }
-            __syncthreads();
-#pragma unroll
-            for (int i = 0; i < T::TILES; i++)
-                scale[i] = f[T::SCALES + i * 8 + g % T::COLUMNS];
+        if constexpr (T::W == 1)
+            return row_scale(f + T::X);
+        if (warp < T::W) {
+            const float mine = row_scale(f + T::X + warp * T::XS);
+            if (lane == 0)
+                f[T::SCALES + warp] = mine;
         }
+        __syncthreads();
+        return f[T::SCALES + g % T::COLUMNS];
     }
 
     __device__ __forceinline__ void in_proj(int layer)
     {
         const int tile = warp % 4, first = warp / 4 * 2;
         uint4 a[2][T::PW][2];
+        float2 weight[2][4], x[2][4];
         wait_in(layer);
         operands(a[0], in_chunk(layer, tile * 8 + first));
         operands(a[1], in_chunk(layer, tile * 8 + first + 1));
+        if (T::W == 1)
+            take_inputs(weight, vector(layer, SLICE_NORM + first));
         if (layer > 0)
             meet(BOX_X, layer - 1, layer + 1 < p.layers);
-        else
-            __syncthreads();
-        float scale[T::TILES];
-        scales(scale);
+        take_inputs(x, f + T::X + g % T::COLUMNS * T::XS + 32 * first);
+        const float scale = scale_of_row();
+        if (T::W > 1) /* fewer registers live at once */
+            take_inputs(weight, vector(layer, SLICE_NORM + first));
 #pragma unroll
-        for (int n = 0; n < T::TILES; n++)
+        for (int i = 0; i < 2; i++) {
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint2 b[T::P][2];
-                normed_inputs(b, n, first + i, scale[n], norm[i]);
-                float c[4];
-                math::block_sum<T::PW, T::P>(c, a[i], b);
-                put_sums(f + T::SUMS + (first + i) * T::W * T::SS, T::SS, n, tile * 16, c);
-            }
-        if (T::LATE && warp < T::SCANNERS)
-            fetch_states(p.layer[layer]);
+            for (int j = 0; j < 4; j++)
+                x[i][j] = make_float2(math::normed(x[i][j].x, scale, weight[i][j].x),
+                                      math::normed(x[i][j].y, scale, weight[i][j].y));
+            uint2 b[T::P][2];
+            split_inputs(b, x[i]);
+            float c[4];
+            math::block_sum<T::PW, T::P>(c, a[i], b);
+            put_sums(f + T::SUMS + (first + i) * T::W * T::SS, T::SS, tile * 16, c);
+        }
         __syncthreads();
         if (warp == WARPS - 1 && layer + T::IN_SLOTS < p.layers)
             fill_in(layer + T::IN_SLOTS);
+        if (layer + 1 < p.layers)
+            fill_vectors(layer + 1);
     }
 
-    /* Inputs 32 i .. of the row in the lane's column, as the tensor cores take them. */
-    __device__ __forceinline__ void normed_inputs(uint2 (&b)[T::P][2], int n, int i, float scale,
-                                                  const float2 (&weight)[4]) const
+    /* The lane's inputs, as the tensor cores take them, of two blocks of 32. */
+    __device__ __forceinline__ void take_inputs(float2 (&v)[2][4], const float *row) const
     {
-        const float *x = f + T::X + (n * 8 + g % T::COLUMNS) * T::XS + 32 * i + 2 * t;
-        float2 v[4];
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            v[j] = *reinterpret_cast<const float2 *>(x + 8 * j);
-            v[j] = make_float2(math::normed(v[j].x, scale, weight[j].x), math::normed(v[j].y, scale, weight[j].y));
-        }
-        split_inputs(b, v);
+        for (int i = 0; i < 8; i++)
+            v[i / 4][i % 4] = *reinterpret_cast<const float2 *>(row + 8 * i + 2 * t);
     }
 
     static __device__ __forceinline__ void split_inputs(uint2 (&b)[T::P][2], const float2 (&v)[4])
@@ -461,13 +547,13 @@ template <class T> struct block {
     }
 
     /* A tile's results of outputs first .. first + 15 into rows of sums, a stream a row. */
-    __device__ __forceinline__ void put_sums(float *sums, int stride, int n, int first, const float (&c)[4]) const
+    __device__ __forceinline__ void put_sums(float *sums, int stride, int first, const float (&c)[4]) const
     {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int column = 2 * t + i % 2;
             if (column < T::COLUMNS)
-                sums[(n * 8 + column) * stride + first + g + i / 2 * 8] = c[i];
+                sums[column * stride + first + g + i / 2 * 8] = c[i];
         }
     }
 
@@ -475,41 +561,58 @@ template <class T> struct block {
 
     __device__ __forceinline__ void convolve(int layer)
     {
-        if (warp < T::SCANNERS) {
-            const float *sums = f + T::SUMS + my.stream * T::SS + my.channel;
-            float x = fmaf(add_up<8>(sums, T::W * T::SS), my.scale[0], my.bias[0]);
-            float z = fmaf(add_up<8>(sums + MINE, T::W * T::SS), my.scale[1], my.bias[1]);
-            if constexpr (T::P == 1)
-                x = math::round_bf16(x), z = math::round_bf16(z);
-            float u = my.conv_bias;
+        take_input(layer);
+        const float *sums = f + T::SUMS + my.stream * T::SS + my.channel;
+        my.x = fmaf(add_up<8>(sums, T::W * T::SS), my.scale[0], my.bias[0]);
+        my.z = fmaf(add_up<8>(sums + MINE, T::W * T::SS), my.scale[1], my.bias[1]);
+        if constexpr (T::P == 1)
+            my.x = math::round_bf16(my.x), my.z = math::round_bf16(my.z);
+        float u = my.conv_bias;
 #pragma unroll
-            for (int k = 0; k < K - 1; k++)
-                u = fmaf(my.conv[k], my.history[k], u);
-            my.u = math::silu(fmaf(my.conv[K - 1], x, u));
-            if (my.part == 0) {
-                f[T::U + my.stream * T::US + my.channel] = my.u;
-                if (my.live)
-                    store_state(my.states + p.layer[layer].state_at + my.ring * E + my.e, x);
-            }
-            my.gate = math::silu(z);
-        }
-        __syncthreads();
+        for (int k = 0; k < K - 1; k++)
+            u = fmaf(my.conv[k], past(k), u);
+        my.u = math::silu(fmaf(my.conv[K - 1], my.x, u));
+        if (my.part == 0)
+            f[T::U + my.stream * T::US + my.channel] = my.u;
+    }
+
+    /* Row k of the history, the oldest first. */
+    __device__ __forceinline__ float past(int k) const
+    {
+        static_assert(K - 1 == 3, "one of three");
+        const float *v = my.history;
+        return my.ring == 0 ? v[k] : my.ring == 1 ? v[(k + 1) % 3] : v[(k + 2) % 3];
+    }
+
+    /* While the sums of x_proj are on their way: the gate, and what comes next. */
+    __device__ __forceinline__ void prepare_scan(int layer)
+    {
+        fetch_states(layer);
+        if (my.live && my.part == 0)
+            store_state(my.states + p.layer[layer].state_at + my.ring * E + my.e, my.x);
+        if (layer + 1 < p.layers)
+            fetch_history(layer + 1);
+        my.gate = math::silu(my.z);
+        wait_rest(layer);
+        take_channel(layer);
     }
 
     /* ---- x_proj and what comes of it -------------------------------------------------------------------------- */
 
-    /* Warps 0..11: a tile of 16 sums each, to four blocks. */
+    /* The last 12 warps: a tile of 16 sums each, to four blocks. Its weights are there before the first have u. */
     __device__ __forceinline__ void x_proj(int layer)
     {
-        if (warp >= 12)
-            return;
-        const int tile = warp % 3;
+        const int mixer = warp - MIXERS;
         uint4 a[T::PW][2];
-        wait_rest(layer);
-        operands(a, rest_chunk(layer, tile));
-#pragma unroll
-        for (int n = 0; n < T::TILES; n++) {
-            const float *u = f + T::U + (n * 8 + g % T::COLUMNS) * T::US + 2 * t;
+        if (mixer >= 0) {
+            wait_rest(layer);
+            operands(a, rest_chunk(layer, mixer % 3));
+        }
+        if (warp < T::SCANNERS)
+            convolve(layer);
+        __syncthreads();
+        if (mixer >= 0) {
+            const float *u = f + T::U + g % T::COLUMNS * T::US + 2 * t;
             float2 v[4];
 #pragma unroll
             for (int j = 0; j < 4; j++)
@@ -518,43 +621,45 @@ template <class T> struct block {
             split_inputs(b, v);
             float c[4];
             math::block_sum<T::PW, T::P>(c, a, b);
-            send_partial(tile * 16, n, c);
+            send_partial(mixer % 3 * 16, mixer / 3 * 4, c);
         }
+        if (warp < T::SCANNERS)
+            prepare_scan(layer);
     }
 
-    /* A tile's results to blocks 4 (warp / 3) ..: (sum, stream), as many streams at once as one store takes. Where
-     * columns repeat, lanes 2 and 3 of four have what 0 and 1 have, and each pair serves two of the blocks. */
-    __device__ __forceinline__ void send_partial(int first, int n, const float (&c)[4]) const
+    /* A tile's results to blocks to .. to + 3: (sum, stream), as many streams at once as one store takes. Where columns
+     * repeat, lanes 2 and 3 of four have what 0 and 1 have, and each pair serves two of the blocks. */
+    __device__ __forceinline__ void send_partial(int first, int to, const float (&c)[4]) const
     {
         const int row = first + g + t % 2 * 8;
         const float *place = f + T::PARTIAL + (rank * MIXED + row) * T::W;
         const bool odd = t % 2 != 0;
         const float own[2] = {odd ? c[2] : c[0], odd ? c[3] : c[1]}; /* columns 2t and 2t + 1 of that row */
         if constexpr (T::W == 1) {
-            send_each<2>(place, t / 2, __float_as_uint(own[0]));
+            send_each<2>(place, to + t / 2 * 2, __float_as_uint(own[0]));
         } else if constexpr (T::W == 2) {
-            send_each<2>(place, t / 2, make_uint2(__float_as_uint(own[0]), __float_as_uint(own[1])));
+            send_each<2>(place, to + t / 2 * 2, make_uint2(__float_as_uint(own[0]), __float_as_uint(own[1])));
         } else {
             const float other0 = __shfl_xor_sync(ALL, odd ? c[0] : c[2], 1);
             const float other1 = __shfl_xor_sync(ALL, odd ? c[1] : c[3], 1);
             const uint2 mine = make_uint2(__float_as_uint(own[0]), __float_as_uint(own[1]));
             const uint2 next = make_uint2(__float_as_uint(other0), __float_as_uint(other1));
-            const uint4 all = odd ? make_uint4(next.x, next.y, mine.x, mine.y)
-                                  : make_uint4(mine.x, mine.y, next.x, next.y);
+            const uint4 all =
+                odd ? make_uint4(next.x, next.y, mine.x, mine.y) : make_uint4(mine.x, mine.y, next.x, next.y);
             if constexpr (T::W == 4)
-                send_each<2>(place, t / 2, all);
+                send_each<2>(place, to + t / 2 * 2, all);
             else
-                send_each<4>(place + n * 8 + t / 2 * 4, 0, all);
+                send_each<4>(place + t / 2 * 4, to, all);
         }
     }
 
-    /* To `count` of the warp's four blocks, from the group-th such group. */
-    template <int count, typename V> __device__ __forceinline__ void send_each(const float *place, int group, V v) const
+    /* To blocks first .. first + count - 1. */
+    template <int count, typename V> __device__ __forceinline__ void send_each(const float *place, int first, V v) const
     {
         const uint32_t there = ptx::shared_address(place), arrived = ptx::shared_address(box(BOX_PARTIAL));
 #pragma unroll
         for (int i = 0; i < count; i++) {
-            const uint32_t to = uint32_t(warp / 3 * 4 + group * count + i);
+            const uint32_t to = uint32_t(first + i);
             cluster::send(cluster::in_block(there, to), cluster::in_block(arrived, to), v);
         }
     }
@@ -562,31 +667,30 @@ template <class T> struct block {
     /* dt, B and C of all streams from all blocks' parts. */
     __device__ __forceinline__ void mix(int layer)
     {
-        out_scale = p.layer[layer].out_proj.scale[rank * OUTS + output()];
-        out_bias = p.layer[layer].out_proj.bias[rank * OUTS + output()];
+        const float *scale = vector(layer, SLICE_X_SCALE), *bias = vector(layer, SLICE_X_BIAS);
         meet(BOX_PARTIAL, layer, layer + 1 < p.layers);
 #pragma unroll
         for (int j = 0; j < (MIXED * T::W + THREADS - 1) / THREADS; j++) {
             const int i = int(threadIdx.x) + j * THREADS, sum = i / T::W, stream = i % T::W;
             if (sum < MIXED) {
                 const float total = add_up<BLOCKS>(f + T::PARTIAL + i, MIXED * T::W);
-                const float y = fmaf(total, mixed_scale[j], mixed_bias[j]);
+                const float y = fmaf(total, scale[sum], bias[sum]);
                 if (sum < R)
                     f[T::DT + stream * T::DS + sum] = y;
                 else
                     f[T::BC + stream * T::BS + sum - R] = y;
             }
         }
+        ptx::wait_for_copies(); /* the next layer's vectors */
         __syncthreads();
     }
 
     /* ---- scan ------------------------------------------------------------------------------------------------- */
 
     /* dt_proj of the lane's channel. The upper half of its 32 inputs are zeros. */
-    __device__ __forceinline__ float dt_proj(int layer) const
+    __device__ __forceinline__ float dt_proj() const
     {
-        const unsigned char *chunk = rest_chunk(layer, 3 + my.tile) + lane * 16;
-        const float *dt = f + T::DT + (warp / 8 * 8 % T::W + g % T::COLUMNS) * T::DS + 2 * t;
+        const float *dt = f + T::DT + g % T::COLUMNS * T::DS + 2 * t;
         const float2 low = *reinterpret_cast<const float2 *>(dt), high = *reinterpret_cast<const float2 *>(dt + 8);
         uint32_t b0[T::P], b1[T::P];
         math::split<T::P>(b0, low.x, low.y);
@@ -595,7 +699,7 @@ template <class T> struct block {
         uint2 b[T::P][1];
 #pragma unroll
         for (int i = 0; i < T::PW; i++)
-            a[i][0] = *reinterpret_cast<const uint4 *>(chunk + i * 1024);
+            a[i][0] = my.dt_proj[i];
 #pragma unroll
         for (int i = 0; i < T::P; i++)
             b[i][0] = make_uint2(b0[i], b1[i]);
@@ -641,7 +745,7 @@ template <class T> struct block {
         if (warp >= T::SCANNERS)
             return;
         const float *B = f + T::BC + my.stream * T::BS + my.part * T::STATES;
-        const float delta = math::time_step(dt_proj(layer), my.elapsed);
+        const float delta = math::time_step(dt_proj(), my.elapsed);
         if (p.layer[layer].zoh)
             move_states<true>(delta, B);
         else
@@ -663,7 +767,8 @@ template <class T> struct block {
             const uint32_t there = ptx::shared_address(f + T::Y + my.stream * T::YS) + uint32_t(my.e / 8 * 16);
             if (mine) {
                 cluster::send(cluster::in_block(there, uint32_t(g)), cluster::in_block(arrived, uint32_t(g)), v);
-                cluster::send(cluster::in_block(there, uint32_t(g + 8)), cluster::in_block(arrived, uint32_t(g + 8)), v);
+                cluster::send(cluster::in_block(there, uint32_t(g + 8)), cluster::in_block(arrived, uint32_t(g + 8)),
+                              v);
             }
         } else {
             const uint4 v = gather4(__float_as_uint(y), lane, 4);
@@ -703,27 +808,24 @@ template <class T> struct block {
     __device__ __forceinline__ void out_proj(int layer)
     {
         uint4 a[T::PW][2];
-        wait_rest(layer);
         operands(a, rest_chunk(layer, 5 + warp));
+        const float scale = vector(layer, SLICE_OUT_SCALE)[output()], bias = vector(layer, SLICE_OUT_BIAS)[output()];
         meet(BOX_Y, layer, layer + 1 < p.layers);
-#pragma unroll
-        for (int n = 0; n < T::TILES; n++) {
-            uint2 b[T::P][2];
-            gated_inputs(b, n);
-            float c[4];
-            math::block_sum<T::PW, T::P>(c, a, b);
-            put_sums(f + T::ENDS + warp * T::W * T::ES, T::ES, n, 0, c);
-        }
+        uint2 b[T::P][2];
+        gated_inputs(b);
+        float c[4];
+        math::block_sum<T::PW, T::P>(c, a, b);
+        put_sums(f + T::ENDS + warp * T::W * T::ES, T::ES, 0, c);
         __syncthreads();
         if (warp == WARPS - 1 && layer + T::REST_SLOTS < p.layers)
             fill_rest(layer + T::REST_SLOTS);
         if (output_stream() < (T::W + 1) / 2 * 2) /* whole warps */
-            add_outputs(layer + 1 == p.layers);
+            add_outputs(scale, bias, layer + 1 == p.layers);
     }
 
-    __device__ __forceinline__ void gated_inputs(uint2 (&b)[T::P][2], int n) const
+    __device__ __forceinline__ void gated_inputs(uint2 (&b)[T::P][2]) const
     {
-        const float *y = f + T::Y + (n * 8 + g % T::COLUMNS) * T::YS;
+        const float *y = f + T::Y + g % T::COLUMNS * T::YS;
         if constexpr (T::P == 1) {
             const uint32_t *pairs = reinterpret_cast<const uint32_t *>(y) + warp * 16 + t;
             b[0][0] = make_uint2(pairs[0], pairs[4]);
@@ -737,11 +839,11 @@ template <class T> struct block {
         }
     }
 
-    __device__ __forceinline__ void add_outputs(bool last)
+    __device__ __forceinline__ void add_outputs(float scale, float bias, bool last)
     {
         const int stream = min(output_stream(), T::W - 1);
         const float total = add_up<BLOCKS>(f + T::ENDS + stream * T::ES + output(), T::W * T::ES);
-        residual = __fadd_rn(residual, fmaf(total, out_scale, out_bias));
+        residual = __fadd_rn(residual, fmaf(total, scale, bias));
         if (last) {
             if (output_stream() < rows)
                 p.x[int64_t(first_row + output_stream()) * D + rank * OUTS + output()] = residual;
@@ -765,13 +867,11 @@ template <class T> __global__ void __launch_bounds__(THREADS, 1) advance(const _
     block<T> mine(p, shared);
     mine.start();
     for (int layer = 0; layer < p.layers; layer++) {
+        mine.forget_addresses();
         mine.in_proj(layer);
-        mine.convolve(layer);
         mine.x_proj(layer);
         mine.mix(layer);
         mine.scan(layer);
-        if (layer + 1 < p.layers)
-            mine.fetch(layer + 1);
         mine.out_proj(layer);
     }
 }
@@ -794,11 +894,16 @@ template <class T> shape shape_of()
 template <int P, int PW, bool HALF> shape shape_for(int together)
 {
     switch (together) {
-    case 1: return shape_of<plan<P, PW, 1, HALF>>();
-    case 2: return shape_of<plan<P, PW, 2, HALF>>();
-    case 4: return shape_of<plan<P, PW, 4, HALF>>();
-    case 8: if constexpr (PW <= 2) return shape_of<plan<P, PW, 8, HALF>>(); break;
-    case 16: if constexpr (PW == 1) return shape_of<plan<P, PW, 16, HALF>>(); break;
+    case 1:
+        return shape_of<plan<P, PW, 1, HALF>>();
+    case 2:
+        return shape_of<plan<P, PW, 2, HALF>>();
+    case 4:
+        return shape_of<plan<P, PW, 4, HALF>>();
+    case 8:
+        if constexpr (PW <= 2)
+            return shape_of<plan<P, PW, 8, HALF>>();
+        break;
     }
     return {nullptr, 0};
 }
@@ -809,10 +914,14 @@ shape find_shape(int precision, bool exact, bool half, int together)
     if (half)
         return precision == PRECISION_BF16 ? shape_for<1, 1, true>(together) : shape{nullptr, 0};
     switch (precision) {
-    case PRECISION_BF16: return shape_for<1, 1, false>(together);
-    case PRECISION_TF32: return exact ? shape_for<2, 1, false>(together) : shape_for<2, 2, false>(together);
-    case PRECISION_FP32: return exact ? shape_for<3, 1, false>(together) : shape_for<3, 3, false>(together);
-    default: return {nullptr, 0};
+    case PRECISION_BF16:
+        return shape_for<1, 1, false>(together);
+    case PRECISION_TF32:
+        return exact ? shape_for<2, 1, false>(together) : shape_for<2, 2, false>(together);
+    case PRECISION_FP32:
+        return exact ? shape_for<3, 1, false>(together) : shape_for<3, 3, false>(together);
+    default:
+        return {nullptr, 0};
     }
 }
 
@@ -821,15 +930,16 @@ bool takes_sizes(const mamba_cuda &w)
     return w.D == D && w.E == E && w.N == N && w.K == K && w.R == R;
 }
 
-/* Pieces that all the layers' matrices have at least; exact: the one piece of int8. 0: they don't agree. */
+/* Pieces that all the layers' matrices have: as many as the precision, or the one of int8. 0: they don't agree. */
 int common_pieces(const mamba_cuda *layers, int n, int precision)
 {
     int exact = 0, split = 0;
     for (int i = 0; i < n; i++) {
-        const struct linear_cuda *all[] = {&layers[i].in_proj, &layers[i].x_proj, &layers[i].dt_proj, &layers[i].out_proj};
+        const struct linear_cuda *all[] = {&layers[i].in_proj, &layers[i].x_proj, &layers[i].dt_proj,
+                                           &layers[i].out_proj};
         for (const struct linear_cuda *w : all) {
             exact += w->pieces == 1;
-            split += w->pieces >= precision;
+            split += w->pieces == precision;
         }
     }
     return split == 4 * n ? precision : exact == 4 * n ? 1 : 0;
@@ -901,7 +1011,7 @@ int pick_together(const mamba_cuda *layers, int n, int precision, bool half, int
 
 extern "C" int mamba_cluster_streams(const mamba_cuda *layers, int n, int precision, int state_bf16)
 {
-    for (int together = 16; together >= 1; together /= 2) {
+    for (int together = 8; together >= 1; together /= 2) {
         shape s;
         if (find_kernel(&s, layers, n, precision, state_bf16 != 0, together))
             return together * clusters_at_once(s);

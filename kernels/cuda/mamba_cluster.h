@@ -5,8 +5,8 @@
 /* A whole stack of Mamba layers over one step of a few streams, in one launch: the low-latency twin of mamba_step.h,
  * which says what is computed and how states lie. A stream's result and state are the same bits as there.
  *
- * Grid: a thread block cluster of 16 blocks of 512 threads advances 1, 2, 4, 8 or 16 streams through all layers;
- * clusters share nothing, so as many run side by side as the device has room for (8 on an H100 with 132
+ * Grid: a thread block cluster of 16 blocks of 512 threads advances 1, 2, 4 or 8 streams through all layers;
+ * clusters share nothing, so as many run side by side as the device has room for (7 on an H100 with 132
  * multiprocessors). Each block holds its sixteenth of every matrix in shared memory and meets the others three times a
  * layer, through distributed shared memory.
  *
@@ -25,12 +25,12 @@ enum { MAMBA_CLUSTER_LAYERS = 16 }; /* in one launch */
 
 /* How many streams one launch can advance at once on the current device; more than that take turns. 0: not these
  * layers, not in this precision, or not on this device. Takes D 256, E 512, N 16, K 4, R 16 and 1..16 layers whose
- * weights all have one piece, or all at least `precision` pieces. */
+ * weights all have one piece, or all `precision` pieces, and whose vectors are 16-byte aligned. */
 int mamba_cluster_streams(const struct mamba_cuda *layers, int n, int precision, int state_bf16);
 
 /* x (rows, 256) in and out, contiguous, 16-byte aligned, through n layers; step->workspace is not used. `together` is
- * how many streams share a cluster, 1, 2, 4, 8 or 16, or 0 for as few as let all rows run at once. May start before
- * what is in front of it in the stream has finished, but until then reads nothing but weights' tiles. Gives 0, a
+ * how many streams share a cluster, 1, 2, 4 or 8, or 0 for as few as let all rows run at once. May start before what is
+ * in front of it in the stream has finished, but until then reads nothing but weights. Gives 0, a
  * cudaError_t, or -1 for what mamba_cluster_streams() doesn't take. */
 int mamba_cluster_step(const struct mamba_cuda *layers, int n, const struct step_cuda *step, float *x, int together,
                        void *stream);

@@ -223,7 +223,7 @@ void check(const kind &how, int layers, int rows)
     for (float x : twin.x)
         finite &= isfinite(x) != 0;
     printf("%-20s %d layers %4d streams, together:", how.name, layers, rows);
-    for (int together : {1, 2, 4, 8, 16, 0}) {
+    for (int together : {1, 2, 4, 8, 0}) {
         if (cluster_step(m, 0, together, nullptr) != 0) {
             printf("  %d: -", together);
             continue;
@@ -323,7 +323,7 @@ void time_stack(const kind &how, int layers, const std::vector<int> &batches, cu
     for (int rows : batches) {
         const times twin = timed(stream, [&] { twin_step(m, rows, stream); });
         printf("%-20s %d layers %4d streams: mamba_cuda_step %6.1f", how.name, layers, rows, twin.median);
-        for (int together : {1, 2, 4, 8, 16}) {
+        for (int together : {1, 2, 4, 8}) {
             /* not more than eight clusters would need: those only take turns */
             if (cluster_step(m, 0, together, stream) != 0 || together / 2 >= rows || together * 16 < rows)
                 continue;
