@@ -130,12 +130,11 @@ test-cuda: ## every twin test on the GPU (exit 69: there is none)
 	@build/release/tests/cuda/test_layers
 	@build/release/tests/cuda/bench_step --check
 	@build/release/tests/cuda/bench_cluster --check
-	@if python3 -c 'import torch' 2>/dev/null; then python3 model/train/check_scan.py; \
+	@if python3 -c 'import torch' 2>/dev/null; then python3 model/train/check_scan.py build/release/libssm_cuda.so --no-timing; \
 	 else echo "skipped: check_scan.py, the scan and its gradients, needs PyTorch"; fi
-bench-cuda: ## the GPU against its floors and peers
+bench-cuda: ## the GPU against its floors and peers; keeps the results in tests/bench/results
 	@$(MAKE) -j$(JOBS) --no-print-directory cuda $(CUDA_PROGRAMS)
-	@for b in layers step cluster; do build/release/tests/cuda/bench_$$b; done
-	@$(CUDA_RUN) build/release/tests/cuda/bench_backend
+	@$(CUDA_RUN) python3 tests/bench/gpu.py run
 build/release/tests/cuda/%: build/release/tests/cuda/%.cu.o $(filter build/release/kernels/%,$(CUDA))
 	$(Q)$(NVCC) -o $@ $^
 build/release/tests/cuda/%: build/release/tests/cuda/%.o build/release/tests/cuda/poison.cu.o $(LIB)
