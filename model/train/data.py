@@ -95,7 +95,7 @@ def _decode_row(row):
 def part_rows(part, split="train"):
     """[(path, kind, source, label, trust)] of a part's index.csv, or of its folders where there is none.
 
-    trust scales how often a file is drawn: the index's weight, less for speech with audible background of its own and
+    trust scales how often a file is drawn: the index's weight, much less for speech with audible background of its own and
     for music."""
     rows, index = [], os.path.join(part, "index.csv")
     if os.path.exists(index):
@@ -105,7 +105,7 @@ def part_rows(part, split="train"):
                     label = r.get("name") or r.get("speaker_or_class") or ""
                     trust = 0.6 if (r.get("music") or "0").lower() not in ("0", "", "no", "false") else 1.0
                     if r["kind"] == "speech" and r.get("est_snr_db"):
-                        trust = min(max((float(r["est_snr_db"]) - 10) / 20, 0.25), 1.0)
+                        trust = min(max((float(r["est_snr_db"]) - 20) / 15, 0.05), 1.0)
                     trust *= float(r.get("weight") or 1.0)
                     rows.append((os.path.join(part, r["path"]), r["kind"], r.get("source", ""), label, trust))
     else:
