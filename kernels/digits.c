@@ -20,6 +20,7 @@ enum {
     DIGITS = 3,     /* bytes a value, least first */
     TILE_ROWS = 16, /* rows split at a time: as many as a tile has */
     GROUP_BYTES = KERNELS_PANEL * KERNELS_GROUP,
+    AHEAD = 1024,
     STRIDE = DIGITS_IN_MAX + 64, /* not a power of two, which would put all rows into the same few cache sets */
 };
 
@@ -179,7 +180,7 @@ INLINE VNNI void sums_join(const struct linear *w, int o, struct sums s, float u
 INLINE VNNI void prefetch(const int8_t *weights, int vectors)
 {
     for (int line = 0; line < 64 * vectors; line += 64) {
-        _mm_prefetch((const char *)weights + 1024 + line, _MM_HINT_T0);
+        _mm_prefetch((const char *)weights + line, _MM_HINT_T0);
     }
 }
 
@@ -194,7 +195,7 @@ INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *ro
     for (int k = 0; k < w->in; k += KERNELS_GROUP, weights += GROUP_BYTES) {
         const struct strip group = strip_load(weights, vectors);
         if (!pair) {
-            prefetch(weights, vectors);
+            prefetch(weights + AHEAD, vectors);
         }
         one = sums_push(one, rows, r, k, group, vectors);
         if (pair) {
@@ -208,30 +209,35 @@ INLINE VNNI void panel_vnni(const struct linear *w, int o, const struct rows *ro
 }
 
 /* Two panels of outputs for row r, side by side: each is a stream of its own to the prefetchers, which keep only so
- * many lines of one stream on their way. */
-INLINE VNNI void panels_vnni(const struct linear *w, int o, const struct rows *rows, int r, float *y)
+ * many lines of one stream on their way. What is ahead of a panel's end is the next one's start, two strides on. */
+INLINE VNNI void panels_vnni(const struct linear *w, int o, const struct rows *rows, int r, int right_vectors, float *y)
 {
     const __m512i zero = _mm512_setzero_si512();
     const struct strip zeros = {zero, zero, zero, zero};
     struct sums one = {zeros, zeros, zeros}, two = one;
     const int8_t *left = panel_of(w, o), *right = panel_of(w, o + KERNELS_PANEL);
-    for (int k = 0; k < w->in; k += KERNELS_GROUP, left += GROUP_BYTES, right += GROUP_BYTES) {
-        prefetch(left, 4);
-        one = sums_push(one, rows, r, k, strip_load(left, 4), 4);
-        prefetch(right, 4);
-        two = sums_push(two, rows, r, k, strip_load(right, 4), 4);
+    const int groups = (w->in + KERNELS_GROUP - 1) / KERNELS_GROUP, turn = groups - AHEAD / GROUP_BYTES;
+    const ptrdiff_t next = 2 * (ptrdiff_t)w->i8_stride - (ptrdiff_t)turn * GROUP_BYTES;
+    for (int i = 0; i < groups; i++, left += GROUP_BYTES, right += GROUP_BYTES) {
+        const ptrdiff_t ahead = i < turn ? AHEAD : next;
+        prefetch(left + ahead, 4);
+        one = sums_push(one, rows, r, KERNELS_GROUP * i, strip_load(left, 4), 4);
+        prefetch(right + ahead, right_vectors);
+        two = sums_push(two, rows, r, KERNELS_GROUP * i, strip_load(right, right_vectors), right_vectors);
     }
     sums_join(w, o, one, rows->unit[r], y, 4);
-    sums_join(w, o + KERNELS_PANEL, two, rows->unit[r], y, 4);
+    sums_join(w, o + KERNELS_PANEL, two, rows->unit[r], y, right_vectors);
 }
 
 static VNNI void row_vnni(const struct linear *w, const struct rows *rows, int r, float *y, ptrdiff_t y_stride)
 {
     int o = 0;
-    for (; w->out - o > KERNELS_PANEL; o += 2 * KERNELS_PANEL) {
-        panels_vnni(w, o, rows, r, y + r * y_stride);
+    for (; w->out - o > KERNELS_PANEL + LANES; o += 2 * KERNELS_PANEL) {
+        panels_vnni(w, o, rows, r, 4, y + r * y_stride);
     }
-    if (w->out - o > 3 * LANES) {
+    if (w->out - o > KERNELS_PANEL) {
+        panels_vnni(w, o, rows, r, 1, y + r * y_stride);
+    } else if (w->out - o > 3 * LANES) {
         panel_vnni(w, o, rows, r, false, 4, y, y_stride);
     } else if (w->out > o) {
         panel_vnni(w, o, rows, r, false, 3, y, y_stride);
