@@ -143,11 +143,18 @@ static float *read_file(const char *path, size_t n)
     return samples;
 }
 
-struct heard { /* by a subscriber to gap/ and audio/ */
+struct heard { /* by a subscriber to gap/, audio/ and state/ */
     void *context, *socket;
-    int gaps, hops;
+    int gaps, hops, faults;
     struct wire_header gap;
 };
+
+/* The number behind a key of state/'s map; it is small, so it is one byte. */
+static int number_of(const char *key, const uint8_t *bytes, size_t size)
+{
+    const uint8_t *at = memmem(bytes, size, key, strlen(key));
+    return at ? at[strlen(key)] : -1;
+}
 
 static void *listen_to(void *arg)
 {
@@ -160,11 +167,13 @@ static void *listen_to(void *arg)
             break; /* the time is up */
         }
         int size = zmq_recv(heard->socket, bytes, sizeof bytes, 0);
-        zmq_recv(heard->socket, payload, sizeof payload, 0);
+        int length = zmq_recv(heard->socket, payload, sizeof payload, 0);
         assert_true(size > 0 && wire_decode(&header, bytes, (size_t)size));
         if (!strncmp(topic, "gap/", 4)) {
             heard->gaps++;
             heard->gap = header;
+        } else if (!strncmp(topic, "state/", 6)) {
+            heard->faults = number_of("device_faults", payload, (size_t)length);
         } else {
             heard->hops += header.n > 0;
             ended = header.flags & WIRE_END;
@@ -201,6 +210,7 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     zmq_setsockopt(heard.socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
     zmq_setsockopt(heard.socket, ZMQ_SUBSCRIBE, "gap/", 4);
     zmq_setsockopt(heard.socket, ZMQ_SUBSCRIBE, "audio/", 6);
+    zmq_setsockopt(heard.socket, ZMQ_SUBSCRIBE, "state/", 6);
     assert_int_equal(zmq_connect(heard.socket, address), 0);
     pthread_create(&thread, NULL, listen_to, &heard);
     assert_int_equal(daemon_run(daemon, false, &err), 0);
@@ -211,6 +221,7 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     zmq_ctx_term(heard.context);
 
     assert_int_equal(heard.gaps, 1);
+    assert_int_equal(heard.faults, 1);
     assert_true(heard.hops > 100);
     assert_string_equal(heard.gap.lost.why, "device_fault");
     assert_in_range(heard.gap.lost.n, HOP, ENGINE_HOPS * HOP);
