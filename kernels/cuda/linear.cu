@@ -3,11 +3,11 @@
 /* Products on the GPU; linear.h says what is computed, math.cuh in which order.
  *
  * Two kernels give the same bits. Both first bring rows of activations into shared memory as bf16 pieces, normed if
- * asked; weights come from L2 straight into registers, 16 bytes a lane, since they are packed as the tensor cores want
- * them.
- *   wide    a warp walks all blocks of the inputs for 16 MT outputs x 8 NT rows: for many rows
- *   narrow  16 outputs x 8 NT rows a block of 8 warps, each taking every eighth block of the inputs; their sums are
- *           added in order out of shared memory: many blocks and short chains, for few rows
+ * asked; weights are packed as the tensor cores want them and take 16 bytes a lane.
+ *   wide    a warp walks all blocks of the inputs for 16 MT outputs x 8 NT rows. The copy engine brings each block's
+ *           weights once for all warps, through a ring in shared memory: for many rows
+ *   narrow  16 outputs x 8 NT rows a block of 8 warps, each taking every eighth block of the inputs, weights straight
+ *           into registers; their sums are added in order out of shared memory: short chains, for few rows
  *
  * Grid: (output tiles, row tiles), 256 threads. Bytes from L2: each block its weights, 2 pieces outs in, and its rows,
  * 4 rows in (fp32 x). Floor: 2 products pairs rows in out operations of the tensor cores' 990e12/s; mma.sync reaches
@@ -33,6 +33,7 @@ struct params {
     int blocks;       /* of 32 inputs                                           */
     int tiles;        /* of 16 outputs                                          */
     bool vectors;     /* x can be read 16 bytes at a time, norm too             */
+    bool vector_results; /* y can be written so, and the residual read           */
 };
 
 /* ---- activations -------------------------------------------------------------------------------------------- */
@@ -91,7 +92,8 @@ __device__ __forceinline__ float long_row_scale(const params &p, const float *x,
 template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_f32(uint16_t *xs, const params &p, int row0, int k0)
 {
     using at = stage<ROWS, CHUNK>;
-    constexpr int PARTS = (CHUNK + 127) / 128, TOGETHER = ROWS / WARPS < 4 ? (ROWS + WARPS - 1) / WARPS : 4;
+    constexpr int PARTS = (CHUNK + 127) / 128, MOST = PARTS > 2 ? 2 : 4;
+    constexpr int TOGETHER = ROWS / WARPS < MOST ? (ROWS + WARPS - 1) / WARPS : MOST;
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     for (int first = warp; first < ROWS; first += WARPS * TOGETHER) {
         float4 v[TOGETHER][PARTS];
@@ -186,11 +188,11 @@ __device__ __forceinline__ void load_rows(uint2 (&b)[P][2], const uint16_t *xs, 
 
 /* ---- results ------------------------------------------------------------------------------------------------ */
 
-__device__ __forceinline__ void put_result(const params &p, int row, int output, float total)
+/* One result, the residual added. */
+__device__ __forceinline__ void put_result(const params &p, int row, int output, float y)
 {
     if (row >= p.r.rows || output >= p.w.out)
         return;
-    float y = fmaf(total, p.w.scale[output], p.w.bias[output]);
     if (p.r.residual)
         y = __fadd_rn(p.r.residual[row * p.r.residual_stride + output], y);
     if (p.r.y_bf16)
@@ -199,23 +201,81 @@ __device__ __forceinline__ void put_result(const params &p, int row, int output,
         static_cast<float *>(p.r.y)[row * p.r.y_stride + output] = y;
 }
 
-/* A warp's 16 MT outputs x 8 rows: by way of its own corner of shared memory, so that its lanes write outputs side by
- * side. The corner's rows are 4 floats longer than needed, against bank conflicts. */
-template <int MT>
-__device__ __forceinline__ void put_tile(const params &p, float *corner, const float (&total)[MT][4], int row0, int output0, int lane)
+/* A warp's results out of its corner of shared memory: ROWS of OUTPUTS, STRIDE floats apart. 16 bytes a lane go out at a
+ * time, and loads of the residual before any of its stores. */
+template <int ROWS, int OUTPUTS, int STRIDE>
+__device__ __forceinline__ void put_bf16(const params &p, const float *corner, int row0, int output0, int lane)
 {
-    constexpr int STRIDE = 16 * MT + 4;
+    constexpr int LANES = OUTPUTS / 8;
+#pragma unroll
+    for (int i = lane; i < ROWS * LANES; i += 32) {
+        const int row = row0 + i / LANES, output = output0 + i % LANES * 8;
+        const float4 *from = reinterpret_cast<const float4 *>(corner + i / LANES * STRIDE + i % LANES * 8);
+        const float4 a = from[0], b = from[1];
+        if (row < p.r.rows && output < p.w.out)
+            *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(p.r.y) + row * p.r.y_stride + output) =
+                make_uint4(math::pack_bf16(a.x, a.y), math::pack_bf16(a.z, a.w), math::pack_bf16(b.x, b.y), math::pack_bf16(b.z, b.w));
+    }
+}
+
+__device__ __forceinline__ float4 sum_4(const float4 &a, const float4 &b)
+{
+    return make_float4(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y), __fadd_rn(a.z, b.z), __fadd_rn(a.w, b.w));
+}
+
+template <int ROWS, int OUTPUTS, int STRIDE>
+__device__ __forceinline__ void put_f32(const params &p, const float *corner, int row0, int output0, int lane)
+{
+    constexpr int LANES = OUTPUTS / 4, EACH = ROWS * LANES / 32, TOGETHER = EACH < 8 ? EACH : 8;
+#pragma unroll
+    for (int first = 0; first < EACH; first += TOGETHER) {
+        float4 residual[TOGETHER];
+#pragma unroll
+        for (int m = 0; m < TOGETHER; m++) {
+            const int i = lane + 32 * (first + m), row = row0 + i / LANES, output = output0 + i % LANES * 4;
+            residual[m] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (p.r.residual && row < p.r.rows && output < p.w.out)
+                residual[m] = *reinterpret_cast<const float4 *>(p.r.residual + row * p.r.residual_stride + output);
+        }
+#pragma unroll
+        for (int m = 0; m < TOGETHER; m++) {
+            const int i = lane + 32 * (first + m), row = row0 + i / LANES, output = output0 + i % LANES * 4;
+            const float4 y = *reinterpret_cast<const float4 *>(corner + i / LANES * STRIDE + i % LANES * 4);
+            if (row < p.r.rows && output < p.w.out)
+                *reinterpret_cast<float4 *>(static_cast<float *>(p.r.y) + row * p.r.y_stride + output) =
+                    p.r.residual ? sum_4(residual[m], y) : y;
+        }
+    }
+}
+
+/* A warp's 16 MT outputs x 8 NT rows by way of its corner, whose rows are 4 floats longer than needed, against bank
+ * conflicts. */
+template <int MT, int NT>
+__device__ __forceinline__ void put_totals(const params &p, float *corner, const float (&total)[NT][MT][4], const float *scale,
+                                           const float *bias, int row0, int output0, int lane)
+{
+    constexpr int OUTPUTS = 16 * MT, ROWS = 8 * NT, STRIDE = OUTPUTS + 4;
     const int g = lane / 4, t = lane % 4;
-    __syncwarp();
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            corner[(2 * t + c % 2) * STRIDE + 16 * m + g + c / 2 * 8] = total[m][c];
-    __syncwarp();
+        for (int high = 0; high < 2; high++) {
+            const int output = 16 * m + g + high * 8;
+            const float s = scale[output], b = bias[output];
 #pragma unroll
-    for (int i = lane; i < 8 * 16 * MT; i += 32)
-        put_result(p, row0 + i / (16 * MT), output0 + i % (16 * MT), corner[i / (16 * MT) * STRIDE + i % (16 * MT)]);
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int c = 0; c < 2; c++)
+                    corner[(8 * n + 2 * t + c) * STRIDE + output] = fmaf(total[n][m][2 * high + c], s, b);
+        }
+    __syncwarp();
+    if (p.vector_results && p.r.y_bf16)
+        put_bf16<ROWS, OUTPUTS, STRIDE>(p, corner, row0, output0, lane);
+    else if (p.vector_results)
+        put_f32<ROWS, OUTPUTS, STRIDE>(p, corner, row0, output0, lane);
+    else
+        for (int i = lane; i < ROWS * OUTPUTS; i += 32)
+            put_result(p, row0 + i / OUTPUTS, output0 + i % OUTPUTS, corner[i / OUTPUTS * STRIDE + i % OUTPUTS]);
 }
 
 /* Before a kernel reads what others wrote, and its permission for the next one. */
@@ -230,22 +290,65 @@ __device__ __forceinline__ void begin(const params &p)
 
 /* ---- wide --------------------------------------------------------------------------------------------------- */
 
-template <int MT_, int NT_, int WM_, int CHUNK_> struct wide_shape {
-    static constexpr int MT = MT_, NT = NT_, WM = WM_, WN = WARPS / WM_, CHUNK = CHUNK_;
+/* Shared memory: scale, bias and barriers; then a ring of RING blocks' weights, and the rows; when all is summed the
+ * warps' corners go over both. */
+template <int PW, int P, int MT_, int NT_, int WM_, int CHUNK_, int RING_, int BLOCKS_> struct wide_shape {
+    static constexpr int MT = MT_, NT = NT_, WM = WM_, WN = WARPS / WM_, CHUNK = CHUNK_, RING = RING_;
+    static constexpr int BLOCKS = BLOCKS_; /* a multiprocessor should hold */
     static constexpr int OUTPUTS = 16 * MT * WM, ROWS = 8 * NT * WN;
-    static constexpr int CORNERS = WARPS * 8 * (16 * MT + 4) * 4;
-    static constexpr int shared(int P)
-    {
-        const int staged = P * stage<ROWS, CHUNK>::PIECE * 2;
-        return staged > CORNERS ? staged : CORNERS;
-    }
+    static constexpr int PLACE = OUTPUTS / 16 * PW * 1024; /* bytes of a block's weights */
+    static constexpr int HEAD = (OUTPUTS * 8 + RING * 8 + 127) / 128 * 128;
+    static constexpr int CORNER = 8 * NT * (16 * MT + 4); /* floats */
+    static constexpr int STAGED = RING * PLACE + P * stage<ROWS, CHUNK>::PIECE * 2, CORNERS = WARPS * CORNER * 4;
+    static constexpr int SHARED = HEAD + (STAGED > CORNERS ? STAGED : CORNERS);
 };
 
+/* Warp 0: send for the weights of a block of inputs; tiles past the end bring the last. */
+template <int PW, class S>
+__device__ __forceinline__ void send_weights(const params &p, unsigned char *ring, uint64_t *full, int block, int lane)
+{
+    uint64_t *barrier = full + block % S::RING;
+    if (lane == 0)
+        ptx::barrier_expect(barrier, S::PLACE);
+    __syncwarp();
+    if (lane < S::OUTPUTS / 16) {
+        const int tile = min(int(blockIdx.x) * (S::OUTPUTS / 16) + lane, p.tiles - 1);
+        const char *from = static_cast<const char *>(p.w.tiles) + (int64_t(tile) * p.blocks + block) * p.w.pieces * 1024;
+        ptx::bulk_load(ring + block % S::RING * S::PLACE + lane * PW * 1024, from, PW * 1024, barrier);
+    }
+    __syncwarp();
+}
+
+/* What needs no other kernel: the first weights on their way, scale and bias. */
+template <int PW, class S>
+__device__ __forceinline__ void start(const params &p, unsigned char *ring, uint64_t *full, float *scale)
+{
+    if (threadIdx.x < 32) {
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < S::RING; i++)
+                ptx::barrier_init(full + i);
+            ptx::barrier_init_done();
+        }
+        __syncwarp();
+        for (int block = 0; block < min(S::RING, p.blocks); block++)
+            send_weights<PW, S>(p, ring, full, block, int(threadIdx.x));
+    }
+    for (int i = int(threadIdx.x); i < S::OUTPUTS; i += THREADS) {
+        const int output = min(int(blockIdx.x) * S::OUTPUTS + i, p.tiles * 16 - 1);
+        scale[i] = __ldg(p.w.scale + output);
+        scale[S::OUTPUTS + i] = __ldg(p.w.bias + output);
+    }
+}
+
+/* Adds a block of inputs: weights of the warp's first tile at `ws`, activations of its first row at `xs`. */
 template <int PW, int P, class S>
-__device__ __forceinline__ void add_block(float (&total)[S::NT][S::MT][4], const uint4 (&a)[S::MT][PW][2],
-                                          const uint16_t *xs, int lane)
+__device__ __forceinline__ void add_block(float (&total)[S::NT][S::MT][4], const uint4 *ws, const uint16_t *xs, int lane)
 {
     using at = stage<S::ROWS, S::CHUNK>;
+    uint4 a[S::MT][PW][2];
+#pragma unroll
+    for (int i = 0; i < S::MT * PW * 2; i++)
+        (&a[0][0][0])[i] = ws[i * 32 + lane];
 #pragma unroll
     for (int n = 0; n < S::NT; n++) {
         uint2 b[P][2];
@@ -261,44 +364,41 @@ __device__ __forceinline__ void add_block(float (&total)[S::NT][S::MT][4], const
     }
 }
 
-template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) wide(const params p)
+template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS, S::BLOCKS) wide(const params p)
 {
-    extern __shared__ __align__(16) unsigned char shared[];
+    extern __shared__ __align__(128) unsigned char shared[];
     using at = stage<S::ROWS, S::CHUNK>;
-    uint16_t *xs = reinterpret_cast<uint16_t *>(shared);
+    float *scale = reinterpret_cast<float *>(shared), *bias = scale + S::OUTPUTS;
+    uint64_t *full = reinterpret_cast<uint64_t *>(bias + S::OUTPUTS);
+    unsigned char *ring = shared + S::HEAD;
+    uint16_t *xs = reinterpret_cast<uint16_t *>(ring + S::RING * S::PLACE);
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    const int output0 = int(blockIdx.x) * S::OUTPUTS + warp / S::WN * 16 * S::MT;
-    const int row0 = int(blockIdx.y) * S::ROWS, warp_row = warp % S::WN * 8 * S::NT;
+    const int warp_output = warp / S::WN * 16 * S::MT, warp_row = warp % S::WN * 8 * S::NT;
+    const int row0 = int(blockIdx.y) * S::ROWS;
 
-    float total[S::NT][S::MT][4] = {};
-    uint4 a[S::MT][PW][2];
-#pragma unroll
-    for (int m = 0; m < S::MT; m++)
-        load_weights<PW>(a[m], p, output0 / 16 + m, 0, lane);
+    start<PW, S>(p, ring, full, scale);
     begin(p);
-    for (int k0 = 0; k0 < p.blocks * 32; k0 += S::CHUNK) {
-        if (k0 > 0)
+    float total[S::NT][S::MT][4] = {};
+    for (int first = 0; first < p.blocks; first += S::CHUNK / 32) {
+        if (first > 0)
             __syncthreads(); /* all have used the chunk before */
-        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, k0);
+        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, first * 32);
         __syncthreads();
-        const int end = min(S::CHUNK, p.blocks * 32 - k0);
-        for (int k = 0; k < end; k += 32) {
-            uint4 next[S::MT][PW][2];
-            const int block = min((k0 + k) / 32 + 1, p.blocks - 1);
-#pragma unroll
-            for (int m = 0; m < S::MT; m++)
-                load_weights<PW>(next[m], p, output0 / 16 + m, block, lane);
-            add_block<PW, P, S>(total, a, xs + warp_row * at::STRIDE + k, lane);
-#pragma unroll
-            for (int i = 0; i < S::MT * PW * 2; i++)
-                (&a[0][0][0])[i] = (&next[0][0][0])[i];
+        const int end = min(p.blocks, first + S::CHUNK / 32);
+        for (int block = first; block < end; block++) {
+            ptx::barrier_wait(full + block % S::RING, uint32_t(block / S::RING % 2));
+            const unsigned char *ws = ring + block % S::RING * S::PLACE + warp_output / 16 * PW * 1024;
+            add_block<PW, P, S>(total, reinterpret_cast<const uint4 *>(ws), xs + warp_row * at::STRIDE + (block - first) * 32, lane);
+            if (block + S::RING >= p.blocks)
+                continue;
+            __syncthreads(); /* all have used the weights */
+            if (warp == 0)
+                send_weights<PW, S>(p, ring, full, block + S::RING, lane);
         }
     }
     __syncthreads();
-    float *corner = reinterpret_cast<float *>(shared) + warp * 8 * (16 * S::MT + 4);
-#pragma unroll
-    for (int n = 0; n < S::NT; n++)
-        put_tile<S::MT>(p, corner, total[n], row0 + warp_row + 8 * n, output0, lane);
+    put_totals<S::MT, S::NT>(p, reinterpret_cast<float *>(ring) + warp * S::CORNER, total, scale + warp_output, bias + warp_output,
+                             row0 + warp_row, int(blockIdx.x) * S::OUTPUTS + warp_output, lane);
 }
 
 /* ---- narrow ------------------------------------------------------------------------------------------------- */
@@ -330,7 +430,7 @@ __device__ __forceinline__ void put_block(float *sums, const uint4 (&a)[PW][2], 
 
 template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) narrow(const params p)
 {
-    extern __shared__ __align__(16) unsigned char shared[];
+    extern __shared__ __align__(128) unsigned char shared[];
     using at = stage<S::ROWS, S::CHUNK>;
     uint16_t *xs = reinterpret_cast<uint16_t *>(shared);
     float *sums = reinterpret_cast<float *>(xs + P * at::PIECE);
@@ -364,7 +464,8 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) nar
     for (int own = 0; own < S::OWN; own++) {
         const int i = own * THREADS + int(threadIdx.x);
         if (i < 16 * S::ROWS)
-            put_result(p, row0 + i / 16, tile * 16 + i % 16, total[own]);
+            put_result(p, row0 + i / 16, tile * 16 + i % 16,
+                       fmaf(total[own], __ldg(p.w.scale + tile * 16 + i % 16), __ldg(p.w.bias + tile * 16 + i % 16)));
     }
 }
 
@@ -401,7 +502,7 @@ template <class S> bool enough(const params &p)
 
 template <int PW, int P, class S> cudaError_t launch_wide(const params &p, void *stream)
 {
-    return launch(wide<PW, P, S>, p, S::OUTPUTS, S::ROWS, S::shared(P), stream);
+    return launch(wide<PW, P, S>, p, S::OUTPUTS, S::ROWS, S::SHARED, stream);
 }
 
 template <int PW, int P, int NT> cudaError_t launch_narrow(const params &p, void *stream)
@@ -412,9 +513,9 @@ template <int PW, int P, int NT> cudaError_t launch_narrow(const params &p, void
 
 template <int PW, int P> cudaError_t launch_any(const params &p, void *stream)
 {
-    using large = wide_shape<2, P == 1 ? 8 : 4, 4, 256>;
-    using middle = wide_shape<2, P == 1 ? 4 : 2, 4, 256>;
-    using small = wide_shape<1, 2, 4, 256>;
+    using large = wide_shape<PW, P, 2, P == 1 ? 8 : 4, 4, P == 3 ? 128 : 256, 4, P == 1 ? 2 : 1>;
+    using middle = wide_shape<PW, P, 2, 4, 4, P == 1 ? 512 : 128, PW == 3 ? 3 : 4, P == 1 ? 2 : 1>;
+    using small = wide_shape<PW, P, 1, 2, 4, 256, 8 / PW, 1>;
     if (enough<large>(p))
         return launch_wide<PW, P, large>(p, stream);
     if (enough<middle>(p))
@@ -515,9 +616,12 @@ int linear_cuda(const struct linear_cuda *w, const struct linear_cuda_rows *rows
         return -1;
     if (rows->rows == 0)
         return 0;
-    params p = {*w, *rows, ceil_div(w->in, 32), ceil_div(w->out, 16), false};
+    params p = {*w, *rows, ceil_div(w->in, 32), ceil_div(w->out, 16), false, false};
     p.vectors = aligned(rows->x) && aligned(rows->norm) && rows->x_stride % (rows->x_bf16 ? 8 : 4) == 0 &&
                 (!rows->x_bf16 || w->in % 8 == 0);
+    const int together = rows->y_bf16 ? 8 : 4;
+    p.vector_results = aligned(rows->y) && rows->y_stride % together == 0 && w->out % together == 0 &&
+                       (!rows->residual || (!rows->y_bf16 && aligned(rows->residual) && rows->residual_stride % 4 == 0));
     switch (rows->precision) {
     case PRECISION_BF16: return launch_any<1, 1>(p, stream);
     case PRECISION_TF32: return w->pieces == 1 ? launch_any<1, 2>(p, stream) : launch_any<2, 2>(p, stream);

@@ -549,19 +549,36 @@ template <class F> times timed(cudaStream_t stream, int repeats, int replays, F 
     return t;
 }
 
-/* Bytes read and written a second by copies on the device. */
+__global__ void __launch_bounds__(512) copy_words(uint4 *to, const uint4 *from, size_t n)
+{
+    const size_t step = size_t(gridDim.x) * blockDim.x;
+    for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += 4 * step) {
+        uint4 v[4];
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+            if (i + size_t(m) * step < n)
+                v[m] = __ldcs(from + i + size_t(m) * step);
+#pragma unroll
+        for (int m = 0; m < 4; m++)
+            if (i + size_t(m) * step < n)
+                __stcs(to + i + size_t(m) * step, v[m]);
+    }
+}
+
+/* Bytes read and written a second by copies of 1 GiB on the device: the best of several grids, since the runtime's own
+ * copy is slower than that. */
 double copy_ceiling(cudaStream_t stream)
 {
     const size_t bytes = size_t(1) << 30;
-    char *from = nullptr, *to = nullptr;
+    uint4 *from = nullptr, *to = nullptr;
     must(cudaMalloc(&from, bytes), "cudaMalloc");
     must(cudaMalloc(&to, bytes), "cudaMalloc");
     must(cudaMemset(from, 1, bytes), "cudaMemset");
-    const times t = timed(stream, 1, 15, [&] {
-        must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy");
-    });
+    double us = 1e30;
+    for (unsigned blocks : {132u, 264u, 528u, 2112u, 32768u})
+        us = std::min(us, timed(stream, 1, 9, [&] { copy_words<<<blocks, 512, 0, stream>>>(to, from, bytes / 16); }).median);
     cudaFree(from), cudaFree(to);
-    return 2.0 * double(bytes) / (1e-6 * t.median);
+    return 2.0 * double(bytes) / (1e-6 * us);
 }
 
 struct lanes {
