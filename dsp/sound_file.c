@@ -299,8 +299,29 @@ static void quantise(struct sound_file *file, const float *samples, int *integer
     file->bad += (uint64_t)bad;
 }
 
+/* The same to 16 bits, the most usual, where a float has room for all of it. */
+static void quantise_short(struct sound_file *file, const float *samples, short *integers, size_t n)
+{
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        float scaled = samples[i] * 0x1p15f, value = scaled == scaled ? scaled : 0;
+        value = value > -0x1p16f ? value : -0x1p16f; /* 1.5 * 2^23 rounds no more than that */
+        value = value < 0x1p16f ? value : 0x1p16f;
+        value = (value + 0x1.8p23f) - 0x1.8p23f;
+        bad += !(scaled == scaled && fabsf(value) <= 0x1p15f);
+        value = value > -0x1p15f ? value : -0x1p15f;
+        integers[i] = (short)(value < 0x1p15f - 1 ? value : 0x1p15f - 1);
+    }
+    file->bad += (uint64_t)bad;
+}
+
 static size_t write_block(struct sound_file *file, const float *samples, size_t n)
 {
+    if (file->full_scale == 0x1p15) {
+        short integers[BLOCK];
+        quantise_short(file, samples, integers, n);
+        return (size_t)sf_write_short(file->handle, integers, (sf_count_t)n);
+    }
     if (file->full_scale > 0) {
         int integers[BLOCK];
         quantise(file, samples, integers, n);
