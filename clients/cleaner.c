@@ -148,11 +148,6 @@ const struct ssm_engine *cleaner_engine(const struct cleaner *c)
     return c->engine;
 }
 
-size_t cleaner_block(const struct cleaner *c)
-{
-    return c->block;
-}
-
 const struct cleaner_counts *cleaner_counts(const struct cleaner *c)
 {
     return &c->counts;

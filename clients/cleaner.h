@@ -40,8 +40,6 @@ void cleaner_destroy(struct cleaner *cleaner); /* NULL is fine */
 
 const struct ssm_info *cleaner_describe(const struct cleaner *cleaner);
 const struct ssm_engine *cleaner_engine(const struct cleaner *cleaner);
-/* Samples of each channel that a push is fastest with, and the most that write gets at once. */
-size_t cleaner_block(const struct cleaner *cleaner);
 const struct cleaner_counts *cleaner_counts(const struct cleaner *cleaner);
 
 /* Take in n samples of every channel, interleaved and finite, and write what is ready. Gives 0 or what write gave. */

@@ -229,6 +229,17 @@ static int grow(const struct timing *good, double hop_s)
     return good->streams > MOST_STREAMS / 2 ? good->streams : times < MOST_STREAMS ? (int)times : MOST_STREAMS;
 }
 
+/* A number of streams is too many when it was late twice: once may be the machine's other work. */
+static int try_twice(int n, int n_threads, struct timing *trial, struct ssm_error *err)
+{
+    int status = 0;
+    for (int i = 0; status == 0 && i < 2 && !trial->in_time; i++) {
+        status = measure(n, n_threads, true, trial, err);
+        print_trial(trial);
+    }
+    return status;
+}
+
 /* The most streams whose p99.9 stays within the hop: upwards, then halving the interval down to 3 %. Streams that find no
  * memory are too many. */
 static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
@@ -238,12 +249,11 @@ static int find_most(int n_threads, double one_s, double hop_s, struct timing *b
     *best = (struct timing){.threads = n_threads};
     while (n > good && (bad == 0 || bad - good > 1 + good / 32)) {
         struct timing trial = {.streams = n};
-        int status = measure(n, n_threads, true, &trial, err);
+        int status = try_twice(n, n_threads, &trial, err);
         bool no_room = status == EX_OSERR || (status == EX_UNAVAILABLE && trial.steps == 0);
         if (status != 0 && !(no_room && good > 0)) {
             return status;
         }
-        print_trial(&trial);
         if (trial.in_time) {
             good = n;
             *best = trial;
@@ -462,7 +472,8 @@ const struct verb ssm_bench = {
                "streams this machine steps together before p99.9 goes beyond the hop, and how many times faster than real\n"
                "time the parallel scan goes through a recording. Every step gets new samples, and the way from the caller's memory\n"
                "to the device and back is counted, and so are the copies of the states that a GPU's failure is survived with.\n"
-               "\"auto\" takes a minute or two; other work on the machine shows in the numbers.",
+               "\"auto\" takes a number of streams as too many when it was late twice, and a minute or two for it all; other\n"
+               "work on the machine shows in the numbers.",
     .examples = "  ssm bench\n"
                 "  ssm bench --streams 64 --threads 2 --json\n"
                 "  ssm bench --model ./mine.safetensors --seconds 60",

@@ -17,7 +17,8 @@
 #include "clients/verb.h"
 #include "dsp/sound_file.h"
 
-enum { BLOCKS = 3, INTERRUPTED = 130, STOPPED = -1 }; /* BLOCKS: on the way to the model, and as many behind it */
+/* BLOCKS of up to BLOCK values are on the way to the model, and as many behind it: as much as a GPU's scan takes at once. */
+enum { BLOCKS = 10, BLOCK = 1 << 18, INTERRUPTED = 130, STOPPED = -1 };
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *state_in, *state_out;
 static int threads;
@@ -32,8 +33,14 @@ struct job {
     struct cleaner *cleaner;
     struct belt *raw, *clean;   /* from the thread that reads, to the thread that writes            */
     struct sound_file_error read_error, write_error; /* these threads'                                */
+    pthread_t reader;
+    bool reading;               /* it was started      */
     int64_t taken;              /* samples read        */
     double start, told, finish; /* seconds             */
+    struct ssm_info model;      /* what there is to tell when the cleaner is gone */
+    struct ssm_health health;
+    struct cleaner_counts counts;
+    double device_mib;          /* of the devices' memory, all of them together; 0 on the processor */
 };
 
 static double now(void)
@@ -49,20 +56,30 @@ static void interrupt(int signal)
     interrupted = 1;
 }
 
+/* Samples of every channel in a block. */
+static size_t block_samples(const struct job *job)
+{
+    size_t channels = (size_t)job->info.channels;
+    return channels < BLOCK ? BLOCK / channels : 1;
+}
+
 /* The cleaner's way out: to the thread that writes, and an end to the run when someone asks for it. */
 static int pass_on(void *context, const float *samples, size_t n)
 {
     struct job *job = context;
-    size_t values = n * (size_t)job->info.channels;
+    size_t values = n * (size_t)job->info.channels, block = block_samples(job) * (size_t)job->info.channels;
     if (interrupted) {
         return verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path);
     }
-    float *room = belt_room(job->clean);
-    if (room == NULL) {
-        return STOPPED; /* write_error says why */
+    for (size_t at = 0; at < values; at += block) {
+        size_t piece = values - at < block ? values - at : block;
+        float *room = belt_room(job->clean);
+        if (room == NULL) {
+            return STOPPED; /* write_error says why */
+        }
+        memcpy(room, samples + at, piece * sizeof *room);
+        belt_put(job->clean, piece);
     }
-    memcpy(room, samples, values * sizeof *room);
-    belt_put(job->clean, values);
     return 0;
 }
 
@@ -70,7 +87,7 @@ static int pass_on(void *context, const float *samples, size_t n)
 static void *read_blocks(void *arg)
 {
     struct job *job = arg;
-    size_t block = cleaner_block(job->cleaner), n = block;
+    size_t block = block_samples(job), n = block;
     for (float *room; n == block && (room = belt_room(job->raw)) != NULL;) {
         n = sound_file_read(job->in, room, block, &job->read_error);
         belt_put(job->raw, n * (size_t)job->info.channels);
@@ -141,20 +158,26 @@ static double peak_mib(void)
     return (double)usage.ru_maxrss / 1024;
 }
 
-/* Of the devices' memory, all of them together; 0 on the processor. */
-static double device_mib(const struct job *job)
+/* The cleaner has done its part: keep what there is to tell of it. A GPU takes its time to close, and meanwhile the rest
+ * is written. */
+static void retire_cleaner(struct job *job)
 {
     struct ssm_device_info device;
-    double bytes = 0;
+    job->model = *cleaner_describe(job->cleaner);
+    job->health = *ssm_health(cleaner_engine(job->cleaner));
+    job->counts = *cleaner_counts(job->cleaner);
     for (int i = 0; ssm_describe_device(cleaner_engine(job->cleaner), i, &device); i++) {
-        bytes += strncmp(device.name, "cpu", 3) != 0 ? (double)device.bytes : 0;
+        job->device_mib += strncmp(device.name, "cpu", 3) != 0 ? (double)device.bytes / (1 << 20) : 0;
     }
-    return bytes / (1 << 20);
+    if (state_out == NULL) { /* else its state is yet to be saved */
+        cleaner_destroy(job->cleaner);
+        job->cleaner = NULL;
+    }
 }
 
 static void print_json(const struct job *job)
 {
-    const struct ssm_info *info = cleaner_describe(job->cleaner);
+    const struct ssm_info *info = &job->model;
     double audio = (double)job->taken / job->info.rate, took = job->finish - job->start;
     struct json json = {.file = stdout};
     json_open(&json, NULL, '{');
@@ -172,18 +195,18 @@ static void print_json(const struct job *job)
     json_text(&json, "device", info->device);
     json_text(&json, "way", step ? "step" : "scan");
     json_number(&json, "peak_mib", peak_mib());
-    json_number(&json, "device_mib", device_mib(job));
-    json_integer(&json, "device_faults", (long long)ssm_health(cleaner_engine(job->cleaner))->faults);
+    json_number(&json, "device_mib", job->device_mib);
+    json_integer(&json, "device_faults", (long long)job->health.faults);
     json_integer(&json, "not_finite", (long long)sound_file_bad(job->in));
     json_integer(&json, "beyond_full_scale", (long long)sound_file_bad(job->out));
-    json_integer(&json, "blown_hops", (long long)cleaner_counts(job->cleaner)->blown);
+    json_integer(&json, "blown_hops", (long long)job->counts.blown);
     json_close(&json, '}');
     putchar('\n');
 }
 
 static void print_summary(const struct job *job)
 {
-    const struct ssm_info *info = cleaner_describe(job->cleaner);
+    const struct ssm_info *info = &job->model;
     double audio = (double)job->taken / job->info.rate, took = job->finish - job->start;
     if (job->taken == 0) {
         printf("%s: empty, because %s holds no samples\n", job->out_path, job->in_path);
@@ -192,8 +215,8 @@ static void print_summary(const struct job *job)
     printf("%s: %.2f s of audio, %d channel%s, in %.2f s: %.1f times real time, RTF %.4f (%s, %s, %s", job->out_path,
            audio, job->info.channels, job->info.channels > 1 ? "s" : "", took, audio / took, took / audio, info->name,
            info->device, step ? "hop by hop" : "scan");
-    if (device_mib(job) > 0) {
-        printf(", %.0f MiB of its memory", device_mib(job));
+    if (job->device_mib > 0) {
+        printf(", %.0f MiB of its memory", job->device_mib);
     }
     puts(")");
     if (job->info.rate > info->rate) {
@@ -206,10 +229,9 @@ static void print_summary(const struct job *job)
 static void note_oddities(const struct job *job)
 {
     unsigned long long odd = sound_file_bad(job->in), loud = sound_file_bad(job->out);
-    unsigned long long blown = cleaner_counts(job->cleaner)->blown;
-    const struct ssm_health *health = ssm_health(cleaner_engine(job->cleaner));
-    if (health->faults > 0) {
-        verb_note("%s; the processor did the rest", health->last);
+    unsigned long long blown = job->counts.blown;
+    if (job->health.faults > 0) {
+        verb_note("%s; the processor did the rest", job->health.last);
     }
     if (odd > 0) {
         verb_note("%s: %llu values were NaN or infinite and were taken as 0", job->in_path, odd);
@@ -220,6 +242,28 @@ static void note_oddities(const struct job *job)
     if (blown > 0) {
         verb_note("%s: %llu hops are silent because the model gave no number for them", job->out_path, blown);
     }
+}
+
+static void stop_reading(struct job *job)
+{
+    if (job->reading) {
+        belt_stop(job->raw);
+        pthread_join(job->reader, NULL);
+        job->reading = false;
+    }
+}
+
+/* Reading begins before the model is open. */
+static int start_reading(struct job *job)
+{
+    size_t values = block_samples(job) * (size_t)job->info.channels;
+    job->raw = belt_create(BLOCKS, values);
+    job->clean = belt_create(BLOCKS, values);
+    if (job->raw == NULL || job->clean == NULL) {
+        return verb_fail(EX_OSERR, "out of memory");
+    }
+    job->reading = pthread_create(&job->reader, NULL, read_blocks, job) == 0;
+    return job->reading ? 0 : verb_fail(EX_OSERR, "can't start a thread");
 }
 
 /* Everything that is read, through the cleaner. */
@@ -240,22 +284,17 @@ static int clean_blocks(struct job *job)
  * read_error then tells. */
 static int run_through(struct job *job)
 {
-    pthread_t reader, writer;
-    if (pthread_create(&reader, NULL, read_blocks, job) != 0) {
-        return verb_fail(EX_OSERR, "can't start a thread");
-    }
+    pthread_t writer;
     if (pthread_create(&writer, NULL, write_blocks, job) != 0) {
-        belt_stop(job->raw);
-        pthread_join(reader, NULL);
         return verb_fail(EX_OSERR, "can't start a thread");
     }
     int status = clean_blocks(job);
-    belt_stop(job->raw);
-    pthread_join(reader, NULL);
+    stop_reading(job);
     if (status == 0 && (state_out == NULL || job->read_error.code != 0)) {
         status = cleaner_finish(job->cleaner);
     }
     belt_stop(job->clean);
+    retire_cleaner(job);
     pthread_join(writer, NULL);
     end_progress(job);
     return job->write_error.code != 0 ? verb_fail(job->write_error.code, "%s", job->write_error.text) : status;
@@ -319,6 +358,9 @@ static int open_job(struct job *job)
     if (job->in == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
     }
+    if (start_reading(job) != 0) {
+        return EX_OSERR;
+    }
     struct cleaner_options options = {.model = model, .device = device, .precision = precision, .rate = job->info.rate,
                                       .channels = job->info.channels, .threads = threads, .step = step,
                                       .write = pass_on, .context = job};
@@ -338,10 +380,7 @@ static int open_job(struct job *job)
     if (job->out == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
     }
-    size_t values = cleaner_block(job->cleaner) * (size_t)job->info.channels;
-    job->raw = belt_create(BLOCKS, values);
-    job->clean = belt_create(BLOCKS, values);
-    return job->raw != NULL && job->clean != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
+    return 0;
 }
 
 static int run_job(struct job *job)
@@ -384,6 +423,7 @@ static int run_denoise(char **arguments, int n)
     if (status == 0) {
         status = run_job(&job);
     }
+    stop_reading(&job);
     sound_file_close(job.out);
     sound_file_close(job.in);
     cleaner_destroy(job.cleaner);

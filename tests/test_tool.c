@@ -451,7 +451,7 @@ static void denoise_needs_the_same_memory_for_a_long_file(void **state)
     skip(); /* what the sanitizers keep grows with the run */
 #endif
     for (int i = 0; i < 2; i++) {
-        struct sound in = make_sound(16000, 1, i == 0 ? 16000 * 40 : 16000 * 280);
+        struct sound in = make_sound(16000, 1, i == 0 ? 16000 * 200 : 16000 * 440);
         write_sound("long.wav", &in);
         free(in.samples);
         pid_t child = fork();
