@@ -17,6 +17,7 @@ struct backend_hop {
     const float
         *elapsed; /* (elapsed_count)  for the first hops; 1 after them. Not above 0 counts as 1, over 1e6 as 1e6 */
     int elapsed_count;
+    bool *blown; /* set when out has NaN or inf, by a backend that `checks`; never cleared. NULL: don't tell */
 };
 
 /* Every backend's own struct begins with this. */
@@ -25,6 +26,7 @@ struct backend {
     char device[64];
     size_t bytes;  /* taken by open               */
     int scan_hops; /* hops it likes in a scan call */
+    bool checks;   /* it tells of NaN and inf      */
 };
 
 /* step, scan, state_get and state_put give 0, or -1 when the device failed: the call's outputs and the states of the

@@ -73,6 +73,7 @@ static void settle(struct fleet *fleet)
         if (shard->down && !shard->lost) {
             const char *words = shard->backend->ops->fault(shard->backend);
             shard->lost = true;
+            fleet->base.checks = false; /* the processor doesn't */
             fleet->health.faults++;
             snprintf(fleet->health.last, sizeof fleet->health.last, "%.*s: %.*s",
                      (int)strcspn(shard->backend->device, " "), shard->backend->device, 160,
@@ -469,6 +470,10 @@ struct backend *backend_fleet_open(const struct model *model, const struct ssm_o
         goto fail;
     }
     name_devices(fleet);
+    fleet->base.checks = true;
+    for (int i = 0; i < n; i++) {
+        fleet->base.checks &= fleet->shards[i].backend->checks;
+    }
     return &fleet->base;
 fail:
     fleet_close(&fleet->base);

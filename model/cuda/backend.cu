@@ -40,11 +40,12 @@ enum {
     STEP_PART = 2048,     /* rows of a part: so few that activations stay in L2 and the pipeline fills soon */
     SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
     ROWS = SEQUENCE_PART,
-    SCAN_PARTS = 16, /* a call */
+    SCAN_PARTS = 4, /* a call: more make whoever reads and writes wait longer for it */
     GRAPH_ROWS = 512,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
     LANES = 3,
     SHARED_ROWS = 256, /* from here on helpers pay */
+    HELPERS = 4,       /* threads at most: each is woken for each part, which more of them don't make up for */
     ELAPSED_MAX = 1000000
 };
 constexpr size_t SLACK = size_t(256) << 20; /* left free on the GPU: kernels and graphs take some */
@@ -125,12 +126,28 @@ void write_record(const struct cuda *cuda, const struct call *call, int row, str
     memcpy(record->samples, hop->in + size_t(at) * width, width * sizeof *hop->in);
 }
 
+/* NaN and inf are what has every bit of the exponent; in integers, which the compiler takes several of at a time. */
+bool is_finite(const float *x, size_t n)
+{
+    const uint32_t exponent = 0x7f800000;
+    uint32_t odd = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        odd |= uint32_t((bits & exponent) == exponent);
+    }
+    return !odd;
+}
+
 void read_output(const struct cuda *cuda, const struct call *call, int row, const float *out)
 {
     int at;
     const struct backend_hop *hop = hop_of(call, row, &at);
     const size_t width = size_t(cuda->model->info.outputs);
     memcpy(hop->out + size_t(at) * width, out, width * sizeof *out);
+    if (hop->blown && !is_finite(out, width)) {
+        __atomic_store_n(hop->blown, true, __ATOMIC_RELAXED); /* rows of one recording go to several threads */
+    }
 }
 
 /* A lane's part on its way in or out, dealt to the threads. */
@@ -479,14 +496,14 @@ cudaError_t capture(struct cuda *cuda, int rows, cudaGraphExec_t *graph)
 }
 
 /* Every kernel that a later call may launch is launched once, on the spare slot: the driver loads code, and takes
- * memory for it, when it is first used, and which kernel runs depends on the number of rows. */
-int warm_up(struct cuda *cuda, struct lane *lane)
+ * memory for it, when it is first used, and which kernel runs depends on the number of rows. `least` is the first. */
+int warm_up(struct cuda *cuda, struct lane *lane, int least)
 {
     for (int row = 0; row < ROWS; row++) {
         record_at(cuda, lane, row)->slot = cuda->streams;
         record_at(cuda, lane, row)->elapsed = 1;
     }
-    for (lane->rows = 1; lane->rows <= ROWS; lane->rows *= 2) {
+    for (lane->rows = least; lane->rows <= ROWS; lane->rows *= 2) {
         if (lane->rows <= STEP_PART && lane->rows < 2 * cuda->streams &&
             check(cuda, launch_part(cuda, lane, false, nullptr), "its first batch")) {
             return -1;
@@ -520,7 +537,8 @@ int open_graphs(struct cuda *cuda)
 int open_lanes(struct cuda *cuda, struct ssm_error *err)
 {
     for (struct lane &lane : cuda->lanes) {
-        if (check(cuda, open_lane(&lane), "opening streams") || warm_up(cuda, &lane)) {
+        const int least = &lane == cuda->lanes ? 1 : STEP_PART; /* code needs it once, a stream's own memory often */
+        if (check(cuda, open_lane(&lane), "opening streams") || warm_up(cuda, &lane, least)) {
             return refuse_fault(cuda, err);
         }
     }
@@ -614,7 +632,8 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->model = model;
     cuda->device = -1;
     cuda->streams = options->streams;
-    cuda->threads = options->threads;
+    cuda->threads = std::min(options->threads, +HELPERS);
+    cuda->base.checks = true;
     if (open_all(cuda, options, err)) {
         cuda_close(&cuda->base);
         return nullptr;
