@@ -27,6 +27,7 @@ struct backend {
     size_t bytes;  /* taken by open               */
     int scan_hops; /* hops it likes in a scan call */
     bool checks;   /* it tells of NaN and inf      */
+    int copies;    /* states that copy_begin takes at once; 0: it has no copy_begin */
 };
 
 /* step, scan, state_get and state_put give 0, or -1 when the device failed: the call's outputs and the states of the
@@ -41,6 +42,10 @@ struct backend_ops {
     int (*scan)(struct backend *backend, const struct backend_hop *hop);
     int (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
     int (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
+    /* Copies of states beside the steps. begin reads 1..copies different slots as they are now, while later calls go on; end
+     * gives 1 and them, (n, model->state), the backend's until the next begin; 0: not there yet, -1: the device failed. */
+    int (*copy_begin)(struct backend *backend, const int *slots, int n);
+    int (*copy_end)(struct backend *backend, const float **states);
     const char *(*fault)(const struct backend *backend); /* what happened, until close; NULL: nothing */
     void (*close)(struct backend *backend);              /* NULL is fine                              */
 };

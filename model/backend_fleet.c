@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,24 @@
 /* Copies take 1 / COPY_SHARE of a hop's time at most, and 1 ms; none is less than COPY_LEAST hops old. */
 enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
 
+/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one, then
+ * carried to the standby by a thread of their own. */
+struct copies {
+    enum { NONE, BEGUN, CARRIED } stage;
+    int *slots; /* (backend->copies)  the shard's; -1: written to since, no longer wanted */
+    float *ages; /* (backend->copies)  as they were begun */
+    int n;
+    const float *states;
+    bool has_thread, loaded, over; /* under the mutex */
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+};
+
 struct shard {
+    struct fleet *fleet;
+    int member;
+    struct copies copies;
     struct backend *backend;
     struct backend_hop *hops; /* (slots)  its part of the step in progress, by its own slot numbers */
     float *age;               /* (slots)  time since the copy, hops; 0 on the standby, whose state is no copy */
@@ -65,30 +83,145 @@ static float time_of(const struct backend_hop *hop)
     return time;
 }
 
-/* Owner, between steps: who failed is lost. */
-static void settle(struct fleet *fleet)
+/* ---- Copies beside the steps. ---- */
+
+static void *carry(void *arg)
 {
-    for (int i = 0; i < fleet->n_shards; i++) {
-        struct shard *shard = &fleet->shards[i];
-        if (shard->down && !shard->lost) {
-            const char *words = shard->backend->ops->fault(shard->backend);
-            shard->lost = true;
-            fleet->base.checks = false; /* the processor doesn't */
-            fleet->health.faults++;
-            snprintf(fleet->health.last, sizeof fleet->health.last, "%.*s: %.*s",
-                     (int)strcspn(shard->backend->device, " "), shard->backend->device, 160,
-                     words ? words : "failed without a word");
-            fleet->relief = fleet->relief < 0 || i < fleet->relief ? i : fleet->relief;
+    struct shard *shard = arg;
+    struct copies *copies = &shard->copies;
+    struct backend *standby = shard->fleet->standby;
+    pthread_mutex_lock(&copies->mutex);
+    for (;;) {
+        while (!copies->loaded && !copies->over) {
+            pthread_cond_wait(&copies->changed, &copies->mutex);
         }
+        if (copies->over) {
+            break;
+        }
+        pthread_mutex_unlock(&copies->mutex);
+        for (int i = 0; i < copies->n; i++) {
+            if (copies->slots[i] >= 0) {
+                standby->ops->state_put(standby, copies->slots[i] * shard->fleet->n_shards + shard->member,
+                                        copies->states + (size_t)i * shard->fleet->model->state);
+            }
+        }
+        pthread_mutex_lock(&copies->mutex);
+        copies->loaded = false;
+        pthread_cond_broadcast(&copies->changed);
+    }
+    pthread_mutex_unlock(&copies->mutex);
+    return NULL;
+}
+
+/* Are those under way with the standby? Then they count. */
+static bool arrive(struct shard *shard, bool wait)
+{
+    struct copies *copies = &shard->copies;
+    pthread_mutex_lock(&copies->mutex);
+    while (copies->loaded && wait) {
+        pthread_cond_wait(&copies->changed, &copies->mutex);
+    }
+    bool there = !copies->loaded;
+    pthread_mutex_unlock(&copies->mutex);
+    for (int i = 0; i < copies->n && there; i++) {
+        if (copies->slots[i] >= 0) {
+            shard->age[copies->slots[i]] -= copies->ages[i];
+        }
+    }
+    copies->stage = there ? NONE : CARRIED;
+    return there;
+}
+
+static void load(struct copies *copies)
+{
+    pthread_mutex_lock(&copies->mutex);
+    copies->loaded = true;
+    pthread_cond_broadcast(&copies->changed);
+    pthread_mutex_unlock(&copies->mutex);
+    copies->stage = CARRIED;
+}
+
+/* A slot's state changes otherwise: no copy from before may come after that. */
+static void forget_copy(struct shard *shard, int slot)
+{
+    struct copies *copies = &shard->copies;
+    if (copies->stage == CARRIED) {
+        arrive(shard, true);
+    }
+    for (int i = 0; i < copies->n && copies->stage == BEGUN; i++) {
+        copies->slots[i] = copies->slots[i] == slot ? -1 : copies->slots[i];
     }
 }
 
-/* ---- Copies. ---- */
+/* Those of a batch that are due, going round from where the copies before ended. */
+static void begin_copies(struct shard *shard, const struct backend_hop *hops, int n)
+{
+    struct copies *copies = &shard->copies;
+    int at = shard->cursor < n ? shard->cursor : 0;
+    copies->n = 0;
+    for (int i = 0; i < n && copies->n < shard->backend->copies; i++, at = at + 1 < n ? at + 1 : 0) {
+        if (shard->age[hops[at].slot] >= shard->fleet->due) {
+            copies->slots[copies->n] = hops[at].slot;
+            copies->ages[copies->n++] = shard->age[hops[at].slot];
+        }
+    }
+    shard->cursor = at;
+    if (copies->n > 0) {
+        shard->down = shard->backend->ops->copy_begin(shard->backend, copies->slots, copies->n) < 0;
+        copies->stage = shard->down ? NONE : BEGUN;
+    }
+}
+
+/* After a step. */
+static void move_copies(struct shard *shard, const struct backend_hop *hops, int n)
+{
+    struct copies *copies = &shard->copies;
+    if (copies->stage == BEGUN) {
+        int there = shard->backend->ops->copy_end(shard->backend, &copies->states);
+        shard->down = there < 0;
+        if (there > 0) {
+            load(copies);
+        }
+    } else if (copies->stage == NONE || arrive(shard, false)) {
+        begin_copies(shard, hops, n);
+    }
+}
+
+static int open_copies(struct shard *shard, struct ssm_error *err)
+{
+    struct copies *copies = &shard->copies;
+    size_t most = (size_t)shard->backend->copies;
+    pthread_mutex_init(&copies->mutex, NULL);
+    pthread_cond_init(&copies->changed, NULL);
+    copies->slots = calloc(most, sizeof *copies->slots);
+    copies->ages = calloc(most, sizeof *copies->ages);
+    if (!copies->slots || !copies->ages) {
+        return refuse_memory(err);
+    }
+    copies->has_thread = pthread_create(&copies->thread, NULL, carry, shard) == 0;
+    return copies->has_thread ? 0 : refuse(err, 71, "can't start a thread");
+}
+
+static void close_copies(struct copies *copies)
+{
+    if (copies->has_thread) {
+        pthread_mutex_lock(&copies->mutex);
+        copies->over = true;
+        pthread_cond_broadcast(&copies->changed);
+        pthread_mutex_unlock(&copies->mutex);
+        pthread_join(copies->thread, NULL);
+    }
+    free(copies->slots);
+    free(copies->ages);
+}
+
+/* ---- Copies one by one. ---- */
 
 /* Bring a stream's state to the standby. */
 static int copy_state(struct fleet *fleet, int slot)
 {
     struct shard *shard = shard_of(fleet, slot);
+    forget_copy(shard, slot / fleet->n_shards);
     if (shard->backend->ops->state_get(shard->backend, slot / fleet->n_shards, shard->state) < 0) {
         shard->down = true;
         return -1;
@@ -121,6 +254,26 @@ static void copy_due(struct fleet *fleet, int member, const struct backend_hop *
 
 /* ---- A step. ---- */
 
+/* Owner, between steps: who failed is lost. */
+static void settle(struct fleet *fleet)
+{
+    for (int i = 0; i < fleet->n_shards; i++) {
+        struct shard *shard = &fleet->shards[i];
+        if (shard->down && !shard->lost) {
+            const char *words = shard->backend->ops->fault(shard->backend);
+            shard->lost = true;
+            forget_copy(shard, -1);
+            shard->copies.stage = NONE;
+            fleet->base.checks = false; /* the processor doesn't */
+            fleet->health.faults++;
+            snprintf(fleet->health.last, sizeof fleet->health.last, "%.*s: %.*s",
+                     (int)strcspn(shard->backend->device, " "), shard->backend->device, 160,
+                     words ? words : "failed without a word");
+            fleet->relief = fleet->relief < 0 || i < fleet->relief ? i : fleet->relief;
+        }
+    }
+}
+
 static int pick(const struct fleet *fleet, int member, struct backend_hop *hops)
 {
     int n = 0;
@@ -150,7 +303,9 @@ static void step_shard(struct fleet *fleet, int member)
         time += passed;
         shard->void_hops += shard->down ? hops[i].count : 0;
     }
-    if (fleet->standby && !shard->down) {
+    if (fleet->standby && !shard->down && shard->copies.has_thread) {
+        move_copies(shard, hops, n);
+    } else if (fleet->standby && !shard->down) {
         copy_due(fleet, member, hops, n, time);
     }
 }
@@ -318,6 +473,7 @@ static int fleet_state_put(struct backend *backend, int slot, const float *state
 {
     struct fleet *fleet = (struct fleet *)backend;
     struct shard *shard = shard_of(fleet, slot);
+    forget_copy(shard, slot / fleet->n_shards);
     if (fleet->standby) {
         fleet->standby->ops->state_put(fleet->standby, slot, state);
     }
@@ -366,6 +522,7 @@ static void fleet_close(struct backend *backend)
     team_destroy(fleet->team);
     for (int i = 0; i < fleet->n_shards; i++) {
         struct shard *shard = &fleet->shards[i];
+        close_copies(&shard->copies);
         if (shard->backend) {
             shard->backend->ops->close(shard->backend);
         }
@@ -396,6 +553,8 @@ static int open_shard(struct fleet *fleet, struct shard *shard, const struct ssm
     struct ssm_options part = *options;
     part.device = device->name;
     part.streams = (options->streams + fleet->n_shards - 1) / fleet->n_shards;
+    shard->fleet = fleet;
+    shard->member = (int)(shard - fleet->shards);
     shard->backend = device->ops->open(fleet->model, &part, err);
     if (!shard->backend) {
         return -1;
@@ -426,9 +585,12 @@ static int open_standby(struct fleet *fleet, const struct ssm_options *options, 
     if (options->copy_s >= 0) {
         fleet->standby = backend_cpu.open(fleet->model, options, err);
         fleet->base.bytes += fleet->standby ? fleet->standby->bytes : 0;
-        return fleet->standby ? 0 : -1;
     }
-    return 0;
+    bool fine = fleet->standby || options->copy_s < 0;
+    for (int i = 0; i < fleet->n_shards && fine && fleet->standby; i++) {
+        fine = fleet->shards[i].backend->copies == 0 || open_copies(&fleet->shards[i], err) == 0;
+    }
+    return fine ? 0 : -1;
 }
 
 static void name_devices(struct fleet *fleet)

@@ -7,8 +7,9 @@
  * Slot s lives on device s % n. The devices step their parts of a batch at the same time, each on a thread of its own.
  * The standby is a CPU backend with room for every slot, opened with the fleet: it holds the copies of the states, so
  * going over to it is a change of address. A copy is made after steps, of streams whose copy is older than half of
- * options->copy_s, a part of them each step and for at most 5 % of a hop's time: with more streams than that allows,
- * copies get older than copy_s.
+ * options->copy_s, a part of them each step: beside the following steps where the device can (copy_begin), and then
+ * brought to the standby by a thread of their own; else for at most 5 % of a hop's time. With more streams than that
+ * allows, copies get older than copy_s.
  *
  * When a device fails,
  *   in a step   its part of the batch is void (step gives -1, backend_fleet_failed says whose); the others' is not

@@ -18,12 +18,16 @@ static struct script {
     int after;          /* calls after it failed: there must be none */
     int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
     int oldest;
+    int beside;       /* copies it makes beside the steps, at once; 0: none          */
 } scripts[SCRIPTED_DEVICES];
 
 struct scripted {
     struct backend base;
     struct backend *cpu;
     struct script *script;
+    float *copies;    /* (beside, states) */
+    size_t state;
+    int asked;        /* for copies, since they were begun */
 };
 
 static inline bool fails(struct scripted *device, enum call call)
@@ -49,6 +53,9 @@ static inline struct backend *scripted_open(const struct model *model, const str
     device->base = *device->cpu;
     device->base.ops = &scripted_ops;
     device->base.scan_hops = 64;
+    device->base.copies = device->script->beside;
+    device->state = model->state;
+    device->copies = calloc((size_t)device->script->beside * model->state + 1, sizeof *device->copies);
     snprintf(device->base.device, sizeof device->base.device, "%s scripted", options->device);
     return &device->base;
 }
@@ -106,6 +113,27 @@ static inline int scripted_put(struct backend *backend, int slot, const float *s
     return fails(device, PUT) ? -1 : device->cpu->ops->state_put(device->cpu, slot, state);
 }
 
+static inline int scripted_copy_begin(struct backend *backend, const int *slots, int n)
+{
+    struct scripted *device = (struct scripted *)backend;
+    assert_in_range(n, 1, device->base.copies);
+    device->asked = 0;
+    for (int i = 0; i < n; i++) {
+        device->cpu->ops->state_get(device->cpu, slots[i], device->copies + (size_t)i * device->state);
+        device->script->steps_of[slots[i]] = 0;
+    }
+    return fails(device, GET) ? -1 : 0;
+}
+
+/* There when asked for the second time. */
+static inline int scripted_copy_end(struct backend *backend, const float **states)
+{
+    struct scripted *device = (struct scripted *)backend;
+    device->script->after += device->script->failed;
+    *states = device->copies;
+    return device->asked++;
+}
+
 static inline const char *scripted_fault(const struct backend *backend)
 {
     return ((const struct scripted *)backend)->script->failed ? "an illegal memory access was encountered" : NULL;
@@ -116,6 +144,7 @@ static inline void scripted_close(struct backend *backend)
     struct scripted *device = (struct scripted *)backend;
     if (device) {
         device->cpu->ops->close(device->cpu);
+        free(device->copies);
         free(device);
     }
 }
@@ -126,6 +155,8 @@ static const struct backend_ops scripted_ops = {.name = "scripted",
                                                 .scan = scripted_scan,
                                                 .state_get = scripted_get,
                                                 .state_put = scripted_put,
+                                                .copy_begin = scripted_copy_begin,
+                                                .copy_end = scripted_copy_end,
                                                 .fault = scripted_fault,
                                                 .close = scripted_close};
 

@@ -332,6 +332,70 @@ static void a_copy_that_fails_voids_nothing(void **context)
     crowd_close(&want);
 }
 
+static void copies_beside_the_steps_come_as_often(void **context)
+{
+    (void)context;
+    enum { MANY = 200 };
+    scripts[0].beside = scripts[1].beside = 16;
+    struct crowd crowd = crowd_open(open_fleet(2, MANY, 0), MANY);
+    while (crowd.at < HOPS) {
+        crowd_step(&crowd);
+    }
+    assert_in_range(scripts[0].oldest, 50, 100);
+    assert_in_range(scripts[1].oldest, 50, 100);
+    crowd_close(&crowd);
+}
+
+/* Streams begin anew while copies of them are under way, and the device fails: they go on from the new beginning. */
+static void a_copy_under_way_never_replaces_a_newer_state(void **context)
+{
+    (void)context;
+    for (int fails = 30; fails < 36; fails++) {
+        scripted_clear(NULL);
+        scripts[0].beside = 3;
+        scripts[0].at[STEP] = fails;
+        struct crowd want = crowd_open(open_cpu(STREAMS), STREAMS);
+        struct crowd crowd = crowd_open(open_fleet(1, STREAMS, 0.1f), STREAMS);
+        while (crowd.at < fails - 1) {
+            assert_int_equal(crowd_step(&crowd), STREAMS);
+        }
+        for (int i = 0; i < STREAMS; i++) {
+            assert_int_equal(ssm_stream_reset(crowd.engine, crowd.streams[i]), SSM_OK);
+        }
+        assert_int_equal(crowd_step(&crowd), 0);
+        want.at = crowd.at;
+        assert_int_equal(crowd_step(&crowd), STREAMS);
+        for (int i = 0; i < STREAMS; i++) {
+            struct ssm_hop hop = {.stream = want.streams[i], .in = want.in[i] + fails * HOP,
+                                  .out = want.out[i] + fails * HOP, .count = 1, .elapsed = 2};
+            assert_int_equal(ssm_step(want.engine, &hop, 1), 1);
+            assert_true(same(&crowd, &want, i, fails, fails + 1));
+        }
+        assert_no_call_after_the_fault();
+        crowd_close(&crowd);
+        crowd_close(&want);
+    }
+}
+
+static void goes_on_from_copies_made_beside_the_steps(void **context)
+{
+    (void)context;
+    enum { FAILS = 90 };
+    scripts[0].beside = 4;
+    scripts[0].at[STEP] = FAILS;
+    struct crowd want = run_on_cpu(STREAMS), crowd = crowd_open(open_fleet(1, STREAMS, 0.2f), STREAMS);
+    while (crowd.at < HOPS) {
+        crowd_step(&crowd);
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        assert_close(largest(&crowd, &want, i, HOPS - 100, HOPS), 0, 1e-4);
+    }
+    assert_int_equal(ssm_health(crowd.engine)->moved, STREAMS);
+    assert_no_call_after_the_fault();
+    crowd_close(&crowd);
+    crowd_close(&want);
+}
+
 /* ---- a scan ---- */
 
 /* The device likes 64 hops at once, so 400 are seven calls of scan. */
@@ -533,6 +597,9 @@ int main(void)
         CASE(copies_each_stream_once_a_second_of_its_hops),
         CASE(streams_that_come_seldom_are_copied_too),
         CASE(a_copy_that_fails_voids_nothing),
+        CASE(copies_beside_the_steps_come_as_often),
+        CASE(a_copy_under_way_never_replaces_a_newer_state),
+        CASE(goes_on_from_copies_made_beside_the_steps),
         CASE(a_scan_repeats_what_failed_and_gives_the_same_bits),
         CASE(a_scan_goes_on_from_steps),
         CASE(a_scan_after_the_loss_bridges_the_time_since_the_copy),

@@ -247,12 +247,15 @@ __device__ __forceinline__ T *element(const rows_cuda &r, const struct state_par
     return rows::state_of<T>(r, slot, part.at) + size_t(index) * size_t(part.width) + column;
 }
 
-/* Block (x, y): some elements of part y. */
+/* Block (x, y, z): some elements of part y, of slots[z] or the one slot. */
 __global__ void __launch_bounds__(THREADS)
-    get(const rows_cuda r, const __grid_constant__ parts p, int slot, float *portable)
+    get(const rows_cuda r, const __grid_constant__ parts p, int slot, const int32_t *slots, size_t floats,
+        float *portable)
 {
     const struct state_part_cuda &part = p.part[blockIdx.y];
     ptx::wait_for_kernels();
+    slot = slots ? slots[blockIdx.z] : slot;
+    portable += blockIdx.z * floats;
     const unsigned phase = r.phase[slot];
     const int64_t count = int64_t(part.length) * part.width;
     for (int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x; i < count; i += int64_t(gridDim.x) * THREADS)
@@ -372,7 +375,17 @@ int state_cuda_get(const struct rows_cuda *rows, const struct state_part_cuda *a
                    void *stream)
 {
     return in_batches(all, n, [&](const parts &p, int count) {
-        return rows::launch(get, grid_of(count), THREADS, 0, stream, *rows, p, slot, portable);
+        return rows::launch(get, grid_of(count), THREADS, 0, stream, *rows, p, slot, static_cast<const int32_t *>(nullptr),
+                            size_t(0), portable);
+    });
+}
+
+int state_cuda_get_all(const struct rows_cuda *rows, const struct state_part_cuda *all, int n, const int32_t *slots,
+                       int count, size_t floats, float *portable, void *stream)
+{
+    return in_batches(all, n, [&](const parts &p, int in_all) {
+        const dim3 grid(4, unsigned(in_all), unsigned(count));
+        return rows::launch(get, grid, THREADS, 0, stream, *rows, p, 0, slots, floats, portable);
     });
 }
 

@@ -146,6 +146,9 @@ struct state_part_cuda {
  * put sets the slot's phase to 0; portable NULL: zeros. Parts on the host, read before the call returns. */
 int state_cuda_get(const struct rows_cuda *rows, const struct state_part_cuda *parts, int n, int slot, float *portable,
                    void *stream);
+/* Those of `count` slots (device memory, or pinned host memory), `floats` apart. Bytes: read and written once. */
+int state_cuda_get_all(const struct rows_cuda *rows, const struct state_part_cuda *parts, int n, const int32_t *slots,
+                       int count, size_t floats, float *portable, void *stream);
 int state_cuda_put(const struct rows_cuda *rows, const struct state_part_cuda *parts, int n, int slot,
                    const float *portable, void *stream);
 

@@ -40,6 +40,8 @@ enum {
     STEP_PART = 2048,     /* rows of a part: so few that activations stay in L2 and the pipeline fills soon */
     SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
     ROWS = SEQUENCE_PART,
+    COPIES = 512,         /* states on their way at once, at most: 121 MB of denoise-16k */
+    COPY_SHARE = 40,      /* and at most 1 of so many streams */
     SCAN_PARTS = 4, /* a call: more make whoever reads and writes wait longer for it */
     GRAPH_ROWS = 512,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
@@ -72,6 +74,12 @@ struct cuda {
     uint32_t launched;       /* graphs begun            */
     float *state;            /* (model->state) pinned   */
     int *picked;             /* (streams)               */
+    cudaStream_t aside;      /* where copies of states are made     */
+    cudaEvent_t gathered, copied;
+    int32_t *copy_slots;     /* (copies) pinned                     */
+    float *copies_gpu;       /* (copies, model->state)              */
+    float *copies;           /* the same, pinned                    */
+    bool gathering;          /* the lanes have yet to wait for that */
     char *gpu_memory, *pinned_memory;
     bool unordered; /* lane 0 has work that the others must wait for */
     char fault[256];
@@ -95,10 +103,15 @@ int check(struct cuda *cuda, cudaError_t error, const char *what)
     return -1;
 }
 
-/* Every call begins here: a GPU that failed is not asked again. */
+/* Every call begins here: a GPU that failed is not asked again, and what copies are made of is not overwritten. */
 int enter(struct cuda *cuda)
 {
-    return cuda->fault[0] ? -1 : check(cuda, cudaSetDevice(cuda->device), "its selection");
+    cudaError_t error = cuda->fault[0] ? cudaErrorUnknown : cudaSetDevice(cuda->device);
+    for (int i = 0; i < LANES && cuda->gathering && !error; i++) {
+        error = cudaStreamWaitEvent(cuda->lanes[i].stream, cuda->gathered, 0);
+    }
+    cuda->gathering = false;
+    return check(cuda, error, "its selection");
 }
 
 /* ---- between hops and records ------------------------------------------------------------------------------- */
@@ -383,6 +396,37 @@ int cuda_state_put(struct backend *backend, int slot, const float *state)
     return state ? check(cuda, cudaStreamSynchronize(stream), "writing a state") : 0;
 }
 
+/* Gathered in the GPU's memory, which the next step waits for, and brought to the host's while it runs. */
+cudaError_t copy_states(struct cuda *cuda, int n)
+{
+    cudaError_t error = cudaEventRecord(cuda->gathered, cuda->lanes[0].stream); /* slots may just have been written there */
+    error = error ? error : cudaStreamWaitEvent(cuda->aside, cuda->gathered, 0);
+    error = error ? error
+                  : chain_state_get_all(cuda->chain, &cuda->slots, cuda->copy_slots, n, cuda->copies_gpu, cuda->aside);
+    error = error ? error : cudaEventRecord(cuda->gathered, cuda->aside);
+    error = error ? error : move_out(cuda->copies_gpu, cuda->copies, size_t(n) * cuda->model->state, cuda->aside);
+    return error ? error : cudaEventRecord(cuda->copied, cuda->aside);
+}
+
+int cuda_copy_begin(struct backend *backend, const int *slots, int n)
+{
+    struct cuda *cuda = of(backend);
+    if (enter(cuda)) {
+        return -1;
+    }
+    std::copy(slots, slots + n, cuda->copy_slots);
+    cuda->gathering = true;
+    return check(cuda, copy_states(cuda, n), "copying states");
+}
+
+int cuda_copy_end(struct backend *backend, const float **states)
+{
+    struct cuda *cuda = of(backend);
+    const cudaError_t state = enter(cuda) ? cudaErrorUnknown : cudaEventQuery(cuda->copied);
+    *states = cuda->copies;
+    return state == cudaErrorNotReady ? 0 : check(cuda, state, "copying states") ? -1 : 1;
+}
+
 const char *cuda_fault(const struct backend *backend)
 {
     const struct cuda *cuda = reinterpret_cast<const struct cuda *>(backend);
@@ -398,6 +442,7 @@ void lay_out_gpu(struct cuda *cuda, struct arena *arena)
     cuda->slots.phase = arena_take<uint32_t>(arena, slots);
     cuda->slots.states = arena_take<char>(arena, slots * chain_state_bytes(cuda->chain));
     cuda->done_count = arena_take<uint32_t>(arena, 1);
+    cuda->copies_gpu = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
     for (struct lane &lane : cuda->lanes) {
         lane.records_gpu = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
         lane.out_gpu = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
@@ -409,6 +454,8 @@ void lay_out_pinned(struct cuda *cuda, struct arena *arena)
 {
     cuda->done = arena_take<uint32_t>(arena, 1);
     cuda->state = arena_take<float>(arena, cuda->model->state);
+    cuda->copy_slots = arena_take<int32_t>(arena, size_t(cuda->base.copies));
+    cuda->copies = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
     for (struct lane &lane : cuda->lanes) {
         lane.records = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
         lane.out = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
@@ -470,9 +517,20 @@ int take_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes_
 
 cudaError_t open_lane(struct lane *lane)
 {
-    cudaError_t error = cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking);
+    cudaError_t error = cudaStreamCreateWithPriority(&lane->stream, cudaStreamNonBlocking, -1); /* before copies */
     error = error ? error : cudaEventCreateWithFlags(&lane->computed, cudaEventDisableTiming);
     return error ? error : cudaEventCreateWithFlags(&lane->delivered, cudaEventDisableTiming);
+}
+
+/* And all its kernels run once, on the spare slot. */
+cudaError_t open_aside(struct cuda *cuda)
+{
+    cudaError_t error = cudaStreamCreateWithPriority(&cuda->aside, cudaStreamNonBlocking, 0);
+    error = error ? error : cudaEventCreateWithFlags(&cuda->gathered, cudaEventDisableTiming);
+    error = error ? error : cudaEventCreateWithFlags(&cuda->copied, cudaEventDisableTiming);
+    cuda->copy_slots[0] = cuda->streams;
+    error = error ? error : copy_states(cuda, 1);
+    return error ? error : cudaStreamSynchronize(cuda->aside);
 }
 
 cudaError_t capture(struct cuda *cuda, int rows, cudaGraphExec_t *graph)
@@ -542,7 +600,7 @@ int open_lanes(struct cuda *cuda, struct ssm_error *err)
             return refuse_fault(cuda, err);
         }
     }
-    return open_graphs(cuda) ? refuse_fault(cuda, err) : 0;
+    return check(cuda, open_aside(cuda), "opening copies") || open_graphs(cuda) ? refuse_fault(cuda, err) : 0;
 }
 
 /* 0, or -1 and an error. */
@@ -587,6 +645,16 @@ void cuda_close(struct backend *backend)
         if (lane.delivered) {
             cudaEventDestroy(lane.delivered);
         }
+    }
+    if (cuda->aside) {
+        cudaStreamSynchronize(cuda->aside);
+        cudaStreamDestroy(cuda->aside);
+    }
+    if (cuda->gathered) {
+        cudaEventDestroy(cuda->gathered);
+    }
+    if (cuda->copied) {
+        cudaEventDestroy(cuda->copied);
     }
     for (int i = 0; i < cuda->buckets; i++) {
         if (cuda->graphs[i]) {
@@ -634,6 +702,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->streams = options->streams;
     cuda->threads = std::min(options->threads, +HELPERS);
     cuda->base.checks = true;
+    cuda->base.copies = std::min(1 + options->streams / COPY_SHARE, +COPIES);
     if (open_all(cuda, options, err)) {
         cuda_close(&cuda->base);
         return nullptr;
@@ -642,7 +711,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
 }
 
 const struct backend_ops ops = {"cuda",         cuda_open,      cuda_step,  cuda_scan,
-                                cuda_state_get, cuda_state_put, cuda_fault, cuda_close};
+                                cuda_state_get, cuda_state_put, cuda_copy_begin, cuda_copy_end, cuda_fault, cuda_close};
 const struct backend_cuda library = {&ops, device_list};
 
 } /* namespace */

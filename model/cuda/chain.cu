@@ -646,3 +646,11 @@ cudaError_t chain_state_get(const struct chain *chain, const struct chain_slots 
     const struct rows_cuda rows = rows_of(chain, slots, nullptr, 0, false);
     return code(state_cuda_get(&rows, chain->parts.data(), int(chain->parts.size()), slot, state, stream));
 }
+
+cudaError_t chain_state_get_all(const struct chain *chain, const struct chain_slots *slots, const int32_t *which,
+                                int count, float *states, cudaStream_t stream)
+{
+    const struct rows_cuda rows = rows_of(chain, slots, nullptr, 0, false);
+    return code(state_cuda_get_all(&rows, chain->parts.data(), int(chain->parts.size()), which, count,
+                                   chain->model->state, states, stream));
+}

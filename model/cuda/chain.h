@@ -50,5 +50,8 @@ cudaError_t chain_state_put(const struct chain *chain, const struct chain_slots 
                             cudaStream_t stream);
 cudaError_t chain_state_get(const struct chain *chain, const struct chain_slots *slots, int slot, float *state,
                             cudaStream_t stream);
+/* Those of `count` slots; which and states in device or pinned memory. */
+cudaError_t chain_state_get_all(const struct chain *chain, const struct chain_slots *slots, const int32_t *which,
+                                int count, float *states, cudaStream_t stream);
 
 #endif

@@ -33,7 +33,28 @@ __global__ void done(uint32_t *count, volatile uint32_t *host)
     *host = next;
 }
 
+constexpr int OUT_BLOCKS = 8, OUT_THREADS = 256;
+
+__global__ void __launch_bounds__(OUT_THREADS) out(const float *from, float *to, size_t n)
+{
+    const size_t step = size_t(OUT_BLOCKS) * OUT_THREADS, first = size_t(blockIdx.x) * OUT_THREADS + threadIdx.x;
+#pragma unroll 4
+    for (size_t i = first; i < n / 4; i += step) {
+        reinterpret_cast<float4 *>(to)[i] = reinterpret_cast<const float4 *>(from)[i];
+    }
+    if (first < n % 4) {
+        to[n / 4 * 4 + first] = from[n / 4 * 4 + first];
+    }
+    __threadfence_system();
+}
+
 } /* namespace */
+
+cudaError_t move_out(const float *from, float *to, size_t n, cudaStream_t stream)
+{
+    out<<<OUT_BLOCKS, OUT_THREADS, 0, stream>>>(from, to, n);
+    return cudaGetLastError();
+}
 
 cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, float *elapsed, float *x,
                     cudaStream_t stream)

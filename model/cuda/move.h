@@ -30,4 +30,8 @@ cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, floa
 /* Count one on in *done, pinned host memory, when all before it on the stream has happened and the host can see it. */
 cudaError_t move_done(uint32_t *count, volatile uint32_t *done, cudaStream_t stream);
 
+/* from (n), device memory -> to (n), pinned, both on 16-byte boundaries: by a few blocks that leave the GPU to the
+ * kernels beside them, and not by the copy engine, where what a step waits for would stand behind it. */
+cudaError_t move_out(const float *from, float *to, size_t n, cudaStream_t stream);
+
 #endif

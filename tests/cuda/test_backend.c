@@ -479,6 +479,52 @@ static size_t free_bytes(void)
     return device.bytes_free;
 }
 
+/* Copies begun between two steps hold what the first left, whatever the second does meanwhile; few rows and many. */
+static void copies_beside_the_steps_are_the_states(void **state)
+{
+    (void)state;
+    enum { STREAMS = 3000, STEPS = 6 };
+    struct model *model = open_model(DENOISE);
+    struct backend *gpu = open_backend(cuda, model, STREAMS, 2, NULL);
+    float *in = record(model, STREAMS + STEPS, 21), *out = room(model, STREAMS), *want = calloc(model->state, sizeof *want);
+    static struct backend_hop hops[STREAMS];
+    int slots[512];
+    assert_in_range(gpu->copies, 2, 512);
+    for (int t = 0; t < STEPS; t++) {
+        int n = t % 2 ? STREAMS : 5, which = t * 911 % n;
+        for (int i = 0; i < STREAMS; i++) {
+            hops[i] = hop_at(model, i, in + t * model->info.hop, out, i, 1, NULL);
+        }
+        assert_int_equal(gpu->ops->step(gpu, hops, n), 0);
+        assert_int_equal(gpu->ops->state_get(gpu, which, want), 0);
+        int count = gpu->copies < n ? gpu->copies : n;
+        for (int i = 0; i < count; i++) {
+            slots[i] = (which + i) % n;
+        }
+        const float *states;
+        int there = 0;
+        assert_int_equal(gpu->ops->copy_begin(gpu, slots, count), 0);
+        assert_int_equal(gpu->ops->step(gpu, hops, n), 0);
+        while (there == 0) {
+            there = gpu->ops->copy_end(gpu, &states);
+        }
+        assert_int_equal(there, 1);
+        assert_memory_equal(states, want, model->state * sizeof *want);
+        int last = slots[count - 1];
+        assert_int_equal(gpu->ops->step(gpu, hops + last, 1), 0);
+        assert_int_equal(gpu->ops->state_get(gpu, last, want), 0);
+        assert_int_equal(gpu->ops->copy_begin(gpu, &last, 1), 0);
+        while ((there = gpu->ops->copy_end(gpu, &states)) == 0) {
+        }
+        assert_memory_equal(states, want, model->state * sizeof *want);
+    }
+    free(in);
+    free(out);
+    free(want);
+    gpu->ops->close(gpu);
+    model_close(model);
+}
+
 static void gpu_memory_is_constant_after_open(void **state)
 {
     (void)state;
@@ -694,6 +740,7 @@ int main(void)
         cmocka_unit_test(not_a_number_counts_as_silence),
         cmocka_unit_test(a_stream_moves_between_processor_and_gpu),
         cmocka_unit_test(less_precision_stays_near),
+        cmocka_unit_test(copies_beside_the_steps_are_the_states),
         cmocka_unit_test(gpu_memory_is_constant_after_open),
         cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
         cmocka_unit_test(a_gpu_that_fails_says_so_and_the_engine_goes_on_without),
