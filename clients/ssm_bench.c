@@ -14,8 +14,12 @@
 
 /* SIGNAL: seconds of sound that every stream begins somewhere else of. RING: hops of it a stream has for itself and steps
  * through again and again, so that a step's input is cold memory, as it is where sound comes from outside. SCAN: seconds of
- * audio in one scan, or more where the device likes more; SCAN_FOR: seconds of clock a scan's speed is measured over. */
-enum { WARM_UP = 30, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
+ * audio in one scan, or more where the device likes more; SCAN_FOR: seconds of clock a scan's speed is measured over;
+ * WARM_UP: of steps before those that count. */
+enum { WARM_UP = 1, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
+
+/* Steps of a trial in the search for the most streams, and before them; and a p99.9 is one of at least so many. */
+enum { TRIAL_STEPS = 150, TRIAL_WARM_UP = 30, SURE_STEPS = 1000 };
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *streams_text = "auto";
 static int threads, seconds = 10;
@@ -183,8 +187,34 @@ static int check_health(const struct load *load, struct ssm_error *err)
     return health->faults > 0 ? EX_UNAVAILABLE : 0;
 }
 
-/* Step n streams for `seconds` of audio; over as soon as p99.9 can't be in time any more if give_up. */
-static int measure(int n, int n_threads, bool give_up, struct timing *timing, struct ssm_error *err)
+/* Steps that don't count: of a trial so many, else for WARM_UP seconds. */
+static void warm_up(struct load *load, bool trial)
+{
+    double start = now();
+    for (int i = 0; trial ? i < TRIAL_WARM_UP : now() - start < WARM_UP; i++) {
+        time_step(load);
+    }
+}
+
+/* Time up to `planned` steps; over as soon as more than 1 of `tolerated` was late. tolerated 0: all are. */
+static int take_steps(struct load *load, double *took, int planned, int tolerated)
+{
+    double hop_s = (double)load->info->hop / load->info->rate;
+    int steps = 0, late = 0;
+    while (steps < planned && !(tolerated > 0 && late > planned / tolerated)) {
+        took[steps] = time_step(load);
+        late += took[steps] > hop_s;
+        steps++;
+    }
+    return steps;
+}
+
+/* ALL: for `seconds` of audio. TRIAL: a few steps, in time when p99 is. SURE: as ALL and SURE_STEPS at least, over when p99.9
+ * can't be in time any more. */
+enum measuring { ALL, TRIAL, SURE };
+
+/* Step n streams. */
+static int measure(int n, int n_threads, enum measuring how, struct timing *timing, struct ssm_error *err)
 {
     struct load load;
     int status = fill(&load, n, n_threads, err);
@@ -192,18 +222,14 @@ static int measure(int n, int n_threads, bool give_up, struct timing *timing, st
         return status;
     }
     double hop_s = (double)load.info->hop / load.info->rate;
-    int planned = (int)(seconds / hop_s), steps = 0, late = 0;
+    int planned = how == TRIAL ? TRIAL_STEPS : (int)(seconds / hop_s);
+    planned = how == SURE && planned < SURE_STEPS ? SURE_STEPS : planned;
     double *took = malloc((size_t)planned * sizeof *took);
-    for (int i = 0; took != NULL && i < WARM_UP; i++) {
-        time_step(&load);
-    }
-    while (took != NULL && steps < planned && !(give_up && late > planned / 1000)) {
-        took[steps] = time_step(&load);
-        late += took[steps] > hop_s;
-        steps++;
-    }
     if (took != NULL) {
+        warm_up(&load, how == TRIAL);
+        int steps = take_steps(&load, took, planned, how == ALL ? 0 : how == TRIAL ? 100 : 1000);
         *timing = summarise(took, steps, planned, hop_s);
+        timing->in_time = how == TRIAL ? steps == planned && timing->p99 <= hop_s : timing->in_time;
         timing->streams = n;
         timing->threads = n_threads;
         timing->device_mib = device_mib(load.engine);
@@ -222,50 +248,54 @@ static void print_trial(const struct timing *trial)
     }
 }
 
-/* The next number to try while all were good: as many as would fit if each cost the same, two to eight times as many. */
-static int grow(const struct timing *good, double hop_s)
+/* The next number to try: as many as fit if each costs what it did in the last trial, between what was good and what was too
+ * many, or up to eight times as many while none was. */
+static int next_trial(const struct timing *last, int good, int bad, double hop_s)
 {
-    double times = fmin(fmax(hop_s / good->p999, 2), 8) * good->streams;
-    return good->streams > MOST_STREAMS / 2 ? good->streams : times < MOST_STREAMS ? (int)times : MOST_STREAMS;
-}
-
-/* A number of streams is too many when it was late twice: once may be the machine's other work. */
-static int try_twice(int n, int n_threads, struct timing *trial, struct ssm_error *err)
-{
-    int status = 0;
-    for (int i = 0; status == 0 && i < 2 && !trial->in_time; i++) {
-        status = measure(n, n_threads, true, trial, err);
-        print_trial(trial);
+    double n = 0.98 * hop_s / last->p99 * last->streams, step = 1 + good / 32;
+    double least = good + step, most = bad > 0 ? bad - step : fmin(8.0 * good, MOST_STREAMS);
+    if (bad > 0 && !last->in_time) {
+        n = fmin(n, good + (bad - good) / 2.0);
     }
-    return status;
+    return (int)fmax(least, fmin(n, most));
 }
 
-/* The most streams whose p99.9 stays within the hop: upwards, then halving the interval down to 3 %. Streams that find no
- * memory are too many. */
-static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
+/* The most streams whose p99 stays within the hop, by short trials, to 3 %; 0: none. Streams that find no memory are too
+ * many. */
+static int search(int n, int n_threads, double hop_s, int *most, struct ssm_error *err)
 {
-    int good = 0, bad = 0, n = (int)(hop_s / one_s * n_threads / 4);
-    n = n < 1 ? 1 : n > MOST_STREAMS ? MOST_STREAMS : n;
-    *best = (struct timing){.threads = n_threads};
-    while (n > good && (bad == 0 || bad - good > 1 + good / 32)) {
+    int good = 0, bad = 0;
+    while (n <= MOST_STREAMS && n > good && (bad == 0 || n < bad)) {
         struct timing trial = {.streams = n};
-        int status = try_twice(n, n_threads, &trial, err);
+        int status = measure(n, n_threads, TRIAL, &trial, err);
         bool no_room = status == EX_OSERR || (status == EX_UNAVAILABLE && trial.steps == 0);
         if (status != 0 && !(no_room && good > 0)) {
             return status;
         }
-        if (trial.in_time) {
-            good = n;
-            *best = trial;
-        } else {
-            bad = n;
-        }
-        n = bad == 0 ? grow(best, hop_s) : good + (bad - good) / 2;
+        print_trial(&trial);
+        *(trial.in_time ? &good : &bad) = n;
+        n = trial.steps > 0 ? next_trial(&trial, good, bad, hop_s) : good + (bad - good) / 2;
+        n = bad > 0 && bad - good <= 1 + good / 32 ? good : n;
     }
+    *most = good;
+    return 0;
+}
+
+/* The most streams whose p99.9 stays within the hop: from what the trials found downwards, 3 % a time. */
+static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
+{
+    int n = (int)(hop_s / one_s * n_threads / 4);
+    int status = search(n < 1 ? 1 : n > MOST_STREAMS ? MOST_STREAMS : n, n_threads, hop_s, &n, err);
+    *best = (struct timing){.threads = n_threads};
+    for (; status == 0 && n > 0 && !best->in_time; n -= 1 + n / 32) {
+        status = measure(n, n_threads, SURE, best, err);
+        print_trial(best);
+    }
+    best->streams = best->in_time ? best->streams : 0;
     if (isatty(STDERR_FILENO)) {
         fputs("\r\033[K", stderr);
     }
-    return 0;
+    return status;
 }
 
 /* Times real time of the scan over one long recording. */
@@ -410,9 +440,9 @@ static int measure_all(struct report *report, int streams, struct ssm_error *err
 {
     double hop_s = (double)report->info.hop / report->info.rate;
     int n_threads = threads > 0 ? threads : report->cores;
-    int status = measure(1, 1, false, &report->one, err);
+    int status = measure(1, 1, ALL, &report->one, err);
     if (status == 0 && streams > 0) {
-        status = measure(streams, n_threads, false, &report->many, err);
+        status = measure(streams, n_threads, ALL, &report->many, err);
     } else if (status == 0) {
         status = find_most(n_threads, report->one.p50, hop_s, &report->many, err);
     }
@@ -472,8 +502,8 @@ const struct verb ssm_bench = {
                "streams this machine steps together before p99.9 goes beyond the hop, and how many times faster than real\n"
                "time the parallel scan goes through a recording. Every step gets new samples, and the way from the caller's memory\n"
                "to the device and back is counted, and so are the copies of the states that a GPU's failure is survived with.\n"
-               "\"auto\" takes a number of streams as too many when it was late twice, and a minute or two for it all; other\n"
-               "work on the machine shows in the numbers.",
+               "\"auto\" looks for the number by short trials and then holds it for 1000 hops or more, with fewer streams as long\n"
+               "as p99.9 is too late, which takes a minute or two; other work on the machine shows in the numbers.",
     .examples = "  ssm bench\n"
                 "  ssm bench --streams 64 --threads 2 --json\n"
                 "  ssm bench --model ./mine.safetensors --seconds 60",
