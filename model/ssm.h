@@ -52,8 +52,8 @@ struct ssm_options {
     const char *precision; /* products on a GPU: "fp32", "tf32" (at least its digits), "bf16", "bf16-state" (states
                               too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
     float copy_s;       /* on a GPU each stream's state is copied to the processor after at most so many seconds of its
-                           own hops, to go on from when the GPU fails; with more streams than 5 % of the time (or 1 ms a
-                           step) copies, later. The copies take as much memory as the states. 0 = 1 s; below 0: no
+                           own hops, to go on from when the GPU fails; later with more streams than some 20 MB of copies a
+                           step are enough for. The copies take as much memory as the states. 0 = 1 s; below 0: no
                            copies, a GPU that fails ends its streams                                          */
 };
 

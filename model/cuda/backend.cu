@@ -40,8 +40,7 @@ enum {
     STEP_PART = 2048,     /* rows of a part: so few that activations stay in L2 and the pipeline fills soon */
     SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
     ROWS = SEQUENCE_PART,
-    COPIES = 512,         /* states on their way at once, at most: 121 MB of denoise-16k */
-    COPY_SHARE = 40,      /* and at most 1 of so many streams */
+    COPY_SHARE = 40, /* states on their way at once: 1 of so many streams, and no more than COPY_BYTES */
     SCAN_PARTS = 4, /* a call: more make whoever reads and writes wait longer for it */
     GRAPH_ROWS = 512,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
@@ -50,6 +49,10 @@ enum {
     HELPERS = 4,       /* threads at most: each is woken for each part, which more of them don't make up for */
     ELAPSED_MAX = 1000000
 };
+/* A set of copies is begun every second step at best, so this bounds what they take of the bus and of the host's memory to
+ * 20 MB a step, which at a hop of 10 ms is every state once a second up to 10,000 streams of 198 KB. Larger sets have the
+ * steps they go beside wait for the bus, and the processor that would take the streams over carries far fewer. */
+constexpr size_t COPY_BYTES = 40000000;
 constexpr size_t SLACK = size_t(256) << 20; /* left free on the GPU: kernels and graphs take some */
 
 /* Where the rows of a call come from and go to. */
@@ -688,6 +691,12 @@ int open_all(struct cuda *cuda, const struct ssm_options *options, struct ssm_er
 
 extern const struct backend_ops ops;
 
+int copies_at_once(const struct model *model, int streams)
+{
+    const size_t most = 1 + COPY_BYTES / ((model->state + 1) * sizeof(float));
+    return int(std::min(size_t(1 + streams / COPY_SHARE), most));
+}
+
 struct backend *cuda_open(const struct model *model, const struct ssm_options *options, struct ssm_error *err)
 {
     struct cuda *cuda = static_cast<struct cuda *>(calloc(1, sizeof *cuda));
@@ -702,7 +711,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->streams = options->streams;
     cuda->threads = std::min(options->threads, +HELPERS);
     cuda->base.checks = true;
-    cuda->base.copies = std::min(1 + options->streams / COPY_SHARE, +COPIES);
+    cuda->base.copies = copies_at_once(model, options->streams);
     if (open_all(cuda, options, err)) {
         cuda_close(&cuda->base);
         return nullptr;

@@ -10,6 +10,8 @@
 
 #include "model/backend_cuda.h"
 
+enum { WARM_UP = 1 }; /* seconds of steps before those that count */
+
 static double now(void)
 {
     struct timespec time;
@@ -76,10 +78,13 @@ static int bench_steps(const struct run *run, int streams)
     for (size_t i = 0; !failed && i < n; i++) {
         hops[i] = (struct backend_hop){.slot = (int)i, .in = in + i * hop, .out = out + i * outputs, .count = 1};
     }
-    for (int k = -20; !failed && k < steps; k++) {
+    for (double warm = now(); !failed && now() - warm < WARM_UP;) {
+        failed = backend->ops->step(backend, hops, streams);
+    }
+    for (int k = 0; !failed && k < steps; k++) {
         double start = now();
         failed = backend->ops->step(backend, hops, streams);
-        us[k < 0 ? 0 : k] = (now() - start) * 1e6;
+        us[k] = (now() - start) * 1e6;
     }
     if (!failed) {
         qsort(us, (size_t)steps, sizeof *us, by_size);
