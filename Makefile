@@ -20,6 +20,9 @@ CC := gcc
 endif
 NVCC      ?= $(shell command -v nvcc 2>/dev/null)
 CUDA_ARCH ?= sm_90
+# `make all` builds the CUDA library too where there is a compiler for it, of CUDA 12 or newer.
+NVCC_RELEASE := $(if $(NVCC),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'),0)
+CUDA_TOO     := $(if $(filter release,$(FLAVOUR)),$(shell [ "0$(NVCC_RELEASE)" -ge 12 ] && echo build/release/libssm_cuda.so))
 
 # V=1 shows whole commands.
 Q = $(if $(V),,@printf '  %s\n' $@; )
@@ -60,8 +63,8 @@ help: ## print this
 	@echo "ssmd $(VERSION): live signals inside a selective state space"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-all: deps ## the daemon and the tool: build/release/ssmd, build/release/ssm, libssm.a, libssm.so
-	@$(MAKE) -j$(JOBS) --no-print-directory $(BUILD)/ssmd $(BUILD)/ssm $(BUILD)/libssm.a $(BUILD)/libssm.so
+all: deps ## the daemon and the tool: build/release/ssmd, build/release/ssm, libssm.a, libssm.so; with nvcc libssm_cuda.so
+	@$(MAKE) -j$(JOBS) --no-print-directory $(BUILD)/ssmd $(BUILD)/ssm $(BUILD)/libssm.a $(BUILD)/libssm.so $(CUDA_TOO)
 
 $(BUILD)/ssmd: $(BUILD)/daemon/main.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -153,6 +156,7 @@ install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/lib $(BUILD)/libssm.a
 	install -Dm755 $(BUILD)/libssm.so $(DESTDIR)$(PREFIX)/lib/libssm.so.1
 	ln -sf libssm.so.1 $(DESTDIR)$(PREFIX)/lib/libssm.so
+	$(if $(CUDA_TOO),install -Dm755 -t $(DESTDIR)$(PREFIX)/lib $(CUDA_TOO))
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/models $(wildcard model/pretrained/*)
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/examples $(wildcard config/*.yaml)
 
