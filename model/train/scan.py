@@ -76,15 +76,12 @@ def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, elapsed=None, h
     Gives out in u's type, or (out, h_end). elapsed gets no gradient. The last two arguments are for tests."""
     if not available(u.device) or u.dtype not in (torch.float32, torch.bfloat16) or A.shape[1] > 64:
         return selective_scan_reference(u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state)
-    N = A.shape[1]
-    extra = (1 << (N - 1).bit_length()) - N
     as_input = lambda x: None if x is None else x.to(u.dtype)
     as_float = lambda x: None if x is None else x.float()
-    pad = lambda x: x if x is None or not extra else F.pad(x, (0, extra))  # states with B = C = 0 stay zero
-    out, h_end = _SelectiveScan.apply(u, as_input(dt), pad(as_float(A)), pad(as_input(B)), pad(as_input(C)),
-                                      as_float(D), as_input(z), as_float(dt_bias), as_float(elapsed),
-                                      pad(as_float(h0)), return_state, chunk_steps, channels_per_lane)
-    return (out, h_end[..., :N]) if return_state else out
+    out, h_end = _SelectiveScan.apply(u, as_input(dt), as_float(A), as_input(B), as_input(C), as_float(D), as_input(z),
+                                      as_float(dt_bias), as_float(elapsed), as_float(h0), return_state, chunk_steps,
+                                      channels_per_lane)
+    return (out, h_end) if return_state else out
 
 
 def selective_scan_reference(u, dt, A, B, C, D=None, z=None, dt_bias=None, elapsed=None, h0=None, return_state=False):
@@ -177,7 +174,7 @@ class _SelectiveScan(torch.autograd.Function):
         _call(scan, u.device, backward=False)
         del kept
         ctx.save_for_backward(states, *[inputs[name] for name in _POINTERS_IN])
-        ctx.tuning = chunk_steps, 0 if channels_per_lane == 1 else channels_per_lane
+        ctx.tuning = chunk_steps, channels_per_lane
         ctx.set_materialize_grads(False)
         return out, h_end
 
