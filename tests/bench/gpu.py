@@ -4,6 +4,8 @@
 
     gpu.py run [FOLDER]   runs build/release/tests/cuda/bench_* (and the scan's, with PyTorch), prints the table, and writes
                           FOLDER/<date>-<card>-<commit>.json (tests/bench/results)
+    gpu.py collect FILES CARD COMMIT [FOLDER]
+                          the same of JSON that the programs wrote elsewhere: FILES is a folder of it or a .tgz
     gpu.py table FILE...  the table of results that are there: one, or one a card
 
 A result is {"name", "sizes", "median_us", "p99_us", "floor_us", "peer_us", "peer"}; what there isn't is null. A file is
@@ -19,7 +21,7 @@ import sys
 import tempfile
 
 PROGRAMS = "build/release/tests/cuda"
-SHOWN = ("step", "scan", "layers step", "cluster", "selective")  # rows of the table begin with one of these
+SHOWN = ("step", "engine", "disk", "scan", "layers step", "cluster", "selective")  # rows of the table begin with one of these
 
 
 def result(name, sizes, median, p99=None, floor=None, peer_us=None, peer=None):
@@ -32,10 +34,20 @@ def kind(line):
     return ", ".join(str(word) for word in words)
 
 
+def engine(line):
+    """Results of `ssm bench --json`: a stream, and many."""
+    name = "engine's step of %s, %s" % (line["model"], line["precision"])
+    return [result(name, "%d stream%s" % (one["streams"], "s" * (one["streams"] != 1)), one["p50_us"], one["p99_us"])
+            | {"p999_us": one["p99_9_us"], "steps": one["steps"]} for one in (line["one"], line["many"]) if one["streams"]]
+
+
 def normal(line):
     """One result of a program's line, or None."""
     if "median_us" in line:
         return line
+    if "times_real_time" in line:
+        return result("disk to disk by %s" % line["model"], "%.0f s of audio" % (line["took_s"] * line["times_real_time"]),
+                      1e6 * line["took_s"])
     if "halves_us" in line:
         best = min(line["us"], line["halves_us"])
         return result("layers step, " + kind(line), "4 layers, %d streams" % line["rows"], best, line["p99_us"],
@@ -60,8 +72,9 @@ def read(path):
         lines = json.loads(text)
         lines = lines if isinstance(lines, list) else [lines]
     except ValueError:
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return [one for one in map(normal, lines) if one]
+        lines = [json.loads(line.strip().rstrip(",")) for line in text.splitlines() if line.strip().startswith("{\"")
+                 and line.strip().rstrip(",").endswith("}")]
+    return [one for line in lines for one in (engine(line) if "many" in line else [normal(line)]) if one]
 
 
 def output(*command):
@@ -102,9 +115,18 @@ def run(folder):
     return keep(folder, results)
 
 
-def keep(folder, results):
-    card = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").split("\n")[0] or "unknown card"
-    commit = os.environ.get("COMMIT") or output("git", "describe", "--always", "--dirty") or "unknown"
+def collect(files, card, commit, folder="tests/bench/results"):
+    with tempfile.TemporaryDirectory() as scratch:
+        if os.path.isfile(files):
+            subprocess.run(["tar", "xzf", files, "-C", scratch], check=True)
+            files = scratch
+        paths = sorted(os.path.join(at, name) for at, _, names in os.walk(files) for name in names if name.endswith(".json"))
+        return keep(folder, [one for path in paths for one in read(path)], card, commit)
+
+
+def keep(folder, results, card=None, commit=None):
+    card = card or output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").split("\n")[0] or "unknown card"
+    commit = commit or os.environ.get("COMMIT") or output("git", "describe", "--always", "--dirty") or "unknown"
     date = datetime.date.today().isoformat()
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "%s-%s-%s.json" % (date, re.sub(r"\W+", "-", card).lower(), commit))
@@ -138,14 +160,19 @@ def table(path):
     for row in best(kept["results"]):
         if row["name"].startswith(SHOWN):
             peer = "%s (%s)" % (number(row["peer_us"]), row["peer"]) if row["peer_us"] else ""
-            print("| %s | %s | %s | %s | %s | %s |" % (row["name"], row["sizes"], number(row["median_us"]),
-                                                      number(row["p99_us"]), number(row["floor_us"]), peer))
+            tail = number(row["p99_us"]) + (" (p99.9 %s)" % number(row["p999_us"]) if row.get("p999_us") else "")
+            print("| %s | %s | %s | %s | %s | %s |" % (row["name"], row["sizes"], number(row["median_us"]), tail,
+                                                      number(row["floor_us"]), peer))
 
 
 def main():
     words = sys.argv[1:]
     if words[:1] == ["run"] and len(words) <= 2:
         path = run(words[1] if len(words) == 2 else "tests/bench/results")
+        table(path)
+        print("\n" + path)
+    elif words[:1] == ["collect"] and 4 <= len(words) <= 5:
+        path = collect(*words[1:])
         table(path)
         print("\n" + path)
     elif words[:1] == ["table"] and len(words) > 1:

@@ -377,6 +377,8 @@ int main(int argc, char **argv)
         else
             return fprintf(stderr, "usage: bench_cluster [--check | --time] [--json FILE]\n"), 64;
     }
+    if (json)
+        setvbuf(json, nullptr, _IOLBF, 0); /* what there is stays when the run is cut short */
     const stack m = make_stack(kinds[0], 4, 1);
     const int room = mamba_cluster_streams(m.layers.data(), 4, PRECISION_BF16, 0);
     printf("streams at once: %d\n", room);

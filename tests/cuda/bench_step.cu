@@ -724,6 +724,8 @@ int main(int argc, char **argv)
         else
             return fprintf(stderr, "usage: bench_step [--check | --time | --profile] [--json FILE] [--rows N]\n"), 64;
     }
+    if (json)
+        setvbuf(json, nullptr, _IOLBF, 0); /* what there is stays when the run is cut short */
     if (once)
         return profile(rows ? rows : 4096), 0;
     if (check)
