@@ -9,11 +9,15 @@
 #include <algorithm>
 #include <cuda_runtime.h>
 
-namespace {
+namespace
+{
 
 using namespace scan;
 
-int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+int ceil_div(int64_t a, int64_t b)
+{
+    return int((a + b - 1) / b);
+}
 
 int multiprocessors()
 {
@@ -25,7 +29,10 @@ int multiprocessors()
 }
 
 /* States a channel as the kernels take them: the rest are zero. */
-int padded(int N) { return N <= 4 ? 4 : N <= 8 ? 8 : N <= 16 ? 16 : N <= 32 ? 32 : 64; }
+int padded(int N)
+{
+    return N <= 4 ? 4 : N <= 8 ? 8 : N <= 16 ? 16 : N <= 32 ? 32 : 64;
+}
 
 /* Channels a lane, warps a block, chunks of time. */
 struct plan {
@@ -38,9 +45,15 @@ struct plan {
  * channels a lane, and no longer than MAX_CHUNK. */
 constexpr int ENOUGH = 5, FULL = 12, MIN_CHUNK = 64, MIN_CHUNK_2 = 256, MAX_CHUNK = 12288;
 
-int64_t warps_of(const selective_scan_cuda &s, int K) { return int64_t(s.batch) * ceil_div(s.channels, GROUPS * K); }
+int64_t warps_of(const selective_scan_cuda &s, int K)
+{
+    return int64_t(s.batch) * ceil_div(s.channels, GROUPS * K);
+}
 
-bool fills(const selective_scan_cuda &s, int K, int64_t sms) { return warps_of(s, K) >= ENOUGH * sms; }
+bool fills(const selective_scan_cuda &s, int K, int64_t sms)
+{
+    return warps_of(s, K) >= ENOUGH * sms;
+}
 
 /* Steps a chunk that give FULL warps a multiprocessor. */
 int filling_steps(const selective_scan_cuda &s, int K, int64_t sms)
@@ -81,9 +94,15 @@ plan plan_backward(const selective_scan_cuda &s)
     return plan;
 }
 
-plan plan_scan(const selective_scan_cuda &s, bool backward) { return backward ? plan_backward(s) : plan_forward(s); }
+plan plan_scan(const selective_scan_cuda &s, bool backward)
+{
+    return backward ? plan_backward(s) : plan_forward(s);
+}
 
-bool vectors(const void *x, int64_t row, int size) { return uintptr_t(x) % (4 * unsigned(size)) == 0 && row % 4 == 0; }
+bool vectors(const void *x, int64_t row, int size)
+{
+    return uintptr_t(x) % (4 * unsigned(size)) == 0 && row % 4 == 0;
+}
 
 void set_rows(params &p)
 {
@@ -166,11 +185,16 @@ template <typename T, int N, int K> cudaError_t forward(const params &p, const p
 template <typename T> cudaError_t forward_of(const params &p, const plan &plan, void *stream)
 {
     switch (padded(p.s.d_state)) {
-    case 4: return forward<T, 4, 1>(p, plan, stream);
-    case 8: return forward<T, 8, 1>(p, plan, stream);
-    case 32: return forward<T, 32, 1>(p, plan, stream);
-    case 64: return forward<T, 64, 1>(p, plan, stream);
-    default: return plan.K == 2 ? forward<T, 16, 2>(p, plan, stream) : forward<T, 16, 1>(p, plan, stream);
+    case 4:
+        return forward<T, 4, 1>(p, plan, stream);
+    case 8:
+        return forward<T, 8, 1>(p, plan, stream);
+    case 32:
+        return forward<T, 32, 1>(p, plan, stream);
+    case 64:
+        return forward<T, 64, 1>(p, plan, stream);
+    default:
+        return plan.K == 2 ? forward<T, 16, 2>(p, plan, stream) : forward<T, 16, 1>(p, plan, stream);
     }
 }
 
@@ -195,11 +219,16 @@ template <typename T, int N, int BLOCKS> cudaError_t backward(const params &p, v
 template <typename T> cudaError_t backward_of(const params &p, void *stream)
 {
     switch (padded(p.s.d_state)) {
-    case 4: return backward<T, 4, 3>(p, stream);
-    case 8: return backward<T, 8, 3>(p, stream);
-    case 32: return backward<T, 32, 2>(p, stream);
-    case 64: return backward<T, 64, 1>(p, stream);
-    default: return backward<T, 16, 3>(p, stream);
+    case 4:
+        return backward<T, 4, 3>(p, stream);
+    case 8:
+        return backward<T, 8, 3>(p, stream);
+    case 32:
+        return backward<T, 32, 2>(p, stream);
+    case 64:
+        return backward<T, 64, 1>(p, stream);
+    default:
+        return backward<T, 16, 3>(p, stream);
     }
 }
 

@@ -18,13 +18,17 @@
  * The first two lines are fp32, or bf16 with `bf16` set; all else is fp32, and every state is kept in fp32.
  * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
  *
- * Mapping: four lanes share a channel, d_state / 4 states each in registers; a warp walks 8 or 16 channels through time and
- * waits for no other. Where channels are too few to fill the GPU, time is cut into chunks, and a first launch finds what
- * each chunk does to a state. d_state other than 4, 8, 16, 32, 64 costs what the next of them does.
+ * Mapping: four lanes share a channel, d_state / 4 states each in registers; a warp walks 8 or 16 channels through time
+ * and waits for no other. Where channels are too few to fill the GPU, time is cut into chunks, and a first launch finds
+ * what each chunk does to a state. d_state other than 4, 8, 16, 32, 64 costs what the next of them does.
  *
- * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0 TB/s)
- * or 8 bf16 (2.7 ps); exponentials 19 of them, 4.6 ps; chunked, 17 more. What binds is neither but instructions: 143 to 156
- * an element, about 100 more where chunked, 576 backward (515 bf16). Measured by check_scan.py, which prints both.
+ * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
+ * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps; chunked, 17 more. What binds is neither but instructions: 143 to
+ * 156 an element, about 100 more where chunked, 576 backward (515 bf16). check_scan.py prints floors and times.
+ *
+ * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
+ * of h instead (a slower path for those 16 steps), so that no rounding is the same at each step; 2e-8 times the root of
+ * a chunk's steps is left. The backward's carry through such steps is not so treated, but between chunks.
  *
  * Nothing is allocated, synchronised or accumulated into: each call writes all of every output, works under CUDA graph
  * capture, and gives the same bits each time (sums over channels, batch and time have a fixed order, no atomics). */

@@ -2,31 +2,32 @@
 #ifndef KERNELS_CUDA_SELECTIVE_SCAN_BACKWARD_H
 #define KERNELS_CUDA_SELECTIVE_SCAN_BACKWARD_H
 
-/* The scan backward, tile by tile from the end. With p = a h_before, h = p + x B, x = delta u, dy = dout silu(z), and the
- * carry of dh through the later steps:
- *   dh = carry + dy C;  dC = sum dy h;  dB = sum dh x;  dx = <dh, B>;  dlog a = dh p;  carry <- a dh
+/* The scan backward, tile by tile from the end. With p = a h_before, h = p + x B, x = delta u, dy = dout silu(z), and
+ * the carry of dh through the later steps: dh = carry + dy C;  dC = sum dy h;  dB = sum dh x;  dx = <dh, B>;  dlog a =
+ * dh p;  carry <- a dh
  *
- * Mapping as in the forward, eight channels a warp, but a channel's lanes are 8 apart: lane l has channel l % 8 and part l / 8,
- * as the sums over channels by matrix products want it. States and decays of a segment of steps are made again from the
- * checkpoint and stay in registers. */
+ * Mapping as in the forward, eight channels a warp, but a channel's lanes are 8 apart: lane l has channel l % 8 and
+ * part l / 8, as the sums over channels by matrix products want it. States and decays of a segment of steps are made
+ * again from the checkpoint and stay in registers. */
 
 #include "kernels/cuda/selective_scan_walk.h"
 
-namespace scan {
+namespace scan
+{
 
 /* Steps whose states and decays are in registers at once. */
 template <int N> constexpr int SEGMENT = N <= 16 ? 8 : 4;
 
 template <int N> struct backward_block {
-    float4 bc[2][2][TILE * N / 4];          /* B, then C; two tiles each */
-    float4 steps[WARPS][TILE][GROUPS];      /* delta, x, dy, -     */
-    float4 rest[WARPS][TILE][GROUPS];       /* u, elapsed times slope of softplus, dout, z */
-    float dbc[2][WARPS][TILE][2 * N];       /* dB and dC summed over a warp's channels */
+    float4 bc[2][2][TILE * N / 4];     /* B, then C; two tiles each */
+    float4 steps[WARPS][TILE][GROUPS]; /* delta, x, dy, -     */
+    float4 rest[WARPS][TILE][GROUPS];  /* u, elapsed times slope of softplus, dout, z */
+    float dbc[2][WARPS][TILE][2 * N];  /* dB and dC summed over a warp's channels */
 };
 
-/* Sums over a warp's channels of the terms of four steps and states, by products with ones: tf32 takes the leading 11 bits
- * of each term; PARTS = 2 adds the next 11 by a second product, which leaves 2^-22. Lane l gets step l % 4 of the states of
- * part l / 8, over the channels whose third bit is its own; its neighbour four lanes away has the rest. */
+/* Sums over a warp's channels of the terms of four steps and states, by products with ones: tf32 takes the leading 11
+ * bits of each term; PARTS = 2 adds the next 11 by a second product, which leaves 2^-22. Lane l gets step l % 4 of the
+ * states of part l / 8, over the channels whose third bit is its own; its neighbour four lanes away has the rest. */
 template <int PARTS> struct channel_sums {
     float d[4] = {};
     __device__ __forceinline__ void add(int step, float (&terms)[4], const float (&is)[8])
@@ -61,7 +62,8 @@ template <typename T, int N> struct backward_rows {
         : u(p.s.u, p.s.u_row, at.channel(p, 0), p, at.batch), dt(p.s.dt, p.s.dt_row, at.channel(p, 0), p, at.batch),
           z(p.s.z ? p.s.z : p.s.u, p.s.z ? p.s.z_row : p.s.u_row, at.channel(p, 0), p, at.batch),
           dout(p.s.dout, p.s.dout_row, at.channel(p, 0), p, at.batch),
-          du(p.s.du, p.s.du_row, at.channel(p, 0), p, at.batch), ddt(p.s.ddt, p.s.ddt_row, at.channel(p, 0), p, at.batch),
+          du(p.s.du, p.s.du_row, at.channel(p, 0), p, at.batch),
+          ddt(p.s.ddt, p.s.ddt_row, at.channel(p, 0), p, at.batch),
           dz(p.s.dz, p.s.dz_row, at.channel(p, 0), p, at.batch),
           elapsed(p.s.elapsed ? p.s.elapsed + int64_t(at.batch) * p.s.length : &one_and_only)
     {
@@ -70,8 +72,8 @@ template <typename T, int N> struct backward_rows {
 
 /* Prepare the lane's four steps of the tile. */
 template <typename T, int N>
-__device__ __forceinline__ void stage_backward(backward_block<N> &block, const backward_rows<T, N> &rows, const params &p,
-                                               const place<1> &at, int t0, int end, float bias2)
+__device__ __forceinline__ void stage_backward(backward_block<N> &block, const backward_rows<T, N> &rows,
+                                               const params &p, const place<1> &at, int t0, int end, float bias2)
 {
     T u[QUADS], dt[QUADS], z[QUADS], dout[QUADS];
     float elapsed[QUADS];
@@ -89,7 +91,8 @@ __device__ __forceinline__ void stage_backward(backward_block<N> &block, const b
         const float delta = time * softplus(fmaf(to_float(dt[j]), LOG2E, bias2), &slope);
         const float dy = p.s.z ? gradient * silu(to_float(z[j])) : gradient;
         block.steps[at.warp][4 * j + at.part][at.group] = make_float4(delta, delta * to_float(u[j]), dy, 0.0f);
-        block.rest[at.warp][4 * j + at.part][at.group] = make_float4(to_float(u[j]), time * slope, gradient, to_float(z[j]));
+        block.rest[at.warp][4 * j + at.part][at.group] =
+            make_float4(to_float(u[j]), time * slope, gradient, to_float(z[j]));
     }
 }
 
@@ -100,9 +103,9 @@ template <int S> struct backward_lane {
 
 /* From the sums over states of one step to du, ddt, dz. */
 template <typename T, int N>
-__device__ __forceinline__ void write_gradients(backward_block<N> &block, const backward_rows<T, N> &rows, const params &p,
-                                                const place<1> &at, backward_lane<N / 4> &lane, int i, int t, int end,
-                                                float dx, float dlog, float y)
+__device__ __forceinline__ void write_gradients(backward_block<N> &block, const backward_rows<T, N> &rows,
+                                                const params &p, const place<1> &at, backward_lane<N / 4> &lane, int i,
+                                                int t, int end, float dx, float dlog, float y)
 {
     const float4 step = block.steps[at.warp][i][at.group], rest = block.rest[at.warp][i][at.group];
     const float through = fmaf(rest.x, dx, LN2 * dlog) * rest.y;
@@ -124,8 +127,8 @@ template <int N>
 __device__ __forceinline__ void write_partial_bc(const float (&dbc)[WARPS][TILE][2 * N], const params &p,
                                                  const place<1> &at, int group, int t0, int end)
 {
-    float4 *partial = reinterpret_cast<float4 *>(
-        p.partial_bc + ((int64_t(group) * p.s.batch + at.batch) * p.s.length + t0) * (2 * N));
+    float4 *partial = reinterpret_cast<float4 *>(p.partial_bc +
+                                                 ((int64_t(group) * p.s.batch + at.batch) * p.s.length + t0) * (2 * N));
     for (int i = int(threadIdx.x); i < min(TILE, end - t0) * N / 2; i += 32 * WARPS) {
         float4 sum = reinterpret_cast<const float4 *>(dbc[0])[i];
 #pragma unroll
@@ -157,10 +160,9 @@ __device__ __forceinline__ void start_lane(backward_lane<N / 4> &lane, const par
 
 /* States and decays of a segment: walk from the checkpoint to step `first` of the tile, and keep what follows. */
 template <int N>
-__device__ __forceinline__ void recall(float (&h)[SEGMENT<N> + 1][N / 4], float (&a)[SEGMENT<N>][N / 4],
-                                       const float4 (&steps)[TILE][GROUPS], const float *B,
-                                       const backward_lane<N / 4> &lane, const params &p, const place<1> &at, int t0,
-                                       int first)
+__device__ __forceinline__ void
+recall(float (&h)[SEGMENT<N> + 1][N / 4], float (&a)[SEGMENT<N>][N / 4], const float4 (&steps)[TILE][GROUPS],
+       const float *B, const backward_lane<N / 4> &lane, const params &p, const place<1> &at, int t0, int first)
 {
     constexpr int S = N / 4;
     float start[1][S];
@@ -224,8 +226,8 @@ __device__ __forceinline__ void put_sums(float *dbc, const channel_sums<PARTS> (
     }
 }
 
-/* Phase 1 of a split backward: what a chunk makes of no gradient of its last state, and its sum of delta. Chunk 0's isn't
- * wanted. Grid (channel groups x (chunks - 1), batch). */
+/* Phase 1 of a split backward: what a chunk makes of no gradient of its last state, and its sum of delta. Chunk 0's
+ * isn't wanted. Grid (channel groups x (chunks - 1), batch). */
 template <typename T, int N> __global__ void __launch_bounds__(32 * WARPS) scan_backward_map(const params p)
 {
     constexpr int S = N / 4;
@@ -265,7 +267,8 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * WARPS) scan_
 }
 
 /* lane.carry <- the gradient of the state after the lane's chunk, through the maps of the chunks behind it. */
-template <int N> __device__ __forceinline__ void follow_back(backward_lane<N / 4> &lane, const params &p, const place<1> &at)
+template <int N>
+__device__ __forceinline__ void follow_back(backward_lane<N / 4> &lane, const params &p, const place<1> &at)
 {
     constexpr int S = N / 4;
     for (int chunk = p.chunks - 1; chunk > at.chunk; chunk--) {
@@ -275,7 +278,7 @@ template <int N> __device__ __forceinline__ void follow_back(backward_lane<N / 4
         const float sum = p.sums[(int64_t(at.batch) * p.chunks + chunk) * p.s.channels + c];
 #pragma unroll
         for (int s = 0; s < S; s++)
-            lane.carry[s] = fmaf(ptx::exp2(sum * lane.A2[s]), lane.carry[s], local[s]);
+            lane.carry[s] = decay_exactly(sum * lane.A2[s], lane.carry[s], local[s]);
     }
 }
 

@@ -6,7 +6,8 @@
 
 #include <stdint.h>
 
-namespace ptx {
+namespace ptx
+{
 
 /* 2^x to 2 ulp; below 2^-126 zero. */
 __device__ __forceinline__ float exp2(float x)
@@ -44,13 +45,19 @@ __device__ __forceinline__ int opaque(int x)
     return x;
 }
 
-/* Programmatic dependent launch: the launch that follows may start (it waits before it reads what this one writes); wait
- * until the launch before is over and its writes are seen. Without the attribute on the later launch, nothing. */
-__device__ __forceinline__ void let_next_launch_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_launch_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/* Programmatic dependent launch: the launch that follows may start (it waits before it reads what this one writes);
+ * wait until the launch before is over and its writes are seen. Without the attribute on the later launch, nothing. */
+__device__ __forceinline__ void let_next_launch_start()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_launch_before()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
 
-/* d += A B, A 16 x 8, B 8 x 8, of whose numbers the leading 11 bits count; fragments as mma.m16n8k8 has them: lane l has
- * a = A[l/4 + 8 (i & 1)][l%4 + 4 (i / 2)], b = B[l%4 + 4 i][l/4], d = D[l/4 + 8 (i / 2)][2 (l%4) + (i & 1)]. */
+/* d += A B, A 16 x 8, B 8 x 8, of whose numbers the leading 11 bits count; fragments as mma.m16n8k8 has them: lane l
+ * has a = A[l/4 + 8 (i & 1)][l%4 + 4 (i / 2)], b = B[l%4 + 4 i][l/4], d = D[l/4 + 8 (i / 2)][2 (l%4) + (i & 1)]. */
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2])
 {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -9,9 +9,10 @@
 
 #include <cuda_bf16.h>
 
-namespace scan {
+namespace scan
+{
 
-constexpr int TILE = 16;  /* steps staged at once, and between two checkpoints */
+constexpr int TILE = 16; /* steps staged at once, and between two checkpoints */
 constexpr int QUADS = TILE / 4;
 constexpr int WARPS = 4;  /* a block */
 constexpr int GROUPS = 8; /* of four lanes in a warp */
@@ -27,18 +28,31 @@ struct params {
     int tiles;               /* checkpoints a sequence */
     int vector_bc;           /* four neighbours of B and C can be read at once */
     float *maps, *sums;      /* (batch, chunks, E, N) and (batch, chunks, E) */
-    float *partial_bc;       /* (channel groups, batch, L, 2N), N padded: dB and dC, each summed over one block's channels */
-    float *partial_a;        /* (batch chunks, a_row): E (N + 2) of dA, then dD, then ddt_bias, of one chunk */
-    int a_row;               /* floats between two of them, a multiple of 4 */
+    float *partial_bc; /* (channel groups, batch, L, 2N), N padded: dB and dC, each summed over one block's channels */
+    float *partial_a;  /* (batch chunks, a_row): E (N + 2) of dA, then dD, then ddt_bias, of one chunk */
+    int a_row;         /* floats between two of them, a multiple of 4 */
     int groups;
-    int u_step, dt_step, z_step, B_step, C_step, out_step, dout_step, du_step, ddt_step, dz_step; /* bytes between rows */
-    int elapsed_mask;        /* 0 where all steps take the same time */
+    int u_step, dt_step, z_step, B_step, C_step, out_step, dout_step, du_step, ddt_step,
+        dz_step;      /* bytes between rows */
+    int elapsed_mask; /* 0 where all steps take the same time */
 };
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void put(float *p, float x) { *p = x; }
-__device__ __forceinline__ void put(__nv_bfloat16 *p, float x) { *p = __float2bfloat16(x); }
+__device__ __forceinline__ float to_float(float x)
+{
+    return x;
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+__device__ __forceinline__ void put(float *p, float x)
+{
+    *p = x;
+}
+__device__ __forceinline__ void put(__nv_bfloat16 *p, float x)
+{
+    *p = __float2bfloat16(x);
+}
 
 /* log1p(e), 0 <= e <= 1, to 3e-7 of itself. */
 __device__ __forceinline__ float log1p_of(float e)
@@ -52,8 +66,8 @@ __device__ __forceinline__ float log1p_of(float e)
     return e * fmaf(series, e, 0.999999821f);
 }
 
-/* softplus(x) from x log2 e: max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) / e by a polynomial, 3e-7 at most, which keeps
- * the relative error where softplus is small. */
+/* softplus(x) from x log2 e: max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) / e by a polynomial, 3e-7 at most, which
+ * keeps the relative error where softplus is small. */
 __device__ __forceinline__ float softplus(float x2)
 {
     const float e = ptx::exp2(-fabsf(x2));
@@ -68,10 +82,31 @@ __device__ __forceinline__ float softplus(float x2, float *slope)
     return fmaf(fmaxf(x2, 0.0f), LN2, log1p_of(e));
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return ptx::reciprocal(1.0f + ptx::exp2(-LOG2E * x)); }
-__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
+__device__ __forceinline__ float sigmoid(float x)
+{
+    return ptx::reciprocal(1.0f + ptx::exp2(-LOG2E * x));
+}
+__device__ __forceinline__ float silu(float x)
+{
+    return x * sigmoid(x);
+}
 
-/* Sum four values over the four lanes of a channel, which are APART in the warp; lane `part` gets the sum of that index. */
+/* 2^x - 1, |x| < 2^-6, to 1e-7 of itself. */
+__device__ __forceinline__ float exp2_minus_1(float x)
+{
+    return x * fmaf(x, fmaf(x, LN2 * LN2 * LN2 / 6.0f, LN2 * LN2 / 2.0f), LN2);
+}
+
+/* 2^power h + in. A factor close to one is off by a part of 2^-24 that is much the same at each step, and thousands of
+ * steps of it would show: there the change of h is added. */
+__device__ __forceinline__ float decay_exactly(float power, float h, float in)
+{
+    const float near_one = h + fmaf(exp2_minus_1(power), h, in), any = fmaf(ptx::exp2(power), h, in);
+    return fabsf(power) < 0x1p-6f ? near_one : any;
+}
+
+/* Sum four values over the four lanes of a channel, which are APART in the warp; lane `part` gets the sum of that
+ * index. */
 template <int APART> __device__ __forceinline__ float fold4(const float (&v)[4], int part)
 {
     const bool high = (part & 2) != 0, odd = (part & 1) != 0;
@@ -117,8 +152,8 @@ template <int n> __device__ __forceinline__ void store(float *p, const float *v)
     }
 }
 
-/* One channel's column of a (batch, L, E) tensor. 32 bits for the step and for the bytes between steps: an address is one
- * multiplication then. */
+/* One channel's column of a (batch, L, E) tensor. 32 bits for the step and for the bytes between steps: an address is
+ * one multiplication then. */
 template <typename T> struct column {
     const unsigned char *base;
 
@@ -146,7 +181,10 @@ template <int K> struct place {
         chunk = int(blockIdx.x) % chunks, batch = int(blockIdx.y);
         first = (int(blockIdx.x) / chunks * (int(blockDim.x) / 32) + warp) * GROUPS * K + group;
     }
-    __device__ __forceinline__ bool has(const params &p, int k) const { return first + GROUPS * k < p.s.channels; }
+    __device__ __forceinline__ bool has(const params &p, int k) const
+    {
+        return first + GROUPS * k < p.s.channels;
+    }
     /* Past E the last channel is walked again, and not written. */
     __device__ __forceinline__ int channel(const params &p, int k) const
     {
@@ -156,8 +194,8 @@ template <int K> struct place {
 
 /* The lane's states in an (E, width) table; width N (padded) or d_state. */
 template <int N, int K>
-__device__ __forceinline__ void load_states(float (&v)[K][N / 4], const float *table, const params &p, const place<K> &at,
-                                            int width)
+__device__ __forceinline__ void load_states(float (&v)[K][N / 4], const float *table, const params &p,
+                                            const place<K> &at, int width)
 {
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -173,8 +211,8 @@ __device__ __forceinline__ void load_states(float (&v)[K][N / 4], const float *t
 }
 
 template <int N, int K>
-__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p, const place<K> &at,
-                                             int width)
+__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p,
+                                             const place<K> &at, int width)
 {
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -193,7 +231,8 @@ __device__ __forceinline__ void store_states(float *table, const float (&v)[K][N
 }
 
 template <int N, int K>
-__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p, const place<K> &at)
+__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p,
+                                             const place<K> &at)
 {
     store_states<N, K>(table, v, p, at, p.s.d_state);
 }
@@ -213,13 +252,25 @@ template <int K> __device__ __forceinline__ float *checkpoint(const params &p, c
 template <typename T> struct quad;
 template <> struct quad<float> {
     float4 v;
-    __device__ __forceinline__ void load(const float *p) { v = *reinterpret_cast<const float4 *>(p); }
-    __device__ __forceinline__ void set(float a, float b, float c, float d) { v = make_float4(a, b, c, d); }
-    __device__ __forceinline__ float4 floats() const { return v; }
+    __device__ __forceinline__ void load(const float *p)
+    {
+        v = *reinterpret_cast<const float4 *>(p);
+    }
+    __device__ __forceinline__ void set(float a, float b, float c, float d)
+    {
+        v = make_float4(a, b, c, d);
+    }
+    __device__ __forceinline__ float4 floats() const
+    {
+        return v;
+    }
 };
 template <> struct quad<__nv_bfloat16> {
     uint2 v;
-    __device__ __forceinline__ void load(const __nv_bfloat16 *p) { v = *reinterpret_cast<const uint2 *>(p); }
+    __device__ __forceinline__ void load(const __nv_bfloat16 *p)
+    {
+        v = *reinterpret_cast<const uint2 *>(p);
+    }
     __device__ __forceinline__ void set(float a, float b, float c, float d)
     {
         v.x = (__float_as_uint(a) >> 16) | (__float_as_uint(b) & 0xffff0000u);
@@ -252,14 +303,18 @@ template <typename T, int N, bool WITH_C, int THREADS, int HALVES> struct staged
                            int64_t(batch) * p.s.length * step + n * int(sizeof(T)));
         to = (of_c ? HALVES * TILE * (N / 4) : 0) + row * (N / 4) + n / 4;
     }
-    __device__ __forceinline__ bool holds(int i) const { return ITEMS % THREADS == 0 || row + i * ROWS < TILE; }
+    __device__ __forceinline__ bool holds(int i) const
+    {
+        return ITEMS % THREADS == 0 || row + i * ROWS < TILE;
+    }
     __device__ __forceinline__ void load(const params &p, int t0, int end)
     {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             if (!holds(i))
                 break;
-            const T *x = ptx::global(reinterpret_cast<const T *>(base + int64_t(min(t0 + row + i * ROWS, end - 1)) * step));
+            const T *x =
+                ptx::global(reinterpret_cast<const T *>(base + int64_t(min(t0 + row + i * ROWS, end - 1)) * step));
             if (p.vector_bc) {
                 v[i].load(x);
             } else {
