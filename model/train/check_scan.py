@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Check the CUDA selective scan against float64 autograd of the loop it stands for, then time it.
 
-    python3 model/train/check_scan.py build/release/libssm_cuda.so
+    python3 model/train/check_scan.py build/release/libssm_cuda.so [--json FILE]
 
 Every output is filled with NaN before each call. Errors are norm-wise: |x - reference| / |reference|. All failures are
-printed; exit status 1 if there is one. Takes less than a minute on an H100; --device cpu checks small sizes only, for a
-build that emulates the GPU.
+printed; exit status 1 if there is one. Timed against a floor, a copy of the same run, and peers: mamba_ssm's kernels as
+measured on such a card before, and the Triton twin. Takes less than a minute on an H100; --device cpu checks small
+sizes only, for a build that emulates the GPU.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -23,9 +25,14 @@ import scan as ssm  # noqa: E402
 # bf16: one rounding of each output, 2^-9, from inputs that are exactly representable.
 TOLERANCE = {(torch.float32, "forward"): 2e-6, (torch.float32, "backward"): 5e-6,
              (torch.bfloat16, "forward"): 3e-3, (torch.bfloat16, "backward"): 3e-3}
+# Length, A, and how far off the last state may be. An fp32 state takes a rounding each step, at random: 2e-8 times the root
+# of the steps is left, and the chunks the plan picks leave PICKED.
+MEMORY = ((1 << 12, 1e-4, 4e-6), (1 << 15, 1e-5, 1e-5), (1 << 20, 1e-6, 1e-4))
+PICKED = 4e-6
 INPUTS = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias", "elapsed", "h0")
 worst = {}
 failures = []
+memory = []
 
 
 def make_inputs(batch, length, channels, states, kind, device, without=(), sliced=True):
@@ -128,10 +135,40 @@ def check_graph(device):
         failures.append("graph: replay differs from a call")
 
 
+def last_state(x):
+    """The state after the last step in fp64, of one item: each step's share, decayed by all that follow."""
+    up = lambda name: x[name].double()[0] if name in ("u", "dt", "B", "h0") else x[name].double()
+    delta = torch.nn.functional.softplus(up("dt") + up("dt_bias"))
+    later = delta.sum(0) - delta.cumsum(0)
+    h = torch.exp(delta.sum(0)[:, None] * up("A")) * up("h0")
+    for part in range(0, len(delta), 1 << 15):
+        t = slice(part, part + (1 << 15))
+        shares = (delta[t] * up("u")[t])[:, :, None] * up("B")[t][:, None, :]
+        h = h + (torch.exp(later[t][:, :, None] * up("A")) * shares).sum(0)
+    return h
+
+
+def check_memory(length, decay, limit, device, channels=64):
+    """States that remember as long as the sequence and grow: whole, and in chunks of any length."""
+    torch.manual_seed(length)
+    x = make_inputs(1, length, channels, 16, torch.float32, device, ("elapsed",))
+    x["A"] = -decay * torch.rand(channels, 16, device=device)
+    x["dt_bias"] = torch.full((channels,), 0.5, device=device)
+    expected = last_state(x)
+    errors = {steps: relative(ssm.selective_scan(*[x[name] for name in INPUTS], return_state=True,
+                                                 chunk_steps=steps)[1], expected) for steps in (0, 256, 4096, length)}
+    memory.append("length %d, A %.0e: " % (length, decay) +
+                  ", ".join("%s %.1e" % (steps or "picked", error) for steps, error in errors.items()))
+    for steps, error in errors.items():
+        allowed = limit if steps else min(limit, PICKED)
+        if not error <= allowed:
+            failures.append("memory of %d steps, chunk_steps %d: %.2e > %.0e" % (length, steps, error, allowed))
+
+
 def check_all(device):
     f32, bf16 = torch.float32, torch.bfloat16
     chunks = ({}, dict(chunk_steps=16), dict(chunk_steps=48, channels_per_lane=2), dict(chunk_steps=64))
-    lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2), dict(channels_per_lane=4))
+    lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2))
     if device == "cpu":
         for N in (1, 2, 3, 4, 8, 16, 32, 64):
             for length, E in ((1, 1), (17, 33), (37, 20)):
@@ -142,6 +179,7 @@ def check_all(device):
         check(2, 65, 70, 16, bf16, device, options=chunks)
         check(1, 33, 21, 8, bf16, device)
         check(2, 1, 5, 16, f32, device, sliced=False)
+        check_memory(400, 1e-3, 2e-6, device, 8)
         return
     for i, length in enumerate((1, 7, 15, 16, 17, 63, 64, 65, 400)):
         for E in (1, 33, 512):
@@ -157,13 +195,15 @@ def check_all(device):
     check(2, 1, 40, 16, f32, device, sliced=False)
     check(48, 130, 512, 16, f32, device, sliced=False)
     check_graph(device)
+    for length, decay, limit in MEMORY:
+        check_memory(length, decay, limit, device)
 
 
 # ---- timing --------------------------------------------------------------------------------------------------------
 
 
-def median_ms(call, small, budget_s):
-    """Median of up to 50 replays of a captured graph; small calls ten to a graph, to hide the launch."""
+def times_ms(call, small, budget_s):
+    """Median and p99 of up to 200 replays of a captured graph; small calls ten to a graph, to hide the launch."""
     calls = 10 if small else 1
     call()
     torch.cuda.synchronize()
@@ -174,24 +214,23 @@ def median_ms(call, small, budget_s):
     graph.replay()
     torch.cuda.synchronize()
     times, started = [], time.time()
-    while len(times) < 50 and (len(times) < 5 or time.time() - started < budget_s):
+    while len(times) < 200 and (len(times) < 5 or time.time() - started < budget_s):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / calls)
-    return statistics.median(times)
+    return statistics.median(times), sorted(times)[min(len(times) - 1, len(times) * 99 // 100)]
 
 
-def raw_calls(batch, length, channels, kind, **options):
-    """Forward (bulk, no checkpoints) and forward (training), backward, straight to the library, on buffers made once."""
+def raw_calls(batch, length, channels, kind):
+    """Forward (bulk, no checkpoints); forward (training), backward; straight to the library, on buffers made once."""
     x = make_inputs(batch, length, channels, 16, kind, "cuda", ("h0", "elapsed"), sliced=False)
-    lane = options.get("channels_per_lane", 0)
     inputs = {name: x[name] for name in ssm._POINTERS_IN}
 
     def prepare(backward, extra):
-        s = ssm._describe(inputs, options.get("chunk_steps", 0), 0 if backward and lane == 1 else lane)
+        s = ssm._describe(inputs, 0, 0)
         kept = ssm._point(s, dict(inputs, **extra))
         return lambda: (kept, ssm._call(s, x["u"].device, backward))
     out = torch.empty_like(x["u"])
@@ -208,74 +247,79 @@ def raw_calls(batch, length, channels, kind, **options):
 
 
 def copy_ceiling():
+    """TB/s of a kernel that reads a number and writes a number; the driver's copy is slower."""
     a = torch.randn(1 << 28, device="cuda")
     b = torch.empty_like(a)
-    return 2 * a.numel() * 4 / (median_ms(lambda: b.copy_(a), False, 0.3) * 1e-3) / 1e12
+    return 2 * a.numel() * 4 / (times_ms(lambda: torch.add(a, 0, out=b), False, 0.3)[0] * 1e-3) / 1e12
+
+
+# Batch, channels, length: mamba_ssm's kernels on an H100 80GB, ms fp32 and bf16 (built with its own flags, CUDA 13.0).
+FORWARD = {(1, 512, 1 << 10): (0.0260, 0.0212), (1, 512, 1 << 14): (0.461, 0.186), (1, 512, 1 << 17): (3.73, 1.48),
+           (1, 512, 1 << 20): (28.3, 11.7), (1, 1536, 1 << 17): (7.90, 4.45), (8, 1536, 1 << 14): (7.59, 4.20),
+           (64, 512, 1 << 14): (20.0, 11.6), (8, 1536, 1 << 17): (59.5, 34.0)}
+BOTH = {(8, 1536, 1 << 13): (12.0, 9.33), (8, 1536, 1 << 11): (2.92, 2.28), (8, 1536, 1 << 15): (47.8, 38.4)}
+TWIN = ((48, 512, 400), (64, 512, 512))  # forward and backward, against the Triton twin: what it is made for
+
+
+def floor_us(sizes, kind, copy, backward):
+    """Bytes (u, dt, z, out; backward reads u, dt, z, dout and writes three gradients) or exponentials, 19 and 28."""
+    elements, size = sizes[0] * sizes[1] * sizes[2], 4 if kind is torch.float32 else 2
+    clock = torch.cuda.get_device_properties(0).multi_processor_count * 16 * 1.98e9
+    step = lambda tensors, exponentials: max(tensors * size / (copy * 1e12), exponentials / clock)
+    return elements * 1e6 * (step(4, 19) + (step(7, 28) if backward else 0.0))
+
+
+def twin_ms(sizes, kind):
+    """The Triton twin's forward and backward, ms; None without Triton."""
+    try:
+        import scan_triton
+    except ImportError:
+        return None
+    x = make_inputs(sizes[0], sizes[2], sizes[1], 16, kind, "cuda", ("h0", "elapsed"), sliced=False)
+    x = {name: None if v is None else v.requires_grad_() for name, v in x.items()}
+    dout = torch.randn(sizes[0], sizes[2], sizes[1], device="cuda").to(kind)
+    inputs = [x[name] for name in INPUTS[:8]]
+    return times_ms(lambda: torch.autograd.grad(scan_triton.selective_scan(*inputs), inputs, dout), False, 0.2)[0]
+
+
+def results_of(sizes, copy, backward, peers, peer):
+    """One result a type."""
+    batch, channels, length = sizes
+    for i, kind in enumerate((torch.float32, torch.bfloat16)):
+        bulk, training = raw_calls(batch, length, channels, kind)
+        call = bulk
+        if backward:
+            forward, back = training()
+            call = lambda: (forward(), back())
+        median, p99 = times_ms(call, batch * channels * length < 1 << 24, 0.3)
+        bulk = training = call = forward = back = None
+        torch.cuda.empty_cache()
+        other = peers[i] if peers else twin_ms(sizes, kind)
+        name = "selective scan %s, %s" % ("forward + backward" if backward else "forward", ("fp32", "bf16")[i])
+        steps = "%d" % length if length & (length - 1) else "2^%d" % (length.bit_length() - 1)
+        yield dict(name=name, sizes="(%d, %d) %s" % (batch, channels, steps), median_us=1e3 * median, p99_us=1e3 * p99,
+                   floor_us=floor_us(sizes, kind, copy, backward), peer_us=other and 1e3 * other,
+                   peer=other and peer)
 
 
 def time_all(budget_s):
-    deadline = time.time() + budget_s
-    lines = ["copy %.2f TB/s, %s, torch %s" % (copy_ceiling(), torch.cuda.get_device_name(), torch.__version__),
-             "%-18s | %21s | %21s | ps an element: floor forward 5.4 fp32, 4.8 bf16"
-             % ("B, E, L", "fp32 ms: fwd, f+b", "bf16 ms: fwd, f+b")]
-    rows = [(48, 512, 400, 1), (64, 512, 512, 1), (128, 512, 800, 1), (8, 1536, 1 << 13, 1), (8, 1536, 1 << 11, 1),
-            (8, 1536, 1 << 15, 1), (1, 512, 1 << 10, 0), (1, 512, 1 << 14, 0), (1, 512, 1 << 17, 0),
-            (1, 1536, 1 << 17, 0), (8, 1536, 1 << 14, 0), (64, 512, 1 << 14, 0), (8, 1536, 1 << 17, 0),
-            (1, 512, 1 << 20, 0)]
-    for batch, channels, length, trains in rows:
+    """Results, and the lines to print."""
+    deadline, copy, results = time.time() + budget_s, copy_ceiling(), []
+    lines = ["copy %.2f TB/s, %s, torch %s" % (copy, torch.cuda.get_device_name(), torch.__version__),
+             "%-26s %-15s %9s %9s %9s %5s %9s  %s" % ("us", "sizes", "median", "p99", "floor", "x", "peer", "x ours")]
+    rows = [(sizes, False, peers, "mamba_ssm's kernels, an earlier run") for sizes, peers in FORWARD.items()]
+    rows += [(sizes, True, peers, "mamba_ssm's kernels, an earlier run") for sizes, peers in BOTH.items()]
+    rows += [(sizes, True, None, "Triton twin") for sizes in TWIN]
+    for sizes, backward, peers, peer in rows:
         if time.time() > deadline:
             lines.append("(out of time: rows left out)")
             break
-        elements, cells, pico = batch * channels * length, [], []
-        for kind in (torch.float32, torch.bfloat16):
-            bulk, training = raw_calls(batch, length, channels, kind)
-            forward = median_ms(bulk, elements < 1 << 24, 0.3)
-            both = float("nan")
-            if trains:
-                f, b = training()
-                both = median_ms(lambda: (f(), b()), elements < 1 << 24, 0.3)
-            cells.append("%10.4f %10.4f" % (forward, both))
-            pico.append("%6.2f %6.2f" % (forward / elements * 1e9, both / elements * 1e9))
-            bulk = training = f = b = None
-            torch.cuda.empty_cache()
-        lines.append("%-18s | %s | %s | %s | %s" % ((str((batch, channels, length)),) + tuple(cells) + tuple(pico)))
-    lines += tuning(deadline)
-    return lines + peer(deadline)
-
-
-def tuning(deadline):
-    """What the plan could have chosen: forward and backward apart."""
-    lines = ["tuning, fp32 ms: channels a lane / chunk steps: training forward, backward"]
-    for batch, channels, length in ((48, 512, 400), (128, 512, 800), (8, 1536, 1 << 13)):
-        cells = []
-        for lane in (1, 2, 4):
-            for steps in (0, length) if length < 1024 else (0, 1024, length):
-                if time.time() > deadline:
-                    return lines
-                _, training = raw_calls(batch, length, channels, torch.float32, channels_per_lane=lane,
-                                        chunk_steps=steps)
-                f, b = training()
-                cells.append("%d/%d: %.3f %s" % (lane, steps, median_ms(f, False, 0.1),
-                                                 "-" if lane == 1 else "%.3f" % median_ms(b, False, 0.1)))
-        lines.append("  %s  %s" % ((batch, channels, length), "   ".join(cells)))
-    return lines
-
-
-def peer(deadline):
-    """The loop in plain PyTorch, once, at the smallest training shape."""
-    if time.time() > deadline:
-        return []
-    x = make_inputs(48, 400, 512, 16, torch.float32, "cuda", sliced=False)
-    x["u"].requires_grad_()
-    times = []
-    for _ in range(2):
-        torch.cuda.synchronize()
-        started = time.time()
-        out = ssm.selective_scan_reference(*[x[name] for name in INPUTS])
-        out.sum().backward()
-        torch.cuda.synchronize()
-        times.append((time.time() - started) * 1e3)
-    return ["peer: PyTorch loop over time, (48, 512, 400) fp32, forward + backward: %.1f ms" % times[-1]]
+        results += results_of(sizes, copy, backward, peers, peer)
+    for r in results:
+        median, floor, peer = r["median_us"], r["floor_us"], r["peer_us"] or float("nan")
+        lines.append("%-26s %-15s %9.1f %9.1f %9.1f %5.2f %9.1f  %.2f" %
+                     (r["name"][15:], r["sizes"], median, r["p99_us"], floor, median / floor, peer, peer / median))
+    return results, lines
 
 
 def main():
@@ -283,16 +327,17 @@ def main():
     parser.add_argument("library")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--no-timing", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write the timings there, a line each")
     arguments = parser.parse_args()
     ssm.load(os.path.abspath(arguments.library), ("cuda", arguments.device))
     torch.backends.cuda.matmul.allow_tf32 = False
     started = time.time()
     check_all(arguments.device)
     checked = time.time() - started
-    timing = []
+    results, timing = [], []
     if arguments.device == "cuda" and not arguments.no_timing:
         try:
-            timing = time_all(max(5.0, 45.0 - checked))
+            results, timing = time_all(max(5.0, 42.0 - checked))
         except Exception as error:
             failures.append("timing: %r" % (error,))
     for failure in failures:
@@ -301,7 +346,10 @@ def main():
     for kind in ("fp32", "bf16"):
         print(" ", kind, "  ".join("%s %.1e" % (key.split()[1], value[0]) for key, value in worst.items()
                                    if key.startswith(kind)))
-    print("\n".join(timing))
+    print("\n".join(["error of the last state by chunk_steps:"] + memory + timing))
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            file.writelines(json.dumps(result) + "\n" for result in results)
     print("FAILED: %d" % len(failures) if failures else "ok")
     return 1 if failures else 0
 
