@@ -314,7 +314,10 @@ def time_all(budget_s):
         if time.time() > deadline:
             lines.append("(out of time: rows left out)")
             break
-        results += results_of(sizes, copy, backward, peers, peer)
+        try:
+            results.extend(results_of(sizes, copy, backward, peers, peer))
+        except RuntimeError as error:  # the other rows stand
+            failures.append("timing %s: %r" % (sizes, error))
     for r in results:
         median, floor, peer = r["median_us"], r["floor_us"], r["peer_us"] or float("nan")
         lines.append("%-26s %-15s %9.1f %9.1f %9.1f %5.2f %9.1f  %.2f" %
