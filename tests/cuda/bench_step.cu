@@ -24,52 +24,11 @@
 #include <vector>
 
 #include "kernels/cuda/mamba_step.h"
+#include "tests/cuda/random.cuh"
 
 namespace {
 
-using floats = std::vector<float>;
 using doubles = std::vector<double>;
-
-void must(int error, const char *what)
-{
-    if (error == 0)
-        return;
-    fprintf(stderr, "bench_step: %s: %s\n", what, error < 0 ? "sizes refused" : cudaGetErrorString(cudaError_t(error)));
-    exit(1);
-}
-
-/* ---- random numbers and device memory ------------------------------------------------------------------------ */
-
-uint64_t seed = 1;
-
-double uniform(double low, double high)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return low + (high - low) * double(seed >> 11) / 9007199254740992.0;
-}
-
-floats random_floats(size_t n, double low, double high)
-{
-    floats v(n);
-    for (float &x : v)
-        x = float(uniform(low, high));
-    return v;
-}
-
-template <class T> T *device_copy(const std::vector<T> &v)
-{
-    T *p = nullptr;
-    must(cudaMalloc(&p, std::max<size_t>(v.size(), 4) * sizeof(T)), "cudaMalloc");
-    must(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
-    return p;
-}
-
-template <class T> std::vector<T> host_copy(const T *p, size_t n)
-{
-    std::vector<T> v(n);
-    must(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
-    return v;
-}
 
 /* ---- a layer ------------------------------------------------------------------------------------------------- */
 
