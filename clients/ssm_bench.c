@@ -35,7 +35,7 @@ struct load { /* an engine full of streams, each with its own samples */
     struct ssm_engine *engine;
     const struct ssm_info *info;
     struct ssm_hop *hops;
-    float *in, *out; /* (n, RING, hop), (n, outputs) */
+    float *in, *out; /* (n, RING, inputs), (n, outputs) */
     int n, turn;
 };
 
@@ -67,11 +67,13 @@ static double draw(uint64_t *seed)
 }
 
 /* Something like speech in noise: low-passed noise that swells four times a second, over a steady floor. */
-static int make_signal(int rate)
+static int make_signal(const struct ssm_info *info)
 {
+    size_t least = 2 * RING * (size_t)info->inputs;
+    double rate = (double)info->rate * info->channels;
     uint64_t seed = 1;
     double low = 0;
-    signal_length = (size_t)(SIGNAL * rate);
+    signal_length = (size_t)(SIGNAL * rate) > least ? (size_t)(SIGNAL * rate) : least;
     signal_samples = malloc(signal_length * sizeof *signal_samples);
     for (size_t i = 0; signal_samples != NULL && i < signal_length; i++) {
         double swell = sin(4 * M_PI * (double)i / rate);
@@ -92,7 +94,7 @@ static void unload(struct load *load)
 /* Everybody his own RING hops of the signal. */
 static void give_sound(struct load *load)
 {
-    size_t ring = RING * (size_t)load->info->hop;
+    size_t ring = RING * (size_t)load->info->inputs;
     uint64_t seed = 7;
     for (size_t i = 0; i < (size_t)load->n; i++) {
         size_t from = (size_t)(draw(&seed) * (double)(signal_length - ring));
@@ -109,9 +111,9 @@ static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
         return err->code;
     }
     load->info = ssm_describe(load->engine);
-    size_t hop = (size_t)load->info->hop, outputs = (size_t)load->info->outputs, rows = (size_t)n;
+    size_t inputs = (size_t)load->info->inputs, outputs = (size_t)load->info->outputs, rows = (size_t)n;
     load->hops = calloc(rows, sizeof *load->hops);
-    load->in = malloc(rows * RING * hop * sizeof(float));
+    load->in = malloc(rows * RING * inputs * sizeof(float));
     load->out = malloc(rows * outputs * sizeof(float));
     if (!load->hops || !load->in || !load->out) {
         unload(load);
@@ -129,9 +131,9 @@ static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
 /* One batched step on new samples, from where they are in memory to where they are wanted. Gives seconds. */
 static double time_step(struct load *load)
 {
-    size_t hop = (size_t)load->info->hop, turn = (size_t)load->turn++ % RING;
+    size_t inputs = (size_t)load->info->inputs, turn = (size_t)load->turn++ % RING;
     for (size_t i = 0; i < (size_t)load->n; i++) {
-        load->hops[i].in = load->in + (i * RING + turn) * hop;
+        load->hops[i].in = load->in + (i * RING + turn) * inputs;
     }
     double start = now();
     ssm_step(load->engine, load->hops, load->n);
@@ -308,8 +310,9 @@ static int measure_scan(int n_threads, double *speed, struct ssm_error *err)
     }
     size_t hop = (size_t)load.info->hop, hops = (size_t)(SCAN * load.info->rate) / hop, likes = (size_t)load.info->scan_hops;
     hops = hops < likes ? likes : hops - hops % likes;
-    float *in = malloc(hops * hop * sizeof *in), *out = malloc(hops * (size_t)load.info->outputs * sizeof *out);
-    for (size_t i = 0; in != NULL && i < hops * hop; i++) {
+    size_t n = hops * (size_t)load.info->inputs;
+    float *in = malloc(n * sizeof *in), *out = malloc(hops * (size_t)load.info->outputs * sizeof *out);
+    for (size_t i = 0; in != NULL && i < n; i++) {
         in[i] = signal_samples[i % signal_length];
     }
     double audio = 0, start = 0;
@@ -471,7 +474,7 @@ static int run_bench(char **arguments, int n)
     }
     report.info = *ssm_describe(engine);
     ssm_close(engine);
-    if (make_signal(report.info.rate) != 0) {
+    if (make_signal(&report.info) != 0) {
         return verb_fail(EX_OSERR, "out of memory");
     }
     int status = measure_all(&report, streams, &err);

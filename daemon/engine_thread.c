@@ -160,8 +160,8 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     *stream = (struct stream){.feed = setup->feed, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
                               .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay};
-    if (model->outputs != model->hop) {
-        return refuse(err, 65, "this model gives scores, not samples: the daemon runs models that give samples");
+    if (model->channels != 1 || model->outputs != model->hop) {
+        return refuse(err, 65, "this model takes sensors or gives scores: the daemon runs models of samples to samples");
     }
     stream->resampler = resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
     stream->raw = calloc(RAW, sizeof(float));

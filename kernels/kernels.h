@@ -103,7 +103,8 @@ struct kernels {
 
     void (*selective_scan)(const struct selective_scan *scan);
 
-    /* Element by element; y may be x. softplus is x itself above 20. */
+    /* Element by element; y may be x. sigmoid is 1 / (1 + exp(-x)); softplus is x itself above 20. */
+    void (*sigmoid)(const float *x, float *y, size_t n);
     void (*silu)(const float *x, float *y, size_t n);
     void (*softplus)(const float *x, float *y, size_t n);
     void (*exp)(const float *x, float *y, size_t n);

@@ -101,6 +101,13 @@ static void selective_scan(const struct selective_scan *s)
     }
 }
 
+static void sigmoid(const float *x, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = 1 / (1 + expf(-x[i]));
+    }
+}
+
 static void silu(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -152,6 +159,7 @@ const struct kernels kernels_scalar = {
     .rms_norm = rms_norm,
     .conv1d = conv1d,
     .selective_scan = selective_scan,
+    .sigmoid = sigmoid,
     .silu = silu,
     .softplus = softplus,
     .exp = exponential,

@@ -87,6 +87,11 @@ INLINE struct halvings vec_halvings(vec a, vec b)
     return (struct halvings){k, r, q};
 }
 
+INLINE vec vec_sigmoid(vec x)
+{
+    return vec_set(1) / (vec_set(1) + vec_exp(vec_set(0) - x));
+}
+
 INLINE vec vec_silu(vec x)
 {
     return x / (vec_set(1) + vec_exp(vec_set(0) - x));
@@ -137,6 +142,7 @@ static void power(const float *from, float exponent, float *to, size_t n)
             vec_store_n(to, expression, left);                                                                         \
         }                                                                                                              \
     }
+ELEMENT_BY_ELEMENT(sigmoid, vec_sigmoid(x))
 ELEMENT_BY_ELEMENT(silu, vec_silu(x))
 ELEMENT_BY_ELEMENT(softplus, vec_softplus(x))
 ELEMENT_BY_ELEMENT(exponential, vec_exp(x))
@@ -459,5 +465,5 @@ static void selective_scan(const struct selective_scan *s)
 #define KERNELS_TABLE(title, product)                                                                                  \
     {                                                                                                                  \
         .name = title, .linear = product, .rms_norm = rms_norm, .conv1d = conv1d, .selective_scan = selective_scan,    \
-        .silu = silu, .softplus = softplus, .exp = exponential, .power = power, .add = add                             \
+        .sigmoid = sigmoid, .silu = silu, .softplus = softplus, .exp = exponential, .power = power, .add = add         \
     }

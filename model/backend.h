@@ -11,7 +11,7 @@
 /* One stream's part of a step, or a piece of a recording. */
 struct backend_hop {
     int slot;
-    const float *in; /* (count, hop)      NaN and inf count as 0                                    */
+    const float *in; /* (count, inputs)   NaN and inf count as 0                                    */
     float *out;      /* (count, outputs)                                                            */
     int count;
     const float

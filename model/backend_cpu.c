@@ -76,7 +76,7 @@ static float *state_of(const struct cpu *cpu, int slot)
 /* Bring `count` hops from hop `done` on into rows of samples x and elapsed times. */
 static void gather(const struct cpu *cpu, const struct backend_hop *hop, int done, int count, float *x, float *elapsed)
 {
-    size_t width = (size_t)cpu->model->info.hop;
+    size_t width = (size_t)cpu->model->info.inputs;
     const float *in = hop->in + (size_t)done * width;
     for (size_t i = 0; i < (size_t)count * width; i++) {
         x[i] = isfinite(in[i]) ? in[i] : 0;
@@ -100,7 +100,7 @@ static void fill_block(const struct cpu *cpu, struct cursor *at, struct bench *b
     size_t outputs = (size_t)cpu->model->info.outputs;
     for (block->rows = block->n_items = 0; at->hop < at->end && block->rows < ROWS; block->n_items++) {
         int left = at->hop->count - at->done, room = ROWS - block->rows, count = left < room ? left : room;
-        gather(cpu, at->hop, at->done, count, x + block->rows * cpu->model->info.hop, elapsed + block->rows);
+        gather(cpu, at->hop, at->done, count, x + block->rows * cpu->model->info.inputs, elapsed + block->rows);
         bench->items[block->n_items] = (struct layer_item){state_of(cpu, at->hop->slot), block->rows, count};
         bench->outs[block->n_items] = at->hop->out + (size_t)at->done * outputs;
         block->rows += count;
@@ -246,7 +246,7 @@ static void scan_member(void *arg, int member)
     unsigned before = flush_denormals();
     for (int done = 0; done < hop->count; done += cpu->members * ROWS) {
         float *x = cpu->activations[0], *y = cpu->activations[1];
-        gather(cpu, hop, done + member * ROWS, ROWS, x + row * (size_t)model->info.hop, cpu->elapsed + row);
+        gather(cpu, hop, done + member * ROWS, ROWS, x + row * (size_t)model->info.inputs, cpu->elapsed + row);
         team_barrier(cpu->team);
         for (int i = 0; i < model->n_layers; i++) {
             run_segment(cpu, &model->layers[i], member, x, y);
@@ -273,7 +273,7 @@ static int cpu_scan(struct backend *backend, const struct backend_hop *hop)
     }
     if (rest.count) {
         int used = whole.count < hop->elapsed_count ? whole.count : hop->elapsed_count;
-        rest.in += (size_t)whole.count * (size_t)cpu->model->info.hop;
+        rest.in += (size_t)whole.count * (size_t)cpu->model->info.inputs;
         rest.out += (size_t)whole.count * (size_t)cpu->model->info.outputs;
         rest.elapsed = hop->elapsed ? hop->elapsed + used : NULL;
         rest.elapsed_count -= used;

@@ -388,7 +388,7 @@ static int scan_pieces(struct backend *backend, const struct backend_hop *hop, c
     for (int done = 0; done < hop->count;) {
         struct backend_hop piece = *hop;
         int left = hop->count - done, used = done < hop->elapsed_count ? done : hop->elapsed_count;
-        piece.in += (size_t)done * (size_t)model->info.hop;
+        piece.in += (size_t)done * (size_t)model->info.inputs;
         piece.out += (size_t)done * (size_t)model->info.outputs;
         piece.count = left < backend->scan_hops ? left : backend->scan_hops;
         piece.elapsed = hop->elapsed ? hop->elapsed + used : NULL;
@@ -414,7 +414,7 @@ static int scan_standby(struct fleet *fleet, const struct backend_hop *hop)
         return scan_pieces(fleet->standby, hop, fleet->model);
     }
     rest.count--;
-    rest.in += fleet->model->info.hop;
+    rest.in += fleet->model->info.inputs;
     rest.out += fleet->model->info.outputs;
     rest.elapsed = hop->elapsed_count > 1 ? hop->elapsed + 1 : NULL;
     rest.elapsed_count = hop->elapsed_count > 1 ? hop->elapsed_count - 1 : 0;

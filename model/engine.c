@@ -258,6 +258,24 @@ bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer
     return true;
 }
 
+bool ssm_describe_channel(const struct ssm_engine *engine, int i, struct ssm_channel *channel)
+{
+    if (i < 0 || i >= engine->info.channels) {
+        return false;
+    }
+    *channel = engine->model->channels[i];
+    return true;
+}
+
+bool ssm_describe_label(const struct ssm_engine *engine, int i, struct ssm_label *label)
+{
+    if (i < 0 || i >= engine->model->n_labels) {
+        return false;
+    }
+    *label = engine->model->labels[i];
+    return true;
+}
+
 bool ssm_describe_device(const struct ssm_engine *engine, int i, struct ssm_device_info *info)
 {
     if (engine->fleet) {
@@ -425,7 +443,7 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
              size_t count, size_t *blown)
 {
     int slot = find_slot(engine, stream);
-    size_t zeroed = 0, hop = (size_t)engine->info.hop, outputs = (size_t)engine->info.outputs;
+    size_t zeroed = 0, inputs = (size_t)engine->info.inputs, outputs = (size_t)engine->info.outputs;
     int status = SSM_OK;
     if (slot < 0) {
         return SSM_STALE;
@@ -435,7 +453,7 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
         bool odd = false;
         piece = piece < most ? piece : most;
         struct backend_hop part = {.slot = slot,
-                                   .in = in + done * hop,
+                                   .in = in + done * inputs,
                                    .out = out + done * outputs,
                                    .count = (int)piece,
                                    .elapsed = elapsed ? elapsed + done : NULL,

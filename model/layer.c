@@ -6,7 +6,8 @@
 #include "model/refuse.h"
 
 static const struct layer_ops *const table[] = {
-    &layer_stft, &layer_istft, &layer_filter, &layer_mask, &layer_linear, &layer_norm, &layer_conv, &layer_mamba,
+    &layer_stft,   &layer_istft, &layer_filter,  &layer_mask,    &layer_linear, &layer_norm,
+    &layer_conv,   &layer_mamba, &layer_sigmoid, &layer_softmax,
 };
 
 const struct layer_ops *layer_at(int i)

@@ -84,7 +84,7 @@ struct layer_ops {
 };
 
 extern const struct layer_ops layer_stft, layer_istft, layer_filter, layer_mask, layer_linear, layer_norm, layer_conv,
-    layer_mamba;
+    layer_mamba, layer_sigmoid, layer_softmax;
 
 /* The row of a type, or NULL; and all of them, NULL past the end. */
 const struct layer_ops *layer_find(const char *type);

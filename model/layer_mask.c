@@ -25,18 +25,6 @@ static int mask_open(struct layer *layer, struct spec spec, struct layer_chain *
     return 0;
 }
 
-/* y = 1 / (1 + exp(-x)) over a row's bins. */
-static void squash(const struct kernels *kernels, const float *x, float *y, int bins)
-{
-    for (int f = 0; f < bins; f++) {
-        y[f] = -x[f];
-    }
-    kernels->exp(y, y, (size_t)bins);
-    for (int f = 0; f < bins; f++) {
-        y[f] = 1 / (1 + y[f]);
-    }
-}
-
 static void mask_run(const struct layer *layer, const struct layer_block *block, const float *x, float *y)
 {
     const struct mask *self = layer->self;
@@ -44,7 +32,7 @@ static void mask_run(const struct layer *layer, const struct layer_block *block,
     for (int row = 0; row < block->rows; row++, x += bins, y += 2 * bins) {
         const float *spectrum = block->spectrum + (size_t)row * 2 * (size_t)bins, *gain = x;
         if (self->sigmoid) {
-            squash(block->kernels, x, y, bins);
+            block->kernels->sigmoid(x, y, (size_t)bins);
             gain = y;
         }
         for (int f = 0; f < bins; f++) {

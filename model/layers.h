@@ -11,7 +11,8 @@
  *   norm    float *, (width) weights
  *   linear  struct linear (kernels.h)
  *   conv    struct conv
- *   mamba   struct mamba */
+ *   mamba   struct mamba
+ *   sigmoid, softmax  NULL */
 
 #include "kernels/kernels.h"
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/facts.h"
 #include "model/refuse.h"
 #include "model/weights.h"
 
@@ -83,29 +84,6 @@ static char *infer_config(const struct safetensors *file, struct ssm_error *err)
     return text;
 }
 
-static void copy_text(struct spec config, const char *key, char *text, size_t size)
-{
-    const char *value = spec_text(config, key);
-    snprintf(text, size, "%s", value ? value : "");
-}
-
-static int read_facts(struct model *model, struct spec config, struct ssm_error *err)
-{
-    struct ssm_info *info = &model->info;
-    int format = SPEC_REQUIRED, channels = 1;
-    info->rate = info->hop = SPEC_REQUIRED;
-    if (spec_int(config, "format", 1, 1, &format, err) || spec_int(config, "rate", 1, 10000000, &info->rate, err) ||
-        spec_int(config, "hop", 1, 1 << 15, &info->hop, err) || spec_int(config, "channels", 1, 1, &channels, err)) {
-        return -1;
-    }
-    copy_text(config, "name", info->name, sizeof info->name);
-    copy_text(config, "version", info->version, sizeof info->version);
-    copy_text(config, "task", info->task, sizeof info->task);
-    copy_text(config, "licence", info->licence, sizeof info->licence);
-    copy_text(config, "trained", info->trained, sizeof info->trained);
-    return 0;
-}
-
 static int open_layer(struct layer *layer, struct spec spec, struct layer_chain *chain, struct ssm_error *err)
 {
     const char *type = spec_text(spec, "type"), *name = spec_text(spec, "name");
@@ -161,36 +139,16 @@ static int open_layers(struct model *model, struct spec config, struct layer_cha
     return 0;
 }
 
-/* The config's latency may be longer than the layers' own (a model trained to answer late), never shorter. */
-static int finish_facts(struct model *model, struct spec config, const struct layer_chain *chain, struct ssm_error *err)
-{
-    struct ssm_info *info = &model->info;
-    int latency = info->delay + info->hop;
-    if (spec_int(config, "latency", latency, 1 << 24, &latency, err)) {
-        return -1;
-    }
-    if (!strcmp(info->task, "denoise") && chain->width != info->hop) {
-        return refuse(err, 65, "%s: a denoiser gives a hop of %d samples, but its last layer gives %d values",
-                      config.where, info->hop, chain->width);
-    }
-    info->latency = latency;
-    info->delay = latency - info->hop;
-    info->outputs = chain->width;
-    info->layers = model->n_layers;
-    info->state_bytes = model->state * sizeof(float);
-    model->bins = chain->bins;
-    return 0;
-}
-
 static int read_model(struct model *model, const struct safetensors *file, struct spec config, struct ssm_error *err)
 {
-    if (read_facts(model, config, err)) {
+    if (facts_read(model, config, err)) {
         return -1;
     }
-    struct layer_chain chain = {.weights = file, .width = model->info.hop};
-    if (open_layers(model, config, &chain, err) || finish_facts(model, config, &chain, err)) {
+    struct layer_chain chain = {.weights = file, .width = model->info.inputs};
+    if (open_layers(model, config, &chain, err) || facts_finish(model, config, chain.width, err)) {
         return -1;
     }
+    model->bins = chain.bins;
     model->digest = safetensors_digest(file);
     snprintf(model->info.digest, sizeof model->info.digest, "%016" PRIx64, model->digest);
     return 0;
@@ -237,6 +195,8 @@ void model_close(struct model *model)
             }
         }
         free(model->layers);
+        free(model->channels);
+        free(model->labels);
         free(model);
     }
 }

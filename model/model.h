@@ -15,6 +15,9 @@
 struct model {
     struct ssm_info info; /* all but device, device_why and engine_bytes */
     uint64_t digest;      /* xxh3 of the file                            */
+    struct ssm_channel *channels; /* (info.channels) */
+    struct ssm_label *labels;     /* (n_labels)      */
+    int n_labels;                 /* info.outputs, or 0 for a model that names none */
     struct layer *layers;
     int n_layers;
     int bins;     /* of the stft, 0 without one          */

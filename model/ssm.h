@@ -5,7 +5,8 @@
 /* libssm: run a selective state space model over many live streams, or over a recording.
  *
  * An engine is one model on one device with room for a fixed number of streams. A stream is a slot in it: a constant-size
- * state and nothing else. A model takes hops of `hop` samples in and gives hops of `hop` samples (or `outputs` scores) out.
+ * state and nothing else. A model takes hops of `hop` samples (of each of its `channels`) in and gives hops of `hop` samples
+ * (or `outputs` scores) out.
  *
  *   struct ssm_error err;
  *   struct ssm_engine *engine = ssm_open("denoise-16k", NULL, &err);       // a name in the model path, or a file
@@ -58,13 +59,19 @@ struct ssm_options {
 };
 
 struct ssm_info {
-    char name[64], version[32], task[32], licence[128], trained[1024];
+    char name[64], version[32], licence[128], trained[1024];
+    char task[32];       /* "denoise", "tag" (scores with labels), "regress", "tokens" (scores of the next one),
+                            "backbone" (values in, values out)                                                */
     char device[64];     /* "cpu avx512"                                                                      */
     char device_why[256]; /* why auto took it                                                                 */
     char digest[17];     /* first 16 hex digits of the file's xxh3 sum                                        */
     int rate;            /* Hz                                                                                */
-    int hop;             /* samples in a hop                                                                  */
+    int hop;             /* samples in a hop, of each channel                                                 */
+    int channels;        /* 1..64: the sensors of one stream, sample by sample: s0c0 s0c1 ... s1c0            */
+    int inputs;          /* values in a hop: hop * channels. Of a model of tokens 1: the token's number        */
     int outputs;         /* values out a hop: `hop` samples, or scores                                        */
+    int vocabulary;      /* tokens a model of tokens knows, 0 .. vocabulary - 1; 0: not one                   */
+    bool exclusive;      /* the labels exclude each other: at most one is true at a time                      */
     int delay;           /* samples by which the output stream lags the input stream, hop in to hop out       */
     int latency;         /* algorithmic latency in samples: delay + hop                                       */
     int layers;
@@ -82,6 +89,18 @@ struct ssm_layer_info {
     long parameters;
     double macs_per_hop;
     size_t state_bytes;
+};
+
+/* One channel of the input, as the model's file names it; "" where it doesn't. */
+struct ssm_channel {
+    char field[64], unit[32];
+};
+
+/* One output of a model that names them, and how its score (0..1) becomes events. */
+struct ssm_label {
+    char name[64], mid[32]; /* mid: its AudioSet id, or ""                          */
+    float on, off;          /* an event begins at `on` and ends below `off` <= `on` */
+    float min_s, hold_s;    /* shorter ones don't count; it ends only after so long below `off` */
 };
 
 /* What went wrong since ssm_open. A device fails once, for good: what it was computing is void (SSM_FAULT), and its streams
@@ -109,6 +128,9 @@ void ssm_close(struct ssm_engine *engine); /* NULL is fine */
 
 const struct ssm_info *ssm_describe(const struct ssm_engine *engine);             /* borrowed from the engine */
 bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer_info *info); /* false past the end */
+bool ssm_describe_channel(const struct ssm_engine *engine, int i, struct ssm_channel *channel); /* the same           */
+bool ssm_describe_label(const struct ssm_engine *engine, int i, struct ssm_label *label); /* a model of task "tag" names
+                                                                                        all its outputs, others all or none */
 
 bool ssm_describe_device(const struct ssm_engine *engine, int i, struct ssm_device_info *info); /* the same       */
 const struct ssm_health *ssm_health(const struct ssm_engine *engine); /* borrowed; changes with each call of the owner's */
@@ -126,7 +148,7 @@ int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream);  /* back to 
 /* One stream's part of a step. */
 struct ssm_hop {
     ssm_stream stream;
-    const float *in; /* (count, hop)      samples, full scale +-1; a NaN or inf counts as 0                   */
+    const float *in; /* (count, hop, channels)  samples, full scale +-1, or the sensors' values; NaN or inf counts as 0 */
     float *out;      /* (count, outputs)                                                                      */
     int count;       /* hops, 1..max_hops                                                                     */
     float elapsed;   /* hops of time since this stream's previous hop, for the first hop here: 1 (or 0, meaning 1)
@@ -141,7 +163,7 @@ struct ssm_hop {
 int ssm_step(struct ssm_engine *engine, struct ssm_hop *hops, int n);
 
 /* Run `count` hops of one recording from the stream's state to its end state, through the scan, over all of the engine's
- * threads. in (count, hop), out (count, outputs). elapsed (count) or NULL. Same samples as ssm_step to 1e-4 of full scale.
+ * threads. in (count, hop, channels), out (count, outputs). elapsed (count) or NULL. Same samples as ssm_step to 1e-4 of full scale.
  * Call again to go on with the next chunk. Gives SSM_OK, SSM_STALE, or SSM_FAULT (a device failed that nothing stands in
  * for, or before a scan on a stream that stepped before): out is then zeros from there on. *blown (may be NULL): hops
  * zeroed for NaN. */

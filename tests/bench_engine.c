@@ -82,7 +82,7 @@ static int bench(const char *model, int threads)
         return err.code;
     }
     const struct ssm_info *info = ssm_describe(engine);
-    size_t samples = (size_t)info->hop * SCAN;
+    size_t samples = (size_t)info->inputs * SCAN;
     float *in = malloc(samples * sizeof *in), *out = malloc((size_t)info->outputs * SCAN * sizeof *out);
     for (size_t i = 0; i < samples; i++) {
         in[i] = 0.3f * sinf(0.05f * (float)i) + 0.1f * sinf(0.37f * (float)(i % 4001));

@@ -54,7 +54,7 @@ static int write_model(const uint8_t *config, size_t size)
 static void run_model(struct ssm_engine *engine)
 {
     const struct ssm_info *info = ssm_describe(engine);
-    float *in = calloc((size_t)info->hop * 3, sizeof *in), *out = calloc((size_t)info->outputs * 3, sizeof *out);
+    float *in = calloc((size_t)info->inputs * 3, sizeof *in), *out = calloc((size_t)info->outputs * 3, sizeof *out);
     ssm_stream stream;
     in[0] = 1;
     ssm_stream_open(engine, &stream);

@@ -53,6 +53,11 @@ static double exp_exact(double x)
     return exp(x);
 }
 
+static double sigmoid_exact(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
 static double silu_exact(double x)
 {
     return x / (1 + exp(-x));
@@ -98,7 +103,7 @@ static void check_sweep(elements function, double (*exact)(double), double floor
     }
 }
 
-static void exp_silu_and_softplus_hold_over_the_whole_range(void **state)
+static void exp_and_its_relatives_hold_over_the_whole_range(void **state)
 {
     (void)state;
     const struct kernels *k;
@@ -106,6 +111,7 @@ static void exp_silu_and_softplus_hold_over_the_whole_range(void **state)
     {
         check_sweep(k->exp, exp_exact, 0x1p-148);
         check_sweep(k->softplus, softplus_exact, 0x1p-148);
+        check_sweep(k->sigmoid, sigmoid_exact, 1e-36);
         check_sweep(k->silu, silu_exact, 1e-36); /* -0 where exp(-x) is beyond the largest float */
     }
 }
@@ -149,6 +155,8 @@ static void extremes_have_their_limits(void **state)
         assert_true(isinf(y[0]) && y[1] == 0 && isinf(y[2]) && y[3] == 0);
         k->softplus(x, y, 4);
         assert_true(isinf(y[0]) && y[1] == 0 && y[2] == 1e38f && y[3] == 0);
+        k->sigmoid(x, y, 4);
+        assert_true(y[0] == 1 && y[1] == 0 && y[2] == 1 && y[3] == 0);
         k->silu(x, y, 4);
         assert_true(isinf(y[0]) && y[2] == 1e38f && y[3] == 0);
     }
@@ -160,8 +168,8 @@ static void a_nan_stays_one_and_harms_no_neighbour(void **state)
     const struct kernels *k;
     for_every_table(k)
     {
-        const elements all[] = {k->exp, k->silu, k->softplus};
-        for (size_t f = 0; f < 3; f++) {
+        const elements all[] = {k->exp, k->sigmoid, k->silu, k->softplus};
+        for (size_t f = 0; f < 4; f++) {
             float x[37], y[37];
             for (int i = 0; i < 37; i++) {
                 x[i] = i == 20 ? NAN : 0.1f * (float)i;
@@ -906,7 +914,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_table_is_scalar_and_the_environment_picks),
-        cmocka_unit_test(exp_silu_and_softplus_hold_over_the_whole_range),
+        cmocka_unit_test(exp_and_its_relatives_hold_over_the_whole_range),
         cmocka_unit_test(power_holds_over_the_whole_range),
         cmocka_unit_test(extremes_have_their_limits),
         cmocka_unit_test(a_nan_stays_one_and_harms_no_neighbour),

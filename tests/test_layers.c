@@ -172,6 +172,40 @@ static void norm_brings_a_row_to_unit_size(void **state)
     model_file_destroy(file);
 }
 
+static void sigmoid_squashes_each_value(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_model(file, CONFIG("'hop':3", "{'type':'sigmoid'}"));
+    static const float in[] = {0, 2, -30};
+    float out[3];
+    run(engine, in, out, NULL, 1);
+    for (int i = 0; i < 3; i++) {
+        assert_close(out[i], 1 / (1 + exp(-(double)in[i])), 1e-7);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void softmax_shares_out_one_however_large_the_scores(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_model(file, CONFIG("'hop':3", "{'type':'softmax'}"));
+    static const float in[] = {1, 2, 0.5f, 1e4f, 1e4f, -3e38f};
+    float out[6];
+    run(engine, in, out, NULL, 2);
+    double sum = exp(1) + exp(2) + exp(0.5);
+    for (int i = 0; i < 3; i++) {
+        assert_close(out[i], exp((double)in[i]) / sum, 1e-7);
+    }
+    assert_close(out[3], 0.5, 1e-7);
+    assert_close(out[4], 0.5, 1e-7);
+    assert_true(out[5] == 0);
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
 /* A Mamba layer with constant delta, B, C and one state: input u = silu(x) goes in once, then h decays by exp(-delta a)
  * a hop, and the output is h times silu(z), on top of the residual. */
 static struct ssm_engine *open_decay(struct model_file *file, float a)
@@ -235,6 +269,8 @@ int main(void)
         cmocka_unit_test(a_mask_scales_by_its_gains_and_by_their_sigmoid),
         cmocka_unit_test(conv_is_a_causal_filter_of_each_channel),
         cmocka_unit_test(norm_brings_a_row_to_unit_size),
+        cmocka_unit_test(sigmoid_squashes_each_value),
+        cmocka_unit_test(softmax_shares_out_one_however_large_the_scores),
         cmocka_unit_test(a_gap_of_k_hops_decays_as_k_silent_hops_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #define TINY           "tests/data/tiny-denoise.safetensors"
 #define CONFIG(layers) "{'format':1,'rate':100,'hop':4,'layers':[" layers "]}"
 #define STFT           "{'type':'stft','window':8,'hop':4},"
+#define TAG(labels)    "{'format':1,'rate':100,'hop':2,'task':'tag','layers':[{'type':'sigmoid'}],'labels':[" labels "]}"
 
 static void add_mamba(struct model_file *file)
 {
@@ -33,7 +34,10 @@ static void each_bad_configuration_has_its_sentence(void **state)
         {"{'format':2}", "\"format\" must be a whole number 1..1"},
         {"{'format':1,'rate':0,'hop':4}", "\"rate\" must be a whole number"},
         {"{'format':1,'rate':100,'hop':0}", "\"hop\" must be a whole number"},
-        {"{'format':1,'rate':100,'hop':4,'channels':2}", "\"channels\" must be a whole number 1..1"},
+        {"{'format':1,'rate':100,'hop':4,'channels':65}", "\"channels\" must be a whole number 1..64"},
+        {"{'format':1,'rate':100,'hop':4,'task':'paint'}", "\"task\" must be one of: backbone, denoise, tag, regress, tokens"},
+        {"{'format':1,'rate':100,'hop':4,'channels':2,'fields':['x']}", "\"fields\" must be a list of 2 strings"},
+        {"{'format':1,'rate':100,'hop':4,'channels':2,'units':['g',7]}", "\"units\" must be a list of 2 strings"},
         {"{'format':1,'rate':100,'hop':4}", "needs a list of 1..1024 layers"},
         {CONFIG("7"), "layer 0 (?): there is no layer type \"\""},
         {CONFIG("{'type':'attention'}"), "layer 0 (attention): there is no layer type \"attention\""},
@@ -67,7 +71,17 @@ static void each_bad_configuration_has_its_sentence(void **state)
         {"{'format':1,'rate':100,'hop':4,'latency':7,'layers':[" STFT "{'type':'istft','window':8,'hop':4}]}",
          "\"latency\" must be a whole number 8.."},
         {"{'format':1,'rate':100,'hop':4,'task':'denoise','layers':[{'type':'stft','window':8,'hop':4}]}",
-         "a denoiser gives a hop of 4 samples, but its last layer gives 10 values"},
+         "gives a hop of 4 samples, but this one takes 1, and its last layer gives 10 values"},
+        {"{'format':1,'rate':100,'hop':2,'channels':2,'task':'denoise','layers':[{'type':'sigmoid'}]}", "takes 2, and its"},
+        {"{'format':1,'rate':1,'hop':1,'task':'tokens','vocabulary':3,'layers':[{'type':'sigmoid'}]}",
+         "a score for each of its \"vocabulary\" (3), but this one takes 1 and its last layer gives 1"},
+        {TAG(""), "\"labels\" names 0 outputs, but the last layer gives 2"},
+        {TAG("'a','b','c'"), "\"labels\" names 3 outputs, but the last layer gives 2"},
+        {TAG("'a',7"), "label 1 needs a name of 1..63 letters"},
+        {TAG("'a',{'mid':'/m/1'}"), "label 1 needs a name"},
+        {TAG("'a',{'name':'b','on':1.5}"), "\"on\" must be a number 0..1"},
+        {TAG("'a',{'name':'b','on':0.4,'off':0.5}"), "\"off\" must be a number 0..0.4"},
+        {TAG("'a',{'name':'b','hold_s':-1}"), "\"hold_s\" must be a number 0..3600"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model_file *file = model_file_create();
@@ -151,6 +165,67 @@ static void a_model_tells_its_facts(void **state)
     ssm_close(engine);
 }
 
+static struct ssm_engine *open_config(struct model_file *file, const char *config)
+{
+    struct ssm_error err;
+    struct ssm_engine *engine = ssm_open(model_file_write(file, config), NULL, &err);
+    if (!engine) {
+        fail_msg("%s", err.text);
+    }
+    return engine;
+}
+
+static void a_tag_model_names_its_outputs_and_when_they_are_events(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_label label;
+    struct ssm_engine *engine = open_config(
+        file, TAG("'hum',{'name':'speech','mid':'/m/09x0r','on':0.3,'min_s':0.25,'hold_s':1.5}"));
+    assert_string_equal(ssm_describe(engine)->task, "tag");
+    assert_false(ssm_describe(engine)->exclusive);
+    assert_true(ssm_describe_label(engine, 0, &label));
+    assert_string_equal(label.name, "hum");
+    assert_string_equal(label.mid, "");
+    assert_true(label.on == 0.5f && label.off == 0.35f && label.min_s == 0 && label.hold_s == 0);
+    assert_true(ssm_describe_label(engine, 1, &label));
+    assert_string_equal(label.name, "speech");
+    assert_string_equal(label.mid, "/m/09x0r");
+    assert_true(label.on == 0.3f && label.off == 0.3f && label.min_s == 0.25f && label.hold_s == 1.5f);
+    assert_false(ssm_describe_label(engine, 2, &label));
+    assert_false(ssm_describe_label(engine, -1, &label));
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void a_model_of_sensors_takes_the_channels_sample_by_sample(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_channel channel;
+    /* Two samples of three channels, to (x of the first, z of the second). */
+    static const float pick[] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, in[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    float stepped[2], scanned[4];
+    model_file_add(file, "pick.weight", "[2,6]", pick, 12);
+    struct ssm_engine *engine = open_config(
+        file, "{'format':1,'rate':100,'hop':2,'channels':3,'task':'regress','fields':['x','y','z'],'units':['g','g','m/s'],"
+              "'layers':[{'type':'linear','name':'pick','in':6,'out':2}]}");
+    assert_int_equal(ssm_describe(engine)->channels, 3);
+    assert_int_equal(ssm_describe(engine)->inputs, 6);
+    assert_true(ssm_describe_channel(engine, 2, &channel));
+    assert_string_equal(channel.field, "z");
+    assert_string_equal(channel.unit, "m/s");
+    assert_false(ssm_describe_channel(engine, 3, &channel));
+    ssm_stream stream;
+    ssm_stream_open(engine, &stream);
+    assert_int_equal(ssm_step(engine, &(struct ssm_hop){.stream = stream, .in = in, .out = stepped, .count = 1}, 1), 1);
+    assert_true(stepped[0] == 1 && stepped[1] == 6);
+    assert_int_equal(ssm_scan(engine, stream, in, scanned, NULL, 2, NULL), SSM_OK);
+    assert_true(scanned[0] == 1 && scanned[1] == 6 && scanned[2] == 7 && scanned[3] == 12);
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
 static void a_name_is_looked_up_in_the_model_path_first(void **state)
 {
     (void)state;
@@ -187,6 +262,8 @@ int main(void)
         cmocka_unit_test(sizes_left_out_are_mambas_own),
         cmocka_unit_test(a_checkpoint_without_config_gets_its_sizes_from_its_shapes),
         cmocka_unit_test(a_model_tells_its_facts),
+        cmocka_unit_test(a_tag_model_names_its_outputs_and_when_they_are_events),
+        cmocka_unit_test(a_model_of_sensors_takes_the_channels_sample_by_sample),
         cmocka_unit_test(a_name_is_looked_up_in_the_model_path_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

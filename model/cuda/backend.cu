@@ -122,7 +122,7 @@ int enter(struct cuda *cuda)
 struct move_record *record_at(const struct cuda *cuda, const struct lane *lane, int row)
 {
     return reinterpret_cast<struct move_record *>(lane->records +
-                                                  size_t(row) * move_record_bytes(cuda->model->info.hop));
+                                                  size_t(row) * move_record_bytes(cuda->model->info.inputs));
 }
 
 const struct backend_hop *hop_of(const struct call *call, int row, int *at)
@@ -135,7 +135,7 @@ void write_record(const struct cuda *cuda, const struct call *call, int row, str
 {
     int at;
     const struct backend_hop *hop = hop_of(call, row, &at);
-    const size_t width = size_t(cuda->model->info.hop);
+    const size_t width = size_t(cuda->model->info.inputs);
     const float elapsed = at < hop->elapsed_count ? hop->elapsed[at] : 1.0f;
     record->slot = hop->slot;
     record->elapsed = elapsed > 0 ? std::fmin(elapsed, float(ELAPSED_MAX)) : 1.0f;
@@ -207,7 +207,7 @@ void move_rows(const struct cuda *cuda, const struct call *call, const struct la
 cudaError_t launch_small(struct cuda *cuda, struct lane *lane, int rows)
 {
     const struct chain_bench *bench = &lane->bench;
-    const cudaError_t error = move_in(lane->records, rows, cuda->model->info.hop, bench->slots, bench->elapsed,
+    const cudaError_t error = move_in(lane->records, rows, cuda->model->info.inputs, bench->slots, bench->elapsed,
                                       bench->values[0], lane->stream);
     return error ? error : chain_run(cuda->chain, &cuda->slots, bench, rows, false, lane->out, lane->stream);
 }
@@ -271,15 +271,15 @@ int finish_part(struct cuda *cuda, const struct call *call, struct lane *lane)
 cudaError_t launch_part(struct cuda *cuda, struct lane *lane, bool sequence, const struct lane *before)
 {
     const struct chain_bench *bench = &lane->bench;
-    const int hop = cuda->model->info.hop, rows = lane->rows;
+    const int inputs = cuda->model->info.inputs, rows = lane->rows;
     const size_t values = size_t(rows) * size_t(cuda->model->info.outputs);
-    cudaError_t error = cudaMemcpyAsync(lane->records_gpu, lane->records, size_t(rows) * move_record_bytes(hop),
+    cudaError_t error = cudaMemcpyAsync(lane->records_gpu, lane->records, size_t(rows) * move_record_bytes(inputs),
                                         cudaMemcpyHostToDevice, lane->stream);
     if (!error && before) {
         error = cudaStreamWaitEvent(lane->stream, before->computed, 0);
     }
     if (!error) {
-        error = move_in(lane->records_gpu, rows, hop, bench->slots, bench->elapsed, bench->values[0], lane->stream);
+        error = move_in(lane->records_gpu, rows, inputs, bench->slots, bench->elapsed, bench->values[0], lane->stream);
     }
     if (!error) {
         error = chain_run(cuda->chain, &cuda->slots, bench, rows, sequence, lane->out_gpu, lane->stream);
@@ -447,7 +447,7 @@ void lay_out_gpu(struct cuda *cuda, struct arena *arena)
     cuda->done_count = arena_take<uint32_t>(arena, 1);
     cuda->copies_gpu = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
     for (struct lane &lane : cuda->lanes) {
-        lane.records_gpu = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
+        lane.records_gpu = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.inputs));
         lane.out_gpu = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
         lane.bench = chain_take_bench(cuda->chain, std::max(+STEP_PART, +GRAPH_ROWS), SEQUENCE_PART, arena);
     }
@@ -460,7 +460,7 @@ void lay_out_pinned(struct cuda *cuda, struct arena *arena)
     cuda->copy_slots = arena_take<int32_t>(arena, size_t(cuda->base.copies));
     cuda->copies = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
     for (struct lane &lane : cuda->lanes) {
-        lane.records = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.hop));
+        lane.records = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.inputs));
         lane.out = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
     }
 }

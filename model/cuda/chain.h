@@ -39,7 +39,7 @@ size_t chain_state_bytes(const struct chain *chain); /* of a slot */
 /* Room for calls of up to `steps` rows of different streams and of sequences of up to `sequence` rows. */
 struct chain_bench chain_take_bench(const struct chain *chain, int steps, int sequence, struct arena *arena);
 
-/* Take rows through every layer on `stream`, asynchronously. bench->values[0] (rows, hop) holds the samples,
+/* Take rows through every layer on `stream`, asynchronously. bench->values[0] (rows, inputs) holds the samples,
  * bench->slots and elapsed are set; out (rows, outputs), contiguous, is device memory or pinned host memory. The rows
  * are of different streams (sequence false), or one stream's in order of time. Phases move on. */
 cudaError_t chain_run(const struct chain *chain, const struct chain_slots *slots, const struct chain_bench *bench,

@@ -6,7 +6,7 @@ namespace
 
 constexpr int WARPS = 4;
 
-__global__ void in(const char *records, int rows, int hop, size_t record_bytes, int32_t *slots, float *elapsed,
+__global__ void in(const char *records, int rows, int inputs, size_t record_bytes, int32_t *slots, float *elapsed,
                    float *x)
 {
     const int row = int(blockIdx.x) * WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
@@ -14,9 +14,9 @@ __global__ void in(const char *records, int rows, int hop, size_t record_bytes, 
         return;
     }
     const move_record *record = reinterpret_cast<const move_record *>(records + size_t(row) * record_bytes);
-    for (int i = lane; i < hop; i += 32) {
+    for (int i = lane; i < inputs; i += 32) {
         const float sample = record->samples[i];
-        x[size_t(row) * size_t(hop) + size_t(i)] = isfinite(sample) ? sample : 0.0f;
+        x[size_t(row) * size_t(inputs) + size_t(i)] = isfinite(sample) ? sample : 0.0f;
     }
     if (lane == 0) {
         slots[row] = record->slot;
@@ -56,11 +56,11 @@ cudaError_t move_out(const float *from, float *to, size_t n, cudaStream_t stream
     return cudaGetLastError();
 }
 
-cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, float *elapsed, float *x,
+cudaError_t move_in(const void *records, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
                     cudaStream_t stream)
 {
     const unsigned blocks = unsigned((rows + WARPS - 1) / WARPS);
-    in<<<blocks, WARPS * 32, 0, stream>>>(static_cast<const char *>(records), rows, hop, move_record_bytes(hop), slots,
+    in<<<blocks, WARPS * 32, 0, stream>>>(static_cast<const char *>(records), rows, inputs, move_record_bytes(inputs), slots,
                                           elapsed, x);
     return cudaGetLastError();
 }

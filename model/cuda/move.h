@@ -9,22 +9,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A row: a stream's slot and elapsed time, then hop samples, in a 16-byte grid. */
+/* A row: a stream's slot and elapsed time, then its input, in a 16-byte grid. */
 struct move_record {
     int32_t slot;
     float elapsed;
     int32_t unused[2];
-    float samples[1]; /* (hop) */
+    float samples[1]; /* (inputs) */
 };
 
-static inline size_t move_record_bytes(int hop)
+static inline size_t move_record_bytes(int inputs)
 {
-    return (16 + 4 * size_t(hop) + 15) & ~size_t(15);
+    return (16 + 4 * size_t(inputs) + 15) & ~size_t(15);
 }
 
-/* records -> slots (rows), elapsed (rows), x (rows, hop); NaN and inf become 0. Bytes: 8 a value. Grid: a warp a row.
+/* records -> slots (rows), elapsed (rows), x (rows, inputs); NaN and inf become 0. Bytes: 8 a value. Grid: a warp a row.
  * The kernel behind it sees all of it, even one that reads before it waits: this one lets no other start early. */
-cudaError_t move_in(const void *records, int rows, int hop, int32_t *slots, float *elapsed, float *x,
+cudaError_t move_in(const void *records, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
                     cudaStream_t stream);
 
 /* Count one on in *done, pinned host memory, when all before it on the stream has happened and the host can see it. */
