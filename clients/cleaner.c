@@ -1,88 +1,79 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cleaner.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
-#include <unistd.h>
 
+#include "clients/runner.h"
 #include "dsp/resample.h"
 #include "model/refuse.h"
 
-/* Samples of one channel in flight. 2^18 is 16 s at 16 kHz: long enough for the scan to fill many threads, and a few MiB;
- * a GPU's scan asks for more. A recording of many channels gets shorter blocks, so that all of them together stay below 2^22
- * or what one scan asks for. */
-enum { BLOCK_MOST = 1 << 18, BLOCK_LEAST = 1 << 12, BLOCK_ALL = 1 << 22 };
+/* The end of a recording is pushed out with silence, so much at a time. */
+enum { TAIL = 1 << 12 };
 
-struct lane { /* one channel */
-    ssm_stream stream;
-    struct resampler *to_model, *from_model;
-    float *in;    /* (block)  at the recording's rate; unused when direct */
-    float *hops;  /* (block)  at the model's rate, waiting for a whole hop */
-    float *clean; /* (block)  what the model made of them                 */
-    float *out;   /* (block)  at the recording's rate again; as in        */
+/* One channel's way back to the recording's rate. */
+struct lane {
+    struct resampler *resampler;
+    float *out; /* (block); unused when direct */
+};
+
+/* The samples that went in and have not come out yet, for `strength`: (n, channels) from `at` on. */
+struct memory {
+    float *samples;
+    size_t at, n, room; /* samples of every channel */
 };
 
 struct cleaner {
     struct cleaner_options options;
-    struct ssm_engine *engine;
+    struct runner *runner;
     const struct ssm_info *info;
     struct lane *lanes;
-    struct ssm_hop *step; /* (channels) one batch, for hop by hop */
-    float *interleaved;   /* (block, channels)                    */
-    bool direct;          /* the recording has the model's rate   */
-    size_t block;         /* samples, a multiple of the hop       */
-    size_t fill;          /* samples in lane->hops                */
-    size_t skip;          /* the model's delay, not yet dropped   */
+    float *interleaved; /* (block, channels)                    */
+    bool direct;        /* the recording has the model's rate   */
+    size_t block;       /* samples                              */
+    size_t skip;        /* the model's delay, not yet dropped   */
+    float dry_share;    /* of the recording itself in what comes out */
+    struct memory dry;  /* unused when dry_share is 0           */
     struct cleaner_counts counts;
 };
 
-static int open_lane(struct cleaner *c, struct lane *lane, struct ssm_error *err)
-{
-    int rate = c->options.rate, model_rate = c->info->rate;
-    if (ssm_stream_open(c->engine, &lane->stream) != SSM_OK) {
-        return refuse(err, EX_SOFTWARE, "the engine has no slot left for a channel");
-    }
-    lane->to_model = resampler_create(rate, model_rate, RESAMPLER_BEST);
-    lane->from_model = resampler_create(model_rate, rate, RESAMPLER_BEST);
-    lane->in = c->direct ? NULL : malloc(c->block * sizeof(float));
-    lane->hops = malloc(c->block * sizeof(float));
-    lane->clean = malloc(c->block * sizeof(float));
-    lane->out = c->direct ? NULL : malloc(c->block * sizeof(float));
-    if (!lane->to_model || !lane->from_model) {
-        return refuse(err, EX_DATAERR, "can't convert between the recording's %d Hz and the model's %d Hz", rate,
-                      model_rate);
-    }
-    bool fine = lane->hops && lane->clean && (c->direct || (lane->in && lane->out));
-    return fine ? 0 : refuse_memory(err);
-}
+static int take_hops(void *context, size_t hops);
 
-static size_t choose_block(int channels, const struct ssm_info *info, bool step)
+static int open_runner(struct cleaner *c, struct ssm_error *err)
 {
-    size_t hop = (size_t)info->hop, scan = step ? 0 : (size_t)info->scan_hops * hop;
-    size_t most = scan > BLOCK_MOST ? scan : BLOCK_MOST, all = scan > BLOCK_ALL ? scan : BLOCK_ALL;
-    size_t block = all / (size_t)channels;
-    block = block > most ? most : block < BLOCK_LEAST ? BLOCK_LEAST : block;
-    return (block + hop - 1) / hop * hop;
-}
-
-static int open_engine(struct cleaner *c, struct ssm_error *err)
-{
-    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct ssm_options wanted = {
-        .device = c->options.device, .precision = c->options.precision, .streams = c->options.channels};
-    wanted.threads = c->options.threads > 0 ? c->options.threads : c->options.step ? 1 : cores;
-    c->engine = ssm_open(c->options.model, &wanted, err);
-    if (c->engine == NULL) {
+    const struct cleaner_options *o = &c->options;
+    const struct runner_options wanted = {.model = o->model, .device = o->device, .precision = o->precision,
+                                          .task = "denoise", .rate = o->rate, .channels = o->channels, .threads = o->threads,
+                                          .step = o->step, .take = take_hops, .context = c};
+    c->runner = runner_create(&wanted, err);
+    if (c->runner == NULL) {
         return -1;
     }
-    c->info = ssm_describe(c->engine);
-    if (strcmp(c->info->task, "denoise") != 0 || c->info->outputs != c->info->hop) {
-        return refuse(err, EX_DATAERR, "the model %s is made for the task \"%s\", not for denoise; \"ssm models\" lists all",
-                      c->info->name, c->info->task);
-    }
+    c->info = runner_describe(c->runner);
+    c->direct = o->rate == c->info->rate;
+    c->block = runner_block(c->runner);
+    c->skip = (size_t)c->info->delay;
+    c->dry_share = powf(10, -o->strength_db / 20);
     return 0;
+}
+
+static int open_lane(struct cleaner *c, struct lane *lane, struct ssm_error *err)
+{
+    lane->resampler = resampler_create(c->info->rate, c->options.rate, RESAMPLER_BEST);
+    lane->out = c->direct ? NULL : malloc(c->block * sizeof(float));
+    return lane->resampler && (c->direct || lane->out) ? 0 : refuse_memory(err);
+}
+
+/* What is owed at most between pushes: the model's delay, a hop begun, and what two resamplers hold; and a block. */
+static int open_memory(struct cleaner *c, struct ssm_error *err)
+{
+    double ratio = (double)c->options.rate / c->info->rate, held = 2 * resampler_delay(c->lanes[0].resampler);
+    c->dry.room = c->block + (size_t)(ratio * (c->info->delay + c->info->hop) + held) + TAIL;
+    c->dry.samples = malloc(c->dry.room * (size_t)c->options.channels * sizeof(float));
+    return c->dry.samples != NULL ? 0 : refuse_memory(err);
 }
 
 struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm_error *err)
@@ -93,17 +84,13 @@ struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm
         return NULL;
     }
     c->options = *options;
-    if (open_engine(c, err) != 0) {
+    if (open_runner(c, err) != 0) {
         goto fail;
     }
     size_t channels = (size_t)options->channels;
-    c->direct = options->rate == c->info->rate;
-    c->block = choose_block(options->channels, c->info, options->step);
-    c->skip = (size_t)c->info->delay;
     c->lanes = calloc(channels, sizeof *c->lanes);
-    c->step = calloc(channels, sizeof *c->step);
     c->interleaved = malloc(c->block * channels * sizeof(float));
-    if (!c->lanes || !c->step || !c->interleaved) {
+    if (!c->lanes || !c->interleaved) {
         refuse_memory(err);
         goto fail;
     }
@@ -111,6 +98,9 @@ struct cleaner *cleaner_create(const struct cleaner_options *options, struct ssm
         if (open_lane(c, &c->lanes[i], err) != 0) {
             goto fail;
         }
+    }
+    if (c->dry_share > 0 && open_memory(c, err) != 0) {
+        goto fail;
     }
     return c;
 fail:
@@ -124,17 +114,13 @@ void cleaner_destroy(struct cleaner *c)
         return;
     }
     for (int i = 0; c->lanes != NULL && i < c->options.channels; i++) {
-        resampler_destroy(c->lanes[i].to_model);
-        resampler_destroy(c->lanes[i].from_model);
-        free(c->lanes[i].in);
-        free(c->lanes[i].hops);
-        free(c->lanes[i].clean);
+        resampler_destroy(c->lanes[i].resampler);
         free(c->lanes[i].out);
     }
     free(c->lanes);
-    free(c->step);
     free(c->interleaved);
-    ssm_close(c->engine);
+    free(c->dry.samples);
+    runner_destroy(c->runner);
     free(c);
 }
 
@@ -145,7 +131,7 @@ const struct ssm_info *cleaner_describe(const struct cleaner *c)
 
 const struct ssm_engine *cleaner_engine(const struct cleaner *c)
 {
-    return c->engine;
+    return runner_engine(c->runner);
 }
 
 const struct cleaner_counts *cleaner_counts(const struct cleaner *c)
@@ -153,37 +139,62 @@ const struct cleaner_counts *cleaner_counts(const struct cleaner *c)
     return &c->counts;
 }
 
-/* n samples of every channel in one; one channel is that already. */
+/* Keep n samples of every channel until they are due. */
+static void remember(struct cleaner *c, const float *samples, size_t n)
+{
+    struct memory *dry = &c->dry;
+    size_t channels = (size_t)c->options.channels;
+    assert(dry->n + n <= dry->room);
+    memmove(dry->samples, dry->samples + dry->at * channels, dry->n * channels * sizeof(float));
+    memcpy(dry->samples + dry->n * channels, samples, n * channels * sizeof(float));
+    dry->at = 0;
+    dry->n += n;
+}
+
+/* n samples of every channel in one, with the share of the recording itself that strength leaves in. */
 static const float *interleave(struct cleaner *c, size_t at, size_t n)
 {
     size_t channels = (size_t)c->options.channels;
     for (size_t k = 0; k < channels; k++) {
-        const float *from = (c->direct ? c->lanes[k].clean : c->lanes[k].out) + at;
-        if (channels == 1) {
+        const float *from = (c->direct ? runner_out(c->runner, (int)k) : c->lanes[k].out) + at;
+        if (channels == 1 && c->dry_share == 0) {
             return from;
         }
         for (size_t i = 0; i < n; i++) {
             c->interleaved[i * channels + k] = from[i];
         }
     }
+    const float *dry = c->dry.samples + c->dry.at * channels;
+    for (size_t i = 0; c->dry_share > 0 && i < n * channels; i++) {
+        c->interleaved[i] = c->dry_share * dry[i] + (1 - c->dry_share) * c->interleaved[i];
+    }
     return c->interleaved;
 }
 
-/* n samples of lane->out (direct: lane->clean) from `at` on to the writer, as far as they are owed: resamplers round up, and
+/* n samples of lane->out (direct: the model's) from `at` on to the writer, as far as they are owed: resamplers round up, and
  * the end is pushed with zeros. */
 static int write_out(struct cleaner *c, size_t at, size_t n)
 {
     uint64_t owed = c->counts.taken - c->counts.given;
     n = n < owed ? n : (size_t)owed;
+    if (n == 0) {
+        return 0;
+    }
+    const float *samples = interleave(c, at, n);
     c->counts.given += n;
-    return n > 0 ? c->options.write(c->options.context, interleave(c, at, n), n) : 0;
+    if (c->dry_share > 0) {
+        c->dry.at += n;
+        c->dry.n -= n;
+    }
+    return c->options.write(c->options.context, samples, n);
 }
 
-/* n samples of lane->clean, on their way back to the recording's rate. The channels go in lockstep: equal counts in give
- * equal counts out. */
-static int give_back(struct cleaner *c, size_t n)
+/* What the model gave, on its way back to the recording's rate. The channels go in lockstep: equal counts in give equal
+ * counts out. */
+static int take_hops(void *context, size_t hops)
 {
-    size_t at = c->skip < n ? c->skip : n;
+    struct cleaner *c = context;
+    size_t n = hops * (size_t)c->info->hop, at = c->skip < n ? c->skip : n;
     c->skip -= at;
     if (c->direct) {
         return write_out(c, at, n - at);
@@ -191,109 +202,11 @@ static int give_back(struct cleaner *c, size_t n)
     while (at < n) {
         size_t used = 0, got = 0;
         for (int k = 0; k < c->options.channels; k++) {
-            struct lane *lane = &c->lanes[k];
-            got = resampler_push(lane->from_model, lane->clean + at, n - at, &used, lane->out, c->block, 0);
+            got = resampler_push(c->lanes[k].resampler, runner_out(c->runner, k) + at, n - at, &used, c->lanes[k].out, c->block,
+                                 0);
         }
         at += used;
         int status = write_out(c, 0, got);
-        if (status != 0) {
-            return status;
-        }
-    }
-    return 0;
-}
-
-static void run_scan(struct cleaner *c, size_t hops)
-{
-    for (int k = 0; k < c->options.channels; k++) {
-        size_t blown = 0;
-        /* no fault to see to: where a device fails, the scan has the processor do it again */
-        ssm_scan(c->engine, c->lanes[k].stream, c->lanes[k].hops, c->lanes[k].clean, NULL, hops, &blown);
-        c->counts.blown += blown;
-    }
-}
-
-static void run_steps(struct cleaner *c, size_t hops)
-{
-    size_t hop = (size_t)c->info->hop;
-    for (size_t i = 0; i < hops; i++) {
-        for (int k = 0; k < c->options.channels; k++) {
-            struct lane *lane = &c->lanes[k];
-            c->step[k] = (struct ssm_hop){
-                .stream = lane->stream, .in = lane->hops + i * hop, .out = lane->clean + i * hop, .count = 1};
-        }
-        ssm_step(c->engine, c->step, c->options.channels);
-        for (int k = 0; k < c->options.channels; k++) {
-            c->counts.blown += c->step[k].blown;
-        }
-    }
-}
-
-/* Every whole hop that waits goes through the model. */
-static int run_model(struct cleaner *c)
-{
-    size_t hop = (size_t)c->info->hop, hops = c->fill / hop, n = hops * hop;
-    if (hops == 0) {
-        return 0;
-    }
-    if (c->options.step) {
-        run_steps(c, hops);
-    } else {
-        run_scan(c, hops);
-    }
-    c->fill -= n;
-    for (int k = 0; k < c->options.channels; k++) {
-        memmove(c->lanes[k].hops, c->lanes[k].hops + n, c->fill * sizeof(float));
-    }
-    return give_back(c, n);
-}
-
-/* n samples, at most a block, to where the lanes take them in; silence where samples is NULL. */
-static void deinterleave(struct cleaner *c, const float *samples, size_t n)
-{
-    size_t channels = (size_t)c->options.channels;
-    for (size_t k = 0; k < channels; k++) {
-        float *to = c->direct ? c->lanes[k].hops + c->fill : c->lanes[k].in;
-        if (samples != NULL && channels == 1) {
-            memcpy(to, samples, n * sizeof *to);
-            continue;
-        }
-        for (size_t i = 0; i < n; i++) {
-            to[i] = samples != NULL ? samples[i * channels + k] : 0.0f;
-        }
-    }
-}
-
-/* push_block at the model's own rate: no more copies than it takes. */
-static int push_direct(struct cleaner *c, const float *samples, size_t n)
-{
-    int status = 0;
-    for (size_t at = 0; at < n && status == 0;) {
-        size_t room = c->block - c->fill, piece = n - at < room ? n - at : room;
-        deinterleave(c, samples != NULL ? samples + at * (size_t)c->options.channels : NULL, piece);
-        c->fill += piece;
-        at += piece;
-        status = run_model(c);
-    }
-    return status;
-}
-
-/* n samples, at most a block, to the model's rate and through. */
-static int push_block(struct cleaner *c, const float *samples, size_t n)
-{
-    if (c->direct) {
-        return push_direct(c, samples, n);
-    }
-    deinterleave(c, samples, n);
-    for (size_t at = 0; at < n;) {
-        size_t used = 0, got = 0;
-        for (int k = 0; k < c->options.channels; k++) {
-            struct lane *lane = &c->lanes[k];
-            got = resampler_push(lane->to_model, lane->in + at, n - at, &used, lane->hops + c->fill, c->block - c->fill, 0);
-        }
-        at += used;
-        c->fill += got;
-        int status = run_model(c);
         if (status != 0) {
             return status;
         }
@@ -307,10 +220,14 @@ int cleaner_push(struct cleaner *c, const float *samples, size_t n)
     while (n > 0 && status == 0) {
         size_t piece = n < c->block ? n : c->block;
         c->counts.taken += piece;
-        status = push_block(c, samples, piece);
+        if (c->dry_share > 0) {
+            remember(c, samples, piece);
+        }
+        status = runner_push(c->runner, samples, piece);
         samples += piece * (size_t)c->options.channels;
         n -= piece;
     }
+    c->counts.blown = runner_blown(c->runner);
     return status;
 }
 
@@ -318,8 +235,9 @@ int cleaner_finish(struct cleaner *c)
 {
     int status = 0;
     while (c->counts.given < c->counts.taken && status == 0) {
-        status = push_block(c, NULL, BLOCK_LEAST);
+        status = runner_push(c->runner, NULL, TAIL);
     }
+    c->counts.blown = runner_blown(c->runner);
     return status;
 }
 
@@ -336,10 +254,10 @@ static struct saved describe_saved(const struct cleaner *c)
 {
     struct saved saved = {.channels = (uint32_t)c->options.channels, .rate = (uint32_t)c->options.rate};
     memcpy(saved.magic, saved_magic, sizeof saved.magic);
-    saved.fill = c->fill;
+    saved.fill = runner_fill(c->runner);
     saved.skip = c->skip;
     saved.owed = c->counts.taken - c->counts.given;
-    saved.state_bytes = ssm_state_size(c->engine);
+    saved.state_bytes = ssm_state_size(cleaner_engine(c));
     return saved;
 }
 
@@ -356,18 +274,10 @@ int cleaner_save(const struct cleaner *c, FILE *file, struct ssm_error *err)
         return refuse_other_rate(c, err);
     }
     struct saved saved = describe_saved(c);
-    void *state = malloc(saved.state_bytes);
-    if (state == NULL) {
-        return refuse_memory(err);
+    if (fwrite(&saved, sizeof saved, 1, file) != 1) {
+        return refuse(err, EX_IOERR, "can't write the state");
     }
-    bool fine = fwrite(&saved, sizeof saved, 1, file) == 1;
-    for (int k = 0; fine && k < c->options.channels; k++) {
-        fine = ssm_state_save(c->engine, c->lanes[k].stream, state, saved.state_bytes) >= 0 &&
-               fwrite(c->lanes[k].hops, sizeof(float), c->fill, file) == c->fill &&
-               fwrite(state, saved.state_bytes, 1, file) == 1;
-    }
-    free(state);
-    return fine ? 0 : refuse(err, EX_IOERR, "can't write the state");
+    return runner_save(c->runner, file, err);
 }
 
 /* Does the saved header fit this recording and this model? */
@@ -383,7 +293,7 @@ static int check_saved(const struct cleaner *c, const struct saved *saved, struc
         return refuse(err, EX_DATAERR, "the state is of a recording with %u channels at %u Hz, this one has %d at %d Hz",
                       saved->channels, saved->rate, c->options.channels, c->options.rate);
     }
-    if (saved->state_bytes != ssm_state_size(c->engine)) {
+    if (saved->state_bytes != ssm_state_size(cleaner_engine(c))) {
         return refuse(err, EX_DATAERR, "the state is of another model than %s", c->info->name);
     }
     if (saved->fill >= (uint64_t)c->info->hop || saved->skip > (uint64_t)c->info->delay ||
@@ -391,19 +301,6 @@ static int check_saved(const struct cleaner *c, const struct saved *saved, struc
         return refuse(err, EX_DATAERR, "the state file is damaged; start again from the recording's first part");
     }
     return 0;
-}
-
-static int load_lane(struct cleaner *c, struct lane *lane, const struct saved *saved, void *state, FILE *file,
-                     struct ssm_error *err)
-{
-    if (fread(lane->hops, sizeof(float), saved->fill, file) != saved->fill ||
-        fread(state, saved->state_bytes, 1, file) != 1) {
-        return refuse(err, EX_DATAERR, "the state file is cut short; start again from the recording's first part");
-    }
-    for (size_t i = 0; i < saved->fill; i++) {
-        lane->hops[i] = isfinite(lane->hops[i]) ? lane->hops[i] : 0.0f;
-    }
-    return ssm_state_load(c->engine, lane->stream, state, saved->state_bytes, err) == SSM_OK ? 0 : -1;
 }
 
 int cleaner_load(struct cleaner *c, FILE *file, struct ssm_error *err)
@@ -415,14 +312,7 @@ int cleaner_load(struct cleaner *c, FILE *file, struct ssm_error *err)
     if (check_saved(c, &saved, err) != 0) {
         return -1;
     }
-    void *state = malloc(saved.state_bytes);
-    int status = state != NULL ? 0 : refuse_memory(err);
-    for (int k = 0; status == 0 && k < c->options.channels; k++) {
-        status = load_lane(c, &c->lanes[k], &saved, state, file, err);
-    }
-    free(state);
-    c->fill = (size_t)saved.fill;
     c->skip = (size_t)saved.skip;
     c->counts.taken = saved.owed; /* as if the earlier parts' unfinished end had just come in */
-    return status;
+    return runner_load(c->runner, (size_t)saved.fill, file, err);
 }

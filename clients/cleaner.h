@@ -25,6 +25,7 @@ struct cleaner_options {
     int rate, channels;         /* of the recording                                                         */
     int threads;                /* 0 = all cores for the scan, one for hop by hop                            */
     bool step;                  /* hop by hop with ssm_step, as the daemon does it, instead of ssm_scan      */
+    float strength_db;          /* attenuate by at most so many dB, by leaving so much of the recording in; INFINITY = no limit */
     cleaner_write *write;
     void *context;
 };
@@ -48,8 +49,8 @@ int cleaner_push(struct cleaner *cleaner, const float *samples, size_t n);
 int cleaner_finish(struct cleaner *cleaner);
 
 /* Everything the next part of the recording needs to go on as if it had never been cut: the streams' states, the samples
- * of a hop begun, and how many samples are still owed. Used instead of cleaner_finish, and only at the model's own rate (a
- * resampler's inside can't be saved). Save gives 0, or -1 with *err; load the same, and belongs before the first push. */
+ * of a hop begun, and how many samples are still owed. Used instead of cleaner_finish, only at the model's own rate (a
+ * resampler's inside can't be saved) and without strength_db. Save gives 0, or -1 with *err; load the same, and belongs before the first push. */
 int cleaner_save(const struct cleaner *cleaner, FILE *file, struct ssm_error *err);
 int cleaner_load(struct cleaner *cleaner, FILE *file, struct ssm_error *err);
 

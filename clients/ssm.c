@@ -185,12 +185,26 @@ static int gather_options(const struct verb *verb, const struct verb_option *all
     return n;
 }
 
+static int set_real(const struct verb_option *option, const char *text)
+{
+    char *end;
+    double number = strtod(text, &end);
+    if (end == text || *end != '\0' || !(number >= option->least && number <= option->most)) {
+        return verb_fail(EX_USAGE, "--%s takes a number from %d to %d, got \"%s\"", option->name, option->least,
+                         option->most, text);
+    }
+    *(double *)option->value = number;
+    return 0;
+}
+
 static int set_option(const struct verb_option *option, const char *text)
 {
     if (option->type == OPTION_FLAG) {
         *(bool *)option->value = true;
     } else if (option->type == OPTION_TEXT) {
         *(const char **)option->value = text;
+    } else if (option->type == OPTION_REAL) {
+        return set_real(option, text);
     } else {
         char *end;
         errno = 0;

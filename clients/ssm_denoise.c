@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@ enum { BLOCKS = 10, BLOCK = 1 << 18, INTERRUPTED = 130, STOPPED = -1 };
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *state_in, *state_out;
 static int threads;
 static bool step, quiet;
+static double strength = INFINITY;
 
 static volatile sig_atomic_t interrupted;
 
@@ -354,6 +356,9 @@ static int open_job(struct job *job)
         return verb_fail(EX_USAGE, "--state-out %s would replace the recording of that name; give it a name of its own",
                          state_out);
     }
+    if ((state_in != NULL || state_out != NULL) && isfinite(strength)) {
+        return verb_fail(EX_USAGE, "--strength can't go from part to part; use --state-in and --state-out without it");
+    }
     job->in = sound_file_open(job->in_path, &job->info, &file_err);
     if (job->in == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
@@ -363,7 +368,7 @@ static int open_job(struct job *job)
     }
     struct cleaner_options options = {.model = model, .device = device, .precision = precision, .rate = job->info.rate,
                                       .channels = job->info.channels, .threads = threads, .step = step,
-                                      .write = pass_on, .context = job};
+                                      .strength_db = (float)strength, .write = pass_on, .context = job};
     job->cleaner = cleaner_create(&options, &err);
     if (job->cleaner == NULL) {
         return verb_fail(err.code, "%s", err.text);
@@ -438,6 +443,8 @@ static const struct verb_option options[] = {
     {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"step", NULL, OPTION_FLAG, &step, 0, 0,
      "hop by hop as the daemon does it, instead of the parallel scan;\nslower, the same samples to 1e-4"},
+    {"strength", "DB", OPTION_REAL, &strength, 0, 100,
+     "attenuate by at most so many dB: that much of IN stays in OUT\n(no limit)"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (all; 1 with --step)"},
     {"state-out", "F", OPTION_TEXT, &state_out, 0, 0,
      "IN is not the end: save where it stops to F, and keep what\ncan't be known without the next part out of OUT"},
@@ -462,6 +469,7 @@ const struct verb ssm_denoise = {
         "--state-in; the OUTs joined are what the whole would have given.",
     .examples = "  ssm denoise noisy.wav clean.wav\n"
                 "  ssm denoise talk.flac talk.ogg --model ./mine.safetensors --threads 4\n"
+                "  ssm denoise stage.wav softer.wav --strength 12\n"
                 "  ssm denoise part1.wav clean1.wav --state-out talk.state\n"
                 "  ssm denoise part2.wav clean2.wav --state-in talk.state",
     .options = options,

@@ -12,7 +12,8 @@
 enum option_type {
     OPTION_FLAG,  /* bool *        no argument                */
     OPTION_TEXT,  /* const char ** borrowed from argv         */
-    OPTION_NUMBER /* int *         a whole number, least..most */
+    OPTION_NUMBER, /* int *        a whole number, least..most */
+    OPTION_REAL    /* double *     a number, least..most       */
 };
 
 struct verb_option {

@@ -1,126 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
-/* The real ssm, run as a user runs it: $SSM, or build/release/ssm. */
-
-#include "tests/test.h"
+#include "tests/tool.h"
 
 #include <jansson.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "dsp/sound_file.h"
 
 #define MODEL " --model tests/data/tiny-denoise.safetensors"
-
-static char folder[] = "/tmp/test_tool.XXXXXX";
-static char said[65536]; /* stdout and stderr of the last run, in this order */
-
-struct sound {
-    int rate, channels;
-    size_t n;
-    float *samples; /* (n, channels) */
-    int format;
-};
-
-static const char *in_folder(const char *name)
-{
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
-static void read_said(const char *name, size_t *at)
-{
-    FILE *file = fopen(in_folder(name), "rb");
-    *at += fread(said + *at, 1, sizeof said - 1 - *at, file);
-    said[*at] = '\0';
-    fclose(file);
-}
-
-/* Run `ssm <arguments>`, where % stands for the folder of this test; gives the exit status, 1000 for a crash. */
-static int ssm(const char *arguments)
-{
-    const char *program = getenv("SSM") ? getenv("SSM") : "build/release/ssm";
-    char command[4096], expanded[2048] = "";
-    for (const char *a = arguments; *a; a++) {
-        size_t n = strlen(expanded);
-        snprintf(expanded + n, sizeof expanded - n, "%.*s", *a == '%' ? (int)strlen(folder) : 1, *a == '%' ? folder : a);
-    }
-    snprintf(command, sizeof command, "%s %s >%s/stdout 2>%s/stderr", program, expanded, folder, folder);
-    int status = system(command);
-    size_t at = 0;
-    read_said("stdout", &at);
-    read_said("stderr", &at);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000;
-}
-
-#define assert_runs(arguments) assert_says(0, arguments, "")
-static void assert_says(int status, const char *arguments, const char *fragment)
-{
-    int got = ssm(arguments);
-    if (got != status || strstr(said, fragment) == NULL) {
-        fail_msg("ssm %s\nexits with %d, not %d, or does not say \"%s\" but:\n%s", arguments, got, status, fragment, said);
-    }
-}
-
-/* Low-passed noise, another in each channel: all of it below 3 kHz or so, whatever the rate. */
-static struct sound make_sound(int rate, int channels, size_t n)
-{
-    struct sound sound = {.rate = rate, .channels = channels, .n = n};
-    uint64_t seed = 5;
-    float step = fminf(1, 6000.0f / (float)rate);
-    sound.samples = calloc(n * (size_t)channels + 1, sizeof(float));
-    for (size_t k = 0; k < (size_t)channels; k++) {
-        float a = 0, b = 0;
-        for (size_t i = 0; i < n; i++) {
-            a += step * (test_uniform(&seed) - a);
-            b += step * (a - b);
-            sound.samples[i * (size_t)channels + k] = 0.5f * b;
-        }
-    }
-    return sound;
-}
-
-enum { FLOAT_WAV = 0x10006, WAV_16 = 0x10002 }; /* libsndfile's numbers */
-
-static void write_sound(const char *name, const struct sound *sound)
-{
-    struct sound_file_error err;
-    struct sound_file_info info = {.rate = sound->rate, .channels = sound->channels, .length = (int64_t)sound->n,
-                                   .format = sound->format ? sound->format : FLOAT_WAV};
-    struct sound_file *file = sound_file_create(in_folder(name), &info, false, &err);
-    if (file == NULL) {
-        fail_msg("%s", err.text);
-    }
-    assert_true(sound_file_write(file, sound->samples, sound->n, &err));
-    assert_true(sound_file_commit(file, &err));
-    sound_file_close(file);
-}
-
-static struct sound read_sound(const char *name)
-{
-    struct sound_file_error err;
-    struct sound_file_info info;
-    struct sound_file *file = sound_file_open(in_folder(name), &info, &err);
-    if (file == NULL) {
-        fail_msg("%s", err.text);
-    }
-    struct sound sound = {.rate = info.rate, .channels = info.channels, .format = info.format};
-    size_t room = (size_t)info.length + 1;
-    sound.samples = calloc(room * (size_t)info.channels, sizeof(float));
-    sound.n = sound_file_read(file, sound.samples, room, &err);
-    sound_file_close(file);
-    return sound;
-}
-
-static float at(const struct sound *sound, size_t i, int channel)
-{
-    return sound->samples[i * (size_t)sound->channels + (size_t)channel];
-}
 
 static double correlate(const struct sound *a, const struct sound *b, int channel, long lag)
 {
@@ -145,16 +31,6 @@ static double find_lag(const struct sound *a, const struct sound *b, int channel
     }
     double left = correlate(a, b, channel, best - 1), right = correlate(a, b, channel, best + 1);
     return (double)best + 0.5 * (left - right) / (left - 2 * most + right);
-}
-
-static double largest_difference(const struct sound *a, const struct sound *b)
-{
-    double most = a->n == b->n && a->channels == b->channels ? 0 : INFINITY;
-    for (size_t i = 0; most < INFINITY && i < a->n * (size_t)a->channels; i++) {
-        double d = fabs((double)a->samples[i] - (double)b->samples[i]);
-        most = d <= most ? most : d;
-    }
-    return most;
 }
 
 /* ---- denoise: what comes out ---- */
@@ -257,6 +133,59 @@ static void a_channel_does_not_hear_the_other(void **state)
     free(one.samples);
     free(clean_both.samples);
     free(clean_one.samples);
+}
+
+/* ---- denoise: how much ---- */
+
+static void strength_leaves_its_share_of_the_recording_in(void **state)
+{
+    (void)state;
+    struct sound in = make_sound(44100, 2, 60001), whole, some, none;
+    const float share = 0.5011872f; /* 10^(-6/20) */
+    write_sound("a.wav", &in);
+    assert_runs("denoise %/a.wav %/whole.wav" MODEL);
+    assert_runs("denoise %/a.wav %/some.wav --strength 6" MODEL);
+    assert_runs("denoise %/a.wav %/none.wav --strength 0" MODEL);
+    whole = read_sound("whole.wav");
+    some = read_sound("some.wav");
+    none = read_sound("none.wav");
+    assert_true(largest_difference(&in, &none) == 0);
+    for (size_t i = 0; i < whole.n * 2; i++) {
+        whole.samples[i] = share * in.samples[i] + (1 - share) * whole.samples[i];
+    }
+    assert_close(largest_difference(&whole, &some), 0, 1e-6); /* rounding of the share */
+    assert_says(64, "denoise %/a.wav %/b.wav --strength 6 --state-out %/s" MODEL, "without it");
+    assert_says(64, "denoise %/a.wav %/b.wav --strength -1" MODEL, "from 0 to 100");
+    free(in.samples);
+    free(whole.samples);
+    free(some.samples);
+    free(none.samples);
+}
+
+static double power_db(const struct sound *sound, size_t from)
+{
+    double sum = 0;
+    for (size_t i = from; i < sound->n; i++) {
+        sum += (double)sound->samples[i] * (double)sound->samples[i];
+    }
+    return 10 * log10(sum / (double)(sound->n - from));
+}
+
+/* White noise, which the shipped model takes away nearly whole. */
+static void strength_bounds_what_is_taken_from_noise(void **state)
+{
+    (void)state;
+    struct sound in = make_sound(16000, 1, 48000), out;
+    uint64_t seed = 8;
+    test_fill(in.samples, in.n, 0.1f, &seed);
+    write_sound("noise.wav", &in);
+    assert_runs("denoise %/noise.wav %/soft.wav --strength 12");
+    out = read_sound("soft.wav");
+    double taken = power_db(&in, 16000) - power_db(&out, 16000); /* the model needs a moment to know it */
+    assert_close(taken, 12, 0.5);
+    assert_true(taken < 12.2);
+    free(in.samples);
+    free(out.samples);
 }
 
 /* ---- denoise: a recording in parts ---- */
@@ -676,6 +605,8 @@ int main(void)
         cmocka_unit_test(denoise_keeps_the_sample_format_where_the_container_has_it),
         cmocka_unit_test(step_and_scan_give_the_same_samples),
         cmocka_unit_test(a_channel_does_not_hear_the_other),
+        cmocka_unit_test(strength_leaves_its_share_of_the_recording_in),
+        cmocka_unit_test(strength_bounds_what_is_taken_from_noise),
         cmocka_unit_test(parts_joined_are_the_whole),
         cmocka_unit_test(a_state_that_does_not_fit_is_refused),
         cmocka_unit_test(denoise_answers_what_is_no_sound),
