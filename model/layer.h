@@ -11,8 +11,9 @@
  *
  * Splitting one recording over threads along time: each thread has its own segment of rows. Most layers remember only
  * the last `memory` rows, so the backend gives them the right start state by running them over those rows first. A
- * layer that remembers for ever (mamba) says 0 there, finds the team and everybody's block instead, and sees to its
- * states itself: the first member's item has the true start state, the last one's must have the end state.
+ * layer that remembers for ever (mamba, pool) says 0 there, finds the team and everybody's block instead, and sees to
+ * its states itself: the first member's item has the true start state, the last one's must have the end state.
+ * layer_run_channels does that for layers whose channels know nothing of each other.
  */
 
 #include <stdbool.h>
@@ -29,7 +30,7 @@ struct layer_item {
 };
 
 /* One recording's rows in several threads' hands. Every member runs the layer at the same time, each on its segment,
- * all of them equally long. */
+ * all of them equally long; x, y and elapsed of the segments stand one behind the other. */
 struct layer_segments {
     struct team *team;
     int member, members;
@@ -83,8 +84,28 @@ struct layer_ops {
     void (*close)(struct layer *layer); /* self may be NULL. No close: nothing to free */
 };
 
+/* Some channels of one stream over T rows of time. */
+struct layer_channels {
+    const struct kernels *kernels;
+    int T, width, from, to; /* the channels from .. to of rows of width                           */
+    const float *elapsed;   /* (T)                                                                */
+    const float *x;         /* (T, width)                                                         */
+    float *y;               /* (T, width), all of it another's but from .. to                     */
+    float *state;           /* (layer->state / width, width), the same                            */
+    float *scratch;         /* (layer->scratch_once), one's own                                   */
+};
+
+/* Which channels of `width` are this member's: whole cache lines of 16. */
+void layer_share_channels(const struct layer_segments *segments, int width, int *from, int *to);
+
+/* Run a layer whose channels (in = out of them) know nothing of each other, and whose state has a value of each in every
+ * row: `run` takes an item's channels all at once, or, for a recording in several hands, each hand's share of them over
+ * all of the time, so that nobody does anything twice. */
+void layer_run_channels(const struct layer *layer, const struct layer_block *block, const float *x, float *y,
+                        void (*run)(const struct layer *layer, const struct layer_channels *channels));
+
 extern const struct layer_ops layer_stft, layer_istft, layer_filter, layer_mask, layer_linear, layer_norm, layer_conv,
-    layer_mamba, layer_sigmoid, layer_softmax;
+    layer_mamba, layer_sigmoid, layer_softmax, layer_scale, layer_embedding, layer_pool;
 
 /* The row of a type, or NULL; and all of them, NULL past the end. */
 const struct layer_ops *layer_find(const char *type);

@@ -188,9 +188,8 @@ static void scan_rows(const struct mamba *self, const struct layer_block *block,
 static void scan_shared(const struct layer *layer, const struct layer_segments *segments)
 {
     const struct mamba *self = layer->self;
-    int sixteenths = (self->E + 15) / 16, members = segments->members; /* 16 channels: a cache line of every row */
-    int from = sixteenths * segments->member / members * 16, to = sixteenths * (segments->member + 1) / members * 16;
-    to = to < self->E ? to : self->E;
+    int from, to, members = segments->members;
+    layer_share_channels(segments, self->E, &from, &to);
     const float *start = h_of(layer, segments->blocks[0], 0);
     float *h = h_of(layer, segments->blocks[members - 1], 0);
     for (int n = 0; n < self->N && from < to; n++) {

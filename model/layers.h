@@ -12,6 +12,9 @@
  *   linear  struct linear (kernels.h)
  *   conv    struct conv
  *   mamba   struct mamba
+ *   scale   struct scale
+ *   embedding  struct embedding
+ *   pool    struct pool
  *   sigmoid, softmax  NULL */
 
 #include "kernels/kernels.h"
@@ -42,6 +45,22 @@ struct mamba {
     float *norm;                    /* (D)                         */
     float *conv_weight, *conv_bias; /* (K, E) and (E), NULL for no */
     float *A, *skip, *dt_bias;      /* (N, E), (E), (E)            */
+};
+
+struct scale {
+    float *mean, *factor; /* (width), (width): y = (x - mean) factor */
+};
+
+struct embedding {
+    int vocabulary;
+    float *weight; /* (vocabulary, width) */
+};
+
+enum pool_kind { POOL_MEAN, POOL_EMA };
+
+struct pool {
+    enum pool_kind kind;
+    float hops; /* of the mean: infinity for all of the stream */
 };
 
 #endif

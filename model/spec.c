@@ -52,6 +52,28 @@ int spec_float(struct spec spec, const char *key, double min, double max, double
     return 0;
 }
 
+int spec_floats(struct spec spec, const char *key, double min, double max, float *values, int most, int *n,
+                struct ssm_error *err)
+{
+    const json_t *json = json_object_get(spec.json, key);
+    size_t count = json_array_size(json), good = 0;
+    if (!json) {
+        return 0;
+    }
+    for (; good < count && count <= (size_t)most; good++) {
+        const json_t *number = json_array_get(json, good);
+        if (!json_is_number(number) || !(json_number_value(number) >= min && json_number_value(number) <= max)) {
+            break;
+        }
+        values[good] = (float)json_number_value(number);
+    }
+    if (!count || good < count) {
+        return refuse(err, 65, "%s: \"%s\" must be a list of 1..%d numbers %g..%g", spec.where, key, most, min, max);
+    }
+    *n = (int)count;
+    return 0;
+}
+
 int spec_bool(struct spec spec, const char *key, bool *value, struct ssm_error *err)
 {
     const json_t *json = json_object_get(spec.json, key);

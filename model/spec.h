@@ -26,6 +26,9 @@ enum { SPEC_REQUIRED = INT_MIN };
 int spec_int(struct spec spec, const char *key, int min, int max, int *value, struct ssm_error *err);
 int spec_float(struct spec spec, const char *key, double min, double max, double *value, struct ssm_error *err);
 int spec_bool(struct spec spec, const char *key, bool *value, struct ssm_error *err);
+/* A list of 1..most numbers: how many it has in *n, which stays as it is when the key is absent. */
+int spec_floats(struct spec spec, const char *key, double min, double max, float *values, int most, int *n,
+                struct ssm_error *err);
 /* The index of the word in `words` (NULL at the end). */
 int spec_word(struct spec spec, const char *key, const char *const *words, int *value, struct ssm_error *err);
 

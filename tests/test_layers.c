@@ -206,6 +206,94 @@ static void softmax_shares_out_one_however_large_the_scores(void **state)
     model_file_destroy(file);
 }
 
+static void scale_brings_each_channel_to_mean_0_and_std_1(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine =
+        open_model(file, CONFIG("'hop':2,'channels':3", "{'type':'scale','mean':[1,-2,0],'std':[2,0.5,10]}"));
+    static const float in[] = {1, 2, 3, -4, -5, -6}, want[] = {0, 8, 0.3f, -2.5f, -6, -0.6f};
+    float out[6];
+    run(engine, in, out, NULL, 1);
+    for (int i = 0; i < 6; i++) {
+        assert_close(out[i], want[i], 1e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void an_embedding_gives_a_tokens_row_and_row_0_for_what_is_none(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    static const float rows[] = {10, 11, 20, 21, 30, 31}, in[] = {1, 2, 0, 3, -1, NAN, INFINITY, 1e9f, 1};
+    static const int want[] = {1, 2, 0, 0, 0, 0, 0, 0, 1};
+    float out[18];
+    model_file_add(file, "e.weight", "[3,2]", rows, 6);
+    struct ssm_engine *engine =
+        open_model(file, CONFIG("'hop':1", "{'type':'embedding','name':'e','vocabulary':3,'width':2}"));
+    run(engine, in, out, NULL, 9);
+    for (int i = 0; i < 18; i++) {
+        assert_true(out[i] == rows[2 * want[i / 2] + i % 2]);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void a_mean_weighs_each_value_by_the_time_it_stands_for(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_model(file, CONFIG("'hop':1,'channels':2", "{'type':'pool','kind':'mean'}"));
+    static const float in[] = {1, -1, 4, 0, 7, 1, 0, 3}, elapsed[] = {1, 0.5f, 2, 100};
+    float out[8];
+    double sum[2] = {0}, time = 0;
+    run(engine, in, out, elapsed, 4);
+    for (int i = 0; i < 8; i++) {
+        time += i % 2 ? 0 : elapsed[i / 2];
+        sum[i % 2] += elapsed[i / 2] * in[i];
+        assert_close(out[i], sum[i % 2] / time, 1e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void a_mean_over_so_many_hops_forgets_from_there_on(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_model(file, CONFIG("'hop':1", "{'type':'pool','kind':'mean','hops':4}"));
+    static const float elapsed[] = {1, 1, 1, 1, 1, 2, 40};
+    float in[] = {8, 0, 0, 0, 0, 4, 5}, out[7];
+    run(engine, in, out, elapsed, 7);
+    static const double want[] = {8, 4, 8 / 3.0, 2, 1.5, 2.75, 5};
+    for (int i = 0; i < 7; i++) {
+        assert_close(out[i], want[i], 1e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+static void an_ema_follows_a_step_as_the_exponential(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_model(file, CONFIG("'hop':1", "{'type':'pool','kind':'ema','hops':20}"));
+    float in[30], out[30], elapsed[30];
+    double time = 0;
+    for (int i = 0; i < 30; i++) {
+        in[i] = 3;
+        elapsed[i] = i % 7 == 3 ? 5.5f : 1;
+    }
+    run(engine, in, out, elapsed, 30);
+    for (int i = 0; i < 30; i++) {
+        time += elapsed[i];
+        assert_close(out[i], 3 * -expm1(-time / 20), 2e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
 /* A Mamba layer with constant delta, B, C and one state: input u = silu(x) goes in once, then h decays by exp(-delta a)
  * a hop, and the output is h times silu(z), on top of the residual. */
 static struct ssm_engine *open_decay(struct model_file *file, float a)
@@ -259,6 +347,105 @@ static void a_gap_of_k_hops_decays_as_k_silent_hops_do(void **state)
     model_file_destroy(file);
 }
 
+/* ---- every layer, live and in bulk ---- */
+
+#define MAMBA(sizes) "{'type':'mamba','name':'m'," sizes "}"
+enum { ROWS = 200 };
+
+/* A model and its tensors: name, shape (0: no more), scale. */
+struct sample {
+    const char *config;
+    struct {
+        const char *name;
+        int shape[3];
+        float scale;
+    } tensors[12];
+};
+
+static const struct sample samples[] = {
+    {CONFIG("'hop':8", STFT ISTFT), {{0}}},
+    {CONFIG("'hop':8", "{'type':'stft','window':32,'hop':8,'compress':0.5}"), {{0}}},
+    {CONFIG("'hop':8", STFT "{'type':'linear','name':'h','in':18,'out':72},{'type':'filter','taps':4}"), {{"h.weight", {72, 18}, 0.3f}}},
+    {CONFIG("'hop':8", STFT "{'type':'linear','name':'h','in':18,'out':9},{'type':'mask','sigmoid':true}," ISTFT),
+     {{"h.weight", {9, 18}, 0.3f}}},
+    {CONFIG("'hop':20", "{'type':'conv','name':'c','width':20,'taps':6,'silu':true}"), {{"c.weight", {20, 1, 6}, 0.5f}}},
+    {CONFIG("'hop':2,'channels':9", "{'type':'norm','name':'n','width':18},{'type':'softmax'}"), {{"n.weight", {18}, 2}}},
+    {CONFIG("'hop':1,'channels':3", "{'type':'scale','mean':[0.1,0,-1],'std':[2,1,0.5]},{'type':'sigmoid'}"), {{0}}},
+    {CONFIG("'hop':1", "{'type':'embedding','name':'e','vocabulary':2,'width':24},{'type':'linear','name':'e','in':24,'out':2}"),
+     {{"e.weight", {2, 24}, 1}}},
+    {CONFIG("'hop':35", "{'type':'pool'}"), {{0}}},
+    {CONFIG("'hop':5", "{'type':'pool','hops':10}"), {{0}}},
+    {CONFIG("'hop':35", "{'type':'pool','kind':'ema','hops':10}"), {{0}}},
+    {CONFIG("'hop':5", MAMBA("'d_model':5,'d_state':3,'d_conv':3,'expand':3,'dt_rank':2,'discretisation':'zoh'")),
+     {{"m.norm.weight", {5}, 1}, {"m.mixer.in_proj.weight", {30, 5}, 0.5f}, {"m.mixer.conv1d.weight", {15, 1, 3}, 0.5f},
+      {"m.mixer.x_proj.weight", {8, 15}, 0.3f}, {"m.mixer.dt_proj.weight", {15, 2}, 0.3f}, {"m.mixer.dt_proj.bias", {15}, 2},
+      {"m.mixer.A_log", {15, 3}, 1}, {"m.mixer.D", {15}, 1}, {"m.mixer.out_proj.weight", {5, 15}, 0.3f}}},
+};
+
+static void add_tensors(struct model_file *file, const struct sample *sample)
+{
+    uint64_t seed = 7;
+    static float values[4096];
+    for (size_t i = 0; i < 12 && sample->tensors[i].name; i++) {
+        const int *shape = sample->tensors[i].shape;
+        char text[48];
+        size_t count = (size_t)shape[0] * (size_t)(shape[1] ? shape[1] : 1) * (size_t)(shape[2] ? shape[2] : 1);
+        snprintf(text, sizeof text, shape[2] ? "[%d,%d,%d]" : shape[1] ? "[%d,%d]" : "[%d]", shape[0], shape[1], shape[2]);
+        test_fill(values, count, sample->tensors[i].scale, &seed);
+        model_file_add(file, sample->tensors[i].name, text, values, count);
+    }
+}
+
+/* Hop by hop, and the stream's state behind them. */
+static void run_steps(struct ssm_engine *engine, const float *in, float *out, const float *elapsed, unsigned char *saved)
+{
+    const struct ssm_info *info = ssm_describe(engine);
+    ssm_stream stream;
+    ssm_stream_open(engine, &stream);
+    for (int t = 0; t < ROWS; t++) {
+        struct ssm_hop hop = {.stream = stream, .in = in + t * info->inputs, .out = out + t * info->outputs, .count = 1,
+                              .elapsed = elapsed[t]};
+        assert_int_equal(ssm_step(engine, &hop, 1), 1);
+    }
+    assert_true(ssm_state_save(engine, stream, saved, ssm_state_size(engine)) > 0);
+    ssm_stream_close(engine, stream);
+}
+
+/* On one thread the same bits as hop by hop; on several, where rows meet other rows in the caches but never in a sum, too. */
+static void every_layer_gives_the_same_in_bulk_on_any_number_of_threads(void **state)
+{
+    (void)state;
+    static float in[ROWS * 35], want[ROWS * 100], got[ROWS * 100], elapsed[ROWS];
+    static unsigned char saved[2][65536];
+    uint64_t seed = 6;
+    test_fill(in, ROWS * 35, 1.9f, &seed);
+    for (int i = 0; i < ROWS; i++) {
+        elapsed[i] = i % 13 == 4 ? 6.5f : i % 29 == 8 ? 0.5f : 1;
+    }
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
+        struct model_file *file = model_file_create();
+        add_tensors(file, &samples[i]);
+        for (int threads = 1; threads <= 4; threads++) {
+            struct ssm_error err;
+            struct ssm_engine *engine = ssm_open(threads == 1 ? model_file_write(file, samples[i].config) : file->path,
+                                                 &(struct ssm_options){.device = "cpu", .threads = threads}, &err);
+            if (!engine) {
+                fail_msg("%s", err.text);
+            }
+            ssm_stream stream;
+            size_t values = (size_t)ssm_describe(engine)->outputs * ROWS;
+            run_steps(engine, in, want, elapsed, saved[0]);
+            ssm_stream_open(engine, &stream);
+            assert_int_equal(ssm_scan(engine, stream, in, got, elapsed, ROWS, NULL), SSM_OK);
+            assert_memory_equal(got, want, values * sizeof *got);
+            ssm_state_save(engine, stream, saved[1], ssm_state_size(engine));
+            assert_memory_equal(saved[1], saved[0], ssm_state_size(engine));
+            ssm_close(engine);
+        }
+        model_file_destroy(file);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -271,7 +458,13 @@ int main(void)
         cmocka_unit_test(norm_brings_a_row_to_unit_size),
         cmocka_unit_test(sigmoid_squashes_each_value),
         cmocka_unit_test(softmax_shares_out_one_however_large_the_scores),
+        cmocka_unit_test(scale_brings_each_channel_to_mean_0_and_std_1),
+        cmocka_unit_test(an_embedding_gives_a_tokens_row_and_row_0_for_what_is_none),
+        cmocka_unit_test(a_mean_weighs_each_value_by_the_time_it_stands_for),
+        cmocka_unit_test(a_mean_over_so_many_hops_forgets_from_there_on),
+        cmocka_unit_test(an_ema_follows_a_step_as_the_exponential),
         cmocka_unit_test(a_gap_of_k_hops_decays_as_k_silent_hops_do),
+        cmocka_unit_test(every_layer_gives_the_same_in_bulk_on_any_number_of_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
