@@ -2,44 +2,9 @@
 #include "clients/json.h"
 
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
-/* The bytes of the UTF-8 character at text, 0 if it is none. */
-static size_t utf8_length(const unsigned char *text, size_t left)
-{
-    size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
-    if (n == 0 || n > left || text[0] > 0xf4) {
-        return 0;
-    }
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return n;
-}
-
-static void print_quoted(FILE *file, const char *text, size_t size)
-{
-    fputc('"', file);
-    for (size_t i = 0; i < size;) {
-        const unsigned char *at = (const unsigned char *)text + i;
-        size_t n = utf8_length(at, size - i);
-        if (n == 0) {
-            fputs("\\ufffd", file);
-            n = 1;
-        } else if (*at == '"' || *at == '\\') {
-            fprintf(file, "\\%c", *at);
-        } else if (*at < 0x20) {
-            fprintf(file, "\\u%04x", *at);
-        } else {
-            fwrite(at, 1, n, file);
-        }
-        i += n;
-    }
-    fputc('"', file);
-}
+#include "daemon/wire.h"
 
 static void begin(struct json *json, const char *key)
 {
@@ -47,7 +12,7 @@ static void begin(struct json *json, const char *key)
         fputs(", ", json->file);
     }
     if (key != NULL) {
-        print_quoted(json->file, key, strlen(key));
+        wire_json_text(json->file, key, strlen(key));
         fputs(": ", json->file);
     }
     json->comma = true;
@@ -69,7 +34,7 @@ void json_close(struct json *json, char bracket)
 void json_text_n(struct json *json, const char *key, const char *text, size_t size)
 {
     begin(json, key);
-    print_quoted(json->file, text, size);
+    wire_json_text(json->file, text, size);
 }
 
 void json_text(struct json *json, const char *key, const char *text)

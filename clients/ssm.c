@@ -14,7 +14,7 @@
 
 /* A row here is all a new verb needs besides its file. */
 static const struct verb *const verbs[] = {
-    &ssm_denoise, &ssm_models, &ssm_model_inspect, &ssm_check, &ssm_schema, &ssm_devices, &ssm_watch, &ssm_bench,
+    &ssm_denoise, &ssm_tag, &ssm_models, &ssm_model_inspect, &ssm_check, &ssm_schema, &ssm_devices, &ssm_watch, &ssm_bench,
 };
 enum { VERBS = sizeof verbs / sizeof *verbs, OPTIONS = 24, HELP_COLUMN = 26 };
 
@@ -134,6 +134,7 @@ static void print_overview(FILE *file)
     }
     fprintf(file, "\nTry it:\n"
                   "  ssm denoise noisy.wav clean.wav     take the noise out of a recording\n"
+                  "  ssm tag street.wav                  what is in it, and when\n"
                   "  ssm models                          what models there are\n"
                   "  ssm help denoise                    everything about one command\n\n"
                   "Every command takes --json and --help. Errors are one sentence on stderr and an exit status:\n"

@@ -512,18 +512,38 @@ size_t wire_topic(char topic[WIRE_TOPIC_MAX], const char *kind, const char *node
 
 /* ---- JSON ---- */
 
-static void print_text(FILE *file, struct value value)
+/* The bytes of the UTF-8 character at text, 0 if it is none. */
+static size_t utf8_length(const unsigned char *text, size_t left)
+{
+    size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
+    if (n == 0 || n > left || text[0] > 0xf4) {
+        return 0;
+    }
+    for (size_t i = 1; i < n; i++) {
+        if ((text[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return n;
+}
+
+void wire_json_text(FILE *file, const void *text, size_t size)
 {
     fputc('"', file);
-    for (uint64_t i = 0; i < value.n; i++) {
-        uint8_t c = value.bytes[i];
-        if (c == '"' || c == '\\') {
-            fprintf(file, "\\%c", c);
-        } else if (c < 0x20 || c == 0x7f) {
-            fprintf(file, "\\u%04x", c);
+    for (size_t i = 0; i < size;) {
+        const unsigned char *at = (const unsigned char *)text + i;
+        size_t n = utf8_length(at, size - i);
+        if (n == 0) {
+            fputs("\\ufffd", file);
+            n = 1;
+        } else if (*at == '"' || *at == '\\') {
+            fprintf(file, "\\%c", *at);
+        } else if (*at < 0x20 || *at == 0x7f) {
+            fprintf(file, "\\u%04x", *at);
         } else {
-            fputc(c, file);
+            fwrite(at, 1, n, file);
         }
+        i += n;
     }
     fputc('"', file);
 }
@@ -552,7 +572,7 @@ static bool print_entries(FILE *file, struct cursor *in, struct value value, int
             if (key.kind != KIND_TEXT) {
                 return false;
             }
-            print_text(file, key);
+            wire_json_text(file, key.bytes, key.n);
             fputc(':', file);
         }
         if (!print_value(file, in, depth)) {
@@ -582,10 +602,10 @@ static bool print_value(FILE *file, struct cursor *in, int depth)
         fprintf(file, "%lld", (long long)value.i);
         break;
     case KIND_NUMBER:
-        fprintf(file, isfinite(value.number) ? "%.9g" : "null", value.number);
+        fprintf(file, isfinite(value.number) ? "%.15g" : "null", value.number);
         break;
     case KIND_TEXT:
-        print_text(file, value);
+        wire_json_text(file, value.bytes, value.n);
         break;
     case KIND_BIN:
     case KIND_EXT:

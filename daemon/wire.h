@@ -86,5 +86,7 @@ void wire_put_bool(struct wire_bytes *bytes, bool value);
 /* Print one MessagePack value as one line of JSON without the newline (NaN and inf as null, bytes as hex). False, with part of
  * it printed, when the bytes are not a whole value or nest deeper than 16. */
 bool wire_json(FILE *file, const uint8_t *bytes, size_t size);
+/* Print text in quotes for JSON; bytes that aren't UTF-8 come out as U+FFFD. */
+void wire_json_text(FILE *file, const void *text, size_t size);
 
 #endif

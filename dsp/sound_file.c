@@ -81,6 +81,10 @@ static void describe(SNDFILE *handle, int format, char *words, size_t size)
 static void say_why_unreadable(const char *path, struct sound_file_error *err)
 {
     const char *reason = sf_strerror(NULL);
+    if (strcmp(path, "-") == 0) {
+        say(err, EX_DATAERR, path, "standard input is empty, or no sound that can be read as it comes; WAV can (%s)", reason);
+        return;
+    }
     FILE *file = fopen(path, "rb");
     if (!file) {
         say(err, EX_NOINPUT, path, "%s", strerror(errno));
@@ -117,7 +121,8 @@ struct sound_file *sound_file_open(const char *path, struct sound_file_info *inf
         return NULL;
     }
     file->channels = found.channels;
-    file->length = found.frames >= 0 && found.frames < INT64_MAX / 2 ? found.frames : -1;
+    bool told = found.frames >= 0 && found.frames < INT64_MAX / 2 && strcmp(path, "-") != 0;
+    file->length = told ? found.frames : -1; /* who writes to a pipe doesn't know it, whatever stands in the header */
     *info = (struct sound_file_info){
         .rate = found.samplerate, .channels = found.channels, .length = file->length, .format = found.format};
     describe(file->handle, found.format, info->words, sizeof info->words);

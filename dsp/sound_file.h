@@ -26,7 +26,8 @@ struct sound_file_info {
     char words[128]; /* reading: "WAV (Microsoft), Signed 24 bit PCM" */
 };
 
-/* Open for reading. NULL with *err filled in: not there, empty, not a sound file. A file of no samples opens. */
+/* Open for reading; "-" is standard input, which may be a pipe for a format that needs no seeking, as WAV. NULL with *err
+ * filled in: not there, empty, not a sound file. A file of no samples opens. */
 struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err);
 
 /* Read up to n samples.

@@ -582,21 +582,6 @@ static void check_answers_as_the_start_would(void **state)
     assert_says(66, "check %/model.yaml", "pipelines.a.model: ");
 }
 
-static int make_folder(void **state)
-{
-    (void)state;
-    setenv("SSM_MODEL_PATH", "tests/data", 1);
-    return mkdtemp(folder) != NULL ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    char command[64];
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

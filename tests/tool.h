@@ -129,4 +129,20 @@ static inline double largest_difference(const struct sound *a, const struct soun
     return most;
 }
 
+/* Set-up and tear-down of a group of tests. */
+static inline int make_folder(void **state)
+{
+    (void)state;
+    setenv("SSM_MODEL_PATH", "tests/data", 1);
+    return mkdtemp(folder) != NULL ? 0 : -1;
+}
+
+static inline int remove_folder(void **state)
+{
+    (void)state;
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    return system(command);
+}
+
 #endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "clients/runner.h"
+#include "clients/tag_writer.h"
+#include "clients/verb.h"
+#include "dsp/sound_file.h"
+
+enum { BLOCK = 1 << 16 };
+
+static const char *model = "tag-audio", *device = "auto", *precision = "auto", *format = "jsonl";
+static int threads;
+static bool step, scores, whole;
+static double threshold = -1;
+
+/* One stream of the model: rows out, in order, each about its samples. */
+struct track {
+    struct job *job;
+    int channel;
+    struct events *events;
+    uint64_t rows;
+    float *last;   /* (labels) the last row about real input, for --whole */
+    uint64_t last_to;
+};
+
+struct job {
+    const char *path;
+    struct runner *runner;
+    const struct ssm_info *info;
+    struct labels *labels;
+    struct track *tracks;  /* (streams)                                       */
+    int streams;
+    struct tag_writer writer;
+    bool ended;            /* the input's length is known                     */
+    uint64_t total;        /* ... in samples at the model's rate              */
+};
+
+static void tell(void *context, const struct event *event)
+{
+    struct track *track = context;
+    if (event->kind != EVENT_BEGIN) {
+        tag_writer_event(&track->job->writer, track->channel, event);
+    }
+}
+
+/* One row, about samples [from, to). */
+static void take_row(struct track *track, uint64_t from, uint64_t to, const float *row)
+{
+    struct job *job = track->job;
+    if (scores) {
+        tag_writer_scores(&job->writer, track->channel, from, to, row);
+    } else if (whole) {
+        memcpy(track->last, row, (size_t)job->labels->n * sizeof *row);
+        track->last_to = to;
+    } else {
+        events_push(track->events, from, to - from, row);
+    }
+}
+
+/* The next row in place: the model answers `delay` samples late, and beyond the input's end there is only silence. */
+static void place_row(struct track *track, const float *row)
+{
+    const struct ssm_info *info = track->job->info;
+    int64_t to = (int64_t)(++track->rows) * info->hop - info->delay, from = to - info->hop;
+    if (track->job->ended && to > (int64_t)track->job->total) {
+        to = (int64_t)track->job->total;
+    }
+    from = from > 0 ? from : 0;
+    if (to > from) {
+        take_row(track, (uint64_t)from, (uint64_t)to, row);
+    }
+}
+
+/* Events that begin before this sample have all been told. */
+static uint64_t passed(const struct job *job)
+{
+    uint64_t least = UINT64_MAX;
+    for (int k = 0; k < job->streams; k++) {
+        uint64_t since = events_open_since(job->tracks[k].events);
+        int64_t next = (int64_t)job->tracks[k].rows * job->info->hop - job->info->delay;
+        since = next >= 0 && (uint64_t)next < since ? (uint64_t)next : since;
+        least = since < least ? since : least;
+    }
+    return least;
+}
+
+static int take_hops(void *context, size_t hops)
+{
+    struct job *job = context;
+    size_t outputs = (size_t)job->info->outputs;
+    for (size_t i = 0; i < hops; i++) {
+        for (int k = 0; k < job->streams; k++) {
+            place_row(&job->tracks[k], runner_out(job->runner, k) + i * outputs);
+        }
+    }
+    tag_writer_pass(&job->writer, passed(job));
+    return ferror(job->writer.file) ? EX_IOERR : 0;
+}
+
+/* The best label of the last row stands for all of the input. */
+static void tell_whole(struct track *track)
+{
+    int best = 0;
+    for (int i = 1; i < track->job->labels->n; i++) {
+        best = track->last[i] > track->last[best] ? i : best;
+    }
+    struct event event = {.kind = EVENT_END, .label = best, .to = track->last_to, .peak = track->last[best],
+                          .mean = track->last[best]};
+    if (track->last_to > 0) {
+        tag_writer_event(&track->job->writer, track->channel, &event);
+    }
+}
+
+static int finish(struct job *job)
+{
+    int status = 0;
+    job->ended = true;
+    while (status == 0 && job->tracks[0].rows * (uint64_t)job->info->hop < job->total + (uint64_t)job->info->delay) {
+        status = runner_push(job->runner, NULL, (size_t)job->info->hop);
+    }
+    for (int k = 0; k < job->streams; k++) {
+        if (whole) {
+            tell_whole(&job->tracks[k]);
+        }
+        events_cut(job->tracks[k].events);
+    }
+    tag_writer_finish(&job->writer);
+    return status;
+}
+
+static int set_format(struct job *job)
+{
+    static const char *const names[] = {[TAG_JSONL] = "jsonl", [TAG_AUDACITY] = "audacity", [TAG_VTT] = "vtt"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(format, names[i]) == 0) {
+            job->writer.format = (enum tag_format)i;
+            return 0;
+        }
+    }
+    return verb_fail(EX_USAGE, "--format is jsonl, audacity or vtt, not \"%s\"", format);
+}
+
+/* --threshold for every label; `off` keeps its share of `on`. */
+static void set_thresholds(struct labels *labels)
+{
+    for (int i = 0; i < labels->n && threshold >= 0; i++) {
+        struct ssm_label *label = &labels->at[i];
+        float share = label->on > 0 ? label->off / label->on : 1;
+        label->on = (float)threshold;
+        label->off = share * label->on;
+    }
+}
+
+static int open_tracks(struct job *job, int rate)
+{
+    job->streams = runner_streams(job->runner);
+    job->labels = labels_create(runner_engine(job->runner));
+    job->tracks = calloc((size_t)job->streams, sizeof *job->tracks);
+    bool fine = job->labels != NULL && job->tracks != NULL;
+    if (fine) {
+        set_thresholds(job->labels);
+    }
+    for (int k = 0; fine && k < job->streams; k++) {
+        struct track *track = &job->tracks[k];
+        track->job = job;
+        track->channel = k;
+        track->events = labels_events(job->labels, rate, tell, track);
+        track->last = calloc((size_t)job->labels->n, sizeof *track->last);
+        fine = track->events != NULL && track->last != NULL;
+    }
+    job->writer.file = stdout;
+    job->writer.labels = job->labels;
+    job->writer.source = job->path;
+    job->writer.channels = job->streams;
+    job->writer.rate = rate;
+    return fine ? 0 : verb_fail(EX_OSERR, "out of memory");
+}
+
+static void close_job(struct job *job)
+{
+    for (int k = 0; job->tracks != NULL && k < job->streams; k++) {
+        events_destroy(job->tracks[k].events);
+        free(job->tracks[k].last);
+    }
+    free(job->tracks);
+    free(job->labels);
+    runner_destroy(job->runner);
+}
+
+static int open_runner(struct job *job, int rate, int channels)
+{
+    struct ssm_error err = {0};
+    struct runner_options options = {.model = model, .device = device, .precision = precision, .task = "tag",
+                                     .rate = rate, .channels = channels, .threads = threads, .step = step,
+                                     .take = take_hops, .context = job};
+    job->runner = runner_create(&options, &err);
+    if (job->runner == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    job->info = runner_describe(job->runner);
+    return 0;
+}
+
+/* All of a sound file through the model. A damaged one is tagged up to the damage, which *err then tells. */
+static int push_sound(struct job *job, struct sound_file *in, const struct sound_file_info *info,
+                      struct sound_file_error *err)
+{
+    size_t channels = (size_t)info->channels, block = BLOCK / channels + 1, n = block;
+    uint64_t taken = 0;
+    float *samples = malloc(block * channels * sizeof *samples);
+    int status = samples != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
+    while (status == 0 && n == block) {
+        n = sound_file_read(in, samples, block, err);
+        taken += n;
+        status = runner_push(job->runner, samples, n);
+    }
+    free(samples);
+    uint64_t from = (uint64_t)info->rate, to = (uint64_t)job->info->rate;
+    job->total = (taken * to + from - 1) / from;
+    return status != 0 ? status : finish(job);
+}
+
+static int tag_sound(struct job *job, struct sound_file *in, const struct sound_file_info *info)
+{
+    struct sound_file_error damage = {0};
+    int status = open_runner(job, info->rate, info->channels);
+    if (status != 0 || (status = open_tracks(job, job->info->rate)) != 0) {
+        return status;
+    }
+    tag_writer_begin(&job->writer);
+    status = push_sound(job, in, info, &damage);
+    if (sound_file_bad(in) > 0) {
+        verb_note("%s: %llu values were NaN or infinite and were taken as 0", job->path,
+                  (unsigned long long)sound_file_bad(in));
+    }
+    if (status == 0 && damage.code != 0) {
+        status = verb_fail(damage.code, "%s; what is before that was tagged", damage.text);
+    }
+    return status;
+}
+
+static int run_tag(char **arguments, int n)
+{
+    (void)n;
+    struct job job = {.path = arguments[0]};
+    struct sound_file_info info;
+    struct sound_file_error err;
+    int status = set_format(&job);
+    if (status != 0) {
+        return status;
+    }
+    struct sound_file *in = sound_file_open(job.path, &info, &err);
+    if (in == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    status = tag_sound(&job, in, &info);
+    if (job.runner != NULL && runner_blown(job.runner) > 0) {
+        verb_note("%s: the model gave no number for %llu hops; they count as 0", job.path,
+                  (unsigned long long)runner_blown(job.runner));
+    }
+    sound_file_close(in);
+    close_job(&job);
+    return status;
+}
+
+static const struct verb_option options[] = {
+    {"model", "M", OPTION_TEXT, &model, 0, 0, "a name from \"ssm models\" or a .safetensors file (tag-audio)"},
+    {"format", "F", OPTION_TEXT, &format, 0, 0,
+     "jsonl: a line of JSON an event; audacity: a label track;\nvtt: WebVTT subtitles (jsonl)"},
+    {"threshold", "P", OPTION_REAL, &threshold, 0, 1,
+     "the probability at which events begin, for every label\n(each label's own)"},
+    {"scores", NULL, OPTION_FLAG, &scores, 0, 0, "no events: a line of JSON a hop with every label's probability"},
+    {"whole", NULL, OPTION_FLAG, &whole, 0, 0, "one event for all of IN: the label that is best at its end"},
+    {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (auto)"},
+    {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
+    {"step", NULL, OPTION_FLAG, &step, 0, 0,
+     "hop by hop as the daemon does it, instead of the parallel scan;\nslower, the same scores to 1e-4"},
+    {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (all; 1 with --step)"},
+    {0},
+};
+
+const struct verb ssm_tag = {
+    .name = "tag",
+    .arguments = "IN",
+    .summary = "tell what is in a recording, and when",
+    .details =
+        "Print the events a tag model hears in IN: label, beginning, end, probability. IN is any file libsndfile reads, at\n"
+        "any sample rate, or - for a WAV on standard input; each channel is tagged on its own. An event begins where a label's\n"
+        "probability reaches its threshold and ends where it falls below a lower one; both, and the shortest event, come with\n"
+        "the model. Times are seconds in IN, with the model's delay taken off; p is the highest probability in the event, mean\n"
+        "the average, mid the AudioSet id where there is one, and cut is true where an event did not end by itself but with IN.\n"
+        "Memory stays constant whatever the length (WebVTT waits for the longest event).\n\n"
+        "An IN that is cut short or damaged is tagged up to the damage, and the exit status is 65.",
+    .examples = "  ssm tag street.flac\n"
+                "  ssm tag talk.wav --model vad --format audacity >talk.txt\n"
+                "  ssm tag film.wav --format vtt >film.vtt\n"
+                "  ssm tag seven.wav --model digits --whole",
+    .options = options,
+    .least = 1,
+    .most = 1,
+    .run = run_tag,
+};

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* `ssm tag`, with models whose answers are known (tests/data/make_tags.py). */
+#include "tests/tool.h"
+
+#include <jansson.h>
+
+#define MODEL " --model tests/data/tiny-tag.safetensors"
+
+/* 3 dB below a tenth of full scale, with soft edges of 5 ms. */
+static void add_tone(struct sound *sound, int channel, float hz, double from, double to)
+{
+    for (size_t i = 0; i < sound->n; i++) {
+        double t = (double)i / sound->rate, edge = fmin(t - from, to - t) / 0.005;
+        float size = (float)(edge < 0 ? 0 : edge > 1 ? 1 : edge);
+        sound->samples[i * (size_t)sound->channels + (size_t)channel] +=
+            0.3f * size * sinf(6.2831853f * hz * (float)t);
+    }
+}
+
+static struct sound silent(int rate, int channels, double seconds)
+{
+    struct sound sound = {.rate = rate, .channels = channels, .n = (size_t)(seconds * rate)};
+    sound.samples = calloc(sound.n * (size_t)channels + 1, sizeof(float));
+    return sound;
+}
+
+/* low 1.0-2.0 in the first channel, high 1.5-3.2 in the second, low to the end there. */
+static void write_tones(const char *name, int rate)
+{
+    struct sound sound = silent(rate, 2, 4);
+    add_tone(&sound, 0, 500, 1, 2);
+    add_tone(&sound, 1, 6000, 1.5, 3.2);
+    add_tone(&sound, 1, 500, 3.5, 4.5);
+    write_sound(name, &sound);
+    free(sound.samples);
+}
+
+/* Line i of what was said, as JSON. */
+static json_t *line(int i)
+{
+    char *at = said;
+    for (; i > 0 && at; i--) {
+        at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL;
+    }
+    json_t *json = at ? json_loads(at, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+    if (!json) {
+        fail_msg("no such line of JSON in:\n%s", said);
+    }
+    return json;
+}
+
+static int lines(void)
+{
+    int n = 0;
+    for (const char *at = said; *at; at++) {
+        n += *at == '\n';
+    }
+    return n;
+}
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static double number_of(const json_t *json, const char *key)
+{
+    json_t *value = json_object_get(json, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+/* The window sees a hop of what is past, and a row speaks of a hop: 20 ms. */
+static void assert_event(int i, const char *label, int channel, double t0, double t1, bool cut)
+{
+    json_t *json = line(i);
+    assert_string_equal(text_of(json, "label"), label);
+    assert_string_equal(text_of(json, "event"), "end");
+    assert_string_equal(text_of(json, "model"), "tiny-tag");
+    assert_string_equal(text_of(json, "mid"), strcmp(label, "low") == 0 ? "/t/low" : "");
+    assert_close(number_of(json, "channel"), channel, 0);
+    assert_close(number_of(json, "t0"), t0, 0.0201);
+    assert_close(number_of(json, "t1"), t1, 0.0201);
+    assert_true(number_of(json, "p") > 0.99 && number_of(json, "mean") > 0.9);
+    assert_true(json_is_true(json_object_get(json, "cut")) == cut);
+    json_decref(json);
+}
+
+static void tag_tells_when_and_where(void **state)
+{
+    (void)state;
+    const int rates[] = {16000, 44100};
+    const char *ways[] = {"", " --step"};
+    for (int i = 0; i < 4; i++) {
+        char arguments[256];
+        write_tones("tones.wav", rates[i / 2]);
+        snprintf(arguments, sizeof arguments, "tag %%/tones.wav%s" MODEL, ways[i % 2]);
+        assert_says(0, arguments, "");
+        assert_int_equal(lines(), 3);
+        assert_event(0, "low", 0, 1, 2, false);
+        assert_event(1, "high", 1, 1.5, 3.2, false);
+        assert_event(2, "low", 1, 3.5, 4, true);
+    }
+}
+
+static void scores_are_a_line_a_hop(void **state)
+{
+    (void)state;
+    struct sound sound = silent(16000, 1, 0.995);
+    add_tone(&sound, 0, 6000, 0.5, 0.7);
+    write_sound("short.wav", &sound);
+    free(sound.samples);
+    assert_runs("tag %/short.wav --scores" MODEL);
+    assert_int_equal(lines(), 100);
+    for (int i = 0; i < 100; i++) {
+        json_t *json = line(i), *row = json_object_get(json, "scores");
+        assert_close(number_of(json, "t0"), 0.01 * i, 1e-6);
+        assert_close(number_of(json, "t1"), i == 99 ? 0.995 : 0.01 * (i + 1), 1e-6);
+        assert_true(number_of(row, "low") < 0.1);
+        assert_true((number_of(row, "high") > 0.5) == (i >= 50 && i <= 70));
+        json_decref(json);
+    }
+}
+
+static void whole_is_the_best_label_at_the_end(void **state)
+{
+    (void)state;
+    write_tones("tones.wav", 16000);
+    assert_runs("tag %/tones.wav --whole" MODEL);
+    assert_int_equal(lines(), 2);
+    json_t *json = line(1);
+    assert_string_equal(text_of(json, "label"), "low");
+    assert_close(number_of(json, "t0"), 0, 0);
+    assert_close(number_of(json, "t1"), 4, 1e-6);
+    json_decref(json);
+}
+
+static void threshold_is_for_every_label(void **state)
+{
+    (void)state;
+    write_tones("tones.wav", 16000);
+    assert_runs("tag %/tones.wav --threshold 0.001" MODEL); /* silence scores 0.0067 */
+    assert_int_equal(lines(), 4);
+    for (int i = 0; i < 4; i++) {
+        json_t *json = line(i);
+        assert_close(number_of(json, "t0"), 0, 0);
+        assert_close(number_of(json, "t1"), 4, 1e-6);
+        json_decref(json);
+    }
+}
+
+static void audacity_takes_the_label_track(void **state)
+{
+    (void)state;
+    write_tones("tones.wav", 16000);
+    assert_runs("tag %/tones.wav --format audacity" MODEL);
+    double from, to;
+    int channel, end;
+    assert_int_equal(sscanf(said, "%lf\t%lf\tlow (channel %d)%n", &from, &to, &channel, &end), 3);
+    assert_int_equal(said[end], '\n');
+    assert_close(from, 1, 0.0201);
+    assert_close(to, 2, 0.0201);
+}
+
+/* Low all the time, with highs inside it that end first. */
+static void webvtt_is_in_order_of_beginnings(void **state)
+{
+    (void)state;
+    struct sound sound = silent(16000, 1, 4);
+    add_tone(&sound, 0, 500, 0.5, 3.5);
+    add_tone(&sound, 0, 6000, 1, 1.5);
+    add_tone(&sound, 0, 6000, 2, 2.5);
+    write_sound("nested.wav", &sound);
+    free(sound.samples);
+    assert_runs("tag %/nested.wav --format vtt" MODEL);
+    assert_true(strncmp(said, "WEBVTT\n\n", 8) == 0);
+    const char *starts[] = {"\n00:00:00.", "\n00:00:01.", "\n00:00:02."}, *at = said + 7;
+    for (int i = 0; i < 3; i++) {
+        assert_non_null(at = strstr(at, starts[i]));
+        assert_non_null(at = strstr(at, i == 0 ? " --> 00:00:03.5" : " --> 00:00:0"));
+        assert_non_null(at = strstr(at, i == 0 ? "low 100 %\n" : "high 100 %\n"));
+    }
+}
+
+/* A writer that can't know the length says so with the largest number there is. */
+static void a_wav_in_a_pipe_ends_where_it_ends(void **state)
+{
+    (void)state;
+    struct sound sound = silent(16000, 1, 1);
+    sound.format = WAV_16;
+    add_tone(&sound, 0, 500, 0.2, 0.6);
+    write_sound("pipe.wav", &sound);
+    free(sound.samples);
+    FILE *file = fopen(in_folder("pipe.wav"), "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 40, SEEK_SET), 0);
+    assert_int_equal(fwrite("\xff\xff\xff\xff", 4, 1, file), 1);
+    fclose(file);
+    char arguments[256];
+    snprintf(arguments, sizeof arguments, "tag - " MODEL " <%s", in_folder("pipe.wav"));
+    assert_says(0, arguments, "\"source\":\"-\"");
+    assert_int_equal(lines(), 1);
+    assert_says(65, "tag - " MODEL " </dev/null", "standard input is empty");
+}
+
+static void tag_answers_what_it_can_not_do(void **state)
+{
+    (void)state;
+    write_tones("tones.wav", 16000);
+    assert_says(65, "tag %/tones.wav --model tests/data/tiny-denoise.safetensors", "not for tag");
+    assert_says(65, "tag %/tones.wav --model tests/data/tiny-sensor.safetensors", "takes 3");
+    assert_says(66, "tag %/nowhere.wav" MODEL, "No such file");
+    assert_says(64, "tag %/tones.wav --format txt" MODEL, "jsonl, audacity or vtt");
+    assert_says(64, "tag %/tones.wav --threshold 2" MODEL, "from 0 to 1");
+    struct sound nothing = silent(16000, 1, 0);
+    write_sound("nothing.wav", &nothing);
+    free(nothing.samples);
+    assert_runs("tag %/nothing.wav --whole" MODEL);
+    assert_string_equal(said, "");
+    write_tones("tones.flac", 16000);
+    assert_int_equal(truncate(in_folder("tones.flac"), 60000), 0);
+    assert_says(65, "tag %/tones.flac" MODEL, "what is before that was tagged");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tag_tells_when_and_where),
+        cmocka_unit_test(scores_are_a_line_a_hop),
+        cmocka_unit_test(whole_is_the_best_label_at_the_end),
+        cmocka_unit_test(threshold_is_for_every_label),
+        cmocka_unit_test(audacity_takes_the_label_track),
+        cmocka_unit_test(webvtt_is_in_order_of_beginnings),
+        cmocka_unit_test(a_wav_in_a_pipe_ends_where_it_ends),
+        cmocka_unit_test(tag_answers_what_it_can_not_do),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
