@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The cheap ones of model/train/proofs, for every day: needs NumPy, and PyTorch for half of them."""
+import os
+import sys
+import traceback
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "train", "proofs"))
+
+try:
+    import numpy as np
+    import hippo
+except ImportError:
+    np = None
+try:
+    import torch
+    import tasks
+    import tokens
+except ImportError:
+    torch = None
+
+
+def hippo_coefficients_give_the_whole_past_back():
+    errors = [hippo.reconstruction_error(N, 256) for N in (8, 16, 24)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 2e-3, errors
+
+
+def s4d_legs_tends_to_legs():
+    errors = [hippo.diagonal_limit_error(N) for N in (16, 64, 256)]
+    assert errors[0] < 0.1 and errors[1] < errors[0] / 2.5 and errors[2] < errors[1] / 2.5, errors
+
+
+def s4d_legs_remembers_what_real_poles_forget():
+    lost = {name: hippo.what_is_left(poles, 2.0, (2,))[0] for name, poles in hippo.families(64).items()}
+    assert lost["S4D-LegS"] < 0.01 and lost["real, -(1 .. N)"] > 10 * lost["S4D-LegS"], lost
+
+
+def s4d_by_convolution_is_s4d_by_recurrence():
+    torch.manual_seed(1)
+    m, L = tokens.S4D(tokens.complete(dict(d_model=8, d_state=16))).double(), 300
+    u = torch.randn(2, L, 16, dtype=torch.float64)
+    whole = tokens.convolve(u, tokens.s4d_kernel(m.log_dt, m.log_A_real, m.A_imag, m.C, L), m.D)
+    A, dt = torch.complex(-torch.exp(m.log_A_real), m.A_imag), torch.exp(m.log_dt)[:, None]
+    decay, C = torch.exp(dt * A), torch.view_as_complex(m.C.detach())
+    h, steps = torch.zeros(2, 16, 8, dtype=torch.complex128), []
+    for t in range(L):
+        h = decay * h + (decay - 1) / A * u[:, t, :, None]
+        steps.append(2 * (C * h).sum(-1).real + m.D * u[:, t])
+    difference = float((whole - torch.stack(steps, 1)).norm() / whole.norm())
+    assert difference < 1e-11, difference
+
+
+def selective_copying_can_be_answered_from_its_tokens():
+    x, target = tasks.selective_copying(5, 100, "cpu", torch.Generator().manual_seed(1))
+    for sequence, answer in zip(x.tolist(), target.tolist()):
+        assert [t for t in sequence[:100] if t != tasks.NOISE] == answer
+        assert sequence[100:] == [tasks.MARK] * tasks.KEPT
+
+
+def induction_heads_can_be_answered_from_their_tokens():
+    x, target = tasks.induction_heads(50, 16, "cpu", torch.Generator().manual_seed(1))
+    for sequence, answer in zip(x.tolist(), target.tolist()):
+        assert sequence[-1] == tasks.TRIGGER and sequence.count(tasks.TRIGGER) == 2
+        assert [sequence[sequence.index(tasks.TRIGGER) + 1]] == answer
+
+
+CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4d_legs_remembers_what_real_poles_forget]
+CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, selective_copying_can_be_answered_from_its_tokens,
+               induction_heads_can_be_answered_from_their_tokens]
+
+
+def main():
+    passed = failed = 0
+    for have, cases, name in ((np, CASES, "NumPy"), (torch, CASES_TORCH, "PyTorch")):
+        if have is None:
+            print("skipped: %d cases that need %s" % (len(cases), name))
+            continue
+        for case in cases:
+            try:
+                case()
+                passed += 1
+            except Exception:
+                failed += 1
+                print("FAILED", case.__name__)
+                traceback.print_exc()
+    print("%d passed, %d failed" % (passed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
