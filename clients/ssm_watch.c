@@ -54,6 +54,14 @@ static void note_lost(void *context, const char *topic, uint64_t from, uint64_t 
     }
 }
 
+/* The i-th of the payload's floats. */
+static double value_at(const struct subscriber_message *message, size_t i)
+{
+    float x;
+    memcpy(&x, message->payload + i * sizeof x, sizeof x);
+    return (double)x;
+}
+
 /* Root mean square of f32le samples, in dB below full scale; NaN when the payload is no samples. */
 static double measure_rms_db(const struct subscriber_message *message)
 {
@@ -63,9 +71,7 @@ static double measure_rms_db(const struct subscriber_message *message)
         return NAN;
     }
     for (size_t i = 0; i < n; i++) {
-        float x;
-        memcpy(&x, message->payload + i * sizeof x, sizeof x);
-        sum += (double)x * x;
+        sum += value_at(message, i) * value_at(message, i);
     }
     return 10 * log10(sum / (double)n + 1e-20);
 }
@@ -73,6 +79,11 @@ static double measure_rms_db(const struct subscriber_message *message)
 static bool is_meter(const struct subscriber_message *message)
 {
     return strncmp(message->topic, "meter/", 6) == 0 && message->payload_size == 4 * sizeof(float);
+}
+
+static bool is_scores(const struct subscriber_message *message)
+{
+    return strncmp(message->topic, "tags/", 5) == 0 && strcmp(message->header.dt, "f32le") == 0;
 }
 
 /* MessagePack as a JSON value; null when it is damaged, so that the line stays JSON. */
@@ -96,15 +107,13 @@ static void put_messagepack(struct json *json, const char *key, const uint8_t *b
 static void print_json(const struct subscriber_message *message)
 {
     struct json json = {.file = stdout};
-    float meter[4];
     json_open(&json, NULL, '{');
     json_text(&json, "topic", message->topic);
     put_messagepack(&json, "header", message->header_bytes, message->header_size);
-    if (is_meter(message)) {
-        memcpy(meter, message->payload, sizeof meter);
-        json_open(&json, "meter", '[');
-        for (int i = 0; i < 4; i++) {
-            json_number(&json, NULL, (double)meter[i]);
+    if (is_meter(message) || is_scores(message)) {
+        json_open(&json, is_meter(message) ? "meter" : "scores", '[');
+        for (size_t i = 0; i < message->payload_size / sizeof(float); i++) {
+            json_number(&json, NULL, value_at(message, i));
         }
         json_close(&json, ']');
     } else if (strcmp(message->header.dt, "f32le") == 0) {
@@ -129,11 +138,14 @@ static void print_utc(int64_t ns)
 
 static void print_payload(const struct subscriber_message *message)
 {
-    float meter[4];
     if (is_meter(message)) {
-        memcpy(meter, message->payload, sizeof meter);
-        printf("  in %.1f dB peak %.1f  out %.1f dB peak %.1f", (double)meter[0], (double)meter[1], (double)meter[2],
-               (double)meter[3]);
+        printf("  in %.1f dB peak %.1f  out %.1f dB peak %.1f", value_at(message, 0), value_at(message, 1),
+               value_at(message, 2), value_at(message, 3));
+    } else if (is_scores(message)) {
+        printf(" ");
+        for (size_t i = 0; i < message->payload_size / sizeof(float); i++) {
+            printf(" %.2f", value_at(message, i));
+        }
     } else if (strcmp(message->header.dt, "f32le") == 0) {
         printf("  %" PRIu32 " samples  %.1f dB", message->header.n, measure_rms_db(message));
     } else if (strcmp(message->header.dt, "msgpack") == 0) {
@@ -257,6 +269,8 @@ const struct verb ssm_watch = {
                "printed. Topics look like\n"
                "    audio/<node>/<pipeline>/<channel>/<model>/    samples\n"
                "    meter/<node>/<pipeline>/<channel>/<model>/    levels before and after\n"
+               "    tags/<node>/<pipeline>/<channel>/<model>/     a tag model's probabilities, in the order meta/... tells\n"
+               "    event/<node>/<pipeline>/<channel>/<model>/    events of a tag model, as they begin and end\n"
                "    gap/...  samples that are missing and why     state/<node>/  counters     hugz/<node>/  heartbeat\n"
                "Messages that were published and did not arrive are told as LOST, by number. Ends with Ctrl-C.",
     .examples = "  ssm watch\n"

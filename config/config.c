@@ -136,7 +136,8 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     for (int i = 0; i < pipeline->n_sinks && child; i++, child = child->next) {
         const struct config_sink *sink = &pipeline->sinks[i];
         const struct node *type = node_find(child, "type");
-        if (sink->type == SINK_FILE && sink->path[0]) {
+        bool file = sink->type == SINK_FILE || (sink->type == SINK_JSONL && strcmp(sink->path, "-") != 0);
+        if (file && sink->path[0]) {
             uses[n++] = (struct use){sink->path, NULL, place_of_path(child), pipeline->name, true};
         } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR &&
                    strcmp(type->text, "publish") == 0) {

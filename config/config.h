@@ -17,7 +17,7 @@
 enum { CONFIG_PIPELINES = 4096, CONFIG_SINKS = 8, CONFIG_CHANNELS = 64, CONFIG_ERRORS = 32 };
 
 enum source_type { SOURCE_FILE, SOURCE_AUDIO, SOURCE_PCM };
-enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE };
+enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE, SINK_JSONL };
 
 struct config_source {
     enum source_type type;
@@ -35,7 +35,7 @@ struct config_source {
 
 struct config_sink {
     enum sink_type type;
-    char path[1024];  /* file: the format follows the ending: .wav .flac .ogg .opus .w64 .rf64                       */
+    char path[1024];  /* file: the format follows the ending: .wav .flac .ogg .opus .w64 .rf64; jsonl: "-" for stdout   */
     char device[256]; /* audio                                                                                      */
     int rate;         /* audio, file: Hz; 0 = the source's                                                           */
 };
@@ -44,6 +44,8 @@ struct config_pipeline {
     char name[64];
     struct config_source source;
     char model[1024];
+    int strength;     /* denoisers: at most so many dB are taken away; 100 = no limit */
+    bool bypass;      /* denoisers: the input itself comes out, as late as the model's output */
     struct config_sink sinks[CONFIG_SINKS];
     int n_sinks;
     int line; /* where it stands in the file */

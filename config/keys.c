@@ -13,7 +13,7 @@
 static const char *const source_types[] = {
     [SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", NULL};
 static const char *const sink_types[] = {
-    [SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", NULL};
+    [SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", [SINK_JSONL] = "jsonl", NULL};
 static const char *const formats[] = {
     [PCM_F32LE] = "f32le", [PCM_S16LE] = "s16le", [PCM_S24LE] = "s24le", [PCM_S32LE] = "s32le", NULL};
 
@@ -158,14 +158,17 @@ static const struct key source_rows[] = {
 static const struct keys source_keys = {
     .what = "source", .types = source_types, .at = source_rows, .n = COUNT(source_rows)};
 
-enum { SINK_HAS_FILE = 1 << SINK_FILE, SINK_HAS_AUDIO = 1 << SINK_AUDIO };
+enum { SINK_HAS_FILE = 1 << SINK_FILE, SINK_HAS_AUDIO = 1 << SINK_AUDIO, SINK_HAS_LINES = 1 << SINK_JSONL };
 
 static const struct key sink_rows[] = {
     {.name = "type", .kind = KEY_WORD, FIELD(struct config_sink, type), .words = sink_types, .required = true,
-     .about = "Where the result goes: to subscribers, a sound device, or a sound file."},
+     .about = "Where the result goes: to subscribers, a sound device, a sound file, or events as lines of JSON."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_sink, path), .types = SINK_HAS_FILE, .required = true,
      .check = check_sound_path, .pattern = "\\.([wW][aA][vV]|[fF][lL][aA][cC]|[oO][gG][gG]|[oO][pP][uU][sS]|[wW]64|[rR][fF]64)$",
      .about = "The sound file to write; replaced if it is there; its ending says the format: .wav .flac .ogg .opus .w64 .rf64."},
+    {.name = "path", .kind = KEY_TEXT, FIELD(struct config_sink, path), .types = SINK_HAS_LINES, .required = true,
+     .check = check_not_empty, .pattern = ".",
+     .about = "The file that lines are added to, one an event of a tag model as it ends; - is standard output."},
     {.name = "device", .kind = KEY_TEXT, FIELD(struct config_sink, device), .types = SINK_HAS_AUDIO, .standard = "default",
      .check = check_not_empty, .pattern = ".", .about = "The sound device by its name, as `ssm devices` prints it."},
     {.name = "rate", .kind = KEY_INT, FIELD(struct config_sink, rate), .types = SINK_HAS_FILE | SINK_HAS_AUDIO,
@@ -179,6 +182,10 @@ static const struct key pipeline_rows[] = {
      .about = "Where the samples come from."},
     {.name = "model", .kind = KEY_TEXT, FIELD(struct config_pipeline, model), .required = true, .check = check_not_empty,
      .pattern = ".", .about = "The model each channel goes through: a name `ssm models` prints, or a .safetensors file."},
+    {.name = "strength", .kind = KEY_INT, FIELD(struct config_pipeline, strength), .least = 0, .most = 100, .standard = "100",
+     .about = "For denoisers: the most they may take away, in dB; so much of the input stays in. 100 is no limit."},
+    {.name = "bypass", .kind = KEY_BOOL, FIELD(struct config_pipeline, bypass), .standard = "false",
+     .about = "For denoisers: the input itself comes out, as late as the model's output would."},
     {.name = "sinks", .kind = KEY_LIST, FIELD(struct config_pipeline, sinks), .items = &sink_keys, .required = true,
      .count_offset = offsetof(struct config_pipeline, n_sinks), .item_size = sizeof(struct config_sink), .least = 1,
      .most = CONFIG_SINKS, .about = "Where the results go."},

@@ -13,6 +13,7 @@ const struct counter_row counter_table[COUNTERS] = {
     [COUNTER_SUBSCRIBER_FULL] = {"subscriber_full", "times", "a subscriber read too slowly: it misses messages until it has caught up"},
     [COUNTER_FILE_FULL] = {"file_full", "samples", "silence in an output file because the disk was late"},
     [COUNTER_FILE_ERROR] = {"file_error", "samples", "not written because the file could not take them"},
+    [COUNTER_EVENT_FULL] = {"event_full", "events", "not written because the disk was late"},
     [COUNTER_PLAYBACK_DROPPED] = {"playback_dropped", "samples", "not played because the player's clock is slower"},
     [COUNTER_PLAYBACK_INSERTED] = {"playback_inserted", "samples", "silence played because nothing was there in time"},
     [COUNTER_DEVICE_UNDERFLOW] = {"device_underflow", "times", "the sound card or server said it ran dry"},

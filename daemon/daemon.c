@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/daemon.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
+#include "daemon/labels.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
 #include "daemon/publish.h"
@@ -22,6 +24,7 @@ enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 5
 struct model {
     const char *name; /* as the configuration says it */
     struct ssm_engine *engine;
+    struct labels *labels; /* of a tag model, else NULL */
     int streams;
 };
 
@@ -117,6 +120,9 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
             return -1;
         }
         const struct ssm_info *info = ssm_describe(model->engine);
+        if (strcmp(info->task, "tag") == 0 && !(model->labels = labels_create(model->engine))) {
+            return refuse_memory(err);
+        }
         log_line(LOG_INFO, "model %s: %d stream%s at %d Hz in hops of %d on %s (%s)", info->name, model->streams,
                  model->streams == 1 ? "" : "s", info->rate, info->hop, info->device, info->device_why);
     }
@@ -145,6 +151,7 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
     struct sink_setup setup = {.node = daemon->config->node,
                                .pipeline = pipeline->config->name,
                                .model = ssm_describe(pipeline->model->engine),
+                               .labels = pipeline->model->labels,
                                .channels = source->channels,
                                .n_channels = source->n_channels,
                                .source_rate = source->rate,
@@ -156,7 +163,12 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
                                .engine = engine_thread_waker(daemon->engine)};
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         setup.config = &pipeline->config->sinks[i];
-        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
+        const struct sink_ops *ops = sink_find(setup.config->type);
+        if (!(ops->takes & (setup.labels ? SINK_TAKES_SCORES : SINK_TAKES_SAMPLES))) {
+            return refuse(err, 78, "pipeline %s: a sink of type %s takes %s, and %s gives %s", setup.pipeline, ops->name,
+                          setup.labels ? "sound" : "tags", pipeline->config->model, setup.labels ? "tags" : "sound");
+        }
+        pipeline->sinks[i] = ops->open(&setup, err);
         if (!pipeline->sinks[i]) {
             return -1;
         }
@@ -165,9 +177,19 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
     return 0;
 }
 
+/* How much of the input itself comes out. */
+static float share_of(const struct config_pipeline *config)
+{
+    return config->strength < 100 ? powf(10, -(float)config->strength / 20) : 0;
+}
+
 static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct source *source = pipeline->source;
+    if (pipeline->model->labels && (pipeline->config->strength < 100 || pipeline->config->bypass)) {
+        return refuse(err, 78, "pipeline %s: strength and bypass are for denoisers, and %s gives tags", pipeline->config->name,
+                      pipeline->config->model);
+    }
     source->engine = engine_thread_waker(daemon->engine);
     source->counters = pipeline->counters;
     for (int i = 0; i < source->n_channels; i++) {
@@ -183,6 +205,8 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
                                      .sinks = pipeline->sinks,
                                      .n_sinks = pipeline->n_sinks,
                                      .channel = i,
+                                     .share = share_of(pipeline->config),
+                                     .bypass = pipeline->config->bypass,
                                      .counters = &pipeline->counters[i]};
         if (engine_thread_add(daemon->engine, &setup, err) < 0) {
             return -1;
@@ -381,10 +405,23 @@ static void serve_sinks(struct daemon *daemon)
     }
 }
 
+static void welcome(struct daemon *daemon)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        for (int k = 0; k < pipeline->n_sinks; k++) {
+            if (pipeline->sinks[k]->ops->welcome) {
+                pipeline->sinks[k]->ops->welcome(pipeline->sinks[k]);
+            }
+        }
+    }
+}
+
 /* After every wake, timer and send: ZeroMQ's descriptor only tells of changes. Who joins learns at once where it is. */
 static void serve_publisher(struct daemon *daemon)
 {
     while (daemon->publisher && publisher_turn(daemon->publisher)) {
+        welcome(daemon);
         publish_state(daemon);
         publisher_hugz(daemon->publisher);
     }
@@ -629,6 +666,7 @@ void daemon_close(struct daemon *daemon)
     }
     for (int i = 0; i < daemon->n_models; i++) {
         ssm_close(daemon->models[i].engine);
+        free(daemon->models[i].labels);
     }
     worker_destroy(daemon->reader);
     worker_destroy(daemon->writer);

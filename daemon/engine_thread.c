@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/wire.h"
+#include "dsp/blend.h"
 #include "dsp/clock.h"
 #include "dsp/resample.h"
 #include "model/refuse.h"
@@ -26,6 +27,7 @@ struct stream {
     struct sink *const *sinks;
     int n_sinks, channel, rate;
     bool patient;
+    bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
     const struct ssm_info *model;
     ssm_stream slot;
@@ -50,7 +52,9 @@ struct stream {
     uint64_t total;            /* the input's length at the model's rate, once flushed                      */
 
     /* The way out. */
-    float *out;
+    struct blend *blend; /* NULL: the model gives scores */
+    atomic_bool bypass;
+    float *out;          /* (ENGINE_HOPS, outputs) */
     int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
     uint64_t shift;  /* position = left + shift                                                             */
 
@@ -110,6 +114,7 @@ struct engine_thread *engine_thread_create(int streams, double deadline_s)
 static void stream_finish(struct stream *stream)
 {
     resampler_destroy(stream->resampler);
+    blend_destroy(stream->blend);
     free(stream->raw);
     free(stream->staging);
     free(stream->out);
@@ -154,21 +159,32 @@ static void find_unit(struct stream *stream)
     stream->unit_out = out / common * times;
 }
 
+/* Room for the way in and the way out. */
+static int stream_allocate(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
+{
+    const struct ssm_info *model = stream->model;
+    stream->resampler = resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
+    stream->raw = calloc(RAW, sizeof(float));
+    stream->staging = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
+    stream->out = calloc((size_t)model->outputs * ENGINE_HOPS, sizeof(float));
+    stream->blend = stream->scores ? NULL : blend_create(model->delay, model->rate, setup->share, setup->bypass);
+    bool ok = stream->resampler && stream->raw && stream->staging && stream->out && (stream->blend || stream->scores);
+    return ok ? 0 : refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
+}
+
 static int stream_init(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay};
-    if (model->channels != 1 || model->outputs != model->hop) {
-        return refuse(err, 65, "this model takes sensors or gives scores: the daemon runs models of samples to samples");
+                              .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay,
+                              .scores = strcmp(model->task, "tag") == 0, .bypass = setup->bypass};
+    if (model->channels != 1 || (!stream->scores && model->outputs != model->hop)) {
+        return refuse(err, 65, "the model %s takes sensors or gives neither samples nor tags: the daemon can't run it",
+                      model->name);
     }
-    stream->resampler = resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
-    stream->raw = calloc(RAW, sizeof(float));
-    stream->staging = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
-    stream->out = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
-    if (!stream->resampler || !stream->raw || !stream->staging || !stream->out) {
-        return refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
+    if (stream_allocate(stream, setup, err) < 0) {
+        return -1;
     }
     if (ssm_stream_open(setup->engine, &stream->slot) != SSM_OK) {
         return refuse(err, 70, "the engine has no free slot for the stream");
@@ -410,9 +426,9 @@ static void note_fault(struct stream *stream, uint64_t from, size_t n)
     count(stream->counters, COUNTER_DEVICE_FAULT, n);
 }
 
-/* Give n samples, the first of them `left`, to the sinks; what lies beyond the input's end is only the model's delay.
- * samples NULL: the device failed. */
-static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *samples, size_t n)
+/* Give n samples, the first of them `left`, or the scores about them to the sinks; what lies beyond the input's end is only the
+ * model's delay. out NULL: the device failed. */
+static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *out, size_t n)
 {
     delivery->s0 = (uint64_t)left + stream->shift;
     if (stream->flushed && delivery->s0 + n > stream->total) {
@@ -421,12 +437,13 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
     if (n == 0) {
         return;
     }
-    if (!samples) {
+    if (!out) {
         note_fault(stream, delivery->s0, n);
         return;
     }
     delivery->n = n;
-    delivery->samples = samples;
+    delivery->samples = stream->scores ? NULL : out;
+    delivery->scores = stream->scores ? out : NULL;
     delivery->tm = capture_time(stream, delivery->s0);
     delivery->tm_error = (uint32_t)fmin(clock_error_ns(&stream->clock), UINT32_MAX);
     bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
@@ -437,6 +454,12 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
     }
     stream->hole.from = hole ? stream->hole.to : stream->hole.from;
     atomic_fetch_add_explicit(&stream->samples_out, n, memory_order_relaxed);
+}
+
+/* Where in a hop that begins with sample `left` the part from sample `from` on is; scores are of all of the hop. */
+static const float *part(const struct stream *stream, const float *out, int64_t left, int64_t from)
+{
+    return out && !stream->scores ? out + (from - left) : out;
 }
 
 /* One hop out, NULL for one that wasn't computed: cut off the model's delay at the start, and where a skip's border lies
@@ -453,24 +476,28 @@ static void deliver_hop(struct stream *stream, struct delivery *delivery, const 
     if (skip->entered && (int64_t)skip->at < end) {
         int64_t border = (int64_t)skip->at;
         if (from < border) {
-            emit(stream, delivery, from, out ? out + (from - left) : NULL, (size_t)(border - from));
+            emit(stream, delivery, from, part(stream, out, left, from), (size_t)(border - from));
             from = border;
         }
         stream->shift += skip->samples;
         *skip = (struct skip){0};
     }
-    emit(stream, delivery, from, out ? out + (from - left) : NULL, (size_t)(end - from));
+    emit(stream, delivery, from, part(stream, out, left, from), (size_t)(end - from));
 }
 
 static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
 {
-    size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop;
-    bool failed = step->status != SSM_OK;
+    size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop, outputs = (size_t)stream->model->outputs;
+    bool failed = step->status != SSM_OK, bypass = atomic_load_explicit(&stream->bypass, memory_order_relaxed);
     for (size_t i = 0; i < (size_t)step->count; i++) {
         struct delivery delivery = {.cap = stream->staged_arrived[i], .enq = enq, .inf = inf};
         delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
-        measure_input(&delivery, stream->staging + i * hop, hop);
-        deliver_hop(stream, &delivery, failed ? NULL : stream->out + i * hop);
+        float *in = stream->staging + i * hop, *out = stream->out + i * outputs;
+        measure_input(&delivery, in, hop);
+        if (stream->blend && blend_push(stream->blend, in, out, hop, bypass)) {
+            delivery.flags |= WIRE_BYPASS;
+        }
+        deliver_hop(stream, &delivery, failed ? NULL : out);
         stream->faulted = failed;
     }
     count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
@@ -611,6 +638,11 @@ int engine_running(const struct engine_thread *thread)
 struct waker *engine_thread_waker(struct engine_thread *thread)
 {
     return &thread->waker;
+}
+
+void engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass)
+{
+    atomic_store_explicit(&thread->streams[stream].bypass, bypass, memory_order_relaxed);
 }
 
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream)

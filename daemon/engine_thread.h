@@ -4,7 +4,7 @@
 
 /* The one plain path: take every stream that has a hop, one batched step, deliver.
  *
- *   feed -> hole? -> resampler -> staging | ssm_step | align -> sinks
+ *   feed -> hole? -> resampler -> staging | ssm_step | blend with the input, align -> sinks
  *
  * engine_turn is that path and can be called without any thread or event loop. After start it allocates nothing and takes no
  * lock. A hop's time is its sample number; the clock is read twice a batch (before and after ssm_step), for the stage stamps
@@ -44,6 +44,8 @@ struct stream_setup {
     int n_sinks;
     int channel;               /* its index in the sinks                             */
     struct counters *counters;
+    float share;               /* of the input itself in what comes out; only of a model that gives samples */
+    bool bypass;               /* begin in bypass                                    */
 };
 
 /* Before start. Gives the stream's index, or -1 with *err. */
@@ -63,6 +65,10 @@ void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiti
 
 /* What wakes the thread: given to sources, and to sinks that made room. */
 struct waker *engine_thread_waker(struct engine_thread *thread);
+
+/* Any thread: have the input itself, as late as the model's output, go out instead of that, from the next hop on; a fade of
+ * 10 ms at each switch. The model goes on beside it. Nothing changes for a model that gives scores. */
+void engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass);
 
 /* Any thread. */
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream);    /* given out so far            */

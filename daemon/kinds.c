@@ -7,7 +7,7 @@
 static const struct source_ops *const sources[] = {
     [SOURCE_FILE] = &source_file, [SOURCE_AUDIO] = &source_audio, [SOURCE_PCM] = &source_pcm};
 static const struct sink_ops *const sinks[] = {
-    [SINK_PUBLISH] = &sink_publish, [SINK_AUDIO] = &sink_audio, [SINK_FILE] = &sink_file};
+    [SINK_PUBLISH] = &sink_publish, [SINK_AUDIO] = &sink_audio, [SINK_FILE] = &sink_file, [SINK_JSONL] = &sink_jsonl};
 
 const struct source_ops *source_find(enum source_type type)
 {

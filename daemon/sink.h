@@ -12,6 +12,7 @@
 #include "daemon/counters.h"
 #include "model/ssm.h"
 
+struct labels;
 struct publisher;
 struct waker;
 struct worker;
@@ -27,7 +28,8 @@ struct hole {
 struct delivery {
     uint64_t s0;
     size_t n;             /* samples, at most a hop                                                       */
-    const float *samples; /* borrowed for the call                                                        */
+    const float *samples; /* (n), borrowed for the call; NULL from a model that gives scores              */
+    const float *scores;  /* (outputs) about these n samples, borrowed; NULL from a model that gives samples */
     int64_t tm;           /* when sample s0 was captured                                                  */
     uint32_t tm_error;    /* ns                                                                           */
     int64_t cap, enq, inf; /* the input arrived, the engine took it, the model was through                */
@@ -41,6 +43,7 @@ struct sink_setup {
     const struct config_sink *config;
     const char *node, *pipeline;
     const struct ssm_info *model;
+    const struct labels *labels; /* of a model that gives scores; NULL of one that gives samples */
     const int *channels;  /* (n_channels) their numbers in the source             */
     int n_channels;
     int source_rate;      /* Hz                                                   */
@@ -56,8 +59,11 @@ struct sink {
     const struct sink_ops *ops;
 };
 
+enum { SINK_TAKES_SAMPLES = 1, SINK_TAKES_SCORES = 2 };
+
 struct sink_ops {
     const char *name;
+    unsigned takes; /* SINK_TAKES_...: a pipeline whose model gives something else is refused */
     struct sink *(*open)(const struct sink_setup *setup, struct ssm_error *err);
     int (*start)(struct sink *sink, struct ssm_error *err); /* 0 or -1; NULL: nothing to start */
 
@@ -69,11 +75,13 @@ struct sink_ops {
 
     /* Loop thread: pass on what was written; NULL: nothing to do there. */
     void (*serve)(struct sink *sink);
+    /* Loop thread: a subscriber joined: publish what one has to know; NULL: nothing. */
+    void (*welcome)(struct sink *sink);
     /* After the engine thread and the writer have stopped: finish what was written and free. */
     void (*close)(struct sink *sink);
 };
 
-extern const struct sink_ops sink_publish, sink_file, sink_audio;
+extern const struct sink_ops sink_publish, sink_file, sink_audio, sink_jsonl;
 const struct sink_ops *sink_find(enum sink_type type);
 
 #endif

@@ -252,5 +252,10 @@ fail:
     return NULL;
 }
 
-const struct sink_ops sink_file = {
-    .name = "file", .open = file_open, .room = file_room, .write = file_write, .end = file_end, .close = file_close};
+const struct sink_ops sink_file = {.name = "file",
+                                   .takes = SINK_TAKES_SAMPLES,
+                                   .open = file_open,
+                                   .room = file_room,
+                                   .write = file_write,
+                                   .end = file_end,
+                                   .close = file_close};

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/labels.h"
 #include "daemon/publish.h"
 #include "daemon/sink.h"
 #include "daemon/wire.h"
@@ -10,22 +11,27 @@
 #include "model/refuse.h"
 
 /* Hops wait here for the loop: about 0.3 s of them. */
-enum { SLOTS = 32, METERS_A_SECOND = 10 };
+enum { SLOTS = 32, METERS_A_SECOND = 10, META_MAX = 1 << 16 };
 
 /* One channel's queue from the engine thread to the loop. */
 struct outbox {
     _Atomic uint64_t put, taken;
-    struct delivery *slots; /* (SLOTS) with samples pointing into `samples` */
-    float *samples;         /* (SLOTS, hop)                                 */
+    struct delivery *slots; /* (SLOTS) with samples or scores pointing into `values` */
+    float *values;          /* (SLOTS, width)                               */
     struct hole missed;     /* engine's: what found no room, told with the next hop that does */
     struct hole last;       /* missing at the end; written before `ended`   */
     atomic_bool ended;
 
     /* The loop's. */
+    struct publish_sink *publish;
     bool closed; /* the end was published */
-    struct topic *audio, *meter, *gap;
+    struct topic *hops, *gap; /* hops: audio/ or tags/                        */
+    struct topic *meter;      /* of sound                                     */
+    struct topic *event, *meta; /* of tags                                    */
+    struct events *events;
     struct counters *counters;
     uint64_t next; /* sample after the last one published */
+    struct delivery told; /* the last hop published: of its times are the events' */
     struct {
         uint64_t from;
         size_t n;
@@ -38,10 +44,16 @@ struct publish_sink {
     struct sink sink;
     struct publisher *publisher;
     struct histogram *latency;
+    const struct labels *labels; /* NULL: sound */
+    const char *pipeline;
+    const int *channels;
     int rate, hop, n;
+    size_t width; /* values a hop: samples or scores */
     char mdl[96], st[16];
     struct outbox outboxes[];
 };
+
+static void publish_event(void *context, const struct event *event);
 
 static struct outbox *outbox_of(const struct sink *sink, int channel)
 {
@@ -53,25 +65,56 @@ static void publish_close(struct sink *sink)
     struct publish_sink *publish = (struct publish_sink *)sink;
     for (int i = 0; i < publish->n; i++) {
         free(publish->outboxes[i].slots);
-        free(publish->outboxes[i].samples);
+        free(publish->outboxes[i].values);
+        events_destroy(publish->outboxes[i].events);
     }
     free(publish);
 }
 
+static struct topic *open_topic(const struct sink_setup *setup, const char *kind, int i)
+{
+    return publisher_topic(setup->publisher, kind, setup->pipeline, setup->channels[i], setup->model->name);
+}
+
+static bool open_topics(struct outbox *outbox, const struct sink_setup *setup, int i)
+{
+    outbox->hops = open_topic(setup, setup->labels ? "tags" : "audio", i);
+    outbox->gap = open_topic(setup, "gap", i);
+    if (setup->labels) {
+        outbox->event = open_topic(setup, "event", i);
+        outbox->meta = open_topic(setup, "meta", i);
+        outbox->events = labels_events(setup->labels, setup->model->rate, publish_event, outbox);
+    } else {
+        outbox->meter = open_topic(setup, "meter", i);
+    }
+    bool tags = outbox->event && outbox->meta && outbox->events;
+    return outbox->hops && outbox->gap && (setup->labels ? tags : outbox->meter != NULL);
+}
+
 static bool outbox_init(struct outbox *outbox, const struct sink_setup *setup, int i)
 {
-    const char *model = setup->model->name;
-    size_t hop = (size_t)setup->model->hop;
-    outbox->audio = publisher_topic(setup->publisher, "audio", setup->pipeline, setup->channels[i], model);
-    outbox->meter = publisher_topic(setup->publisher, "meter", setup->pipeline, setup->channels[i], model);
-    outbox->gap = publisher_topic(setup->publisher, "gap", setup->pipeline, setup->channels[i], model);
+    size_t width = outbox->publish->width;
     outbox->counters = &setup->counters[i];
     outbox->slots = calloc(SLOTS, sizeof *outbox->slots);
-    outbox->samples = calloc(SLOTS * hop, sizeof(float));
-    for (size_t k = 0; outbox->slots && k < SLOTS; k++) {
-        outbox->slots[k].samples = outbox->samples + k * hop;
-    }
-    return outbox->audio && outbox->meter && outbox->gap && outbox->slots && outbox->samples;
+    outbox->values = calloc(SLOTS * width, sizeof(float));
+    return outbox->slots && outbox->values && open_topics(outbox, setup, i);
+}
+
+static void publish_init(struct publish_sink *publish, const struct sink_setup *setup)
+{
+    const struct ssm_info *model = setup->model;
+    publish->sink.ops = &sink_publish;
+    publish->publisher = setup->publisher;
+    publish->latency = setup->latency;
+    publish->labels = setup->labels;
+    publish->pipeline = setup->pipeline;
+    publish->channels = setup->channels;
+    publish->rate = model->rate;
+    publish->hop = model->hop;
+    publish->n = setup->n_channels;
+    publish->width = (size_t)(setup->labels ? model->outputs : model->hop);
+    snprintf(publish->mdl, sizeof publish->mdl, "%s@%.12s", model->name, model->digest);
+    snprintf(publish->st, sizeof publish->st, "%.*s", (int)strcspn(model->device, " "), model->device);
 }
 
 static struct sink *publish_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -84,16 +127,10 @@ static struct sink *publish_open(const struct sink_setup *setup, struct ssm_erro
     struct publish_sink *publish = calloc(1, sizeof *publish + n * sizeof *publish->outboxes);
     bool ok = publish != NULL;
     if (ok) {
-        publish->sink.ops = &sink_publish;
-        publish->publisher = setup->publisher;
-        publish->latency = setup->latency;
-        publish->rate = setup->model->rate;
-        publish->hop = setup->model->hop;
-        publish->n = setup->n_channels;
-        snprintf(publish->mdl, sizeof publish->mdl, "%s@%.12s", setup->model->name, setup->model->digest);
-        snprintf(publish->st, sizeof publish->st, "%.*s", (int)strcspn(setup->model->device, " "), setup->model->device);
+        publish_init(publish, setup);
     }
     for (int i = 0; ok && i < setup->n_channels; i++) {
+        publish->outboxes[i].publish = publish;
         ok = outbox_init(&publish->outboxes[i], setup, i);
     }
     if (!ok) {
@@ -142,12 +179,14 @@ static void publish_write(struct sink *sink, int channel, const struct delivery 
     }
     uint64_t put = atomic_load_explicit(&outbox->put, memory_order_relaxed);
     struct delivery *slot = &outbox->slots[put % SLOTS];
-    float *samples = outbox->samples + put % SLOTS * (size_t)((struct publish_sink *)sink)->hop;
+    float *values = outbox->values + put % SLOTS * outbox->publish->width;
     *slot = *hop;
-    slot->samples = samples;
+    slot->samples = hop->samples ? values : NULL;
+    slot->scores = hop->scores ? values : NULL;
     slot->hole = *missed;
     slot->hole.n += hop->hole.n;
-    memcpy(samples, hop->samples, hop->n * sizeof(float));
+    memcpy(values, hop->samples ? hop->samples : hop->scores,
+           (hop->samples ? hop->n : outbox->publish->width) * sizeof(float));
     atomic_store_explicit(&outbox->put, put + 1, memory_order_release);
     missed->from = missed->to;
 }
@@ -241,18 +280,100 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
     memset(&outbox->level, 0, sizeof outbox->level);
 }
 
+static void put_text(struct wire_bytes *bytes, const char *key, const char *text)
+{
+    wire_put_text(bytes, key);
+    wire_put_text(bytes, text);
+}
+
+/* A begin or end, with the times of the hop that showed it. */
+static void publish_event(void *context, const struct event *event)
+{
+    struct outbox *outbox = context;
+    struct publish_sink *publish = outbox->publish;
+    uint8_t room[LABELS_EVENT_MAX];
+    struct wire_bytes bytes = {.at = room, .room = sizeof room};
+    const struct labels_source source = {publish->pipeline, publish->channels[outbox - publish->outboxes], publish->rate, 0};
+    labels_put_event(&bytes, publish->labels, event, &source);
+    struct delivery span = outbox->told;
+    span.s0 = event->from;
+    span.n = (size_t)(event->to - event->from);
+    span.tm -= ((int64_t)outbox->told.s0 - (int64_t)event->from) * 1000000000 / publish->rate;
+    span.hole = (struct hole){.n = outbox->told.hole.n};
+    struct wire_header header = header_of(publish, &span);
+    snprintf(header.dt, sizeof header.dt, "msgpack");
+    send(publish, outbox, outbox->event, &header, bytes.at, bytes.n);
+}
+
+/* {"task", "rate", "hop", "exclusive", "labels": [{"name", "mid", "on", "off"}]}: what stands in which place of tags/. */
+static void publish_meta(struct publish_sink *publish, struct outbox *outbox)
+{
+    uint8_t room[META_MAX];
+    struct wire_bytes bytes = {.at = room, .room = sizeof room};
+    wire_put_map(&bytes, 5);
+    put_text(&bytes, "task", "tag");
+    wire_put_text(&bytes, "rate");
+    wire_put_uint(&bytes, (uint64_t)publish->rate);
+    wire_put_text(&bytes, "hop");
+    wire_put_uint(&bytes, (uint64_t)publish->hop);
+    wire_put_text(&bytes, "exclusive");
+    wire_put_bool(&bytes, publish->labels->exclusive);
+    wire_put_text(&bytes, "labels");
+    wire_put_array(&bytes, (size_t)publish->labels->n);
+    for (int i = 0; i < publish->labels->n; i++) {
+        const struct ssm_label *label = &publish->labels->at[i];
+        wire_put_map(&bytes, 4);
+        put_text(&bytes, "name", label->name);
+        put_text(&bytes, "mid", label->mid);
+        wire_put_text(&bytes, "on");
+        wire_put_number(&bytes, (double)label->on);
+        wire_put_text(&bytes, "off");
+        wire_put_number(&bytes, (double)label->off);
+    }
+    struct delivery now = {.s0 = outbox->next, .tm = clock_now()};
+    now.cap = now.enq = now.inf = now.tm;
+    struct wire_header header = header_of(publish, &now);
+    snprintf(header.dt, sizeof header.dt, "msgpack");
+    if (!bytes.full) {
+        send(publish, outbox, outbox->meta, &header, bytes.at, bytes.n);
+    }
+}
+
+static void publish_welcome(struct sink *sink)
+{
+    struct publish_sink *publish = (struct publish_sink *)sink;
+    for (int i = 0; publish->labels && i < publish->n; i++) {
+        publish_meta(publish, &publish->outboxes[i]);
+    }
+}
+
+/* The row's events; none reaches over a hole. */
+static void publish_events(struct outbox *outbox, const struct delivery *hop)
+{
+    if (hop->hole.to > hop->hole.from || hop->s0 != outbox->next) {
+        events_cut(outbox->events);
+    }
+    outbox->told = *hop;
+    events_push(outbox->events, hop->s0, hop->n, hop->scores);
+}
+
 static void publish_hop(struct publish_sink *publish, struct outbox *outbox, const struct delivery *hop)
 {
     if (hop->hole.to > hop->hole.from) {
         send_gap(publish, outbox, hop);
     }
     struct wire_header header = header_of(publish, hop);
-    header.shp[0] = (uint32_t)hop->n;
+    size_t values = publish->labels ? publish->width : hop->n;
+    header.shp[0] = (uint32_t)values;
     header.n_shp = 1;
     snprintf(header.dt, sizeof header.dt, "f32le");
-    send(publish, outbox, outbox->audio, &header, hop->samples, hop->n * sizeof(float));
+    send(publish, outbox, outbox->hops, &header, publish->labels ? hop->scores : hop->samples, values * sizeof(float));
     histogram_add(publish->latency, header.pub - header.cap);
-    meter(publish, outbox, hop);
+    if (publish->labels) {
+        publish_events(outbox, hop);
+    } else {
+        meter(publish, outbox, hop);
+    }
     outbox->next = hop->s0 + hop->n;
 }
 
@@ -264,8 +385,11 @@ static void publish_last(struct publish_sink *publish, struct outbox *outbox)
     if (end.hole.to > end.hole.from) {
         send_gap(publish, outbox, &end);
     }
+    if (outbox->events) {
+        events_cut(outbox->events);
+    }
     struct wire_header header = header_of(publish, &end);
-    send(publish, outbox, outbox->audio, &header, NULL, 0);
+    send(publish, outbox, outbox->hops, &header, NULL, 0);
     outbox->closed = true;
 }
 
@@ -288,9 +412,11 @@ static void publish_serve(struct sink *sink)
 }
 
 const struct sink_ops sink_publish = {.name = "publish",
+                                      .takes = SINK_TAKES_SAMPLES | SINK_TAKES_SCORES,
                                       .open = publish_open,
                                       .room = publish_room,
                                       .write = publish_write,
                                       .end = publish_end,
                                       .serve = publish_serve,
+                                      .welcome = publish_welcome,
                                       .close = publish_close};

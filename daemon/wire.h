@@ -7,6 +7,11 @@
  *   topic    UTF-8, ends in '/', so that a prefix subscription can't match a sibling:
  *            audio/<node>/<pipeline>/<channel>/<model>/   f32le samples, one hop a message
  *            meter/<node>/<pipeline>/<channel>/<model>/   4 f32le: rms and peak of the input, rms and peak of the output, dB
+ *            tags/<node>/<pipeline>/<channel>/<model>/    f32le scores, a row of labels a message, about n samples from s0 on
+ *            event/<node>/<pipeline>/<channel>/<model>/   MessagePack map (daemon/labels.h): an event of a tag model that
+ *                                                         begins, or ends; n samples from s0 on
+ *            meta/<node>/<pipeline>/<channel>/<model>/    MessagePack map with the labels in the order of tags/; whenever a
+ *                                                         subscriber joins
  *            gap/<node>/<pipeline>/<channel>/<model>/     empty; the header's `lost` says which samples are missing and why
  *            state/<node>/                                MessagePack map, each second
  *            hugz/<node>/                                 MessagePack map topic -> last seq, each second

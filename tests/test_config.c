@@ -90,7 +90,9 @@ static void every_type_of_source_and_sink_is_read(void **state)
         "  b:\n    source: {type: pcm, path: \"-\", rate: 8000, pcm_channels: 2, format: s24le}\n"
         "    model: m\n    sinks: [{type: file, path: a.WAV, rate: 8000}]\n"
         "  c:\n    source: {type: file, path: \"1\", paced: false, loop: true}\n"
-        "    model: m\n    sinks: [{type: audio}]\n";
+        "    model: m\n    strength: 12\n    bypass: true\n    sinks: [{type: audio}]\n"
+        "  d:\n    source: {type: file, path: \"2\"}\n"
+        "    model: m\n    sinks: [{type: jsonl, path: \"-\"}, {type: jsonl, path: e.jsonl}]\n";
     struct config_errors errors;
     struct config *config = parse(text, &errors);
     print_errors(&errors);
@@ -115,6 +117,12 @@ static void every_type_of_source_and_sink_is_read(void **state)
     assert_false(config->pipelines[2].source.paced);
     assert_true(config->pipelines[2].source.loop);
     assert_string_equal(config->pipelines[2].sinks[0].device, "default");
+    assert_int_equal(config->pipelines[2].strength, 12);
+    assert_true(config->pipelines[2].bypass);
+    assert_int_equal(config->pipelines[3].strength, 100);
+    assert_false(config->pipelines[3].bypass);
+    assert_int_equal(config->pipelines[3].sinks[1].type, SINK_JSONL);
+    assert_string_equal(config->pipelines[3].sinks[1].path, "e.jsonl");
     config_destroy(config);
 }
 
@@ -500,8 +508,9 @@ static void the_built_in_and_the_shipped_configurations_are_right(void **state)
     print_errors(&errors);
     assert_non_null(config);
     config_destroy(config);
-    const char *const shipped[] = {"config/denoise-mic.yaml", "config/denoise-files.yaml", "config/many-files.yaml"};
-    for (int i = 0; i < 3; i++) {
+    const char *const shipped[] = {"config/denoise-mic.yaml", "config/denoise-files.yaml", "config/many-files.yaml",
+                                   "config/tag-mic.yaml"};
+    for (size_t i = 0; i < sizeof shipped / sizeof *shipped; i++) {
         config = config_load(shipped[i], NULL, 0, &errors);
         print_errors(&errors);
         assert_non_null(config);

@@ -17,7 +17,7 @@
 #define SANITIZED 0
 #endif
 
-static const char model_path[] = "tests/data/tiny-denoise.safetensors";
+static const char model_path[] = "tests/data/tiny-denoise.safetensors", tag_path[] = "tests/data/tiny-tag.safetensors";
 enum { RATE = 16000, HOP = 160 };
 
 /* ---- What a watched thread takes from the allocator, and which locks. ---- */
@@ -64,7 +64,8 @@ int pthread_mutex_lock(pthread_mutex_t *mutex)
 
 struct memory_sink {
     struct sink sink;
-    float *samples; /* at their position */
+    float *samples; /* at their position; of scores the second label's */
+    unsigned flags; /* of all hops together */
     size_t size, n_hops, given, room;
     struct hole hole, holes; /* the last; `holes.n`: how many were told */
     bool ended, watch;
@@ -82,7 +83,10 @@ static void memory_write(struct sink *sink, int channel, const struct delivery *
     (void)channel;
     struct memory_sink *memory = (struct memory_sink *)sink;
     assert(hop->s0 + hop->n <= memory->size);
-    memcpy(memory->samples + hop->s0, hop->samples, hop->n * sizeof(float));
+    for (size_t i = 0; i < hop->n; i++) {
+        memory->samples[hop->s0 + i] = hop->samples ? hop->samples[i] : hop->scores[1];
+    }
+    memory->flags |= hop->flags;
     memory->given += hop->n;
     memory->room -= hop->n;
     if (hop->hole.to > hop->hole.from) {
@@ -137,17 +141,23 @@ struct rig {
     int n;
 };
 
-static void rig_open(struct rig *rig, int streams, int threads)
+static void rig_open_model(struct rig *rig, const char *model, int streams, int threads)
 {
     struct ssm_error err = {0};
     struct ssm_options options = {.streams = streams, .threads = threads, .max_hops = ENGINE_HOPS};
-    *rig = (struct rig){.engine = ssm_open(model_path, &options, &err), .thread = engine_thread_create(streams, 0)};
+    *rig = (struct rig){.engine = ssm_open(model, &options, &err), .thread = engine_thread_create(streams, 0)};
     assert_string_equal(err.text, "");
     assert_non_null(rig->engine);
     assert_int_equal(ssm_describe(rig->engine)->hop, HOP);
 }
 
-static int rig_add(struct rig *rig, int rate, size_t feed, size_t size, bool patient)
+static void rig_open(struct rig *rig, int streams, int threads)
+{
+    rig_open_model(rig, model_path, streams, threads);
+}
+
+/* `extra`: share and bypass. */
+static int rig_add_with(struct rig *rig, int rate, size_t feed, size_t size, bool patient, const struct stream_setup *extra)
 {
     int i = rig->n++;
     struct ssm_error err = {0};
@@ -155,9 +165,14 @@ static int rig_add(struct rig *rig, int rate, size_t feed, size_t size, bool pat
     rig->memories[i] = memory_create(size);
     rig->sinks[i][0] = &rig->memories[i]->sink;
     struct stream_setup setup = {.engine = rig->engine, .feed = rig->feeds[i], .rate = rate, .patient = patient,
-                                 .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i]};
+                                 .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i], .share = extra->share, .bypass = extra->bypass};
     assert_int_equal(engine_thread_add(rig->thread, &setup, &err), i);
     return i;
+}
+
+static int rig_add(struct rig *rig, int rate, size_t feed, size_t size, bool patient)
+{
+    return rig_add_with(rig, rate, feed, size, patient, &(struct stream_setup){0});
 }
 
 static void rig_close(struct rig *rig)
@@ -330,6 +345,104 @@ static void engine_is_exact_to_the_sample_in_overload(void **state)
     free(in);
     free(entered);
     free(expected);
+}
+
+/* Aligned like the model's output, holes and all. */
+static void bypass_gives_the_input_to_the_bit(void **state)
+{
+    (void)state;
+    enum { BEFORE = 10 * HOP + 7, LOST = 5 * HOP, AFTER = 9 * HOP + 3 };
+    struct rig rig;
+    float *in = noise(BEFORE + AFTER, 6);
+    rig_open(&rig, 1, 1);
+    rig_add_with(&rig, RATE, BEFORE + AFTER, BEFORE + LOST + AFTER, false, &(struct stream_setup){.bypass = true});
+    feed_write(rig.feeds[0], in, 1, BEFORE, 1);
+    feed_skip(rig.feeds[0], LOST);
+    feed_write(rig.feeds[0], in + BEFORE, 1, AFTER, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    assert_memory_equal(rig.memories[0]->samples, in, BEFORE * sizeof(float));
+    assert_memory_equal(rig.memories[0]->samples + BEFORE + LOST, in + BEFORE, AFTER * sizeof(float));
+    assert_true(rig.memories[0]->flags & WIRE_BYPASS);
+    rig_close(&rig);
+    free(in);
+}
+
+static void strength_leaves_its_share_of_the_input_in(void **state)
+{
+    (void)state;
+    enum { N = RATE };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 7), *expected = by_hand(in, N, SIZE_MAX, 1, &n);
+    rig_open(&rig, 1, 1);
+    rig_add_with(&rig, RATE, N, N, false, &(struct stream_setup){.share = 0.25f});
+    feed_write(rig.feeds[0], in, 1, N, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    for (size_t i = 0; i < N; i++) {
+        assert_close(rig.memories[0]->samples[i], 0.25f * in[i] + 0.75f * expected[i], 1e-6); /* one rounding more */
+    }
+    assert_int_equal(rig.memories[0]->flags, 0);
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
+static void bypass_is_switched_while_it_runs(void **state)
+{
+    (void)state;
+    enum { N = 30 * HOP, ON = 10 * HOP, OFF = 20 * HOP, FADE = RATE / 100, DELAY = HOP };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 8), *expected = by_hand(in, N, SIZE_MAX, 1, &n);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, N, N, false);
+    for (size_t at = 0; at < N; at += HOP) {
+        engine_stream_bypass(rig.thread, 0, at >= ON && at < OFF);
+        feed_write(rig.feeds[0], in + at, 1, HOP, 1);
+        run_dry(&rig);
+    }
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    const float *out = rig.memories[0]->samples; /* sample i went out in the hop in which i + DELAY came in */
+    assert_memory_equal(out, expected, (ON - DELAY) * sizeof(float));
+    assert_memory_equal(out + ON - DELAY + FADE, in + ON - DELAY + FADE, (OFF - ON - FADE) * sizeof(float));
+    assert_memory_equal(out + OFF - DELAY + FADE, expected + OFF - DELAY + FADE, (N - OFF + DELAY - FADE) * sizeof(float));
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
+/* A tag model's scores, each about its hop; a tone from hop 20 to 30, and after hop 40 a hole of ten hops. */
+static void scores_come_out_in_their_place(void **state)
+{
+    (void)state;
+    enum { N = 60 * HOP, HOLE = 40 * HOP, LOST = 10 * HOP };
+    struct rig rig;
+    float *in = calloc(N, sizeof(float));
+    for (int i = 0; i < N; i++) {
+        bool on = (i >= 20 * HOP && i < 30 * HOP) || i >= 50 * HOP;
+        in[i] = on ? 0.3f * sinf(6.2831853f * 6000 / RATE * (float)i) : 0;
+    }
+    rig_open_model(&rig, tag_path, 1, 1);
+    rig_add(&rig, RATE, N, N + LOST, false);
+    feed_write(rig.feeds[0], in, 1, HOLE, 1);
+    feed_skip(rig.feeds[0], LOST);
+    feed_write(rig.feeds[0], in + HOLE, 1, N - HOLE, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    const struct memory_sink *memory = rig.memories[0];
+    assert_int_equal(memory->given, N);
+    assert_int_equal(memory->hole.from, HOLE);
+    for (size_t hop = 0; hop < (N + LOST) / HOP; hop++) {
+        bool on = (hop >= 20 && hop <= 30) || hop >= 60; /* the window reaches one hop back */
+        for (size_t i = hop * HOP; i < (hop + 1) * HOP; i++) {
+            assert_true((memory->samples[i] > 0.5f) == on);
+        }
+    }
+    rig_close(&rig);
+    free(in);
 }
 
 static void engine_tells_of_a_hole_at_the_end(void **state)
@@ -554,6 +667,10 @@ int main(void)
         cmocka_unit_test(engine_keeps_64_streams_as_if_each_were_alone),
         cmocka_unit_test(engine_tells_the_model_of_lost_hops),
         cmocka_unit_test(engine_is_exact_to_the_sample_in_overload),
+        cmocka_unit_test(bypass_gives_the_input_to_the_bit),
+        cmocka_unit_test(strength_leaves_its_share_of_the_input_in),
+        cmocka_unit_test(bypass_is_switched_while_it_runs),
+        cmocka_unit_test(scores_come_out_in_their_place),
         cmocka_unit_test(engine_tells_of_a_hole_at_the_end),
         cmocka_unit_test(engine_gives_as_much_as_it_takes),
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/labels.h"
+#include "daemon/log.h"
+#include "daemon/sink.h"
+#include "daemon/waker.h"
+#include "daemon/worker.h"
+#include "model/refuse.h"
+
+/* The engine thread makes events of scores; the writer thread makes lines of them, 20 times a second or when woken. */
+enum { QUEUE_LEAST = 256, QUEUE_HOPS = 16, PERIOD = 50000000 };
+
+/* One channel's queue of events that ended. */
+struct lane {
+    struct jsonl_sink *jsonl;
+    struct events *events;
+    uint64_t next;              /* engine's: sample after the last row                     */
+    _Atomic uint64_t put, taken;
+    atomic_bool ended;
+    struct event *queue;        /* (jsonl->queue)                                          */
+};
+
+struct jsonl_sink {
+    struct sink sink;
+    const struct labels *labels;
+    struct counters *counters;
+    struct waker *engine;
+    const char *path, *pipeline;
+    const int *channels;
+    FILE *file;
+    int rate, hop, n;
+    uint64_t queue; /* events of a lane that find room */
+    bool broken;
+    struct lane lanes[];
+};
+
+/* ---- Engine thread. ---- */
+
+static uint64_t queue_room(const struct lane *lane)
+{
+    return lane->jsonl->queue - (atomic_load_explicit(&lane->put, memory_order_relaxed) -
+                                   atomic_load_explicit(&lane->taken, memory_order_acquire));
+}
+
+static void queue_event(void *context, const struct event *event)
+{
+    struct lane *lane = context;
+    struct jsonl_sink *jsonl = lane->jsonl;
+    if (event->kind == EVENT_BEGIN) {
+        return;
+    }
+    if (queue_room(lane) == 0) {
+        count(&jsonl->counters[lane - jsonl->lanes], COUNTER_EVENT_FULL, 1);
+        return;
+    }
+    uint64_t put = atomic_load_explicit(&lane->put, memory_order_relaxed);
+    lane->queue[put % jsonl->queue] = *event;
+    atomic_store_explicit(&lane->put, put + 1, memory_order_release);
+}
+
+/* Each label ends one event a hop at most, and one more at the end. */
+static size_t jsonl_room(const struct sink *sink, int channel)
+{
+    const struct jsonl_sink *jsonl = (const struct jsonl_sink *)sink;
+    uint64_t hops = queue_room(&jsonl->lanes[channel]) / (uint64_t)jsonl->labels->n;
+    return hops > 1 ? (size_t)(hops - 1) * (size_t)jsonl->hop : 0;
+}
+
+static void jsonl_write(struct sink *sink, int channel, const struct delivery *hop)
+{
+    struct lane *lane = &((struct jsonl_sink *)sink)->lanes[channel];
+    if (hop->hole.to > hop->hole.from || hop->s0 != lane->next) {
+        events_cut(lane->events);
+    }
+    events_push(lane->events, hop->s0, hop->n, hop->scores);
+    lane->next = hop->s0 + hop->n;
+}
+
+static void jsonl_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
+{
+    (void)hole, (void)length;
+    struct lane *lane = &((struct jsonl_sink *)sink)->lanes[channel];
+    events_cut(lane->events);
+    atomic_store_explicit(&lane->ended, true, memory_order_release);
+}
+
+/* ---- Writer thread. ---- */
+
+static void write_event(struct jsonl_sink *jsonl, int channel, const struct event *event)
+{
+    uint8_t room[LABELS_EVENT_MAX];
+    struct wire_bytes bytes = {.at = room, .room = sizeof room};
+    const struct labels_source source = {jsonl->pipeline, jsonl->channels[channel], jsonl->rate, 0};
+    labels_put_event(&bytes, jsonl->labels, event, &source);
+    wire_json(jsonl->file, bytes.at, bytes.n);
+    fputc('\n', jsonl->file);
+    if (fflush(jsonl->file) != 0 && !jsonl->broken) { /* each line on its own: a crash leaves whole ones */
+        log_line(LOG_ERROR, "%s: %s; events are lost", jsonl->path, strerror(errno));
+        jsonl->broken = true;
+    }
+    count(&jsonl->counters[channel], COUNTER_FILE_ERROR, jsonl->broken);
+}
+
+static int64_t serve(void *item, int64_t now)
+{
+    struct jsonl_sink *jsonl = item;
+    bool some = false, open = false;
+    for (int i = 0; i < jsonl->n; i++) {
+        struct lane *lane = &jsonl->lanes[i];
+        open = !atomic_load_explicit(&lane->ended, memory_order_acquire) || open;
+        uint64_t put = atomic_load_explicit(&lane->put, memory_order_acquire);
+        uint64_t taken = atomic_load_explicit(&lane->taken, memory_order_relaxed);
+        for (; taken < put; some = true) {
+            write_event(jsonl, i, &lane->queue[taken % jsonl->queue]);
+            atomic_store_explicit(&lane->taken, ++taken, memory_order_release);
+        }
+    }
+    if (some) {
+        waker_wake(jsonl->engine);
+    }
+    return open ? now + PERIOD : INT64_MAX;
+}
+
+/* ---- Set-up and the end. ---- */
+
+static void jsonl_close(struct sink *sink)
+{
+    struct jsonl_sink *jsonl = (struct jsonl_sink *)sink;
+    for (int i = 0; i < jsonl->n; i++) {
+        events_destroy(jsonl->lanes[i].events);
+        free(jsonl->lanes[i].queue);
+    }
+    if (jsonl->file && jsonl->file != stdout) {
+        fclose(jsonl->file);
+    }
+    free(jsonl);
+}
+
+static bool lane_init(struct jsonl_sink *jsonl, struct lane *lane)
+{
+    lane->jsonl = jsonl;
+    lane->events = labels_events(jsonl->labels, jsonl->rate, queue_event, lane);
+    lane->queue = calloc(jsonl->queue, sizeof *lane->queue);
+    return lane->events && lane->queue;
+}
+
+static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error *err)
+{
+    size_t n = (size_t)setup->n_channels;
+    struct jsonl_sink *jsonl = calloc(1, sizeof *jsonl + n * sizeof *jsonl->lanes);
+    if (!jsonl) {
+        refuse_memory(err);
+        return NULL;
+    }
+    jsonl->sink.ops = &sink_jsonl;
+    jsonl->labels = setup->labels;
+    jsonl->counters = setup->counters;
+    jsonl->engine = setup->engine;
+    jsonl->path = setup->config->path;
+    jsonl->pipeline = setup->pipeline;
+    jsonl->channels = setup->channels;
+    jsonl->rate = setup->model->rate;
+    jsonl->hop = setup->model->hop;
+    jsonl->queue = (uint64_t)jsonl->labels->n * QUEUE_HOPS;
+    jsonl->queue = jsonl->queue > QUEUE_LEAST ? jsonl->queue : QUEUE_LEAST;
+    jsonl->n = setup->n_channels;
+    bool ok = true;
+    for (int i = 0; ok && i < jsonl->n; i++) {
+        ok = lane_init(jsonl, &jsonl->lanes[i]);
+    }
+    if (!ok) {
+        refuse_memory(err);
+        goto fail;
+    }
+    jsonl->file = strcmp(jsonl->path, "-") == 0 ? stdout : fopen(jsonl->path, "ae");
+    if (!jsonl->file) {
+        refuse(err, 73, "%s: %s", jsonl->path, strerror(errno));
+        goto fail;
+    }
+    if (worker_add(setup->writer, serve, jsonl) < 0) {
+        refuse_memory(err);
+        goto fail;
+    }
+    return &jsonl->sink;
+fail:
+    jsonl_close(&jsonl->sink);
+    return NULL;
+}
+
+const struct sink_ops sink_jsonl = {.name = "jsonl",
+                                    .takes = SINK_TAKES_SCORES,
+                                    .open = jsonl_open,
+                                    .room = jsonl_room,
+                                    .write = jsonl_write,
+                                    .end = jsonl_end,
+                                    .close = jsonl_close};

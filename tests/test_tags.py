@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""A tag model in the real daemon: scores and events to a subscriber, lines into a file, and the same as `ssm tag` says."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import wave
+
+import msgpack
+import numpy as np
+import zmq
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+SSMD = os.environ.get("SSMD", "build/release/ssmd")
+MODEL = "tests/data/tiny-tag.safetensors"
+RATE, HOP = 16000, 160
+DENOISER = "tests/data/tiny-denoise.safetensors"
+
+
+def write_tones(path):
+    """low 0.5-1.0 and high 0.8-1.4 in the first channel, low from 1.5 to the end, 1.8, in the second."""
+    t = np.arange(int(1.8 * RATE)) / RATE
+
+    def tone(hz, begin, end):
+        return 0.3 * np.sin(2 * np.pi * hz * t) * np.clip(np.minimum(t - begin, end - t) / 0.005, 0, 1)
+
+    both = np.stack([tone(500, 0.5, 1.0) + tone(6000, 0.8, 1.4), tone(500, 1.5, 1.9)], axis=1)
+    with wave.open(path, "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes((both * 32767).astype("<i2").tobytes())
+
+
+def configuration(folder, source, sinks, model=MODEL, more=""):
+    path = f"{folder}/c.yaml"
+    with open(path, "w") as file:
+        file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\npipelines:\n  ears:\n    source: {source}\n"
+                   f"    model: {model}\n{more}    sinks: {sinks}\n")
+    return path
+
+
+def run(folder, *config, **keys):
+    command = [SSMD, "--config", configuration(folder, *config, **keys)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def told_by_tool(path):
+    text = subprocess.run([SSM, "tag", path, "--model", MODEL, "--step"], capture_output=True, text=True, check=True).stdout
+    return [{**json.loads(line), "source": "ears"} for line in text.splitlines()]
+
+
+def in_order(events):
+    return sorted(events, key=lambda event: (event["t0"], event["label"]))
+
+
+def the_lines_are_what_the_tool_says():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        sinks = f"[{{type: jsonl, path: {folder}/e.jsonl}}, {{type: jsonl, path: '-'}}]"
+        for times in (1, 2):  # the file is added to, not replaced
+            done = run(folder, f"{{type: file, path: {folder}/in.wav, paced: false}}", sinks)
+            assert done.returncode == 0, done
+            lines = [json.loads(line) for line in open(f"{folder}/e.jsonl")]
+            wanted = told_by_tool(f"{folder}/in.wav")
+            assert len(wanted) == 3 and in_order(lines) == in_order(wanted * times), (lines, wanted)
+            assert in_order(map(json.loads, done.stdout.splitlines())) == in_order(wanted), done.stdout
+
+
+def subscribers_get_scores_events_and_labels():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        socket = zmq.Context.instance().socket(zmq.SUB)
+        socket.connect(f"ipc://{folder}/pub")
+        socket.subscribe("")
+        source = f"{{type: file, path: {folder}/in.wav, paced: true, loop: true}}"
+        daemon = subprocess.Popen([SSMD, "--config", configuration(folder, source, "[{type: publish}]")],
+                                  stderr=subprocess.PIPE, text=True)
+        heard = {}
+        while len(heard.get("event/here/ears/0/tiny-tag/", [])) < 4:
+            assert socket.poll(10000), "nothing comes"
+            topic, header, payload = socket.recv_multipart()
+            heard.setdefault(topic.decode(), []).append((msgpack.unpackb(header), payload))
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0, daemon.stderr.read()
+        daemon.stderr.close()
+        socket.close(0)
+
+        meta = msgpack.unpackb(heard["meta/here/ears/1/tiny-tag/"][0][1])
+        assert meta["task"] == "tag" and meta["hop"] == HOP and not meta["exclusive"], meta
+        assert [(label["name"], label["mid"]) for label in meta["labels"]] == [("low", "/t/low"), ("high", "")], meta
+        rows = heard["tags/here/ears/0/tiny-tag/"]
+        header, payload = rows[0]
+        assert header["dt"] == "f32le" and header["shp"] == [2] and header["n"] == HOP and header["sr"] == RATE, header
+        high = {header["s0"] // HOP for header, payload in rows if struct.unpack("<2f", payload)[1] > 0.5}
+        first = {hop for hop in high if hop < 180}
+        assert set(range(81, 140)) <= first <= set(range(80, 142)), sorted(first)
+
+        events = heard["event/here/ears/0/tiny-tag/"]
+        told = [(e["event"], e["label"]) for e in (msgpack.unpackb(payload) for _, payload in events[:4])]
+        assert told == [("begin", "high"), ("begin", "low"), ("end", "low"), ("end", "high")] or \
+            told == [("begin", "low"), ("begin", "high"), ("end", "low"), ("end", "high")], told
+        times = {header["s0"]: header["tm"] for header, _ in rows}
+        for header, payload in events[:4]:
+            event = msgpack.unpackb(payload)
+            assert abs(header["s0"] / RATE - event["t0"]) < 1e-6, (header, event)
+            assert header["n"] == round((event["t1"] - event["t0"]) * RATE), (header, event)
+            if header["s0"] in times:  # captured when that sample was
+                assert abs(times[header["s0"]] - header["tm"]) < 20e6, (header, times[header["s0"]])
+
+
+def sinks_and_models_that_do_not_fit_are_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        source = f"{{type: file, path: {folder}/in.wav, paced: false}}"
+        for sinks, model, more, words in [
+                (f"[{{type: file, path: {folder}/o.wav}}]", MODEL, "", "type file takes sound"),
+                (f"[{{type: jsonl, path: {folder}/o}}]", DENOISER, "", "type jsonl takes tags"),
+                ("[{type: publish}]", MODEL, "    strength: 6\n", "strength and bypass are for denoisers"),
+                (f"[{{type: jsonl, path: {folder}/no/such}}]", MODEL, "", "No such file")]:
+            done = run(folder, source, sinks, model=model, more=more)
+            assert done.returncode in (73, 78) and words in done.stderr, (words, done)
+
+
+def bypass_gives_the_file_back():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        source = f"{{type: file, path: {folder}/in.wav, paced: false}}"
+        for more, same in (("    bypass: true\n", True), ("    strength: 0\n", True), ("", False)):
+            done = run(folder, source, f"[{{type: file, path: {folder}/out.wav}}]", model=DENOISER, more=more)
+            assert done.returncode == 0, done
+            with wave.open(f"{folder}/in.wav") as file, open(f"{folder}/out.wav", "rb") as out:
+                assert (file.readframes(10**6) in out.read()) == same, more
+
+
+def main():
+    cases = [the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
+             sinks_and_models_that_do_not_fit_are_refused, bypass_gives_the_file_back]
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
