@@ -6,7 +6,8 @@ items have no target level), so quiet items count as much as loud ones.
 
 `audible` is what PESQ hears, made differentiable: loudness a Bark band of estimate and target, the part of their
 difference that isn't masked, and once more what was added where there was little. On 264 outputs of eleven kinds of
-processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88.
+processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88. It hears up to 8 kHz, as PESQ does.
+What is above 8 kHz counts in the spectra, `treble` for a bin's 1 below.
 """
 import numpy as np
 import torch
@@ -14,15 +15,18 @@ import torch.nn.functional as F
 
 from layers import RealFFT
 
-RESOLUTIONS = (256, 512, 1024)          # windows; the hop is half of each
+RESOLUTIONS = (256, 512, 1024)          # windows at 16 kHz; the hop is half of each
 POWER = 0.3
 FLOOR = 1e-6                            # of |X|^2 at unit RMS: -60 dB
 
-EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution whose spectra the ear gets; a band's width
+EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution at 16 kHz whose spectra the ear gets; a band's width
+EAR_TOP = 8000.0                        # Hz
 EAR_DB = 82.0                           # sound pressure level of unit RMS
 EAR_MOST = 45.0                         # a hop's disturbance at most
 # points of PESQ's raw score lost for a unit of disturbance and of added disturbance, fitted to the outputs above
 EAR_SYMMETRIC, EAR_ADDED = 0.163, 0.022
+
+WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, treble=0.3)
 
 
 def hann(n, device):
@@ -41,15 +45,15 @@ def level(noisy, clean):
     return (clean.square().mean(1, keepdim=True) + 0.01 * noisy.square().mean(1, keepdim=True) + 1e-12).rsqrt()
 
 
-def spectral(P, S):
-    """Compressed spectra P (estimate), S (target), (B, T, F, 2): squared error of magnitude, of the complex value, and
-    of magnitude where the estimate has less than the target (speech removed)."""
+def spectral(P, S, weight):
+    """Compressed spectra P (estimate), S (target), (B, T, F, 2), and what a bin counts (F): squared error of magnitude,
+    of the complex value, and of magnitude where the estimate has less than the target (speech removed)."""
     p = P.square().sum(-1) + FLOOR
     s = S.square().sum(-1) + FLOOR
     pm, sm = p ** (POWER / 2), s ** (POWER / 2)
-    magnitude = (pm - sm).square().mean()
-    removed = F.relu(sm - pm).square().mean()
-    complex_ = (P * (pm / p.sqrt())[..., None] - S * (sm / s.sqrt())[..., None]).square().sum(-1).mean()
+    magnitude = ((pm - sm).square() * weight).mean()
+    removed = (F.relu(sm - pm).square() * weight).mean()
+    complex_ = ((P * (pm / p.sqrt())[..., None] - S * (sm / s.sqrt())[..., None]).square().sum(-1) * weight).mean()
     return magnitude, complex_, removed
 
 
@@ -65,15 +69,21 @@ def bark(hz):
     return 26.81 * hz / (1960.0 + hz) - 0.53
 
 
+def bin_weights(window, rate, treble, device):
+    """(bins,) what a bin counts in a mean over all bins, so that those up to 8 kHz count as much as at 16 kHz."""
+    hz = torch.arange(window // 2 + 1, device=device) * (rate / window)
+    return torch.where(hz <= EAR_TOP, torch.ones_like(hz), torch.full_like(hz, treble)) * (rate / (2 * EAR_TOP))
+
+
 def ear(window, rate, device):
     """-> (bins, bands): a bin's power shared among the bands it touches, times the power that unit RMS has;
     (bands,): the threshold in quiet (Terhardt's formula). Powers are 10^(sound pressure level / 10)."""
     k = np.arange(window // 2 + 1)
     low, high = bark(np.maximum((k - 0.5) * rate / window, 0.0)), bark(np.minimum((k + 0.5) * rate / window, rate / 2))
-    edge = np.arange(bark(0.0), bark(rate / 2) + EAR_BARK, EAR_BARK)
+    edge = np.arange(bark(0.0), bark(EAR_TOP) + EAR_BARK, EAR_BARK)
     share = np.minimum(high[:, None], edge[None, 1:]) - np.maximum(low[:, None], edge[None, :-1])
     share = np.maximum(share, 0.0) / (high - low)[:, None] * (10 ** (EAR_DB / 10) / (window / 2))
-    middle = np.minimum(edge[:-1] + EAR_BARK / 2, bark(rate / 2) - EAR_BARK / 4)
+    middle = np.minimum(edge[:-1] + EAR_BARK / 2, bark(EAR_TOP) - EAR_BARK / 4)
     khz = 1.96 * (middle + 0.53) / (26.28 - middle)
     quiet = 3.64 * khz ** -0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz ** 4
     put = lambda x: torch.from_numpy(x.astype(np.float32)).to(device)
@@ -114,10 +124,13 @@ PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db, audible
 
 class Loss:
     def __init__(self, config, device, pieces=PIECES):
-        self.weights = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03)
-        self.weights.update({k: v for k, v in config.items() if k in self.weights})
-        self.windows = [(n, hann(n, device)) for n in RESOLUTIONS]
-        self.ear = ear(EAR_WINDOW, config.get("rate", 16000), device)
+        self.weights = dict(WEIGHTS, **{k: v for k, v in config.items() if k in WEIGHTS})
+        rate = config.get("rate", 16000)
+        scaled = lambda n: n * rate // 16000
+        self.windows = [(n, hann(n, device), bin_weights(n, rate, self.weights["treble"], device))
+                        for n in map(scaled, RESOLUTIONS)]
+        self.ear_window = scaled(EAR_WINDOW)
+        self.ear = ear(self.ear_window, rate, device)
         self.pieces = pieces
 
     def __call__(self, estimate, clean, noisy):
@@ -126,12 +139,12 @@ class Loss:
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
         total = [0.0, 0.0, 0.0]
-        for n, win in self.windows:
+        for n, win, weight in self.windows:
             P = RealFFT.apply(p["half_frames"](e, win, n // 2))
             with torch.no_grad():
                 S = RealFFT.apply(p["half_frames"](c, win, n // 2))
-            total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S))]
-            if n == EAR_WINDOW:
+            total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight))]
+            if n == self.ear_window:
                 heard = p["audible"](P, S, *self.ear)
         snr = p["snr_db"](e, c, r)
         w = self.weights

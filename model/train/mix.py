@@ -5,6 +5,9 @@ mix(pool) -> noisy, clean: (batch, samples). What happens to which item is drawn
 permutations, so every count is fixed, every shape static, and the choices independent of each other. Seed with
 torch.manual_seed. All filters are applied by one FFT an item, as zero-phase gains; the target hears the speech's
 equaliser, low-pass and 70 Hz high-pass too, and the room's first 50 ms with a shortened tail.
+
+Speech recorded at a lower rate than the mixture's has nothing near its top, which must not teach that speech ends there:
+such an item is all of it, noise too, low-passed at what the recording can hold.
 """
 import math
 
@@ -80,8 +83,8 @@ def equaliser(hz, tilt, gain, centre, width, edge, edge_order, high_pass):
     return torch.exp(db * 0.11512925) * low * (x / (1.0 + x))
 
 
-def active_rms(x, block=320):
-    """RMS over the 20 ms blocks within 40 dB of the loudest: what SNR means for speech with pauses."""
+def active_rms(x, block):
+    """RMS over the blocks (of 20 ms) within 40 dB of the loudest: what SNR means for speech with pauses."""
     e = x[:, :x.shape[1] // block * block].reshape(x.shape[0], -1, block).square().mean(-1)
     on = (e > e.amax(1, keepdim=True) * 1e-4).float()
     return ((e * on).sum(1) / on.sum(1).clamp_min(1.0)).clamp_min(1e-14).sqrt()
@@ -105,7 +108,7 @@ def assemble(speech, target, noise, speech_gain, noise_gain, offset, peak, clip,
 
 def make_rooms(count, n, rate, device):
     """(count, n) impulse responses: direct path, image sources to the third order, then noise that decays a band at a
-    time (treble faster). RT60 0.1 to 1 s, most below 0.5; direct path at sample 16."""
+    time (treble faster). RT60 0.1 to 1 s, most below 0.5; direct path at 1 ms."""
     size = torch.rand(count, 3, device=device) * torch.tensor([7.0, 6.0, 2.0], device=device) + \
         torch.tensor([2.5, 2.0, 2.2], device=device)
     source, ear = (0.3 + 0.4 * torch.rand(2, count, 3, device=device)) * size
@@ -122,7 +125,7 @@ def make_rooms(count, n, rate, device):
     image = order[None] * size[:, None] + odd * (size - source)[:, None] + (1 - odd) * source[:, None]
     distance = (image - ear[:, None]).square().sum(-1).sqrt().clamp_min(0.1)
     direct = (source - ear).square().sum(-1, keepdim=True).sqrt().clamp_min(0.1)
-    at = (16 + (distance - direct) * (rate / 343.0)).round().long()
+    at = (rate // 1000 + (distance - direct) * (rate / 343.0)).round().long()
     gain = direct / distance * reflection[:, None] ** order.abs().sum(1)[None].float()
     sign = torch.where(torch.rand_like(gain) < 0.5, -1.0, 1.0)
     gain = torch.where(order.abs().sum(1)[None] == 0, gain, gain * sign)
@@ -140,7 +143,7 @@ def make_rooms(count, n, rate, device):
     # the tail's energy against the direct path's, from the critical distance; it grows in over the first 20 ms
     critical = 0.057 * (volume / rt).sqrt()
     ratio = (direct[:, 0] / critical).clamp(0.02, 2.0)
-    tail *= (t[None] - 16 / rate).clamp(0.0, 0.02) / 0.02
+    tail *= (t[None] - 0.001).clamp(0.0, 0.02) / 0.02
     tail *= (ratio / tail.square().sum(1).clamp_min(1e-9).sqrt())[:, None]
     return rooms + tail
 
@@ -149,7 +152,9 @@ class Mix:
     def __init__(self, config, rate, device, compiler=None):
         c = self.config = dict(DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS})
         self.rate, self.device, self.batch = rate, device, c["batch"]
-        self.n = int(round(c["seconds"] * rate / 160)) * 160
+        self.octaves = math.log2(rate / 2000.0)             # from 1 kHz to the top
+        hop = rate // 100
+        self.n = int(round(c["seconds"] * rate / hop)) * hop
         self.fft = smooth_length(self.n + int(c["room_seconds"] * rate))
         self.hz = (torch.arange(self.fft // 2 + 1, device=device) * (rate / self.fft)).float()
         self.table = sinc_table(device)
@@ -159,9 +164,11 @@ class Mix:
         self.blend = torch.tensor([0.4, 0.2, 0.25, 0.15], device=device)    # coloured, hum, clicks, chirps
         wrap = compiler or (lambda f: f)
         self.crop, self.crop_plain, self.equaliser = wrap(crop), wrap(crop_plain), wrap(equaliser)
-        self.active_rms, self.assemble = wrap(active_rms), wrap(assemble)
+        self.assemble = wrap(assemble)
+        measure, block = wrap(active_rms), rate // 50
+        self.active_rms = lambda x: measure(x, block)
         n = self.rooms.shape[1]
-        late = (torch.arange(n, device=device) - 16 - 0.05 * rate).clamp_min(0.0) / rate
+        late = (torch.arange(n, device=device) - 0.051 * rate).clamp_min(0.0) / rate
         self.shorten = torch.exp(-late / 0.05)                              # after 50 ms: a room of RT60 0.35 s at most
 
     # -- draws
@@ -180,9 +187,13 @@ class Mix:
         return 1024 + k * (torch.rand(n, device=self.device) < 0.8)
 
     def _speech(self, bank, n):
-        start, length = bank.draw(n)
+        """(n, samples) and the highest frequency each can hold."""
+        i = bank.choose(n)
+        start, length, band = bank.start[i], bank.length[i], bank.band[i]
         begin = (torch.rand(n, device=self.device, dtype=torch.float64) * length).long()
-        return self.crop(bank.audio, start, length, begin, self._rate(n), self.table, self.n)
+        speed = self._rate(n)
+        x = self.crop(bank.audio, start, length, begin, speed, self.table, self.n)
+        return x, band * (0.95 / 1024.0) * speed
 
     def _noise(self, bank, n):
         start, length = bank.draw(n)
@@ -192,14 +203,15 @@ class Mix:
 
     def _edges(self, n, share):
         """Low-pass edges in Hz and orders, a share of them in the band."""
-        edge = torch.where(self._u(n) < share, self._u(n, 3500.0, 7800.0), torch.full((n,), 1e5, device=self.device))
+        inside = 3500.0 * torch.exp(self._u(n) * math.log(0.975 * self.rate / 7000.0))
+        edge = torch.where(self._u(n) < share, inside, torch.full((n,), 1e5, device=self.device))
         return edge, self._u(n, 8.0, 40.0)
 
     def _curve(self, edge, order, high_pass):
         """A random equaliser an item."""
         n = len(edge)
         return self.equaliser(self.hz, torch.randn(n, device=self.device) * 1.5, torch.randn(n, 3, device=self.device) * 4.0,
-                              self._u((n, 3), -4.0, 3.0), self._u((n, 3), 0.3, 1.5), edge, order, high_pass)
+                              self._u((n, 3), -4.0, self.octaves), self._u((n, 3), 0.3, 1.5), edge, order, high_pass)
 
     def _fade(self, edges, width=0.01):
         """(items, n): 0 before edges (seconds), 1 after, 10 ms between."""
@@ -208,13 +220,17 @@ class Mix:
 
     # -- ingredients
     def _voices(self, pool):
-        """Dry speech, unit active RMS: crops, some joined to another, some with a pause."""
+        return self._banded_voices(pool)[0]
+
+    def _banded_voices(self, pool):
+        """Dry speech, unit active RMS, and what it can hold: crops, some joined to another, some with a pause."""
         c, seconds = self.config, self.n / self.rate
-        x = self._speech(pool.speech, self.batch)
+        x, band = self._speech(pool.speech, self.batch)
         x = x / self.active_rms(x)[:, None].clamp_min(3e-4)
         i = self._some(c["joined"])
         if len(i):
-            y = self._speech(pool.speech, len(i))
+            y, other = self._speech(pool.speech, len(i))
+            band[i] = torch.minimum(band[i], other)
             y = y / self.active_rms(y)[:, None].clamp_min(3e-4)
             edge, gap = self._u(len(i), 0.15, 0.85) * seconds, self._u(len(i), 0.0, 0.5)
             level = 10 ** (self._u(len(i), -8.0, 8.0) / 20)
@@ -224,10 +240,10 @@ class Mix:
             begin = self._u(len(i), -0.5, 0.9) * seconds
             keep = 1 - self._fade(begin) * (1 - self._fade(begin + self._u(len(i), 0.3, 2.5)))
             x[i] = x[i] * keep
-        return x
+        return x, band
 
     def _babble(self, pool, n, voices=6):
-        x = self._speech(pool.speech, n * voices)
+        x, _ = self._speech(pool.speech, n * voices)
         x = x / self.active_rms(x)[:, None].clamp_min(1e-3)
         level = 10 ** (self._u(n * voices, -10.0, 0.0) / 20) * (self._u(n * voices) < 0.85)
         level[::voices] = 1.0
@@ -241,7 +257,7 @@ class Mix:
         slope = self._u(n, -0.5, 1.3)
         gain = (hz[None].clamp_min(40.0) / 1000.0) ** -slope[:, None]
         for _ in range(2):
-            octave = torch.log2(hz.clamp_min(20.0) / 1000.0)[None] - self._u(n, -3.5, 2.5)[:, None]
+            octave = torch.log2(hz.clamp_min(20.0) / 1000.0)[None] - self._u(n, -3.5, self.octaves - 0.5)[:, None]
             gain = gain * torch.exp(1.5 * torch.randn(n, 1, device=self.device) *
                                     torch.exp(-0.5 * (octave / self._u(n, 0.05, 0.8)[:, None]).square()))
         x = torch.fft.irfft(white * gain, self.n)
@@ -282,12 +298,13 @@ class Mix:
         density = self._u(n, 1.5, 14.0) / self.rate
         hits = (torch.rand(n, self.n, device=self.device) < density[:, None]).float()
         hits = hits * (0.3 + torch.rand(n, self.n, device=self.device))
-        hits[:, :160] += (torch.arange(160, device=self.device) == 80)          # never silent
-        t = torch.arange(1600, device=self.device)[None] / self.rate
+        hits[:, self.rate // 200] += 1.0                                        # never silent
+        length = self.rate // 10
+        t = torch.arange(length, device=self.device)[None] / self.rate
         decay = torch.exp(self._u(n, math.log(0.001), math.log(0.03)))[:, None]
         tone = torch.sin(2 * math.pi * self._u(n, 200.0, 5000.0)[:, None] * t)
-        burst = torch.exp(-t / decay) * (torch.randn(n, 1600, device=self.device) + self._u(n, 0.0, 2.0)[:, None] * tone)
-        m = smooth_length(self.n + 1600)
+        burst = torch.exp(-t / decay) * (torch.randn(n, length, device=self.device) + self._u(n, 0.0, 2.0)[:, None] * tone)
+        m = smooth_length(self.n + length)
         x = torch.fft.irfft(torch.fft.rfft(hits, m) * torch.fft.rfft(burst, m), m)[:, :self.n]
         return x / rms(x)[:, None]
 
@@ -295,10 +312,11 @@ class Mix:
         """Sweeps and gated beeps."""
         f = torch.exp(self._u(n, math.log(150.0), math.log(6000.0)))[:, None]
         sweep = torch.exp(0.5 * self._slow(n, 6) * (self._u(n) < 0.6).float()[:, None])
-        turn = ((f * sweep).clamp(30.0, 7600.0) / self.rate).double().cumsum(1) % 1.0
+        turn = ((f * sweep).clamp(30.0, 0.475 * self.rate) / self.rate).double().cumsum(1) % 1.0
         t = torch.arange(self.n, device=self.device)[None] / self.rate
         gate = ((t * self._u(n, 0.5, 8.0)[:, None]) % 1.0 < self._u(n, 0.2, 1.1)[:, None]).float()
-        smooth = torch.nn.functional.avg_pool1d(gate[:, None], 81, 1, 40)[:, 0]
+        half = self.rate // 400
+        smooth = torch.nn.functional.avg_pool1d(gate[:, None], 2 * half + 1, 1, half)[:, 0]
         x = torch.sin(2 * math.pi * turn.float()) * smooth
         return x / rms(x)[:, None].clamp_min(1e-2)
 
@@ -335,8 +353,9 @@ class Mix:
         return h
 
     # -- the whole
-    def _filters(self):
-        """Gains (batch, bins) for speech and noise; a few items hear both through one telephone line."""
+    def _filters(self, band=None):
+        """Gains (batch, bins) for speech and noise, both within the band; a few items hear both through one telephone
+        line."""
         c, B = self.config, self.batch
         low = torch.where(self._u(B) < 0.9, self._u(B, 55.0, 80.0), self._u(B, 80.0, 300.0))
         noise_low = torch.exp(self._u(B, math.log(15.0), math.log(120.0)))
@@ -346,12 +365,15 @@ class Mix:
         edge[i] = noise_edge[i] = self._u(len(i), 3300.0, 3900.0)
         order[i] = noise_order[i] = self._u(len(i), 20.0, 60.0)
         low[i] = noise_low[i] = self._u(len(i), 60.0, 300.0)
+        band = torch.full_like(edge, 1e5) if band is None else band
+        steep = torch.full_like(order, 60.0)
+        order, noise_order = torch.where(band < edge, steep, order), torch.where(band < noise_edge, steep, noise_order)
+        edge, noise_edge = torch.minimum(edge, band), torch.minimum(noise_edge, band)
         return self._curve(edge, order, low), self._curve(noise_edge, noise_order, noise_low)
 
-    def _speaker(self, pool, curve):
-        """Speech as the microphone hears it, and the part of it to keep."""
+    def _speaker(self, x, curve):
+        """Dry speech -> speech as the microphone hears it, and the part of it to keep."""
         c, n, fft = self.config, self.n, self.fft
-        x = self._voices(pool)
         i = self._some(c["moving"])
         if len(i):
             x[i] = x[i] * self._moving(len(i), 4.0)
@@ -400,8 +422,9 @@ class Mix:
     def __call__(self, pool):
         c, B = self.config, self.batch
         self._rooms(pool)
-        curve, noise_curve = self._filters()
-        speech, target = self._speaker(pool, curve)
+        voices, band = self._banded_voices(pool)
+        curve, noise_curve = self._filters(band)
+        speech, target = self._speaker(voices, curve)
         noise = self._surroundings(pool, noise_curve)
 
         # SNR: the middle of the range most often, all of it sometimes

@@ -13,16 +13,18 @@ A recipe (packs.csv beside this file) has a row a source:
     from,to  seconds of each speaker or recording to take; a later part goes on
              where an earlier one stopped
     weight   how often training draws it, beside the others (1)
+    rate     of what is written: 16000 or 48000
 
 Speech becomes one file a speaker (utterances in a fixed shuffled order, each
 at -26 dB active level, 0.2 s of silence between; a new file after 5 minutes),
-noise one file a recording, both mono 16 kHz Ogg Opus that `soundfile` reads
-back at 16000 Hz; impulse responses are 16 kHz FLAC. index.csv lists them.
+noise one file a recording, both mono Ogg Opus that `soundfile` reads back at
+the row's rate; impulse responses are FLAC. index.csv lists them.
 
 Left out: rows whose manifest says other than `train`, what --withheld names,
 the recordings reserved for outside evaluation, clipped and nearly silent
-clips, the parts of speech clips in which nobody speaks, and speech less than
-15 dB above its own background, which would teach a model to keep noise.
+clips, the parts of speech clips in which nobody speaks, speech less than
+15 dB above its own background, which would teach a model to keep noise, and
+speech recorded at a lower rate than the row's.
 rejected.csv says which and why.
 """
 import argparse
@@ -37,12 +39,11 @@ import subprocess
 import numpy as np
 import soundfile
 
-from clips import (RATE, active_level_db, clipped_fraction, db, flatness_db,
+from clips import (active_level_db, clipped_fraction, db, flatness_db,
                    frame_levels_db, read_clip, snr_estimate_db, speaking)
 
-SPEECH_BITS, NOISE_BITS = 24000, 36000      # a second
-LONGEST = 300 * RATE
-GAP = int(0.2 * RATE)
+SPEECH_BITS, NOISE_BITS = {16000: 24000, 48000: 40000}, {16000: 36000, 48000: 56000}    # a second
+LONGEST, GAP = 300, 0.2     # seconds
 MIN_SNR_DB, MIN_LEVEL_DB, MAX_CLIPPED = 15.0, -55.0, 2e-3
 MAX_FLATNESS_DB = -10.0     # above: noise, whatever the manifest says
 INDEX = ["path", "kind", "source", "name", "split", "seconds", "est_snr_db", "music", "weight"]
@@ -58,8 +59,8 @@ RESERVED = re.compile("|".join((
 class Packer:
     """Writes one part: its files, its index and what it turned away."""
 
-    def __init__(self, out, part, withheld):
-        self.folder = os.path.join(out, part)
+    def __init__(self, root, out, part, withheld):
+        self.root, self.folder = root, os.path.join(out, part)
         self.first = 100 * (int(re.sub(r"\D", "", part) or 1) - 1)
         self.withheld = withheld
         self.index, self.rejected = [], []
@@ -67,9 +68,9 @@ class Packer:
     def reject(self, path, why):
         self.rejected.append((path, why))
 
-    def add(self, row, root):
+    def add(self, row):
         """Pack everything one recipe row names."""
-        groups = {}
+        groups, root = {}, self.root
         for path in sorted(glob.glob(os.path.join(root, row["files"]), recursive=True)):
             shown = os.path.relpath(path, root)
             name, split = name_and_split(path, root, row["name"])
@@ -87,76 +88,81 @@ class Packer:
 
     def pack_speaker(self, row, name, files):
         """Join a speaker's good utterances and write those between from and to."""
+        rate = row["rate"]
         files.sort(key=lambda f: hashlib.sha1(f[1].encode()).digest())
-        end, pieces, total, words = float(row["to"]) * RATE, [], 0, []
+        end, pieces, total, words = row["to"] * rate, [], 0, []
         for path, shown in files:
             if total >= end:
                 break
-            x = self.read_speech(path, shown)
+            x = self.read_speech(path, shown, rate, source_rate(path, self.root))
             if x is None:
                 continue
-            x = to_level(x, -26.0)
+            x = to_level(x, -26.0, rate)
             words.append(x)
-            pieces.append(np.concatenate([x, np.zeros(GAP, np.float32)]))
+            pieces.append(np.concatenate([x, np.zeros(int(GAP * rate), np.float32)]))
             total += len(pieces[-1])
         if not pieces:
             return
-        pooled = snr_estimate_db(np.concatenate(words))
+        pooled = snr_estimate_db(np.concatenate(words), rate)
         if pooled < MIN_SNR_DB:
             self.reject(f"{row['source']}/{name}", f"speaker's SNR {pooled:.1f}")
             return
-        start, run, at, n = float(row["from"]) * RATE, [], 0, 0
+        start, run, at, n = row["from"] * rate, [], 0, 0
         for piece in pieces:
             at += len(piece)
             if at <= start:
                 continue
-            if sum(map(len, run)) + len(piece) > LONGEST and run:
-                self.write(row, name, n, np.concatenate(run), SPEECH_BITS)
+            if sum(map(len, run)) + len(piece) > LONGEST * rate and run:
+                self.write(row, name, n, np.concatenate(run), SPEECH_BITS[rate])
                 run, n = [], n + 1
-            run.append(piece[:LONGEST])
+            run.append(piece[:LONGEST * rate])
         if run:
-            self.write(row, name, n, np.concatenate(run), SPEECH_BITS)
+            self.write(row, name, n, np.concatenate(run), SPEECH_BITS[rate])
 
     def pack_noise(self, row, name, files):
         """Write each recording's samples between from and to."""
+        rate = row["rate"]
         for n, (path, shown) in enumerate(files):
-            x = self.read(path, shown)
+            x = self.read(path, shown, rate)
             if x is None:
                 continue
-            x = x[int(float(row["from"]) * RATE):int(float(row["to"]) * RATE)]
-            if len(x) >= RATE:
-                self.write(row, name, n, x, NOISE_BITS)
+            x = x[int(row["from"] * rate):int(row["to"] * rate)]
+            if len(x) >= rate:
+                self.write(row, name, n, x, NOISE_BITS[rate])
 
     def pack_rir(self, row, name, files):
         """Impulse responses: peak 0.9, start kept as it is."""
         for n, (path, shown) in enumerate(files):
-            x = read_clip(path)
+            x = read_clip(path, row["rate"])
             self.write(row, name, n, 0.9 * x / max(np.abs(x).max(), 1e-9), None)
 
-    def read_speech(self, path, shown):
+    def read_speech(self, path, shown, rate, own):
         """The clip's speaking parts, or None with the reason noted."""
-        x = self.read(path, shown)
+        x = self.read(path, shown, rate)
         if x is None:
             return None
-        snr, x = snr_estimate_db(x), speaking(x)
-        if len(x) >= 2 * RATE and snr < MIN_SNR_DB:
+        if own < 0.9 * rate:
+            self.reject(shown, f"recorded at {own}")
+            return None
+        snr, x = snr_estimate_db(x, rate), speaking(x, rate)
+        if len(x) >= 2 * rate and snr < MIN_SNR_DB:
             self.reject(shown, f"SNR {snr:.1f}")
-        elif len(x) >= RATE and flatness_db(x) > MAX_FLATNESS_DB:
-            self.reject(shown, f"flatness {flatness_db(x):.1f}")
-        elif len(x) >= 0.25 * RATE:
+        elif len(x) >= rate and flatness_db(x, rate) > MAX_FLATNESS_DB:
+            self.reject(shown, f"flatness {flatness_db(x, rate):.1f}")
+        elif len(x) >= 0.25 * rate:
             return x
         return None
 
-    def read(self, path, shown):
+    def read(self, path, shown, rate):
         """The clip, or None with the reason noted."""
         try:
-            x = read_clip(path)
+            x = read_clip(path, rate)
         except soundfile.LibsndfileError as err:
             self.reject(shown, f"unreadable: {err}")
             return None
-        if len(x) < 0.25 * RATE:
+        if len(x) < 0.25 * rate:
             why = "shorter than 0.25 s"
-        elif db(np.mean(x ** 2)) < MIN_LEVEL_DB and np.percentile(frame_levels_db(x), 95) < -45:
+        elif db(np.mean(x ** 2)) < MIN_LEVEL_DB and np.percentile(frame_levels_db(x, rate), 95) < -45:
             why = "nearly silent"
         elif clipped_fraction(x) > MAX_CLIPPED:
             why = f"clipped {clipped_fraction(x):.4f}"
@@ -167,6 +173,7 @@ class Packer:
 
     def write(self, row, name, n, x, bits):
         """One file and its index row; peaks over 0.95 are scaled down."""
+        rate = row["rate"]
         x = x * min(1.0, 0.95 / max(np.abs(x).max(), 1e-9))
         clean = re.sub(r"[^\w.-]+", "-", name).replace("__", "_")
         ending = "opus" if bits else "flac"
@@ -174,16 +181,16 @@ class Packer:
         path = os.path.join(self.folder, shown)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if bits:
-            write_opus(path, x, bits)
+            write_opus(path, x, rate, bits)
         else:
-            soundfile.write(path, x, RATE, subtype="PCM_16")
+            soundfile.write(path, x, rate, subtype="PCM_16")
         music = int("music" in f"{row['source']}/{name}".lower())
         self.index.append([shown, row["kind"], row["source"], name, "train",
-                           f"{len(x) / RATE:.2f}", f"{snr_estimate_db(x):.1f}", music,
+                           f"{len(x) / rate:.2f}", f"{snr_estimate_db(x, rate):.1f}", music,
                            row.get("weight") or "1"])
 
     def finish(self):
-        """Write index.csv and rejected.csv; print hours, voices and MiB."""
+        """Write index.csv, rejected.csv and READY; print hours, voices and MiB."""
         os.makedirs(self.folder, exist_ok=True)
         write_csv(os.path.join(self.folder, "index.csv"), INDEX, self.index)
         write_csv(os.path.join(self.folder, "rejected.csv"), ["path", "why"], self.rejected)
@@ -193,19 +200,20 @@ class Packer:
             size = sum(os.path.getsize(os.path.join(self.folder, r[0])) for r in rows)
             print(f"{self.folder} {kind:6} {len(rows):5} files {seconds / 3600:6.2f} h "
                   f"{len({(r[2], r[3]) for r in rows}):4} names {size / 2**20:6.1f} MiB")
+        open(os.path.join(self.folder, "READY"), "w").close()
 
 
-def to_level(x, level_db):
+def to_level(x, level_db, rate):
     """x with its active level at level_db, or lower where it would clip."""
-    gain = 10 ** ((level_db - active_level_db(x)) / 20)
+    gain = 10 ** ((level_db - active_level_db(x, rate)) / 20)
     return x * min(gain, 0.95 / max(np.abs(x).max(), 1e-9))
 
 
-def write_opus(path, x, bits):
-    """x (N,) at 16 kHz through opusenc at `bits` a second, five times faster
-    than libsndfile's own encoder; the header keeps 16000 as the rate."""
+def write_opus(path, x, rate, bits):
+    """x (N,) through opusenc at `bits` a second, five times faster than
+    libsndfile's own encoder; the header keeps the rate."""
     wave = io.BytesIO()
-    soundfile.write(wave, x, RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(wave, x, rate, format="WAV", subtype="PCM_16")
     subprocess.run(["opusenc", "--quiet", "--bitrate", str(bits / 1000), "-", path],
                    input=wave.getvalue(), check=True)
 
@@ -225,6 +233,12 @@ def name_and_split(path, root, rule):
     return (row["speaker_or_class"] if rule == "manifest" else rule), row["split"]
 
 
+def source_rate(path, root):
+    """Hz at which a file was recorded: what its manifest says, else its own."""
+    row = manifest_row(path, root)
+    return int(row["sample_rate"]) if row else soundfile.info(path).samplerate
+
+
 def manifest_row(path, root):
     """The file's row in the nearest manifest.csv above it, or None."""
     folder = os.path.dirname(path)
@@ -237,6 +251,14 @@ def manifest_row(path, root):
             return _manifests[manifest].get(os.path.relpath(path, folder))
         folder = os.path.dirname(folder)
     return None
+
+
+def read_recipe(path):
+    """The recipe's rows, numbers as numbers."""
+    rows = read_csv(path)
+    for row in rows:
+        row.update({"from": float(row["from"]), "to": float(row["to"]), "rate": int(row["rate"])})
+    return rows
 
 
 def write_csv(path, header, rows):
@@ -261,12 +283,12 @@ def main():
     parser.add_argument("--part", action="append", help="only these parts")
     args = parser.parse_args()
     withheld = {(r["source"], r["name"]) for r in read_csv(args.withheld)}
-    recipe = read_csv(args.recipe)
+    recipe = read_recipe(args.recipe)
     for part in args.part or sorted({row["part"] for row in recipe}):
-        packer = Packer(args.out, part, withheld)
+        packer = Packer(args.root, args.out, part, withheld)
         for row in recipe:
             if row["part"] == part:
-                packer.add(row, args.root)
+                packer.add(row)
         packer.finish()
 
 

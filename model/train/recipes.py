@@ -19,6 +19,12 @@ RECIPES = {
     # any training. One length of crop, so that int8 rounding is the only thing that changes on the way.
     "denoise-16k-again": dict(COMMON, n_layer=5, minutes=14.0, seconds=8.96, batch=64, lr=8e-4, warmup=200, ema=0.999,
                               qat=0.3),
+    # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init
+    "denoise-48k": dict(COMMON, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, seconds=8.96,
+                        batch=48, lr=8e-4, warmup=300, ema=0.999, qat=0.3, speech_hours=11.0, noise_hours=8.0),
+    # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
+    "denoise-16k-low": dict(COMMON, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0,
+                            seconds=8.96, batch=48, lr=1.2e-3, warmup=300, ema=0.999, qat=0.3),
     # a tiny model on the CPU: does the whole road work, from audio to an exported file?
     "smoke": dict(COMMON, name="smoke", minutes=2.0, d_model=32, n_layer=2, dt_rank=2, batch=6, seconds=1.28, lr=4e-3,
                   warmup=20, ema=0.98, rooms=20, room_seconds=0.4, scan="torch", compile=False, graph=False,

@@ -99,14 +99,14 @@ def check_loss(device):
 
 
 def check_mix(device, pool, recipe):
-    m = mix.Mix(dict(recipe, batch=40), 16000, device)
+    m = mix.Mix(dict(recipe, batch=40), pool.rate, device)
     noisy, clean = m(pool)
     assert noisy.shape == clean.shape == (40, m.n)
     expect("mixing finite", float((~torch.isfinite(noisy)).sum() + (~torch.isfinite(clean)).sum()), 0)
     expect("mixing peak at most -1 dBFS", float(noisy.abs().max()), 0.9)
     none = dict.fromkeys(("joined", "paused", "moving", "reverb", "second", "babble", "synthetic", "noise_room", "noise_moving",
                           "noise_starts", "noise_only", "clipped", "low_pass", "telephone", "offset"), 0.0)
-    noisy, clean = mix.Mix(dict(recipe, **none, batch=8, clean_only=1.0), 16000, device)(pool)
+    noisy, clean = mix.Mix(dict(recipe, **none, batch=8, clean_only=1.0), pool.rate, device)(pool)
     expect("clean items are their target but for the grain", float((noisy - clean).abs().max()), 1e-4)
 
 
@@ -128,7 +128,7 @@ def throughput(recipe, device, pool, compiled, graphed, log):
     flat = train.Flat(model, recipe, device, wrap)
     _, scan = train.choose_scan(recipe["scan"], device, train.scan_shape(recipe), lambda text: None)
     step = train.Step(model, flat, recipe, device, scan, wrap, log)
-    m = mix.Mix(recipe, 16000, device, wrap)
+    m = mix.Mix(recipe, pool.rate, device, wrap)
     lr = torch.full((), 1e-4, device=device)
     noisy, clean = m(pool)
     t = time.time()
@@ -147,7 +147,7 @@ def throughput(recipe, device, pool, compiled, graphed, log):
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0
     say("SPEED batch %3d compile %d graph %d: mixing %.1f ms, forward+backward %.1f ms, all %.1f ms = %.0f audio-s/s (%.1f "
         "GiB, ready in %.0f s)" % (m.batch, compiled, step.graph is not None, mix_ms, step_ms, all_ms,
-                                   m.batch * m.n / 16.0 / all_ms, memory, ready))
+                                   1e3 * m.batch * m.n / m.rate / all_ms, memory, ready))
     return m, step, one
 
 
@@ -189,7 +189,8 @@ def main():
         BAD.append("libsndfile")
     check_model(device, a.out)
     check_loss(device)
-    pool = data.Pool([], device, 0.2, 0.2)
+    rate = recipe.get("rate", 16000)
+    pool = data.Pool([], rate, device, 0.2, 0.2)
     pool.add_synthetic()
     check_mix(device, pool, recipe)
     if device.type == "cuda":

@@ -31,6 +31,7 @@ import loss as losses  # noqa: E402
 import mix as mixing  # noqa: E402
 import reference  # noqa: E402
 import validate  # noqa: E402
+import warm  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from scan import selective_scan_reference  # noqa: E402
 
@@ -292,7 +293,7 @@ def choose_scan(kind, device, shape, log):
 def scan_shape(recipe):
     c = layers.complete(recipe)
     m = dict(mixing.DEFAULTS, **recipe)
-    return m["batch"], int(m["seconds"] * 100), c["expand"] * c["d_model"], c["d_state"]
+    return m["batch"], int(m["seconds"] * c["rate"] / c["hop"]), c["expand"] * c["d_model"], c["d_state"]
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------
@@ -308,12 +309,24 @@ def save(path, value):
     os.replace(path + ".tmp", path)
 
 
-def read_weights(path, keep):
-    """{name: tensor} of an ema.pt or a model file; keep: the Mamba layers to take, in order (None: all)."""
+def transform_of(config):
+    """What layers.DEFAULTS calls the transform's sizes, from a model file's config."""
+    taps = [row["taps"] for row in config["layers"] if row["type"] == "filter"]
+    return dict(rate=config["rate"], window=config["window"], hop=config["hop"], taps=taps[0])
+
+
+def read_weights(path, keep, recipe):
+    """{name: tensor} of an ema.pt or a model file, for recipe's transform if theirs is another; keep: the Mamba layers
+    to take, in order (None: all)."""
     if path.endswith(".safetensors"):
-        tensors = {k: torch.from_numpy(np.array(v)) for k, v in reference.read_safetensors(path)[1].items()}
+        config, arrays = reference.read_safetensors(path)
+        config, tensors = transform_of(config), {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
     else:
-        tensors = torch.load(path, map_location="cpu")["tensors"]
+        checkpoint = torch.load(path, map_location="cpu")
+        config, tensors = checkpoint["config"], checkpoint["tensors"]
+    c = layers.complete(recipe)
+    if any(config[key] != c[key] for key in ("rate", "window", "hop", "taps")):
+        tensors = warm.adapt(tensors, config, c)
     if keep is None:
         return tensors
     prefix = "backbone.layers."
@@ -349,8 +362,9 @@ class Run:
         self.count, self.spent, self.heard = 0, 0.0, 0.0
         self._restore()
         torch.manual_seed(recipe["seed"] * 1000 + self.rank + 17 * self.count)
-        self.mix = mixing.Mix(recipe, recipe.get("rate", 16000), self.device, wrap)
-        self.pool = data.Pool(args.data or [], self.device, recipe["speech_hours"], recipe["noise_hours"],
+        self.rate = self.model.config["rate"]
+        self.mix = mixing.Mix(recipe, self.rate, self.device, wrap)
+        self.pool = data.Pool(args.data or [], self.rate, self.device, recipe["speech_hours"], recipe["noise_hours"],
                               log=self.log, cache=args.cache)
         if args.data:
             self.pool.poll(wait=True)
@@ -361,7 +375,7 @@ class Run:
             time.sleep(5)
             self.pool.poll(wait=True)
         self.lr = torch.zeros((), device=self.device)
-        self.log("model: %d parameters; batch %d x %.2f s" % (self.flat.flat.numel(), self.mix.batch, self.mix.n / 16000))
+        self.log("model: %d parameters; batch %d x %.2f s" % (self.flat.flat.numel(), self.mix.batch, self.mix.n / self.rate))
 
     def _restore(self):
         full = os.path.join(self.args.out, "full.pt")
@@ -372,16 +386,16 @@ class Run:
             self.count, self.spent, self.heard = s["count"], s["spent"], s["heard"]
             self.log("resume: step %d, %.1f minutes in" % (self.count, self.spent / 60))
         elif self.args.init:
-            self.flat.load_average(read_weights(self.args.init, self.args.keep))
+            self.flat.load_average(read_weights(self.args.init, self.args.keep, self.recipe))
             self.log("init: weights from %s%s" % (self.args.init, ", layers %s" % self.args.keep if self.args.keep else ""))
 
     def elapsed(self):
         return self.spent + time.time() - T0
 
     def save(self):
+        speech_hours, noise_hours = self.pool.hours()
         meta = dict(recipe=self.recipe, config=layers.complete(self.recipe), count=self.count, heard=self.heard,
-                    spent=self.elapsed(), speech_hours=self.pool.speech.used / data.RATE / 3600,
-                    noise_hours=self.pool.noise.used / data.RATE / 3600)
+                    spent=self.elapsed(), speech_hours=speech_hours, noise_hours=noise_hours)
         save(os.path.join(self.args.out, "ema.pt"), dict(meta, tensors=self.flat.average()))
         f = self.flat
         save(os.path.join(self.args.out, "full.pt"),
@@ -398,7 +412,7 @@ class Run:
             self.lr.copy_(self.flat.sent[-1])
         self.flat.update(self.lr)
         self.count += 1
-        self.heard += self.mix.batch * self.mix.n / 16000 * self.world
+        self.heard += self.mix.batch * self.mix.n / self.rate * self.world
         return parts
 
     def settle(self):
@@ -426,7 +440,7 @@ class Run:
 
     def loop(self):
         r, cuda = self.recipe, self.device.type == "cuda"
-        validator = validate.Validator(self.args.val, self.device, self.log, self.args.out) if self.args.val and not self.rank else None
+        validator = validate.Validator(self.args.val, self.rate, self.model.config["hop"], self.device, self.log, self.args.out) if self.args.val and not self.rank else None
         self.settle()
         kept, events, since, heard = [], [], time.time(), self.heard
         next_save, next_check = time.time() + r["save_seconds"], time.time() + r["validate_seconds"]
@@ -521,7 +535,7 @@ def parse(argv=None):
             recipe[key] = getattr(args, key)
     recipe["compile"] &= not args.no_compile
     recipe["graph"] &= not args.no_graph
-    known = {**layers.DEFAULTS, **mixing.DEFAULTS, **recipe, **dict(magnitude=0, complex=0, removed=0, snr=0, audible=0)}
+    known = {**layers.DEFAULTS, **mixing.DEFAULTS, **recipe, **losses.WEIGHTS}
     for item in args.set:
         key, _, value = item.partition("=")
         if key not in known:

@@ -37,15 +37,15 @@ def snr_column(folder):
 
 
 class Validator:
-    def __init__(self, folder, device, log, out, most=40, seconds=10.0):
-        self.device, self.log, self.out, self.child = device, log, out, None
+    def __init__(self, folder, rate, hop, device, log, out, most=40, seconds=10.0):
+        self.rate, self.device, self.log, self.out, self.child = rate, device, log, out, None
         names = [os.path.basename(p) for p in sorted(glob.glob(os.path.join(folder, "noisy", "*.wav")))]
         names = [n for n in names if os.path.exists(os.path.join(folder, "clean", n))][:most]
-        snr, n = snr_column(folder), int(seconds * data.RATE) // 160 * 160
+        snr, n = snr_column(folder), int(seconds * rate) // hop * hop
         self.names, self.n = names, n
-        load = lambda kind: [data.decode(os.path.join(folder, kind, name))[:n] for name in names]
+        load = lambda kind: [data.decode(os.path.join(folder, kind, name), rate)[:n] for name in names]
         noisy, clean = load("noisy"), load("clean")
-        self.lengths = [min(len(a), len(b)) // 160 * 160 for a, b in zip(noisy, clean)]
+        self.lengths = [min(len(a), len(b)) // hop * hop for a, b in zip(noisy, clean)]
         pack = lambda xs: torch.from_numpy(np.stack([np.pad(x[:n], (0, n - len(x[:n]))) for x in xs])).to(device)
         if names:
             self.noisy, self.clean = pack(noisy), pack(clean)
@@ -81,15 +81,16 @@ class Validator:
             return
         path = os.path.join(self.out, "validate.npz")
         np.savez(path, clean=self.clean[:, :estimate.shape[1]].cpu().numpy(), estimate=estimate.cpu().numpy(),
-                 lengths=self.lengths)
+                 lengths=self.lengths, rate=self.rate)
         self.child = subprocess.Popen([sys.executable, os.path.abspath(__file__), path,
                                        os.path.join(self.out, "pesq.txt")])
 
 
 def _score(pair):
     import pesq
+    clean, estimate, rate = pair
     try:
-        return pesq.pesq(data.RATE, pair[0], pair[1], "wb")
+        return pesq.pesq(16000, data.resample(clean, rate, 16000), data.resample(estimate, rate, 16000), "wb")
     except Exception:
         return float("nan")
 
@@ -97,7 +98,7 @@ def _score(pair):
 if __name__ == "__main__":
     import multiprocessing
     z = np.load(sys.argv[1])
-    pairs = [(c[:n], e[:n]) for c, e, n in zip(z["clean"], z["estimate"], z["lengths"])]
+    pairs = [(c[:n], e[:n], int(z["rate"])) for c, e, n in zip(z["clean"], z["estimate"], z["lengths"])]
     with multiprocessing.Pool(4) as pool:
         scores = pool.map(_score, pairs)
     with open(sys.argv[2], "a") as f:

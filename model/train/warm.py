@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""The weights of one denoiser as another's start: other rate, window, hop or taps, the same blocks.
+
+adapt() keeps what the first has learned as far as the shapes let it:
+
+- a bin of the new transform takes the weights of the bins that lie nearest to it in Hz; bins above the old one's top hear
+  nothing at first, and are filtered as the old one's top octave is on average;
+- the transform isn't normalised, so a longer window in samples has larger spectra: what compressed features are scaled
+  by on average is taken back out of the encoder;
+- phases are compared at the window's middle, filters as what they do to a steady tone of the bin;
+- with another hop in seconds, the steps dt and the taps of the convolutions are spread over the same time.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from layers import complete
+
+
+def _hz(c):
+    return torch.arange(c["window"] // 2 + 1, dtype=torch.float64) * (c["rate"] / c["window"])
+
+
+def _gather(old, new):
+    """(new bins, old bins): each new bin the mean of the old bins nearest to it; zeros above the old top."""
+    a, b = _hz(old), _hz(new)
+    wide = max(float(b[1]), float(a[1]))
+    share = (1.0 - (a[None] - b[:, None]).abs() / wide).clamp_min(0.0)
+    share = share * (b[:, None] <= a[-1] + 0.5 * wide)
+    return share / share.sum(1, keepdim=True).clamp_min(1e-9)
+
+
+def _parity(c):
+    """(bins,) -1 for odd bins: the phase of a bin at its window's middle, which is also its turn from hop to hop."""
+    return 1.0 - 2.0 * (torch.arange(c["window"] // 2 + 1, dtype=torch.float64) % 2)
+
+
+def encoder(weight, old, new):
+    """(d, 3 old bins) -> (d, 3 new bins). Fewer bins speak up for those they stand for."""
+    share = _gather(old, new)
+    per_bin = share / share.sum(0, keepdim=True).clamp_min(1e-9)        # an old bin's weight is shared out whole
+    # of a spectrum's magnitude: between a tone's (as the window) and noise's (as its root)
+    louder = (new["window"] / old["window"]) ** (1.0 if new["hop"] * old["rate"] == old["hop"] * new["rate"] else 0.75)
+    parts = weight.double().reshape(len(weight), 3, -1).clone()
+    parts[:, 1:] *= _parity(old)
+    parts = parts @ per_bin.T
+    parts[:, 1:] *= _parity(new)
+    return (parts * louder ** -new["compress"]).reshape(len(weight), -1).float()
+
+
+def head(weight, old, new):
+    """(2 taps bins, ...) rows of the head, or its bias; taps that the old one lacks start at zero."""
+    share, bins = _gather(old, new), old["window"] // 2 + 1
+    w = weight.double().reshape(old["taps"], 2, bins, -1).clone()
+    w[1::2] *= _parity(old)[:, None]
+    top = w[:, :, bins // 2:bins - 1].mean(2, keepdim=True)
+    within = (share.sum(1) > 0)[None, None, :, None]
+    out = torch.where(within, torch.einsum("fg,ktgd->ktfd", share, w), top)
+    kept = min(old["taps"], new["taps"])
+    out = F.pad(out[:kept], (0, 0, 0, 0, 0, 0, 0, new["taps"] - kept))
+    out[1::2] *= _parity(new)[:, None]
+    return out.reshape(-1, *weight.shape[1:]).float()
+
+
+def convolution(weight, slower):
+    """(E, 1, K) taps, the newest last, for hops `slower` times as long as before: the same weight at the same time."""
+    K = weight.shape[-1]
+    out = torch.zeros_like(weight)
+    for k in range(K):                                      # k hops ago
+        begin, end = k / slower, (k + 1) / slower           # in hops of the new kind
+        for j in range(K):
+            last = math.inf if j == K - 1 else j + 1        # the oldest tap takes what lies beyond it
+            out[..., K - 1 - j] += weight[..., K - 1 - k] * max(0.0, min(end, last) - max(begin, j)) / (end - begin)
+    return out
+
+
+def adapt(tensors, old, new):
+    """{name: tensor} of a denoiser of config old, for one of config new with the same blocks."""
+    old, new = complete(old), complete(new)
+    slower = (new["hop"] / new["rate"]) / (old["hop"] / old["rate"])
+    out = dict(tensors)
+    out["encoder.weight"] = encoder(tensors["encoder.weight"], old, new)
+    for name in ("head.weight", "head.bias"):
+        out[name] = head(tensors[name], old, new)
+    for name, t in tensors.items():
+        if slower != 1 and name.endswith("conv1d.weight"):
+            out[name] = convolution(t, slower)
+        if slower != 1 and name.endswith("dt_proj.bias"):   # softplus(b) is nearly exp(b) where dt is small
+            out[name] = t + math.log(slower)
+    return out
