@@ -21,6 +21,7 @@ import loss as losses  # noqa: E402
 import mix  # noqa: E402
 import reference  # noqa: E402
 import train  # noqa: E402
+import warm  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from scan import selective_scan_reference  # noqa: E402
 
@@ -79,6 +80,24 @@ def check_model(device, out):
     ours, = torch.autograd.grad((layers.RealFFT.apply(a) * g).sum(), a)
     theirs, = torch.autograd.grad((torch.view_as_real(torch.fft.rfft(a)) * g).sum(), a)
     expect("gradient of the transform", float((ours - theirs).norm() / theirs.norm()), 1e-6)
+
+
+def check_warm(device):
+    """A model of 16 kHz adapted to 48 kHz does below 8 kHz what it did."""
+    torch.manual_seed(4)
+    narrow = layers.Denoiser(dict(d_model=32, n_layer=2)).to(device)
+    with torch.no_grad():
+        for p in narrow.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    wide = layers.Denoiser(dict(d_model=32, n_layer=2, rate=48000, window=960, hop=480)).to(device)
+    wide.load_state_dict(warm.adapt({k: p.detach().cpu() for k, p in narrow.named_parameters()}, narrow.config, wide.config))
+    x = data.resample(0.1 * np.random.default_rng(6).standard_normal(8000), 8000, 48000).astype(np.float32)   # up to 4 kHz
+    outputs = []
+    for model, y in ((narrow, data.resample(x, 48000, 16000)), (wide, x)):
+        with torch.no_grad():
+            z = model(torch.from_numpy(np.float32(y))[None].to(device), selective_scan_reference)[0].cpu().numpy()
+        outputs.append(data.resample(z, model.config["rate"], 16000)[1600:-1600])
+    expect("48 kHz model made from one of 16 kHz", np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max(), 0.02)
 
 
 def check_loss(device):
@@ -188,6 +207,7 @@ def main():
         say("FAIL %s" % e)
         BAD.append("libsndfile")
     check_model(device, a.out)
+    check_warm(device)
     check_loss(device)
     rate = recipe.get("rate", 16000)
     pool = data.Pool([], rate, device, 0.2, 0.2)
