@@ -11,6 +11,33 @@ static double hops_per_second(const struct ssm_info *info)
     return (double)info->rate / info->hop;
 }
 
+static void print_channels(const struct ssm_engine *engine)
+{
+    const struct ssm_info *info = ssm_describe(engine);
+    struct ssm_channel channel;
+    printf("  channels     %d", info->channels);
+    for (int i = 0; ssm_describe_channel(engine, i, &channel) && *channel.field; i++) {
+        printf("%s%s%s%s%s", i ? ", " : ": ", channel.field, *channel.unit ? " (" : "", channel.unit, *channel.unit ? ")" : "");
+    }
+    printf("\n");
+    if (info->vocabulary) {
+        printf("  vocabulary   %d tokens\n", info->vocabulary);
+    }
+}
+
+static void print_labels(const struct ssm_engine *engine)
+{
+    struct ssm_label label;
+    for (int i = 0; ssm_describe_label(engine, i, &label); i++) {
+        if (i == 0) {
+            printf("\n  label%-20s MID            on  off  min_s  hold_s%s\n", "",
+                   ssm_describe(engine)->exclusive ? "  (they exclude each other)" : "");
+        }
+        printf("  %-24s %-12s %4.2f %4.2f %6.3g %7.3g\n", label.name, label.mid, label.on, label.off, label.min_s,
+               label.hold_s);
+    }
+}
+
 static void print_text(const char *path, const struct ssm_engine *engine)
 {
     const struct ssm_info *info = ssm_describe(engine);
@@ -21,6 +48,7 @@ static void print_text(const char *path, const struct ssm_engine *engine)
     printf("  licence      %s\n", info->licence);
     printf("  trained      %s\n", info->trained);
     printf("  rate         %d Hz\n", info->rate);
+    print_channels(engine);
     printf("  hop          %d samples in, %d values out, every %.3g ms\n", info->hop, info->outputs,
            1e3 / hops_per_second(info));
     printf("  latency      %.3g ms (%d samples: output lag %d and one hop)\n", 1e3 * info->latency / info->rate,
@@ -34,6 +62,7 @@ static void print_text(const char *path, const struct ssm_engine *engine)
         printf("  %-12s %-26s %6d %6d %12ld %11.0f %12zu\n", layer.type, layer.name ? layer.name : "", layer.in, layer.out,
                layer.parameters, layer.macs_per_hop, layer.state_bytes);
     }
+    print_labels(engine);
 }
 
 static void print_layers_json(struct json *json, const struct ssm_engine *engine)
@@ -54,6 +83,32 @@ static void print_layers_json(struct json *json, const struct ssm_engine *engine
     json_close(json, ']');
 }
 
+static void print_names_json(struct json *json, const struct ssm_engine *engine)
+{
+    struct ssm_channel channel;
+    struct ssm_label label;
+    json_open(json, "channels", '[');
+    for (int i = 0; ssm_describe_channel(engine, i, &channel); i++) {
+        json_open(json, NULL, '{');
+        json_text(json, "field", channel.field);
+        json_text(json, "unit", channel.unit);
+        json_close(json, '}');
+    }
+    json_close(json, ']');
+    json_open(json, "labels", '[');
+    for (int i = 0; ssm_describe_label(engine, i, &label); i++) {
+        json_open(json, NULL, '{');
+        json_text(json, "name", label.name);
+        json_text(json, "mid", label.mid);
+        json_number(json, "on", (double)label.on);
+        json_number(json, "off", (double)label.off);
+        json_number(json, "min_s", (double)label.min_s);
+        json_number(json, "hold_s", (double)label.hold_s);
+        json_close(json, '}');
+    }
+    json_close(json, ']');
+}
+
 static void print_json(const char *path, const struct ssm_engine *engine)
 {
     const struct ssm_info *info = ssm_describe(engine);
@@ -68,7 +123,10 @@ static void print_json(const char *path, const struct ssm_engine *engine)
     json_text(&json, "trained", info->trained);
     json_integer(&json, "rate", info->rate);
     json_integer(&json, "hop", info->hop);
+    json_integer(&json, "inputs", info->inputs);
     json_integer(&json, "outputs", info->outputs);
+    json_integer(&json, "vocabulary", info->vocabulary);
+    json_flag(&json, "exclusive", info->exclusive);
     json_integer(&json, "delay", info->delay);
     json_integer(&json, "latency", info->latency);
     json_number(&json, "latency_ms", 1e3 * info->latency / info->rate);
@@ -76,6 +134,7 @@ static void print_json(const char *path, const struct ssm_engine *engine)
     json_number(&json, "macs_per_hop", info->macs_per_hop);
     json_number(&json, "macs_per_second", info->macs_per_hop * hops_per_second(info));
     json_integer(&json, "state_bytes", (long long)info->state_bytes);
+    print_names_json(&json, engine);
     print_layers_json(&json, engine);
     json_close(&json, '}');
     putchar('\n');

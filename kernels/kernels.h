@@ -85,6 +85,21 @@ struct selective_scan {
     float *sum_dt;          /* (E)     out: sum of delta over the T steps, or NULL                          */
 };
 
+/* One stream's time-invariant diagonal scan over T steps (S4D, arXiv 2206.11893), with N complex states a channel:
+ *   h <- h + a h + b u;  y = Re<c, h> + D u
+ * a is A-bar - 1, so that a slow state's decay keeps its digits. Complex numbers are held as two planes, (2 N, E): the real
+ * parts, then the imaginary ones. */
+struct diagonal_scan {
+    int T, E, N;
+    const float *a, *b, *c; /* (2 N, E)                                                                     */
+    const float *D;         /* (E)                                                                          */
+    const float *u;         /* (T, E) with the stride below                                                 */
+    ptrdiff_t u_stride, out_stride;
+    ptrdiff_t state_stride; /* from a row to the next, of h, a, b and c: E, or more for some of the channels */
+    float *h;               /* (2 N, E)  in: start state, out: end state                                    */
+    float *out;             /* (T, E)  may be u itself                                                      */
+};
+
 struct kernels {
     const char *name; /* "scalar", "avx2", "avx512", "vnni", "amx" */
 
@@ -102,6 +117,7 @@ struct kernels {
                    float *y, ptrdiff_t y_stride, int T, int E, bool silu);
 
     void (*selective_scan)(const struct selective_scan *scan);
+    void (*diagonal_scan)(const struct diagonal_scan *scan);
 
     /* Element by element; y may be x. sigmoid is 1 / (1 + exp(-x)); softplus is x itself above 20. */
     void (*sigmoid)(const float *x, float *y, size_t n);

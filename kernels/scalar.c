@@ -101,6 +101,27 @@ static void selective_scan(const struct selective_scan *s)
     }
 }
 
+static void diagonal_scan(const struct diagonal_scan *s)
+{
+    const ptrdiff_t imaginary = s->N * s->state_stride;
+    for (int e = 0; e < s->E; e++) {
+        for (int t = 0; t < s->T; t++) {
+            const float u = s->u[t * s->u_stride + e];
+            float y = s->D[e] * u;
+            for (int n = 0; n < s->N; n++) {
+                const float *a = s->a + n * s->state_stride + e, *b = s->b + n * s->state_stride + e;
+                const float *c = s->c + n * s->state_stride + e;
+                float *h = s->h + n * s->state_stride + e;
+                const float re = h[0], im = h[imaginary];
+                h[0] += a[0] * re - a[imaginary] * im + b[0] * u;
+                h[imaginary] += a[0] * im + a[imaginary] * re + b[imaginary] * u;
+                y += c[0] * h[0] - c[imaginary] * h[imaginary];
+            }
+            s->out[t * s->out_stride + e] = y;
+        }
+    }
+}
+
 static void sigmoid(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -159,6 +180,7 @@ const struct kernels kernels_scalar = {
     .rms_norm = rms_norm,
     .conv1d = conv1d,
     .selective_scan = selective_scan,
+    .diagonal_scan = diagonal_scan,
     .sigmoid = sigmoid,
     .silu = silu,
     .softplus = softplus,

@@ -462,8 +462,90 @@ static void selective_scan(const struct selective_scan *s)
     _mm_setcsr(mode);
 }
 
+/* ---- diagonal scan ---------------------------------------------------------------------------------------------- */
+
+/* A vector of channels over up to DIAGONAL_ROWS steps: their inputs and sums wait in the first level of the cache while one
+ * state after the other, in registers, walks through all of them. */
+enum { DIAGONAL_ROWS = 32 };
+
+struct complex {
+    vec re, im;
+};
+
+INLINE struct complex complex_load(const float *from, ptrdiff_t imaginary, ptrdiff_t left)
+{
+    return (struct complex){vec_load_n(from, left), vec_load_n(from + imaginary, left)};
+}
+
+/* h + a h + b u */
+INLINE struct complex complex_next(struct complex h, struct complex a, struct complex b, vec u)
+{
+    const vec re = vec_fnma(a.im, h.im, vec_fma(a.re, h.re, b.re * u));
+    const vec im = vec_fma(a.im, h.re, vec_fma(a.re, h.im, b.im * u));
+    return (struct complex){h.re + re, h.im + im};
+}
+
+/* States n and, with `two`, n + 1 over T steps: two at once hide half of each other's latency. */
+INLINE void diagonal_states(const struct diagonal_scan *s, int T, ptrdiff_t n, int e, const vec *u, vec *y, bool two)
+{
+    const ptrdiff_t imaginary = s->N * s->state_stride, left = s->E - e, at = n * s->state_stride + e;
+    const ptrdiff_t other = two ? at + s->state_stride : at;
+    const struct complex a = complex_load(s->a + at, imaginary, left), a2 = complex_load(s->a + other, imaginary, left);
+    const struct complex b = complex_load(s->b + at, imaginary, left), b2 = complex_load(s->b + other, imaginary, left);
+    const struct complex c = complex_load(s->c + at, imaginary, left), c2 = complex_load(s->c + other, imaginary, left);
+    struct complex h = complex_load(s->h + at, imaginary, left), h2 = complex_load(s->h + other, imaginary, left);
+    for (int t = 0; t < T; t++) {
+        h = complex_next(h, a, b, u[t]);
+        y[t] = vec_fnma(c.im, h.im, vec_fma(c.re, h.re, y[t]));
+        if (two) {
+            h2 = complex_next(h2, a2, b2, u[t]);
+            y[t] = vec_fnma(c2.im, h2.im, vec_fma(c2.re, h2.re, y[t]));
+        }
+    }
+    vec_store_n(s->h + at, h.re, left);
+    vec_store_n(s->h + at + imaginary, h.im, left);
+    if (two) {
+        vec_store_n(s->h + other, h2.re, left);
+        vec_store_n(s->h + other + imaginary, h2.im, left);
+    }
+}
+
+INLINE void diagonal_block(const struct diagonal_scan *s, int first, int T, int e)
+{
+    vec u[DIAGONAL_ROWS], y[DIAGONAL_ROWS];
+    const ptrdiff_t left = s->E - e;
+    int n = 0;
+    for (int t = 0; t < T; t++) {
+        u[t] = vec_load_n(s->u + (first + t) * s->u_stride + e, left);
+        y[t] = vec_load_n(s->D + e, left) * u[t];
+    }
+    for (; n + 2 <= s->N; n += 2) {
+        diagonal_states(s, T, n, e, u, y, true);
+    }
+    if (n < s->N) {
+        diagonal_states(s, T, n, e, u, y, false);
+    }
+    for (int t = 0; t < T; t++) {
+        vec_store_n(s->out + (first + t) * s->out_stride + e, y[t], left);
+    }
+}
+
+static void diagonal_scan(const struct diagonal_scan *s)
+{
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* as in selective_scan */
+    for (int first = 0; first < s->T; first += DIAGONAL_ROWS) {
+        const int T = s->T - first < DIAGONAL_ROWS ? s->T - first : DIAGONAL_ROWS;
+        for (int e = 0; e < s->E; e += WIDTH) {
+            diagonal_block(s, first, T, e);
+        }
+    }
+    _mm_setcsr(mode);
+}
+
 #define KERNELS_TABLE(title, product)                                                                                  \
     {                                                                                                                  \
         .name = title, .linear = product, .rms_norm = rms_norm, .conv1d = conv1d, .selective_scan = selective_scan,    \
-        .sigmoid = sigmoid, .silu = silu, .softplus = softplus, .exp = exponential, .power = power, .add = add         \
+        .diagonal_scan = diagonal_scan, .sigmoid = sigmoid, .silu = silu, .softplus = softplus, .exp = exponential,     \
+        .power = power, .add = add                                                                                     \
     }

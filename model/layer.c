@@ -8,7 +8,7 @@
 static const struct layer_ops *const table[] = {
     &layer_stft,   &layer_istft, &layer_filter,  &layer_mask,    &layer_linear, &layer_norm,
     &layer_conv,   &layer_mamba, &layer_sigmoid, &layer_softmax, &layer_scale,  &layer_embedding,
-    &layer_pool,
+    &layer_pool,   &layer_s4d,
 };
 
 const struct layer_ops *layer_at(int i)
@@ -69,6 +69,7 @@ void layer_run_channels(const struct layer *layer, const struct layer_block *blo
     if (block->segments) {
         team_barrier(block->segments->team); /* everybody's start states are there */
         run_shared(layer, block, x, y, run);
+        team_barrier(block->segments->team);
         return;
     }
     for (int i = 0; i < block->n_items; i++) {

@@ -100,12 +100,13 @@ void layer_share_channels(const struct layer_segments *segments, int width, int 
 
 /* Run a layer whose channels (in = out of them) know nothing of each other, and whose state has a value of each in every
  * row: `run` takes an item's channels all at once, or, for a recording in several hands, each hand's share of them over
- * all of the time, so that nobody does anything twice. */
+ * all of the time, so that nobody does anything twice. x may be y. All channels are done on return. */
 void layer_run_channels(const struct layer *layer, const struct layer_block *block, const float *x, float *y,
                         void (*run)(const struct layer *layer, const struct layer_channels *channels));
 
 extern const struct layer_ops layer_stft, layer_istft, layer_filter, layer_mask, layer_linear, layer_norm, layer_conv,
-    layer_mamba, layer_sigmoid, layer_softmax, layer_scale, layer_embedding, layer_pool;
+    layer_mamba, layer_sigmoid, layer_softmax, layer_scale, layer_embedding, layer_pool,
+    layer_s4d;
 
 /* The row of a type, or NULL; and all of them, NULL past the end. */
 const struct layer_ops *layer_find(const char *type);

@@ -15,6 +15,7 @@
  *   scale   struct scale
  *   embedding  struct embedding
  *   pool    struct pool
+ *   s4d     struct s4d
  *   sigmoid, softmax  NULL */
 
 #include "kernels/kernels.h"
@@ -61,6 +62,25 @@ enum pool_kind { POOL_MEAN, POOL_EMA };
 struct pool {
     enum pool_kind kind;
     float hops; /* of the mean: infinity for all of the stream */
+};
+
+enum { S4D_PAIRS_MAX = 128 };
+enum s4d_discretisation { S4D_ZOH, S4D_BILINEAR };
+enum s4d_activation { S4D_PLAIN, S4D_SILU, S4D_GELU };
+enum s4d_mix { S4D_UNMIXED, S4D_LINEAR, S4D_GLU };
+
+/* Complex tables (2 N, E): the real parts, then the imaginary ones. */
+struct s4d {
+    int E, N; /* d_model, pairs a channel */
+    enum s4d_discretisation discretisation;
+    enum s4d_activation activation;
+    enum s4d_mix mix;
+    bool residual;
+    float *A;             /* (2 N, E) of the differential equation   */
+    float *a, *b, *c;     /* (2 N, E) A-bar - 1, B-bar and 2 C, for hops without a gap */
+    float *dt, *skip;     /* (E), (E)                                */
+    float *norm;          /* (E) or NULL: none                       */
+    struct linear output; /* (E, or 2 E of a GLU), only with mix     */
 };
 
 #endif

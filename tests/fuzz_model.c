@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Any configuration over the tiny model's tensors is a model that runs or a sentence why not. Corpus: corpus_model. */
+/* Any configuration over the tiny model's tensors, or behind a T over those of the tokens' golden model, is a model that
+ * runs or a sentence why not. Corpus: corpus_model. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,29 +11,29 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
-/* The tiny model's file, once: header without metadata, and data. */
-static struct {
+/* The models' files, once: header without metadata, and data. */
+static struct tensors {
     char header[65536];
     unsigned char data[65536];
     size_t header_size, data_size;
-} tiny;
+} tiny, tokens;
 
-static void load_tiny(void)
+static void load(struct tensors *to, const char *path, const char *first)
 {
     uint64_t length = 0;
-    FILE *file = fopen("tests/data/tiny-denoise.safetensors", "rb");
-    if (!file || fread(&length, 8, 1, file) != 1 || length >= sizeof tiny.header ||
-        fread(tiny.header, 1, length, file) != length) {
+    FILE *file = fopen(path, "rb");
+    if (!file || fread(&length, 8, 1, file) != 1 || length >= sizeof to->header ||
+        fread(to->header, 1, length, file) != length) {
         abort();
     }
-    char *tensors = strstr(tiny.header, "\"encoder.weight\"");
-    tiny.header_size = strlen(tensors);
-    memmove(tiny.header, tensors, tiny.header_size + 1);
-    tiny.data_size = fread(tiny.data, 1, sizeof tiny.data, file);
+    char *tensors = strstr(to->header, first);
+    to->header_size = strlen(tensors);
+    memmove(to->header, tensors, to->header_size + 1);
+    to->data_size = fread(to->data, 1, sizeof to->data, file);
     fclose(file);
 }
 
-static int write_model(const uint8_t *config, size_t size)
+static int write_model(const struct tensors *from, const uint8_t *config, size_t size)
 {
     int fd = memfd_create("fuzz", 0);
     FILE *file = fdopen(dup(fd), "wb");
@@ -42,9 +43,9 @@ static int write_model(const uint8_t *config, size_t size)
     for (size_t i = 0; i < size; i++) {
         fprintf(file, config[i] == '"' || config[i] == '\\' ? "\\%c" : config[i] < 32 ? " " : "%c", config[i]);
     }
-    fprintf(file, "\"},%s", tiny.header);
+    fprintf(file, "\"},%s", from->header);
     length = (uint64_t)ftell(file) - 8;
-    fwrite(tiny.data, 1, tiny.data_size, file);
+    fwrite(from->data, 1, from->data_size, file);
     rewind(file);
     fwrite(&length, 8, 1, file);
     fclose(file);
@@ -68,9 +69,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     char path[64];
     struct ssm_error err;
     if (!tiny.header_size) {
-        load_tiny();
+        load(&tiny, "tests/data/tiny-denoise.safetensors", "\"encoder.weight\"");
+        load(&tokens, "tests/data/golden_tokens.safetensors", "\"backbone.embedding.weight\"");
     }
-    int fd = write_model(bytes, size);
+    size_t skip = size && bytes[0] == 'T';
+    int fd = write_model(skip ? &tokens : &tiny, bytes + skip, size - skip);
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     struct ssm_engine *engine = ssm_open(path, NULL, &err);
     if (engine) {

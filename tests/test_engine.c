@@ -104,7 +104,7 @@ static float largest(const float *a, const float *b, size_t n)
 struct golden {
     struct safetensors *file;
     float *in, *out, *elapsed, *out_elapsed;
-    size_t count; /* values of in */
+    size_t count, outputs; /* values of in and out */
 };
 
 static float *golden_floats(struct golden *golden, const char *name)
@@ -121,6 +121,7 @@ static struct golden golden_open(const char *path)
     golden.elapsed = golden_floats(&golden, "elapsed");
     golden.out_elapsed = golden_floats(&golden, "out_elapsed");
     golden.out = golden_floats(&golden, "out");
+    golden.outputs = golden.count;
     golden.in = golden_floats(&golden, "in");
     return golden;
 }
@@ -147,16 +148,16 @@ static void assert_golden(const float *got, const float *want, size_t n)
 static void check_step(const char *model, const struct golden *golden, const float *elapsed, const float *want)
 {
     struct ssm_engine *engine = open_engine(model, 1, 1, 7);
-    size_t hop = (size_t)ssm_describe(engine)->hop, hops = golden->count / hop;
-    float *out = malloc(golden->count * sizeof *out);
+    size_t inputs = (size_t)ssm_describe(engine)->inputs, hops = golden->count / inputs, outputs = golden->outputs / hops;
+    float *out = malloc(golden->outputs * sizeof *out);
     ssm_stream stream = open_stream(engine);
     uint64_t seed = 1;
     for (size_t at = 0, n; at < hops; at += n) {
         n = elapsed ? 1 : 1 + test_bits(&seed) % 7;
         n = n < hops - at ? n : hops - at;
-        step(engine, stream, golden->in + at * hop, out + at * hop, (int)n, elapsed ? elapsed[at] : 1);
+        step(engine, stream, golden->in + at * inputs, out + at * outputs, (int)n, elapsed ? elapsed[at] : 1);
     }
-    assert_golden(out, want, golden->count);
+    assert_golden(out, want, golden->outputs);
     free(out);
     ssm_close(engine);
 }
@@ -165,18 +166,19 @@ static void check_scan(const char *model, const struct golden *golden, const flo
                        int threads)
 {
     struct ssm_engine *engine = open_engine(model, 1, threads, 1);
-    size_t hop = (size_t)ssm_describe(engine)->hop, hops = golden->count / hop, blown;
-    float *out = malloc(golden->count * sizeof *out);
+    size_t inputs = (size_t)ssm_describe(engine)->inputs, hops = golden->count / inputs, outputs = golden->outputs / hops;
+    size_t blown;
+    float *out = malloc(golden->outputs * sizeof *out);
     ssm_stream stream = open_stream(engine);
     uint64_t seed = 2;
     for (size_t at = 0, n; at < hops; at += n) {
         n = test_bits(&seed) % 120;
         n = n < hops - at ? n : hops - at;
         const float *times = elapsed ? elapsed + at : NULL;
-        assert_int_equal(ssm_scan(engine, stream, golden->in + at * hop, out + at * hop, times, n, &blown), SSM_OK);
+        assert_int_equal(ssm_scan(engine, stream, golden->in + at * inputs, out + at * outputs, times, n, &blown), SSM_OK);
         assert_int_equal(blown, 0);
     }
-    assert_golden(out, want, golden->count);
+    assert_golden(out, want, golden->outputs);
     free(out);
     ssm_close(engine);
 }
@@ -200,6 +202,13 @@ static void a_mamba_ssm_checkpoint_loads_by_name_and_answers_as_pytorch(void **s
 {
     (void)state;
     check_golden(BACKBONE, "tests/data/golden_mamba_io.safetensors");
+}
+
+static void models_of_sensors_and_of_tokens_answer_as_pytorch(void **state)
+{
+    (void)state;
+    check_golden("tests/data/golden_tag.safetensors", "tests/data/golden_tag_io.safetensors");
+    check_golden("tests/data/golden_tokens.safetensors", "tests/data/golden_tokens_io.safetensors");
 }
 
 static void an_int8_denoiser_answers_as_numpy(void **state)
@@ -551,6 +560,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_mamba_ssm_checkpoint_loads_by_name_and_answers_as_pytorch),
+        cmocka_unit_test(models_of_sensors_and_of_tokens_answer_as_pytorch),
         cmocka_unit_test(an_int8_denoiser_answers_as_numpy),
         cmocka_unit_test(sound_passes_the_tiny_model_late_by_its_delay),
         cmocka_unit_test(scan_gives_the_same_bits_as_step_on_one_thread),

@@ -910,6 +910,110 @@ static void a_nan_in_one_channel_stays_in_it(void **state)
     }
 }
 
+/* ---- diagonal scan ---------------------------------------------------------------------------------------------- */
+
+struct diagonal {
+    struct diagonal_scan s;
+    float *a, *b, *c, *h, *start, *u, *out, *D;
+    double *exact_h, *exact; /* as the formula in double has them */
+};
+
+/* Random, with states that forget within 2 to 2000 steps. */
+static struct diagonal diagonal_create(int T, int E, int N, uint64_t *seed)
+{
+    const size_t states = (size_t)(2 * N * E), rows = (size_t)(T * E);
+    struct diagonal d = {.a = filled(states, 1, seed), .b = filled(states, 0.3f, seed), .c = filled(states, 1, seed),
+                         .h = filled(states, 1, seed), .u = filled(rows, 1, seed), .out = filled(rows, 1, seed),
+                         .D = filled((size_t)E, 1, seed)};
+    for (int i = 0; i < N * E; i++) {
+        const double decay = exp(-0.5 * pow(1000, -fabs((double)d.a[i]))), angle = 3 * (double)d.a[N * E + i];
+        d.a[i] = (float)(decay * cos(angle) - 1);
+        d.a[N * E + i] = (float)(decay * sin(angle));
+    }
+    d.start = copied(d.h, states);
+    d.exact_h = calloc(states, sizeof *d.exact_h);
+    d.exact = calloc(rows, sizeof *d.exact);
+    d.s = (struct diagonal_scan){.T = T, .E = E, .N = N, .a = d.a, .b = d.b, .c = d.c, .D = d.D, .u = d.u, .u_stride = E,
+                                 .out = d.out, .out_stride = E, .h = d.h, .state_stride = E};
+    return d;
+}
+
+static void diagonal_destroy(struct diagonal *d)
+{
+    free(d->a), free(d->b), free(d->c), free(d->h), free(d->start), free(d->u), free(d->out), free(d->D);
+    free(d->exact_h), free(d->exact);
+}
+
+static void diagonal_exact(struct diagonal *d)
+{
+    const int E = d->s.E, plane = d->s.N * E;
+    for (int i = 0; i < 2 * plane; i++) {
+        d->exact_h[i] = (double)d->start[i];
+    }
+    for (int i = 0; i < d->s.T * E; i++) {
+        d->exact[i] = (double)d->D[i % E] * (double)d->u[i];
+        for (int j = i % E; j < plane; j += E) {
+            const double re = d->exact_h[j], im = d->exact_h[plane + j], ar = (double)d->a[j], ai = (double)d->a[plane + j];
+            d->exact_h[j] = re + ar * re - ai * im + (double)d->b[j] * (double)d->u[i];
+            d->exact_h[plane + j] = im + ar * im + ai * re + (double)d->b[plane + j] * (double)d->u[i];
+            d->exact[i] += (double)d->c[j] * d->exact_h[j] - (double)d->c[plane + j] * d->exact_h[plane + j];
+        }
+    }
+}
+
+static void diagonal_scan_is_its_formula_in_double_at_every_size(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    const int sizes[][3] = {{1, 1, 1}, {1, 256, 32}, {2, 17, 3}, {33, 40, 16}, {100, 9, 33}, {3000, 16, 5}};
+    for_every_table(k)
+    {
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            uint64_t seed = i;
+            struct diagonal d = diagonal_create(sizes[i][0], sizes[i][1], sizes[i][2], &seed);
+            diagonal_exact(&d);
+            k->diagonal_scan(&d.s);
+            assert_near(d.h, d.exact_h, (size_t)(2 * d.s.N * d.s.E), KERNEL_TOLERANCE);
+            assert_near(d.out, d.exact, (size_t)(d.s.T * d.s.E), KERNEL_TOLERANCE);
+            diagonal_destroy(&d);
+        }
+    }
+}
+
+/* In pieces of time and of channels, written over its input. */
+static void pieces_of_a_diagonal_scan_are_bit_identical_to_the_whole(void **state)
+{
+    (void)state;
+    const struct kernels *k;
+    enum { T = 70, E = 53, N = 7 };
+    for_every_table(k)
+    {
+        uint64_t seed = 31;
+        struct diagonal d = diagonal_create(T, E, N, &seed);
+        k->diagonal_scan(&d.s);
+        float *h = copied(d.h, 2 * N * E);
+        for (int chunk = 1; chunk < T; chunk += 17) {
+            float *u = copied(d.u, T * E);
+            memcpy(d.h, d.start, 2 * N * E * sizeof *h);
+            for (int t = 0; t < T; t += chunk) {
+                for (int from = 0; from < E; from += 48) {
+                    struct diagonal_scan some = d.s;
+                    some.T = T - t < chunk ? T - t : chunk;
+                    some.E = from ? E - 48 : 48;
+                    some.a += from, some.b += from, some.c += from, some.D += from, some.h += from;
+                    some.u = some.out = u + t * E + from;
+                    k->diagonal_scan(&some);
+                }
+            }
+            assert_memory_equal(d.h, h, 2 * N * E * sizeof *h);
+            assert_memory_equal(u, d.out, T * E * sizeof *u);
+            free(u);
+        }
+        diagonal_destroy(&d);
+        free(h);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -939,6 +1043,8 @@ int main(void)
         cmocka_unit_test(some_of_the_channels_are_bit_identical_to_all_of_them),
         cmocka_unit_test(a_long_silence_leaves_finite_small_states),
         cmocka_unit_test(a_nan_in_one_channel_stays_in_it),
+        cmocka_unit_test(diagonal_scan_is_its_formula_in_double_at_every_size),
+        cmocka_unit_test(pieces_of_a_diagonal_scan_are_bit_identical_to_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* model/layer_*.c: each layer alone in a model, against its definition or a closed form. */
+#include <complex.h>
+
 #include "model/layer.h"
 #include "model/ssm.h"
 #include "tests/model_file.h"
@@ -347,6 +349,131 @@ static void a_gap_of_k_hops_decays_as_k_silent_hops_do(void **state)
     model_file_destroy(file);
 }
 
+/* ---- s4d ---- */
+
+#define S4D(more) "{'type':'s4d','name':'s','d_model':3,'d_state':4" more "}"
+enum { S4D_WIDTH = 3, S4D_PAIRS = 2 };
+
+/* The layer's parameters, as the paper's code has them. */
+static const float log_dt[] = {-3, -1, -5}, skip[] = {0.5f, -1, 0}, log_A_real[] = {-0.7f, 0, -0.7f, 0.5f, -2, -4},
+                   A_imag[] = {0, 3, 1, 6, 0.5f, 40},
+                   C[] = {1, 0.5f, -0.3f, 2, 0.7f, 0.7f, 1, -1, 0.2f, 0, -1, 0.4f};
+
+static struct ssm_engine *open_s4d(struct model_file *file, const char *config)
+{
+    model_file_add(file, "s.kernel.log_dt", "[3]", log_dt, 3);
+    model_file_add(file, "s.kernel.log_A_real", "[3,2]", log_A_real, 6);
+    model_file_add(file, "s.kernel.A_imag", "[3,2]", A_imag, 6);
+    model_file_add(file, "s.kernel.C", "[3,2,2]", C, 12);
+    model_file_add(file, "s.D", "[3]", skip, 3);
+    return open_model(file, config);
+}
+
+/* What channel e's impulse response 2 Re<C, A-bar^t B-bar> is at t, in double complex arithmetic. */
+static double s4d_response(int e, int t, bool bilinear)
+{
+    double complex sum = 0;
+    double dt = exp((double)log_dt[e]);
+    for (int n = e * S4D_PAIRS; n < (e + 1) * S4D_PAIRS; n++) {
+        double complex A = -exp((double)log_A_real[n]) + I * (double)A_imag[n];
+        double complex A_bar = bilinear ? (1 + dt * A / 2) / (1 - dt * A / 2) : cexp(dt * A);
+        double complex B_bar = bilinear ? dt / (1 - dt * A / 2) : (cexp(dt * A) - 1) / A;
+        sum += ((double)C[2 * n] + I * (double)C[2 * n + 1]) * cpow(A_bar, t) * B_bar;
+    }
+    return 2 * creal(sum);
+}
+
+static void s4d_is_the_convolution_with_its_kernel(void **state)
+{
+    (void)state;
+    enum { T = 700 };
+    static float in[T * S4D_WIDTH], out[T * S4D_WIDTH];
+    static double kernel[T * S4D_WIDTH], want[T * S4D_WIDTH];
+    uint64_t seed = 12;
+    test_fill(in, T * S4D_WIDTH, 1, &seed);
+    for (int bilinear = 0; bilinear < 2; bilinear++) {
+        struct model_file *file = model_file_create();
+        struct ssm_engine *engine = open_s4d(file, bilinear ? CONFIG("'hop':3", S4D(",'discretisation':'bilinear'"))
+                                                            : CONFIG("'hop':3", S4D("")));
+        run(engine, in, out, NULL, T);
+        for (int i = 0; i < T * S4D_WIDTH; i++) {
+            kernel[i] = s4d_response(i % S4D_WIDTH, i / S4D_WIDTH, bilinear);
+            want[i] = (double)skip[i % S4D_WIDTH] * (double)in[i];
+            for (int ago = 0; ago <= i / S4D_WIDTH; ago++) {
+                want[i] += kernel[i % S4D_WIDTH + ago * S4D_WIDTH] * (double)in[i - ago * S4D_WIDTH];
+            }
+        }
+        assert_near(out, want, T * S4D_WIDTH, 2e-6);
+        ssm_close(engine);
+        model_file_destroy(file);
+    }
+}
+
+/* With zero-order hold, one hop of `elapsed` with an input is as many hops with that input held, fractions too. */
+static void s4d_over_a_gap_is_as_many_hops_of_a_held_input(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_engine *engine = open_s4d(file, CONFIG("'hop':3", S4D("")));
+    enum { HOPS = 12 };
+    static const float elapsed[] = {5, 7}, halves[] = {0.5f, 0.5f, 1, 0.25f, 0.25f, 0.5f, 1, 1, 1, 1, 1, 4};
+    float in[HOPS * S4D_WIDTH], each[HOPS * S4D_WIDTH], once[2 * S4D_WIDTH], fractions[HOPS * S4D_WIDTH];
+    for (int i = 0; i < HOPS * S4D_WIDTH; i++) {
+        in[i] = (float)(1 + i % S4D_WIDTH) * (i / S4D_WIDTH < 5 ? 1 : -0.5f);
+    }
+    float two[] = {in[0], in[1], in[2], in[15], in[16], in[17]};
+    run(engine, in, each, NULL, HOPS);
+    run(engine, two, once, elapsed, 2);
+    for (int e = 0; e < S4D_WIDTH; e++) {
+        assert_close(once[e], each[4 * S4D_WIDTH + e], 1e-6);
+        assert_close(once[S4D_WIDTH + e], each[11 * S4D_WIDTH + e], 1e-6);
+    }
+    for (int i = 0; i < HOPS * S4D_WIDTH; i++) {
+        in[i] = (float)(1 + i % S4D_WIDTH) * (i / S4D_WIDTH < 8 ? 1 : -0.5f); /* 0.5 + ... + 1 = 5 of them */
+    }
+    run(engine, in, fractions, halves, HOPS);
+    for (int e = 0; e < S4D_WIDTH; e++) {
+        assert_close(fractions[7 * S4D_WIDTH + e], each[4 * S4D_WIDTH + e], 1e-6);
+        assert_close(fractions[11 * S4D_WIDTH + e], each[11 * S4D_WIDTH + e], 1e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
+/* out = x + GLU(W gelu(s4d(norm(x))) + b), from the bare layer's output. */
+static void s4d_has_a_norm_an_activation_a_mix_and_a_residual_around_it(void **state)
+{
+    (void)state;
+    enum { T = 40, N = T * S4D_WIDTH };
+    float in[N], normed[N], bare[N], out[N], W[6 * S4D_WIDTH], bias[6], weight[] = {1, 2, -1};
+    uint64_t seed = 14;
+    test_fill(in, N, 1, &seed);
+    test_fill(W, 6 * S4D_WIDTH, 1, &seed);
+    test_fill(bias, 6, 1, &seed);
+    kernels_scalar.rms_norm(in, weight, 1e-5f, normed, T, S4D_WIDTH);
+    struct model_file *file = model_file_create();
+    model_file_add(file, "s.norm.weight", "[3]", weight, 3);
+    model_file_add(file, "s.output_linear.weight", "[6,3]", W, 6 * S4D_WIDTH);
+    model_file_add(file, "s.output_linear.bias", "[6]", bias, 6);
+    struct ssm_engine *engine = open_s4d(file, CONFIG("'hop':3", S4D("")));
+    unlink(file->path);
+    run(engine, normed, bare, NULL, T);
+    ssm_close(engine);
+    engine = open_model(file, CONFIG("'hop':3", S4D(",'norm':true,'activation':'gelu','mix':'glu','residual':true")));
+    run(engine, in, out, NULL, T);
+    for (int i = 0; i < N; i++) {
+        double first = (double)bias[i % 3], second = (double)bias[3 + i % 3];
+        for (int j = 0; j < S4D_WIDTH; j++) {
+            double y = (double)bare[i / 3 * 3 + j], gelu = y * 0.5 * erfc(-y / sqrt(2));
+            first += (double)W[i % 3 * 3 + j] * gelu;
+            second += (double)W[(3 + i % 3) * 3 + j] * gelu;
+        }
+        assert_close(out[i], (double)in[i] + first / (1 + exp(-second)), 3e-6);
+    }
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
 /* ---- every layer, live and in bulk ---- */
 
 #define MAMBA(sizes) "{'type':'mamba','name':'m'," sizes "}"
@@ -376,6 +503,13 @@ static const struct sample samples[] = {
     {CONFIG("'hop':35", "{'type':'pool'}"), {{0}}},
     {CONFIG("'hop':5", "{'type':'pool','hops':10}"), {{0}}},
     {CONFIG("'hop':35", "{'type':'pool','kind':'ema','hops':10}"), {{0}}},
+    {CONFIG("'hop':35", "{'type':'s4d','name':'s','d_model':35,'d_state':6,'norm':true,'activation':'silu','mix':'linear',"
+                        "'residual':true}"),
+     {{"s.norm.weight", {35}, 1}, {"s.D", {35}, 1}, {"s.kernel.log_dt", {35}, 3}, {"s.kernel.log_A_real", {35, 3}, 1},
+      {"s.kernel.A_imag", {35, 3}, 9}, {"s.kernel.C", {35, 3, 2}, 1}, {"s.output_linear.weight", {35, 35}, 0.2f}}},
+    {CONFIG("'hop':3", "{'type':'s4d','name':'s','d_model':3,'d_state':10,'activation':'gelu','mix':'glu'}"),
+     {{"s.D", {3}, 1}, {"s.kernel.log_dt", {3}, 3}, {"s.kernel.log_A_real", {3, 5}, 1}, {"s.kernel.A_imag", {3, 5}, 9},
+      {"s.kernel.C", {3, 5, 2}, 1}, {"s.output_linear.weight", {6, 3}, 1}, {"s.output_linear.bias", {6}, 1}}},
     {CONFIG("'hop':5", MAMBA("'d_model':5,'d_state':3,'d_conv':3,'expand':3,'dt_rank':2,'discretisation':'zoh'")),
      {{"m.norm.weight", {5}, 1}, {"m.mixer.in_proj.weight", {30, 5}, 0.5f}, {"m.mixer.conv1d.weight", {15, 1, 3}, 0.5f},
       {"m.mixer.x_proj.weight", {8, 15}, 0.3f}, {"m.mixer.dt_proj.weight", {15, 2}, 0.3f}, {"m.mixer.dt_proj.bias", {15}, 2},
@@ -464,6 +598,9 @@ int main(void)
         cmocka_unit_test(a_mean_over_so_many_hops_forgets_from_there_on),
         cmocka_unit_test(an_ema_follows_a_step_as_the_exponential),
         cmocka_unit_test(a_gap_of_k_hops_decays_as_k_silent_hops_do),
+        cmocka_unit_test(s4d_is_the_convolution_with_its_kernel),
+        cmocka_unit_test(s4d_over_a_gap_is_as_many_hops_of_a_held_input),
+        cmocka_unit_test(s4d_has_a_norm_an_activation_a_mix_and_a_residual_around_it),
         cmocka_unit_test(every_layer_gives_the_same_in_bulk_on_any_number_of_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -545,6 +545,12 @@ static void json_is_json(void **state)
     assert_int_equal(json_integer_value(json_object_get(json, "rate")), 16000);
     assert_true(json_array_size(json_object_get(json, "layers")) > 3);
     json_decref(json);
+    json = parse_said("model inspect tests/data/golden_tag.safetensors --json");
+    assert_int_equal(json_array_size(json_object_get(json, "channels")), 6);
+    const json_t *label = json_array_get(json_object_get(json, "labels"), 1);
+    assert_string_equal(json_string_value(json_object_get(label, "name")), "walk");
+    assert_true(fabs(json_number_value(json_object_get(label, "hold_s")) - 0.2) < 1e-6);
+    json_decref(json);
     json = parse_said("models --json");
     assert_true(json_array_size(json) > 0);
     json_decref(json);

@@ -32,15 +32,30 @@ def make_safetensors():
         write("safetensors", name, struct.pack("<Q", len(header)) + header.encode() + bytes(8))
 
 
+def read_config(model):
+    with open(os.path.join(HERE, model + ".safetensors"), "rb") as file:
+        header = file.read(struct.unpack("<Q", file.read(8))[0])
+    return json.loads(header)["__metadata__"]["ssm.config"]
+
+
 def make_configs():
     config = json.loads(make_denoiser(16, 1, "f16", 1, "tiny")[1]["ssm.config"])
     dump = lambda c: json.dumps(c, separators=(",", ":")).encode()
     write("model", "denoise", dump(config))
     write("model", "stft", dump(dict(config, task="regress", layers=config["layers"][:1])))
     write("model", "mask", dump(dict(config, layers=[config["layers"][0], {"type": "mask", "sigmoid": True}])))
-    write("model", "mamba", dump(dict(config, task="", hop=16, layers=[dict(config["layers"][2], discretisation="zoh")] * 2)))
+    write("model", "mamba", dump(dict(config, task="backbone", hop=16, layers=[dict(config["layers"][2], discretisation="zoh")] * 2)))
     write("model", "conv", dump(dict(config, hop=32, layers=[
         {"type": "conv", "name": "backbone.layers.0.mixer.conv1d", "width": 32, "taps": 4, "silu": True}])))
+
+
+    bare = {"format": 1, "rate": 100}
+    write("model", "tag", dump(dict(bare, hop=1, channels=3, task="tag", exclusive=True, fields=["x", "y", "z"], units=["g"] * 3, layers=[
+        {"type": "scale", "mean": [0.5, 0, -1], "std": [2, 1, 0.5]}, {"type": "pool", "hops": 20}, {"type": "softmax"}],
+        labels=["rest", {"name": "walk", "on": 0.6, "off": 0.4}, {"name": "run", "mid": "/m/06h7j", "min_s": 0.1, "hold_s": 0.2}])))
+    write("model", "ema", dump(dict(bare, hop=2, channels=2, task="regress", layers=[
+        {"type": "pool", "kind": "ema", "hops": 5.5}, {"type": "sigmoid"}])))
+    write("model", "tokens", b"T" + read_config("golden_tokens").encode())
 
 
 def make_states():
