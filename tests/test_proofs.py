@@ -3,6 +3,7 @@
 """The cheap ones of model/train/proofs, for every day: needs NumPy, and PyTorch for half of them."""
 import os
 import sys
+import tempfile
 import traceback
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,8 @@ try:
     import torch
     import tasks
     import tokens
+    import layers
+    import libssm
 except ImportError:
     torch = None
 
@@ -65,15 +68,35 @@ def induction_heads_can_be_answered_from_their_tokens():
         assert [sequence[sequence.index(tasks.TRIGGER) + 1]] == answer
 
 
+def a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned():
+    torch.manual_seed(1)
+    model = tokens.TokenModel(dict(d_model=32))
+    x, _ = tasks.induction_heads(3, 200, "cpu", torch.Generator().manual_seed(2))
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "tokens.safetensors")
+        tokens.export(model.state_dict(), model.config, path, "tokens")
+        wanted = model.logits(x, layers.make_scan("torch")).numpy()
+        engine = libssm.Engine(path, tasks.VOCABULARY, streams=3)
+        live = np.stack([engine.step(x[:, t].numpy()).copy() for t in range(200)], 1)
+        engine.reset()
+        scanned = np.stack([engine.scan(x[i].numpy(), i) for i in range(3)])
+        engine.close()
+    for ours in (live, scanned):
+        assert np.abs(ours - wanted).max() < 1e-4 * np.abs(wanted).max(), np.abs(ours - wanted).max()
+
+
 CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4d_legs_remembers_what_real_poles_forget]
 CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, selective_copying_can_be_answered_from_its_tokens,
                induction_heads_can_be_answered_from_their_tokens]
+CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned]
 
 
 def main():
     passed = failed = 0
-    for have, cases, name in ((np, CASES, "NumPy"), (torch, CASES_TORCH, "PyTorch")):
-        if have is None:
+    library = torch is not None and os.path.exists(libssm.PATH)
+    for have, cases, name in ((np, CASES, "NumPy"), (torch, CASES_TORCH, "PyTorch"),
+                              (library, CASES_LIBRARY, "PyTorch and a release build")):
+        if not have:
             print("skipped: %d cases that need %s" % (len(cases), name))
             continue
         for case in cases:

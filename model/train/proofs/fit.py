@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Trains token models on the synthetic tasks, several at once, and says how often they are right.
+"""Trains token models, several at once, and says how often they are right.
 
     python3 fit.py induction-heads --out RUN --run seed=1 --run seed=2,lr=3e-3 [--minutes 8] [--set batch=8]
     python3 fit.py selective-copying --out RUN --run kind=mamba --run kind=s6 --run kind=s4d,d_state=64
+    python3 fit.py log-lines --data FILE --out RUN
 
 Each --run is the task's recipe with a few keys changed, and is called by them. On a GPU a whole training step (data,
 forward, backward, Adam) is one CUDA graph, and each run replays its own on a stream of its own. A run that was there
@@ -32,6 +33,8 @@ RECIPES = {
     "selective-copying": dict(COMMON, batch=64, lengths=[[4096, 0]], steps=400000, lr=1e-4, clip=1.0, tf32=True,
                               enough=0.9995),
     "induction-heads": dict(COMMON, batch=8, lengths=[[256, 0]], steps=204800, lr=1e-3, enough=2.0),
+    "log-lines": dict(COMMON, vocabulary=256, d_model=128, n_layer=3, batch=32, lengths=[[2048, 0]], steps=20000, lr=2e-3,
+                      warmup=300, decay=0.5, clip=1.0, tf32=True, enough=2.0),
 }
 
 
@@ -158,8 +161,9 @@ class Run:
         with self.on_stream():
             loss, right, n = self.meter.read()
         self.done = self.done or self.count >= self.recipe["steps"] or right >= self.recipe["enough"]
-        self.log("%s: step %d, length %d, %.0f steps/s, loss %.4f, right %.4f" % (
-            self.name, self.count, self.length, n / max(seconds, 1e-9), loss, right))
+        if n:
+            self.log("%s: step %d, length %d, %.0f steps/s, loss %.4f, right %.4f" % (
+                self.name, self.count, self.length, n / max(seconds, 1e-9), loss, right))
 
 
 def fit(runs, end, log_seconds, save_seconds, log):
@@ -246,6 +250,7 @@ def overlay(recipe, text):
 def parse(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("task", choices=sorted(RECIPES))
+    p.add_argument("--data", help="the text of log-lines")
     p.add_argument("--out", default="run")
     p.add_argument("--run", action="append", metavar="KEY=VALUE,...", help="with semicolons where a value has commas")
     p.add_argument("--set", default="", metavar="KEY=VALUE,...", help="for every run")
@@ -270,6 +275,8 @@ def main(argv=None):
     torch.backends.cuda.matmul.allow_tf32 = common["tf32"]
     pieces = {k: wrap(f) for k, f in tokens.PIECES.items()}
     scan = layers.make_scan("cuda" if cuda else "torch")
+    if a.data:
+        tasks.TASKS[a.task] = tasks.Text(a.data, device)
     runs = [Run(text.replace("=", "").replace(",", "-").replace(";", "-") or "run", overlay(common, text), a.task, a.out,
                 device, scan, pieces, log) for text in a.run or [""]]
     log("%s on %s, torch %s: %d runs, %d parameters the first" % (

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The two synthetic tasks of the Mamba paper (arXiv 2312.00752, section 4.1), made afresh on the device for every batch.
+"""The two synthetic tasks of the Mamba paper (arXiv 2312.00752, section 4.1), made afresh on the device for every batch; and
+the bytes of a text.
 
 A task is a function (batch, length, device, generator) -> tokens (batch, steps), target (batch, k): what must be said at
 the last k steps. Nothing in it synchronises, so that it can be captured in a CUDA graph.
 """
+import numpy as np
 import torch
 
 VOCABULARY = 16
@@ -31,6 +33,18 @@ def induction_heads(batch, length, device, generator):
     target = tokens.gather(1, place + 1)
     tokens[:, -1] = TRIGGER
     return tokens, target
+
+
+class Text:
+    """Stretches of a file's bytes from random places; what must be said at each step is the next byte."""
+
+    def __init__(self, path, device):
+        self.bytes = torch.from_numpy(np.fromfile(path, np.uint8)).to(device)
+
+    def __call__(self, batch, length, device, generator):
+        first = torch.randint(0, len(self.bytes) - length - 1, (batch, 1), device=device, generator=generator)
+        stretch = self.bytes[first + torch.arange(length + 1, device=device)].long()
+        return stretch[:, :-1], stretch[:, 1:]
 
 
 TASKS = {"selective-copying": selective_copying, "induction-heads": induction_heads}

@@ -5,9 +5,13 @@
     s6      the same without its gate
     s4d     the same without its gate, and with a scan that does not depend on the input: S4D (arXiv 2206.11893)
 
+    python3 tokens.py RUN.pt OUT.safetensors --name N       the model file of a checkpoint of fit.py
+
 Parameter names are those of the model file. Every piece with arithmetic in it is a function of tensors from layers.PIECES
 or PIECES below, so that fit.py can hand each to torch.compile; the scan stands between them.
 """
+import argparse
+import json
 import math
 import os
 import sys
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
+import export as model_file  # noqa: E402
 import layers  # noqa: E402
 
 KINDS = ("mamba", "s6", "s4d")
@@ -164,3 +169,28 @@ class TokenModel(nn.Module):
         x = self.hidden(tokens, scan)
         x = x if last is None else x[:, -last:]
         return F.linear(layers.rms_norm(x, self.backbone.norm_f.weight), self.head.weight, self.head.bias)
+
+
+# ---- the model file -------------------------------------------------------------------------------------------------
+
+def export(state, config, path, name, version="1", licence="MIT", trained=""):
+    """Write {name: tensor} as a model of tokens; its outputs are logits."""
+    c = complete(config)
+    assert c["kind"] == "mamba", "only Mamba blocks have a place in a model file"
+    description = dict(format=1, name=name, version=version, task="tokens", rate=1, hop=1, channels=1,
+                       vocabulary=c["vocabulary"], labels=[], licence=licence, trained=trained, layers=layer_rows(c))
+    tensors = {k: t.detach().float().cpu().numpy() for k, t in state.items()}
+    model_file.write_safetensors(path, tensors, {"ssm.config": json.dumps(description, separators=(",", ":"))})
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description="A checkpoint of fit.py -> a model file.")
+    p.add_argument("checkpoint")
+    p.add_argument("out")
+    p.add_argument("--name", required=True)
+    p.add_argument("--version", default="1")
+    a = p.parse_args()
+    run = torch.load(a.checkpoint, map_location="cpu")
+    r = run["recipe"]
+    export(run["model"], run["config"], a.out, a.name, a.version, trained="%d steps of %d sequences, %s" % (
+        run["count"], r["batch"], run["task"]))
