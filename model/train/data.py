@@ -185,8 +185,9 @@ class Bank:
 class Pool:
     """The banks of speech and noise and the list of measured impulse responses, growing as parts arrive."""
 
-    def __init__(self, folders, rate, device, speech_hours=36.0, noise_hours=18.0, workers=0, cache=None, log=print):
-        self.folders, self.rate, self.device, self.log = folders, rate, device, log
+    def __init__(self, folders, rate, device, speech_hours=36.0, noise_hours=18.0, narrow=1.0, workers=0, cache=None, log=print):
+        """narrow: how often files recorded at a lower rate are drawn, beside the others."""
+        self.folders, self.rate, self.device, self.narrow, self.log = folders, rate, device, narrow, log
         self.workers = workers or max(1, (os.cpu_count() or 2) - 2)
         self.cache = cache or os.path.join(tempfile.gettempdir(), "ssm-train-cache")
         # 36 h of 16 kHz samples, or 12 h of 48 kHz, still have 31-bit offsets
@@ -256,7 +257,7 @@ class Pool:
                 samples = np.load(os.path.join(out, kind + ".npy"), mmap_mode="r")
                 # speakers and recordings by the square root of their length; a noise no longer than a minute's worth
                 top = 600.0 if kind == "speech" else 120.0
-                weights = [min(r[0] / self.rate, top) ** 0.5 * r[4] for r in rows]
+                weights = [min(r[0] / self.rate, top) ** 0.5 * r[4] * (self.narrow if r[1] < self.rate / 2 else 1.0) for r in rows]
                 full |= bank.add(samples, [r[0] for r in rows], weights, [r[1] for r in rows])
         samples, at = np.load(os.path.join(out, "rir.npy")), 0
         for n, *_ in meta["rir"]:

@@ -6,7 +6,7 @@ COMMON = dict(
     ema=0.9995, qat=0.1,    # qat: the last share of the time trains through int8-rounded weights
     seed=1, scan="auto", compile=True, graph=True,
     log_seconds=10.0, save_seconds=60.0, validate_seconds=120.0, poll_steps=200,
-    speech_hours=36.0, noise_hours=18.0)
+    speech_hours=36.0, noise_hours=18.0, narrow=1.0)
 
 RECIPES = {
     # from nothing: version 1 was its six layers
@@ -21,7 +21,8 @@ RECIPES = {
                               qat=0.3),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init
     "denoise-48k": dict(COMMON, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, seconds=8.96,
-                        batch=48, lr=8e-4, warmup=300, ema=0.999, qat=0.3, speech_hours=11.0, noise_hours=8.0),
+                        batch=48, lr=8e-4, warmup=300, ema=0.999, qat=0.3, speech_hours=11.0, noise_hours=8.0,
+                        narrow=0.5),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
     "denoise-16k-low": dict(COMMON, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0,
                             seconds=8.96, batch=48, lr=1.2e-3, warmup=300, ema=0.999, qat=0.3),

@@ -365,7 +365,7 @@ class Run:
         self.rate = self.model.config["rate"]
         self.mix = mixing.Mix(recipe, self.rate, self.device, wrap)
         self.pool = data.Pool(args.data or [], self.rate, self.device, recipe["speech_hours"], recipe["noise_hours"],
-                              log=self.log, cache=args.cache)
+                              recipe["narrow"], log=self.log, cache=args.cache)
         if args.data:
             self.pool.poll(wait=True)
         else:

@@ -18,7 +18,8 @@ import numpy as np
 import soundfile
 
 import score
-from score_arrays import RATE, mean_and_ci, pesq_wb, si_sdr
+from score_arrays import mean_and_ci, si_sdr
+from score_arrays import score as score_pair
 
 LOST_SI_SDR_DB = 0.3        # what the new one may lose on average and in a round of the long stream
 CLEAN_PESQ = 4.2            # clean speech against itself, mean; or what the old one has
@@ -27,10 +28,10 @@ NOISE_DOWN_DB = 25.0        # noise alone, mean
 
 
 class Model:
-    """A model file as a function (N,) -> (N,), through the command line tool."""
+    """A model file as a function (N,) -> (N,) at rate, through the command line tool."""
 
-    def __init__(self, ssm, path):
-        self.ssm, self.path = ssm, path
+    def __init__(self, ssm, path, rate):
+        self.ssm, self.path, self.rate = ssm, path, rate
 
     def command(self):
         return f"{self.ssm} denoise {{in}} {{out}} --model {self.path} --quiet"
@@ -38,7 +39,7 @@ class Model:
     def __call__(self, x):
         with tempfile.TemporaryDirectory() as folder:
             names = [os.path.join(folder, n) for n in ("in.wav", "out.wav")]
-            soundfile.write(names[0], x, RATE, subtype="FLOAT")
+            soundfile.write(names[0], x, self.rate, subtype="FLOAT")
             subprocess.run([self.ssm, "denoise", *names, "--model", self.path, "--quiet"], check=True)
             return soundfile.read(names[1])[0][:len(x)]
 
@@ -57,13 +58,13 @@ def without_noise(model, pairs):
     """(SI-SDR in dB, PESQ-WB) of each clean reference against itself."""
     outputs = [model(p["clean"]) for p in pairs]
     return (np.array([si_sdr(p["clean"], y) for p, y in zip(pairs, outputs)]),
-            np.array([pesq_wb(p["clean"], y) for p, y in zip(pairs, outputs)]))
+            np.array([score_pair(p["clean"], y, ("pesq",), p["rate"])["pesq"] for p, y in zip(pairs, outputs)]))
 
 
 def rounds(model, pairs, minutes):
     """Mean SI-SDR gain of the mixtures in each round of one stream that repeats them."""
     whole = np.concatenate([p["noisy"] for p in pairs])
-    count = max(1, round(minutes * 60 * RATE / len(whole)))
+    count = max(1, round(minutes * 60 * model.rate / len(whole)))
     y, at, out = model(np.tile(whole, count)), 0, []
     for _ in range(count):
         gains = []
@@ -79,7 +80,7 @@ def measure(model, pairs, minutes):
     """Everything but the scores of the pairs, of one model."""
     clean, clean_pesq = without_noise(model, pairs)
     m = {"clean": clean, "clean_pesq": clean_pesq, "noise": without_speech(model, pairs),
-         "silence": float(np.abs(model(np.zeros(10 * RATE))).max()), "rounds": rounds(model, pairs, minutes)}
+         "silence": float(np.abs(model(np.zeros(10 * model.rate))).max()), "rounds": rounds(model, pairs, minutes)}
     print(f"{model.path}\n"
           f"  clean in: SI-SDR {clean.mean():.1f} dB, worst {clean.min():.1f}; PESQ {np.nanmean(clean_pesq):.2f}, worst "
           f"{np.nanmin(clean_pesq):.2f}\n"
@@ -117,7 +118,7 @@ def main():
     p.add_argument("--minutes", type=float, default=40.0, help="length of the long stream")
     a = p.parse_args()
     pairs = score.read_pairs(a.pairs)
-    models = {"old": Model(a.ssm, os.path.abspath(a.old)), "new": Model(a.ssm, os.path.abspath(a.new))}
+    models = {k: Model(a.ssm, os.path.abspath(path), pairs[0]["rate"]) for k, path in (("old", a.old), ("new", a.new))}
     denoisers = {"noisy": lambda pair: pair["noisy"]}
     denoisers.update({k: score.command_denoiser(m.command()) for k, m in models.items()})
     results = score.evaluate_all(pairs, denoisers)

@@ -3,11 +3,12 @@
 
     score.py --pairs DIR --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers]
 
-DIR/noisy and DIR/clean hold 16 kHz WAV files of the same names; DIR/list.csv
+DIR/noisy and DIR/clean hold WAV files of the same names, at one rate; DIR/list.csv
 (file, snr_db), where there is one, gives the rows by SNR. Prints for the noisy
 input and each denoiser PESQ-WB, ESTOI, STOI, SI-SDR, its gain over the noisy
-input, and SI-SDR above 80 Hz, as mean +- half a 95 % confidence interval. RTF
-is CPU seconds a second of audio (a command's start-up included).
+input, SI-SDR above 80 Hz, and at more than 16 kHz the log-spectral distance above
+8 kHz (less is better), as mean +- half a 95 % confidence interval. RTF is CPU
+seconds a second of audio (a command's start-up included).
 
 Every denoiser's constant delay, the median over the files of the lag where its
 output resembles its input most, is taken out before scoring and shown; the
@@ -28,14 +29,15 @@ import tempfile
 import numpy as np
 import soundfile
 
-from score_arrays import METRICS, RATE, lag, mean_and_ci, score, shifted
+from score_arrays import lag, mean_and_ci, score, shifted
 
 COLUMNS = [("pesq", "PESQ-WB", 2), ("estoi", "ESTOI", 3), ("stoi", "STOI", 3),
-           ("si_sdr", "SI-SDR", 1), ("gain", "gain dB", 1), ("si_sdr_80", "SI-SDR>80", 1)]
+           ("si_sdr", "SI-SDR", 1), ("gain", "gain dB", 1), ("si_sdr_80", "SI-SDR>80", 1),
+           ("lsd", "LSD>8k", 1)]
 
 
 def read_pairs(folder):
-    """[{file, snr, noisy (N,), clean (N,)}] of the folder."""
+    """[{file, snr, rate, noisy (N,), clean (N,)}] of the folder, all at one rate."""
     snrs = {}
     listing = os.path.join(folder, "list.csv")
     if os.path.exists(listing):
@@ -44,19 +46,22 @@ def read_pairs(folder):
     pairs = []
     for path in sorted(glob.glob(os.path.join(folder, "noisy", "*.wav"))):
         name = os.path.basename(path)
-        pairs.append({"file": name, "snr": snrs.get(name), "path": path,
-                      "noisy": read_wav(path),
-                      "clean": read_wav(os.path.join(folder, "clean", name))})
+        rate = soundfile.info(path).samplerate
+        if pairs and rate != pairs[0]["rate"]:
+            sys.exit(f"{path}: rate {rate}, the others have {pairs[0]['rate']}")
+        pairs.append({"file": name, "snr": snrs.get(name), "path": path, "rate": rate,
+                      "noisy": read_wav(path, rate),
+                      "clean": read_wav(os.path.join(folder, "clean", name), rate)})
     if not pairs:
         sys.exit(f"{folder}/noisy: no WAV files")
     return pairs
 
 
-def read_wav(path):
-    """The file as (N,) float at 16 kHz; any other rate is an error."""
-    x, rate = soundfile.read(path, always_2d=True)
-    if rate != RATE:
-        sys.exit(f"{path}: rate {rate}, must be {RATE}")
+def read_wav(path, rate):
+    """The file as (N,) float at rate; any other rate is an error."""
+    x, own = soundfile.read(path, always_2d=True)
+    if own != rate:
+        sys.exit(f"{path}: rate {own}, must be {rate}")
     return x.mean(axis=1)
 
 
@@ -77,7 +82,7 @@ def command_denoiser(template):
             ran = subprocess.run(line, shell=True, capture_output=True, text=True)
             if ran.returncode or not os.path.exists(out):
                 sys.exit(f"{line}: status {ran.returncode}\n{ran.stderr[-2000:]}")
-            return read_wav(out)
+            return read_wav(out, pair["rate"])
     return denoise
 
 
@@ -86,12 +91,13 @@ def evaluate(pairs, denoise):
     outputs, start = [], cpu_seconds()
     for pair in pairs:
         outputs.append(denoise(pair))
-    rtf = (cpu_seconds() - start) / sum(len(p["noisy"]) / RATE for p in pairs)
-    delay = int(np.median([lag(p["noisy"], y) for p, y in zip(pairs, outputs)]))
+    rate = pairs[0]["rate"]
+    rtf = (cpu_seconds() - start) / sum(len(p["noisy"]) / rate for p in pairs)
+    delay = int(np.median([lag(p["noisy"], y, rate // 5) for p, y in zip(pairs, outputs)]))
     rows = []
     for pair, y in zip(pairs, outputs):
         y = shifted(y, delay, len(pair["clean"]))
-        row = score(pair["clean"], y, tuple(METRICS))
+        row = score(pair["clean"], y, rate=rate)
         rows.append({"file": pair["file"], "snr": pair["snr"], **row})
     return rows, delay, rtf
 
@@ -104,28 +110,35 @@ def evaluate_all(pairs, denoisers):
         base = next(iter(results.values()))["rows"] if results else rows
         for row, noisy in zip(rows, base):
             row["gain"] = row["si_sdr"] - noisy["si_sdr"]
-        results[name] = {"rows": rows, "delay": delay, "rtf": rtf}
+        results[name] = {"rows": rows, "delay_ms": 1000 * delay / pairs[0]["rate"], "rtf": rtf}
         print(f"{name} scored", file=sys.stderr)
     return results
 
 
+def columns_of(results):
+    """The columns that these results fill."""
+    row = next(iter(results.values()))["rows"][0]
+    return [c for c in COLUMNS if c[0] in row]
+
+
 def print_table(results, pairs, baseline="noisy"):
     """One block for all files, then one for each SNR."""
+    columns = columns_of(results)
     snrs = sorted({p["snr"] for p in pairs if p["snr"] is not None})
     for snr in [None, *snrs]:
         some = [i for i, p in enumerate(pairs) if snr is None or p["snr"] == snr]
         title = "all" if snr is None else f"{snr} dB"
         print(f"\n{title}, {len(some)} files")
-        print(f"{'':24}" + "".join(f"{head:>15}" for _, head, _ in COLUMNS)
+        print(f"{'':24}" + "".join(f"{head:>15}" for _, head, _ in columns)
               + ("   delay ms      RTF" if snr is None else ""))
         for name, r in results.items():
             line = f"{name[:24]:24}"
-            for key, _, digits in COLUMNS:
+            for key, _, digits in columns:
                 values = [r["rows"][i][key] for i in some]
                 mean, ci = mean_and_ci(values)
                 line += f"{mean:9.{digits}f}+-{ci:<4.{digits}f}"
             if snr is None:
-                line += f"{1000 * r['delay'] / RATE:11.1f}{r['rtf']:9.4f}"
+                line += f"{r['delay_ms']:11.1f}{r['rtf']:9.4f}"
             print(line)
 
 
@@ -136,7 +149,7 @@ def print_differences(results, against):
         if name == against:
             continue
         line = f"{name[:24]:24}"
-        for key, _, digits in COLUMNS:
+        for key, _, digits in columns_of(results):
             gaps = [a[key] - b[key] for a, b in zip(r["rows"], results[against]["rows"])]
             mean, ci = mean_and_ci(gaps)
             line += f"{mean:+9.{digits}f}+-{ci:<4.{digits}f}"
