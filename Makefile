@@ -117,7 +117,7 @@ NVCCFLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC,-Wall,-Wextra
 
 cuda: build/release/libssm_cuda.so ## the CUDA kernels and backend: build/release/libssm_cuda.so (needs nvcc)
 # Its own copies of what it shares with the program: it calls nothing in who opens it.
-build/release/libssm_cuda.so: $(CUDA) build/release/model/refuse.o build/release/model/team.o
+build/release/libssm_cuda.so: $(CUDA) build/release/model/refuse.o build/release/model/team.o build/release/dsp/clock.o
 	$(Q)$(NVCC) -shared -Xlinker -Bsymbolic -o $@ $^
 build/release/%.cu.o: %.cu
 	@[ -n "$(NVCC)" ] || { echo "make cuda: no nvcc on the PATH; install the CUDA toolkit or say NVCC=/path/to/nvcc" >&2; exit 69; }

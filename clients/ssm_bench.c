@@ -10,6 +10,7 @@
 
 #include "clients/json.h"
 #include "clients/verb.h"
+#include "dsp/clock.h"
 #include "model/ssm.h"
 
 /* SIGNAL: seconds of sound that every stream begins somewhere else of. RING: hops of it a stream has for itself and steps
@@ -18,25 +19,41 @@
  * WARM_UP: of steps before those that count. */
 enum { WARM_UP = 1, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
 
-/* Steps of a trial in the search for the most streams, and before them; and a p99.9 is one of at least so many. */
-enum { TRIAL_STEPS = 150, TRIAL_WARM_UP = 30, SURE_STEPS = 1000 };
+/* Steps of a trial in the search for the most streams, and before them; and a p99.9 is one of at least so many. The number
+ * found is held up to HOLDS times, each time with fewer streams. */
+enum { TRIAL_STEPS = 40, TRIAL_WARM_UP = 10, SURE_STEPS = 1000, HOLDS = 12 };
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *streams_text = "auto";
 static int threads, seconds = 10;
+static bool paced;
+
+/* Where a step's time went: struct ssm_spent's spans, what was spent around the device (the engine, copies of states), and how
+ * long the device was busy. */
+enum { FIRST, FEED, WAIT, HAND, AROUND, BUSY, STAGES };
+static const char *const stage_names[STAGES] = {"first", "feed", "wait", "hand", "around", "busy"};
+
+struct step { /* seconds */
+    double took, stages[STAGES];
+};
 
 struct timing { /* of one step, seconds */
-    int streams, threads, steps;
-    double p50, p99, p999, mean;
-    double device_mib; /* of GPUs' memory; 0: the processor */
-    bool in_time; /* p99.9 within the hop */
+    int streams, room, threads, steps;
+    double p50, p90, p99, p999, mean;
+    double stages[STAGES], late_stages[STAGES]; /* the means of all steps, and of the slowest 1 of 100 */
+    double stolen;       /* of the time that processors ran, what the machine's owner gave to others */
+    long preempted;      /* times the stepping thread had to make room */
+    double copy_s;       /* age of the oldest copy of a state that a failure is survived with */
+    double device_mib;   /* of GPUs' memory; 0: the processor */
+    bool in_time;        /* p99.9 within the hop */
 };
 
 struct load { /* an engine full of streams, each with its own samples */
     struct ssm_engine *engine;
     const struct ssm_info *info;
     struct ssm_hop *hops;
-    float *in, *out; /* (n, RING, inputs), (n, outputs) */
-    int n, turn;
+    float *in, *out; /* (room, RING, inputs), (room, outputs) */
+    int room, n, turn; /* n: streams that are stepped */
+    double due;        /* paced: when the next step is, by the clock */
 };
 
 struct report {
@@ -52,9 +69,7 @@ static size_t signal_length;
 
 static double now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return 1e-9 * (double)clock_now();
 }
 
 /* splitmix64, uniform in [0, 1) */
@@ -96,7 +111,7 @@ static void give_sound(struct load *load)
 {
     size_t ring = RING * (size_t)load->info->inputs;
     uint64_t seed = 7;
-    for (size_t i = 0; i < (size_t)load->n; i++) {
+    for (size_t i = 0; i < (size_t)load->room; i++) {
         size_t from = (size_t)(draw(&seed) * (double)(signal_length - ring));
         memcpy(load->in + i * ring, signal_samples + from, ring * sizeof(float));
     }
@@ -106,7 +121,7 @@ static void give_sound(struct load *load)
 static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
 {
     struct ssm_options options = {.device = device, .precision = precision, .streams = n, .threads = n_threads};
-    *load = (struct load){.engine = ssm_open(model, &options, err), .n = n};
+    *load = (struct load){.engine = ssm_open(model, &options, err), .room = n, .n = n};
     if (load->engine == NULL) {
         return err->code;
     }
@@ -128,54 +143,119 @@ static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
     return 0;
 }
 
-/* One batched step on new samples, from where they are in memory to where they are wanted. Gives seconds. */
-static double time_step(struct load *load)
+/* The device that took longest; the rest is the engine's and, with several, the fleet's. */
+static void tell_stages(const struct ssm_engine *engine, struct step *step)
+{
+    struct ssm_device_info info;
+    double most = 0;
+    for (int i = 0; ssm_describe_device(engine, i, &info); i++) {
+        const struct ssm_spent *spent = &info.spent;
+        double all = spent->first + spent->feed + spent->wait + spent->hand;
+        if (all > most) {
+            double stages[STAGES] = {spent->first, spent->feed, spent->wait, spent->hand, step->took - all, spent->busy};
+            memcpy(step->stages, stages, sizeof stages);
+            most = all;
+        }
+    }
+}
+
+/* Until the next hop has come, where steps are paced; gives when the step could begin. */
+static double wait_for_hop(struct load *load)
+{
+    if (!paced) {
+        return now();
+    }
+    struct timespec due = {.tv_sec = (time_t)load->due, .tv_nsec = (long)(1e9 * fmod(load->due, 1))};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+    double start = load->due;
+    load->due += (double)load->info->hop / load->info->rate;
+    return start;
+}
+
+/* One batched step on new samples, from where they are in memory to where they are wanted. */
+static struct step time_step(struct load *load)
 {
     size_t inputs = (size_t)load->info->inputs, turn = (size_t)load->turn++ % RING;
     for (size_t i = 0; i < (size_t)load->n; i++) {
         load->hops[i].in = load->in + (i * RING + turn) * inputs;
     }
-    double start = now();
+    double due = wait_for_hop(load), start = now();
     ssm_step(load->engine, load->hops, load->n);
-    return now() - start;
+    struct step step = {.took = now() - start};
+    tell_stages(load->engine, &step);
+    step.took += start - due;
+    return step;
 }
 
 static int compare(const void *a, const void *b)
 {
-    double x = *(const double *)a, y = *(const double *)b;
+    double x = ((const struct step *)a)->took, y = ((const struct step *)b)->took;
     return (x > y) - (x < y);
 }
 
 /* The q-quantile by nearest rank: with fewer than 1000 steps p99.9 is the slowest one. */
-static double quantile(const double *sorted, int n, double q)
+static double quantile(const struct step *sorted, int n, double q)
 {
     int rank = (int)ceil(q * n) - 1;
-    return sorted[rank < 0 ? 0 : rank];
+    return sorted[rank < 0 ? 0 : rank].took;
 }
 
-static struct timing summarise(double *took, int n, int planned, double hop_s)
+static void mean_stages(const struct step *steps, int n, double *means)
+{
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < STAGES; k++) {
+            means[k] += steps[i].stages[k] / n;
+        }
+    }
+}
+
+static struct timing summarise(struct step *steps, int n)
 {
     struct timing timing = {.steps = n};
-    qsort(took, (size_t)n, sizeof *took, compare);
+    int slowest = 1 + (n - 1) / 100;
+    qsort(steps, (size_t)n, sizeof *steps, compare);
     for (int i = 0; i < n; i++) {
-        timing.mean += took[i] / n;
+        timing.mean += steps[i].took / n;
     }
-    timing.p50 = quantile(took, n, .5);
-    timing.p99 = quantile(took, n, .99);
-    timing.p999 = quantile(took, n, .999);
-    timing.in_time = n == planned && timing.p999 <= hop_s;
+    timing.p50 = quantile(steps, n, .5);
+    timing.p90 = quantile(steps, n, .9);
+    timing.p99 = quantile(steps, n, .99);
+    timing.p999 = quantile(steps, n, .999);
+    mean_stages(steps, n, timing.stages);
+    mean_stages(steps + n - slowest, slowest, timing.late_stages);
     return timing;
 }
 
-/* Of the devices' memory; 0 on the processor. */
-static double device_mib(const struct ssm_engine *engine)
+/* What others take of the processors under the system's feet shows here only: ticks they were ready to run but didn't, and
+ * ticks they ran. */
+static void read_ticks(double *stolen, double *ran)
+{
+    double user = 0, nice = 0, system = 0, irq = 0, softirq = 0;
+    FILE *file = fopen("/proc/stat", "r");
+    *stolen = *ran = 0;
+    if (file != NULL) {
+        if (fscanf(file, "cpu %lf %lf %lf %*f %*f %lf %lf %lf", &user, &nice, &system, &irq, &softirq, stolen) == 6) {
+            *ran = user + nice + system + irq + softirq + *stolen;
+        }
+        fclose(file);
+    }
+}
+
+static long times_preempted(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nivcsw;
+}
+
+/* Of the devices: their memory (0 on the processor) and how old the oldest copy of a state is. */
+static void tell_devices(const struct ssm_engine *engine, struct timing *timing)
 {
     struct ssm_device_info info;
-    double bytes = 0;
     for (int i = 0; ssm_describe_device(engine, i, &info); i++) {
-        bytes += strncmp(info.name, "cpu", 3) != 0 ? (double)info.bytes : 0;
+        timing->device_mib += strncmp(info.name, "cpu", 3) != 0 ? (double)info.bytes / (1 << 20) : 0;
+        timing->copy_s = fmax(timing->copy_s, info.copy_s);
     }
-    return bytes / (1 << 20);
 }
 
 /* What a step takes isn't what is measured where a device failed on the way. */
@@ -189,110 +269,175 @@ static int check_health(const struct load *load, struct ssm_error *err)
     return health->faults > 0 ? EX_UNAVAILABLE : 0;
 }
 
-/* Steps that don't count: of a trial so many, else for WARM_UP seconds. */
-static void warm_up(struct load *load, bool trial)
+/* Time up to `planned` steps; over as soon as more than `tolerated` were late. Gives how many there were. */
+static int take_steps(struct load *load, struct step *steps, int planned, int tolerated)
 {
-    double start = now();
-    for (int i = 0; trial ? i < TRIAL_WARM_UP : now() - start < WARM_UP; i++) {
+    double hop_s = (double)load->info->hop / load->info->rate;
+    int n = 0, late = 0;
+    load->due = now();
+    while (n < planned && late <= tolerated) {
+        steps[n] = time_step(load);
+        late += steps[n++].took > hop_s;
+    }
+    return n;
+}
+
+/* Steps that don't count, for so long. */
+static void warm_up(struct load *load, double time)
+{
+    load->due = now();
+    for (double start = now(); now() - start < time;) {
         time_step(load);
     }
 }
 
-/* Time up to `planned` steps; over as soon as more than 1 of `tolerated` was late. tolerated 0: all are. */
-static int take_steps(struct load *load, double *took, int planned, int tolerated)
+/* Step the load's streams up to `planned` times; in time when that many were and their p99.9 is. */
+static int measure_load(struct load *load, int planned, int tolerated, struct timing *timing, struct ssm_error *err)
 {
-    double hop_s = (double)load->info->hop / load->info->rate;
-    int steps = 0, late = 0;
-    while (steps < planned && !(tolerated > 0 && late > planned / tolerated)) {
-        took[steps] = time_step(load);
-        late += took[steps] > hop_s;
-        steps++;
+    struct step *steps = malloc((size_t)planned * sizeof *steps);
+    double stolen[2], ran[2];
+    if (steps == NULL) {
+        *err = (struct ssm_error){EX_OSERR, "out of memory"};
+        return EX_OSERR;
     }
-    return steps;
+    read_ticks(&stolen[0], &ran[0]);
+    long preempted = times_preempted();
+    *timing = summarise(steps, take_steps(load, steps, planned, tolerated));
+    timing->preempted = times_preempted() - preempted;
+    read_ticks(&stolen[1], &ran[1]);
+    timing->stolen = ran[1] > ran[0] ? (stolen[1] - stolen[0]) / (ran[1] - ran[0]) : 0;
+    timing->in_time = timing->steps == planned && timing->p999 <= (double)load->info->hop / load->info->rate;
+    timing->streams = load->n;
+    timing->room = load->room;
+    tell_devices(load->engine, timing);
+    free(steps);
+    return check_health(load, err);
 }
 
-/* ALL: for `seconds` of audio. TRIAL: a few steps, in time when p99 is. SURE: as ALL and SURE_STEPS at least, over when p99.9
- * can't be in time any more. */
-enum measuring { ALL, TRIAL, SURE };
-
-/* Step n streams. */
-static int measure(int n, int n_threads, enum measuring how, struct timing *timing, struct ssm_error *err)
+/* Step n streams for `seconds` of audio. */
+static int measure(int n, int n_threads, struct timing *timing, struct ssm_error *err)
 {
     struct load load;
     int status = fill(&load, n, n_threads, err);
     if (status != 0) {
         return status;
     }
-    double hop_s = (double)load.info->hop / load.info->rate;
-    int planned = how == TRIAL ? TRIAL_STEPS : (int)(seconds / hop_s);
-    planned = how == SURE && planned < SURE_STEPS ? SURE_STEPS : planned;
-    double *took = malloc((size_t)planned * sizeof *took);
-    if (took != NULL) {
-        warm_up(&load, how == TRIAL);
-        int steps = take_steps(&load, took, planned, how == ALL ? 0 : how == TRIAL ? 100 : 1000);
-        *timing = summarise(took, steps, planned, hop_s);
-        timing->in_time = how == TRIAL ? steps == planned && timing->p99 <= hop_s : timing->in_time;
-        timing->streams = n;
-        timing->threads = n_threads;
-        timing->device_mib = device_mib(load.engine);
-    }
-    status = check_health(&load, err);
-    free(took);
+    int planned = (int)(seconds * load.info->rate / load.info->hop);
+    warm_up(&load, WARM_UP);
+    status = measure_load(&load, planned, planned, timing, err);
+    timing->threads = n_threads;
     unload(&load);
     return status;
 }
 
-static void print_trial(const struct timing *trial)
+static void print_trial(const struct timing *trial, bool in_time)
 {
     if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\r%d streams: p99.9 %.2f ms, %s\033[K", trial->streams, 1e3 * trial->p999,
-                trial->in_time ? "in time" : "too late");
+        fprintf(stderr, "\r%d streams: p50 %.2f ms, p99.9 %.2f ms, %s\033[K", trial->streams, 1e3 * trial->p50,
+                1e3 * trial->p999, in_time ? "in time" : "too late");
     }
 }
 
-/* The next number to try: as many as fit if each costs what it did in the last trial, between what was good and what was too
- * many, or up to eight times as many while none was. */
-static int next_trial(const struct timing *last, int good, int bad, double hop_s)
+/* A search for the most streams, on one engine as far as its room goes. */
+struct search {
+    struct load load;
+    struct timing trial; /* the last */
+    double hop_s;
+    int n_threads, good, bad; /* the most that were in time, and the fewest that weren't; 0: none yet */
+};
+
+/* In time is what nine of ten steps keep to, the work alone; what disturbs the tenth shows when the number is held. */
+static int try_streams(struct search *search, int n, struct ssm_error *err)
 {
-    double n = 0.98 * hop_s / last->p99 * last->streams, step = 1 + good / 32;
-    double least = good + step, most = bad > 0 ? bad - step : fmin(8.0 * good, MOST_STREAMS);
-    if (bad > 0 && !last->in_time) {
-        n = fmin(n, good + (bad - good) / 2.0);
+    struct load *load = &search->load;
+    load->n = n;
+    for (int i = 0; i < TRIAL_WARM_UP; i++) {
+        time_step(load);
     }
-    return (int)fmax(least, fmin(n, most));
+    int status = measure_load(load, TRIAL_STEPS, TRIAL_STEPS, &search->trial, err);
+    bool in_time = search->trial.p90 <= 0.98 * search->hop_s;
+    *(in_time ? &search->good : &search->bad) = n;
+    print_trial(&search->trial, in_time);
+    return status;
 }
 
-/* The most streams whose p99 stays within the hop, by short trials, to 3 %; 0: none. Streams that find no memory are too
- * many. */
-static int search(int n, int n_threads, double hop_s, int *most, struct ssm_error *err)
+/* As many streams as fit if each costs what it did in the last trial. */
+static double as_many(const struct search *search)
 {
-    int good = 0, bad = 0;
-    while (n <= MOST_STREAMS && n > good && (bad == 0 || n < bad)) {
-        struct timing trial = {.streams = n};
-        int status = measure(n, n_threads, TRIAL, &trial, err);
-        bool no_room = status == EX_OSERR || (status == EX_UNAVAILABLE && trial.steps == 0);
-        if (status != 0 && !(no_room && good > 0)) {
+    return 0.97 * search->hop_s / search->trial.p90 * search->trial.streams;
+}
+
+/* An engine with room for n streams; where there is no memory for so many, for half as many more than `good`, and so on. */
+static int make_room(struct search *search, int n, struct ssm_error *err)
+{
+    int status = fill(&search->load, n, search->n_threads, err);
+    while ((status == EX_OSERR || status == EX_UNAVAILABLE) && search->good > 0 && n > search->good) {
+        n = search->good + (n - search->good) / 2;
+        status = fill(&search->load, n, search->n_threads, err);
+    }
+    return status;
+}
+
+/* Go on to engines with more room, until one has room for too many streams or there is no memory for more. */
+static int grow(struct search *search, int n, struct ssm_error *err)
+{
+    int status = make_room(search, n, err);
+    if (status != 0) {
+        return status;
+    }
+    while ((status = try_streams(search, search->load.room, err)) == 0 && search->bad == 0) {
+        n = (int)fmin(fmin(1.15 * as_many(search), 8.0 * search->good), MOST_STREAMS);
+        if (n <= search->good) {
+            break;
+        }
+        unload(&search->load);
+        if ((status = make_room(search, n, err)) != 0 || search->load.room == search->good) {
             return status;
         }
-        print_trial(&trial);
-        *(trial.in_time ? &good : &bad) = n;
-        n = trial.steps > 0 ? next_trial(&trial, good, bad, hop_s) : good + (bad - good) / 2;
-        n = bad > 0 && bad - good <= 1 + good / 32 ? good : n;
     }
-    *most = good;
-    return 0;
+    if (status != 0) {
+        unload(&search->load);
+    }
+    return status;
 }
 
-/* The most streams whose p99.9 stays within the hop: from what the trials found downwards, 3 % a time. */
+/* To 2 %, with fewer streams than there is room for. */
+static int narrow(struct search *search, struct ssm_error *err)
+{
+    int status = 0;
+    while (status == 0 && search->bad - search->good > 1 + search->good / 50) {
+        int step = 1 + search->good / 100;
+        double n = fmax(search->good + step, fmin(as_many(search), search->bad - step));
+        status = try_streams(search, (int)n, err);
+    }
+    return status;
+}
+
+/* Hold the number for SURE_STEPS at least, each time with fewer streams. */
+static int hold(struct search *search, struct timing *best, struct ssm_error *err)
+{
+    int planned = (int)(seconds / search->hop_s), status = 0;
+    planned = planned < SURE_STEPS ? SURE_STEPS : planned;
+    warm_up(&search->load, WARM_UP);
+    for (int i = 1, n = search->good; i <= HOLDS && n > 0 && status == 0 && !best->in_time; n -= 1 + n * i++ / 32) {
+        search->load.n = n;
+        status = measure_load(&search->load, planned, planned / 1000, best, err);
+        print_trial(best, best->in_time);
+    }
+    return status;
+}
+
+/* The most streams whose p99.9 stays within the hop. */
 static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
 {
-    int n = (int)(hop_s / one_s * n_threads / 4);
-    int status = search(n < 1 ? 1 : n > MOST_STREAMS ? MOST_STREAMS : n, n_threads, hop_s, &n, err);
-    *best = (struct timing){.threads = n_threads};
-    for (; status == 0 && n > 0 && !best->in_time; n -= 1 + n / 32) {
-        status = measure(n, n_threads, SURE, best, err);
-        print_trial(best);
+    struct search search = {.hop_s = hop_s, .n_threads = n_threads};
+    int status = grow(&search, (int)fmax(1, fmin(hop_s / one_s * n_threads / 4, MOST_STREAMS)), err);
+    if (status == 0) {
+        status = narrow(&search, err);
+        status = status == 0 && search.good > 0 ? hold(&search, best, err) : status;
+        unload(&search.load);
     }
+    best->threads = n_threads;
     best->streams = best->in_time ? best->streams : 0;
     if (isatty(STDERR_FILENO)) {
         fputs("\r\033[K", stderr);
@@ -346,6 +491,17 @@ static const char *plural(int n)
     return n == 1 ? "" : "s";
 }
 
+/* Where the time went, of a device that tells. */
+static void print_stages(const char *label, const double *stages)
+{
+    if (stages[FIRST] + stages[WAIT] > 0) {
+        printf("    %-24s", label);
+        for (int i = 0; i < STAGES; i++) {
+            printf(" %s %.0f%s", stage_names[i], 1e6 * stages[i], i + 1 < STAGES ? "," : " us\n");
+        }
+    }
+}
+
 static void print_many(const struct timing *many)
 {
     char label[64];
@@ -357,6 +513,10 @@ static void print_many(const struct timing *many)
              plural(many->threads));
     print_timing(label, many);
     printf("   %s\n", many->in_time ? "in time" : "TOO LATE: p99.9 is beyond the hop");
+    print_stages("mean step", many->stages);
+    print_stages("slowest 1 of 100", many->late_stages);
+    printf("    %-24s %.1f %% of the time that processors ran; the stepping thread made room %ld times\n", "given to others",
+           100 * many->stolen, many->preempted);
     if (strcmp(streams_text, "auto") == 0) {
         printf("  %-26s %d: the most whose p99.9 stays within the hop\n", "streams carried", many->streams);
     }
@@ -388,9 +548,19 @@ static void print_text(const struct report *report)
     printf("  %-26s %.1f KiB a stream; the program's peak %.0f MiB\n", "state", (double)info->state_bytes / 1024,
            report->peak_mib);
     if (report->many.device_mib > 0) {
-        printf("  %-26s %.0f MiB with %d stream%s, taken when the model is opened\n", "GPU memory", report->many.device_mib,
-               report->many.streams, plural(report->many.streams));
+        printf("  %-26s %.0f MiB for %d stream%s, taken when the model is opened\n", "GPU memory", report->many.device_mib,
+               report->many.room, plural(report->many.room));
+        printf("  %-26s %.2f s at the oldest\n", "copies of states", report->many.copy_s);
     }
+}
+
+static void print_stages_json(struct json *json, const char *key, const double *stages)
+{
+    json_open(json, key, '{');
+    for (int i = 0; i < STAGES; i++) {
+        json_number(json, stage_names[i], 1e6 * stages[i]);
+    }
+    json_close(json, '}');
 }
 
 static void print_timing_json(struct json *json, const char *key, const struct timing *t)
@@ -403,7 +573,13 @@ static void print_timing_json(struct json *json, const char *key, const struct t
     json_number(json, "p99_us", 1e6 * t->p99);
     json_number(json, "p99_9_us", 1e6 * t->p999);
     json_number(json, "mean_us", 1e6 * t->mean);
+    print_stages_json(json, "mean_stages_us", t->stages);
+    print_stages_json(json, "slowest_hundredth_stages_us", t->late_stages);
+    json_number(json, "stolen", t->stolen);
+    json_integer(json, "preempted", t->preempted);
+    json_number(json, "oldest_copy_s", t->copy_s);
     json_number(json, "device_mib", t->device_mib);
+    json_integer(json, "room", t->room);
     json_flag(json, "in_time", t->in_time);
     json_close(json, '}');
 }
@@ -443,9 +619,9 @@ static int measure_all(struct report *report, int streams, struct ssm_error *err
 {
     double hop_s = (double)report->info.hop / report->info.rate;
     int n_threads = threads > 0 ? threads : report->cores;
-    int status = measure(1, 1, ALL, &report->one, err);
+    int status = measure(1, 1, &report->one, err);
     if (status == 0 && streams > 0) {
-        status = measure(streams, n_threads, ALL, &report->many, err);
+        status = measure(streams, n_threads, &report->many, err);
     } else if (status == 0) {
         status = find_most(n_threads, report->one.p50, hop_s, &report->many, err);
     }
@@ -491,6 +667,7 @@ static const struct verb_option options[] = {
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda, cuda:1 or cuda:0,cuda:1 (auto)"},
     {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"streams", "N", OPTION_TEXT, &streams_text, 0, 0, "how many streams to step together, or \"auto\" to look for\nthe most"},
+    {"paced", NULL, OPTION_FLAG, &paced, 0, 0, "a step each hop, as live sound comes, timed from when the hop is there;\nnot one right behind the other"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "for the many streams and the scan (all cores)"},
     {"seconds", "S", OPTION_NUMBER, &seconds, 1, 3600,
      "of audio a stream in each measurement (10); p99.9 is the\nslowest step when that is fewer than 1000 hops"},

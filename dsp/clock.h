@@ -12,6 +12,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct clock {
     double nominal; /* ns per sample as the source says */
     /* private from here */
@@ -53,4 +57,7 @@ int64_t clock_utc(const struct clock *clock, uint64_t counter);
 
 int64_t clock_now(void); /* CLOCK_MONOTONIC, ns */
 
+#ifdef __cplusplus
+}
+#endif
 #endif

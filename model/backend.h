@@ -20,6 +20,15 @@ struct backend_hop {
     bool *blown; /* set when out has NaN or inf, by a backend that `checks`; never cleared. NULL: don't tell */
 };
 
+/* When things happened in a device's last step, ns of CLOCK_MONOTONIC, in this order; and for how many ns it was busy, where
+ * it can tell. All 0: it isn't measured. */
+struct backend_spent {
+    int64_t start, first; /* the device had its first rows */
+    int64_t all, back;    /* it had all, and had given back the last */
+    int64_t done;         /* the caller had them */
+    int64_t device;
+};
+
 /* Every backend's own struct begins with this. */
 struct backend {
     const struct backend_ops *ops;
@@ -28,6 +37,7 @@ struct backend {
     int scan_hops; /* hops it likes in a scan call */
     bool checks;   /* it tells of NaN and inf      */
     int copies;    /* states that copy_begin takes at once; 0: it has no copy_begin */
+    struct backend_spent spent;
 };
 
 /* step, scan, state_get and state_put give 0, or -1 when the device failed: the call's outputs and the states of the

@@ -38,6 +38,6 @@ struct backend_cuda {
     ((int)((1u << 16) + sizeof(struct model) + 3 * sizeof(struct layer) + 5 * sizeof(struct layer_ops) +               \
            7 * sizeof(struct mamba) + 11 * sizeof(struct conv) + 13 * sizeof(struct backend_ops) +                     \
            17 * sizeof(struct backend_hop) + 19 * sizeof(struct ssm_options) +                                         \
-           23 * sizeof(struct backend_cuda_device)))
+           23 * sizeof(struct backend_cuda_device) + 29 * sizeof(struct backend)))
 
 #endif

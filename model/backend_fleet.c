@@ -37,6 +37,7 @@ struct shard {
     struct backend_hop *hops; /* (slots)  its part of the step in progress, by its own slot numbers */
     float *age;               /* (slots)  time since the copy, hops; 0 on the standby, whose state is no copy */
     float *state;             /* (model->state)  on its way to the standby */
+    float oldest;             /* age in the last step */
     int cursor;               /* where in a batch the next copies are looked for */
     int void_hops;            /* of the step in progress                         */
     bool down;                /* a call failed: its own thread says so, the owner makes it `lost` between steps */
@@ -297,9 +298,11 @@ static void step_shard(struct fleet *fleet, int member)
     }
     shard->down = shard->backend->ops->step(shard->backend, hops, n) < 0;
     float time = 0;
+    shard->oldest = 0;
     for (int i = 0; i < n; i++) {
         float passed = time_of(&hops[i]);
         shard->age[hops[i].slot] += passed;
+        shard->oldest = fmaxf(shard->oldest, fleet->standby ? shard->age[hops[i].slot] : 0);
         time += passed;
         shard->void_hops += shard->down ? hops[i].count : 0;
     }
@@ -499,6 +502,15 @@ const struct ssm_health *backend_fleet_health(const struct backend *backend)
     return &((const struct fleet *)backend)->health;
 }
 
+static struct ssm_spent spent_of(const struct backend_spent *spent)
+{
+    return (struct ssm_spent){.first = 1e-9 * (double)(spent->first - spent->start),
+                              .feed = 1e-9 * (double)(spent->all - spent->first),
+                              .wait = 1e-9 * (double)(spent->back - spent->all),
+                              .hand = 1e-9 * (double)(spent->done - spent->back),
+                              .busy = 1e-9 * (double)spent->device};
+}
+
 bool backend_fleet_describe(const struct backend *backend, int i, struct ssm_device_info *info)
 {
     const struct fleet *fleet = (const struct fleet *)backend;
@@ -506,7 +518,10 @@ bool backend_fleet_describe(const struct backend *backend, int i, struct ssm_dev
         return false;
     }
     const struct shard *shard = &fleet->shards[i];
-    *info = (struct ssm_device_info){.bytes = shard->backend->bytes, .lost = shard->lost};
+    *info = (struct ssm_device_info){.bytes = shard->backend->bytes,
+                                     .lost = shard->lost,
+                                     .copy_s = (double)(shard->oldest * (float)fleet->model->info.hop) / fleet->model->info.rate,
+                                     .spent = spent_of(&shard->backend->spent)};
     snprintf(info->name, sizeof info->name, "%s", shard->backend->device);
     return true;
 }

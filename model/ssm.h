@@ -113,11 +113,23 @@ struct ssm_health {
     char last[192];       /* what the last device to fail said; "" = none did                                 */
 };
 
+/* Where the time of a device's last ssm_step went, s: four spans one after the other, and how long of it the GPU was busy;
+ * all 0 on the processor. */
+struct ssm_spent {
+    double first; /* until the device had its first rows                                                      */
+    double feed;  /* until it had all                                                                         */
+    double wait;  /* until it had given back the last                                                         */
+    double hand;  /* until the caller had them                                                                */
+    double busy;  /* 0: it was a small step, in which that isn't measured                                     */
+};
+
 /* One device an engine runs on. */
 struct ssm_device_info {
     char name[64];  /* "cpu avx512", "cuda:0 ..."                                                             */
     size_t bytes;   /* of its memory that ssm_open took                                                       */
     bool lost;      /* it failed                                                                              */
+    double copy_s;  /* age of the oldest copy of a state among the streams of the last step, s; 0: none or no GPU */
+    struct ssm_spent spent;
 };
 
 /* Open a model. `model` is a file's path if it holds a '/' or ends in .safetensors, else a name looked up in

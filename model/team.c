@@ -30,6 +30,7 @@ struct worker {
 struct team {
     struct gate done, barrier;
     atomic_uint pending, arrived;
+    unsigned turn; /* of `done`, as the last start found it */
     int threads, members;
     bool over;
     void (*work)(void *arg, int member);
@@ -133,9 +134,9 @@ void team_destroy(struct team *team)
     }
 }
 
-void team_run(struct team *team, int members, void (*work)(void *arg, int member), void *arg)
+void team_start(struct team *team, int members, void (*work)(void *arg, int member), void *arg)
 {
-    unsigned turn = atomic_load(&team->done.value);
+    team->turn = atomic_load(&team->done.value);
     team->members = members;
     team->work = work;
     team->arg = arg;
@@ -143,10 +144,20 @@ void team_run(struct team *team, int members, void (*work)(void *arg, int member
     for (int i = 0; i < members - 1; i++) {
         gate_open(&team->workers[i].start);
     }
-    work(arg, 0);
-    if (members > 1) {
-        gate_wait(&team->done, turn);
+}
+
+void team_wait(struct team *team)
+{
+    if (team->members > 1) {
+        gate_wait(&team->done, team->turn);
     }
+}
+
+void team_run(struct team *team, int members, void (*work)(void *arg, int member), void *arg)
+{
+    team_start(team, members, work, arg);
+    work(arg, 0);
+    team_wait(team);
 }
 
 void team_barrier(struct team *team)

@@ -19,6 +19,11 @@ void team_destroy(struct team *team); /* NULL is fine */
  * members is at most the team's threads. */
 void team_run(struct team *team, int members, void (*work)(void *arg, int member), void *arg);
 
+/* The same in two halves, for a caller who does something else as member 0: start the workers, and wait until each has
+ * been and gone. What they work on stays until the wait, which comes before the next start or run; again is fine. */
+void team_start(struct team *team, int members, void (*work)(void *arg, int member), void *arg);
+void team_wait(struct team *team);
+
 /* Wait until every member of the team_run in progress is here. Writes before it are seen by all after it. */
 void team_barrier(struct team *team);
 

@@ -6,14 +6,17 @@
  * writes the outputs back there, and a counter in pinned memory says when: no copy engine, no driver call on the way.
  *
  * Many streams, and recordings: the rows go in parts through three lanes, each with its own CUDA stream and buffers, so
- * that while one part is computed the next is gathered and copied in, and the one before copied out and handed back. Of
- * a recording each part starts from the state that the one before it left, so only the copies run side by side. */
+ * that while one part is computed the next is copied in and the one before copied out. Pinned memory has room for all
+ * rows of a call: the GPU gets every part as soon as it is gathered, and from then on doesn't wait for the host, which
+ * others may keep from running for milliseconds. Of a recording each part starts from the state that the one before it
+ * left, so only the copies run side by side. */
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "dsp/clock.h"
 #include "kernels/cuda/linear.h"
 #include "model/cuda/chain.h"
 #include "model/cuda/device.h"
@@ -24,13 +27,17 @@ extern "C" const struct backend_cuda *ssm_backend_cuda(int abi);
 
 struct lane {
     cudaStream_t stream;
-    cudaEvent_t computed, delivered;
+    cudaEvent_t computed;
     struct chain_bench bench;
-    char *records; /* (ROWS) pinned */
-    float *out;    /* (ROWS, outputs) pinned */
-    char *records_gpu;
-    float *out_gpu;
-    int first, rows; /* the part under way; 0 rows: none */
+    char *records_gpu; /* (ROWS)          */
+    float *out_gpu;    /* (ROWS, outputs) */
+};
+
+/* Rows of a call that go through a lane at once. */
+struct part {
+    cudaEvent_t delivered;
+    int first, rows;
+    int missing; /* rows still to be moved on the host */
 };
 
 namespace
@@ -45,9 +52,12 @@ enum {
     GRAPH_ROWS = 512,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
     LANES = 3,
-    SHARED_ROWS = 256, /* from here on helpers pay */
-    HELPERS = 4,       /* threads at most: each is woken for each part, which more of them don't make up for */
-    ELAPSED_MAX = 1000000
+    UNIT = 64,          /* rows moved at a time: a thread that is kept from running holds up no more */
+    SHARED_ROWS = 1024, /* from here on helpers pay                                                  */
+    HELPERS = 4,        /* threads at most: memory isn't faster for more of them                     */
+    ELAPSED_MAX = 1000000,
+    PATIENCE_MS = 1000, /* a GPU that gives no sign for so long hangs */
+    GLANCE_MS = 10      /* and what a thread that waits doesn't run for doesn't count beyond this */
 };
 /* A set of copies is begun every second step at best, so this bounds what they take of the bus and of the host's memory to
  * 20 MB a step, which at a hop of 10 ms is every state once a second up to 10,000 streams of 198 KB. Larger sets have the
@@ -60,6 +70,15 @@ struct call {
     const struct backend_hop *hops;
     const int *picked; /* (rows)  the hop of a row; NULL: rows are the one hop's, in order of time */
     int pass;          /* which of a hop's hops, when picked */
+    int rows, most;    /* in all, and of a part */
+};
+
+/* Rows on their way between the caller's memory and the pinned one, a unit at a time by whoever has time. */
+struct haul {
+    struct cuda *cuda;
+    struct call call;
+    bool out;
+    int end, next; /* rows; next: by all threads */
 };
 
 struct cuda {
@@ -70,6 +89,12 @@ struct cuda {
     struct chain *chain;
     struct chain_slots slots;
     struct lane lanes[LANES];
+    struct part *parts; /* (room / STEP_PART) */
+    struct haul haul;
+    size_t room;   /* rows                           */
+    char *records; /* (room) pinned                  */
+    float *out;    /* (room, outputs) pinned         */
+    cudaEvent_t begun; /* the first part of a call   */
     cudaGraphExec_t graphs[BUCKETS];
     int buckets;
     uint32_t *done_count;
@@ -85,6 +110,7 @@ struct cuda {
     bool gathering;          /* the lanes have yet to wait for that */
     char *gpu_memory, *pinned_memory;
     bool unordered; /* lane 0 has work that the others must wait for */
+    bool hangs;     /* it gave no sign: nothing of it can be waited for, nor freed */
     char fault[256];
 };
 
@@ -119,10 +145,15 @@ int enter(struct cuda *cuda)
 
 /* ---- between hops and records ------------------------------------------------------------------------------- */
 
-struct move_record *record_at(const struct cuda *cuda, const struct lane *lane, int row)
+struct move_record *record_at(const struct cuda *cuda, int row)
 {
-    return reinterpret_cast<struct move_record *>(lane->records +
+    return reinterpret_cast<struct move_record *>(cuda->records +
                                                   size_t(row) * move_record_bytes(cuda->model->info.inputs));
+}
+
+float *output_at(const struct cuda *cuda, int row)
+{
+    return cuda->out + size_t(row) * size_t(cuda->model->info.outputs);
 }
 
 const struct backend_hop *hop_of(const struct call *call, int row, int *at)
@@ -131,8 +162,9 @@ const struct backend_hop *hop_of(const struct call *call, int row, int *at)
     return call->picked ? call->hops + call->picked[row] : call->hops;
 }
 
-void write_record(const struct cuda *cuda, const struct call *call, int row, struct move_record *record)
+void write_record(const struct cuda *cuda, const struct call *call, int row)
 {
+    struct move_record *record = record_at(cuda, row);
     int at;
     const struct backend_hop *hop = hop_of(call, row, &at);
     const size_t width = size_t(cuda->model->info.inputs);
@@ -155,8 +187,9 @@ bool is_finite(const float *x, size_t n)
     return !odd;
 }
 
-void read_output(const struct cuda *cuda, const struct call *call, int row, const float *out)
+void read_output(const struct cuda *cuda, const struct call *call, int row)
 {
+    const float *out = output_at(cuda, row);
     int at;
     const struct backend_hop *hop = hop_of(call, row, &at);
     const size_t width = size_t(cuda->model->info.outputs);
@@ -166,39 +199,117 @@ void read_output(const struct cuda *cuda, const struct call *call, int row, cons
     }
 }
 
-/* A lane's part on its way in or out, dealt to the threads. */
-struct moving {
-    const struct cuda *cuda;
-    const struct call *call;
-    const struct lane *lane;
-    int members;
-    bool out;
-};
-
-void move_share(void *arg, int member)
+void move_row(struct haul *haul, int row)
 {
-    const struct moving *moving = static_cast<const struct moving *>(arg);
-    const struct lane *lane = moving->lane;
-    const size_t outputs = size_t(moving->cuda->model->info.outputs);
-    const int first = int(int64_t(lane->rows) * member / moving->members),
-              end = int(int64_t(lane->rows) * (member + 1) / moving->members);
+    if (haul->out) {
+        read_output(haul->cuda, &haul->call, row);
+    } else {
+        write_record(haul->cuda, &haul->call, row);
+    }
+}
+
+/* The next unit; false when there is none left. */
+bool move_unit(struct haul *haul)
+{
+    const int first = __atomic_fetch_add(&haul->next, +UNIT, __ATOMIC_RELAXED), end = std::min(first + UNIT, haul->end);
     for (int row = first; row < end; row++) {
-        if (moving->out) {
-            read_output(moving->cuda, moving->call, lane->first + row, lane->out + size_t(row) * outputs);
-        } else {
-            write_record(moving->cuda, moving->call, lane->first + row, record_at(moving->cuda, lane, row));
+        move_row(haul, row);
+    }
+    if (first < end) {
+        __atomic_fetch_sub(&haul->cuda->parts[first / haul->call.most].missing, end - first, __ATOMIC_RELEASE);
+    }
+    return end < haul->end;
+}
+
+void move_units(void *arg, int)
+{
+    while (move_unit(static_cast<struct haul *>(arg))) {
+    }
+}
+
+/* Begin to move the parts [first, end), beside `helpers` or alone: finish_move for each. */
+void begin_move(struct cuda *cuda, const struct call *call, int first, int end, bool out, bool helpers)
+{
+    const struct part *last = &cuda->parts[end - 1];
+    if (cuda->team) {
+        team_wait(cuda->team); /* who came late for the last haul found nothing left to do */
+    }
+    cuda->haul = {cuda, *call, out, last->first + last->rows, cuda->parts[first].first};
+    for (int i = first; i < end; i++) {
+        cuda->parts[i].missing = cuda->parts[i].rows;
+    }
+    if (cuda->team && helpers && cuda->haul.end - cuda->haul.next >= SHARED_ROWS) {
+        team_start(cuda->team, cuda->threads, move_units, &cuda->haul);
+    }
+}
+
+/* Until a part's rows have been moved: by this thread too as long as there are any to take. */
+void finish_move(struct cuda *cuda, const struct part *part)
+{
+    bool more = true;
+    while (__atomic_load_n(&part->missing, __ATOMIC_ACQUIRE) > 0) {
+        more = more && move_unit(&cuda->haul);
+        if (!more) {
+            __builtin_ia32_pause();
         }
     }
 }
 
-void move_rows(const struct cuda *cuda, const struct call *call, const struct lane *lane, bool out)
+/* The call failed: nobody touches the caller's memory any more. */
+void abandon_move(struct cuda *cuda)
 {
-    struct moving moving = {cuda, call, lane, lane->rows >= SHARED_ROWS ? cuda->threads : 1, out};
-    if (moving.members > 1) {
-        team_run(cuda->team, moving.members, move_share, &moving);
-    } else {
-        move_share(&moving, 0);
+    __atomic_store_n(&cuda->haul.next, cuda->haul.end, __ATOMIC_RELAXED);
+    if (cuda->team) {
+        team_wait(cuda->team);
     }
+}
+
+/* ---- waiting for the GPU ------------------------------------------------------------------------------------ */
+
+/* Time that a thread has waited, as far as it ran. */
+struct patience {
+    int64_t last, left;
+};
+
+struct patience be_patient()
+{
+    return {clock_now(), int64_t(PATIENCE_MS) * 1000000};
+}
+
+/* Nothing yet: is it over with patience? Then that is the fault. */
+bool lose_patience(struct cuda *cuda, struct patience *patience)
+{
+    const int64_t now = clock_now();
+    patience->left -= std::min(now - patience->last, int64_t(GLANCE_MS) * 1000000);
+    patience->last = now;
+    if (patience->left < 0 && !cuda->fault[0]) {
+        snprintf(cuda->fault, sizeof cuda->fault, "cuda:%d hangs: no sign of it for %d ms", cuda->device, +PATIENCE_MS);
+        cuda->hangs = true;
+    }
+    return patience->left < 0;
+}
+
+/* Spins: a step's end is told in 2 us, not 20 or more; the thread that waits has nothing else to do. */
+int wait_event(struct cuda *cuda, cudaEvent_t event, const char *what)
+{
+    struct patience patience = be_patient();
+    for (;;) {
+        const cudaError_t state = cudaEventQuery(event);
+        if (state != cudaErrorNotReady) {
+            return check(cuda, state, what);
+        }
+        if (lose_patience(cuda, &patience)) {
+            return -1;
+        }
+        __builtin_ia32_pause();
+    }
+}
+
+/* For all on lane 0's stream. */
+int wait_lane(struct cuda *cuda, const char *what)
+{
+    const cudaError_t error = cudaEventRecord(cuda->begun, cuda->lanes[0].stream);
+    return check(cuda, error, what) || wait_event(cuda, cuda->begun, what) ? -1 : 0;
 }
 
 /* ---- few rows: graphs --------------------------------------------------------------------------------------- */
@@ -207,19 +318,23 @@ void move_rows(const struct cuda *cuda, const struct call *call, const struct la
 cudaError_t launch_small(struct cuda *cuda, struct lane *lane, int rows)
 {
     const struct chain_bench *bench = &lane->bench;
-    const cudaError_t error = move_in(lane->records, rows, cuda->model->info.inputs, bench->slots, bench->elapsed,
+    const cudaError_t error = move_in(cuda->records, rows, cuda->model->info.inputs, bench->slots, bench->elapsed,
                                       bench->values[0], lane->stream);
-    return error ? error : chain_run(cuda->chain, &cuda->slots, bench, rows, false, lane->out, lane->stream);
+    return error ? error : chain_run(cuda->chain, &cuda->slots, bench, rows, false, cuda->out, lane->stream);
 }
 
 /* Until the graph launched last has finished. Errors never reach the counter, so the stream is asked at times. */
 int wait_done(struct cuda *cuda)
 {
+    struct patience patience = be_patient();
     for (unsigned spins = 1; *cuda->done != cuda->launched; spins++) {
         if (spins % 16384 == 0) {
             const cudaError_t state = cudaStreamQuery(cuda->lanes[0].stream);
             if (state != cudaErrorNotReady && *cuda->done != cuda->launched) {
                 return check(cuda, state ? state : cudaErrorUnknown, "a step");
+            }
+            if (lose_patience(cuda, &patience)) {
+                return -1;
             }
         }
         __builtin_ia32_pause();
@@ -227,54 +342,48 @@ int wait_done(struct cuda *cuda)
     return 0;
 }
 
-int step_small(struct cuda *cuda, const struct call *call, int rows)
+int step_small(struct cuda *cuda, const struct call *call)
 {
-    struct lane *lane = &cuda->lanes[0];
+    struct backend_spent *spent = &cuda->base.spent;
     int bucket = 0;
-    while (1 << bucket < rows) {
+    *spent = {};
+    spent->start = clock_now();
+    while (1 << bucket < call->rows) {
         bucket++;
     }
-    lane->first = 0;
-    lane->rows = rows;
-    move_rows(cuda, call, lane, false);
-    for (int row = rows; row < 1 << bucket; row++) {
-        record_at(cuda, lane, row)->slot = cuda->streams;
+    for (int row = 0; row < call->rows; row++) {
+        write_record(cuda, call, row);
     }
-    if (check(cuda, cudaGraphLaunch(cuda->graphs[bucket], lane->stream), "a step's launch")) {
+    for (int row = call->rows; row < 1 << bucket; row++) {
+        record_at(cuda, row)->slot = cuda->streams;
+    }
+    if (check(cuda, cudaGraphLaunch(cuda->graphs[bucket], cuda->lanes[0].stream), "a step's launch")) {
         return -1;
     }
     cuda->launched++;
+    spent->first = spent->all = clock_now();
     if (wait_done(cuda)) {
         return -1;
     }
-    move_rows(cuda, call, lane, true);
-    lane->rows = 0;
+    spent->back = clock_now();
+    for (int row = 0; row < call->rows; row++) {
+        read_output(cuda, call, row);
+    }
+    spent->done = clock_now();
     return 0;
 }
 
 /* ---- many rows: parts --------------------------------------------------------------------------------------- */
 
-/* Wait for the lane's part and hand its outputs back. */
-int finish_part(struct cuda *cuda, const struct call *call, struct lane *lane)
-{
-    if (lane->rows) {
-        if (check(cuda, cudaEventSynchronize(lane->delivered), "a batch")) {
-            return -1;
-        }
-        move_rows(cuda, call, lane, true);
-        lane->rows = 0;
-    }
-    return 0;
-}
-
-/* The lane's part: copy in, through the layers (behind those of `before`, if not NULL), copy out. */
-cudaError_t launch_part(struct cuda *cuda, struct lane *lane, bool sequence, const struct lane *before)
+/* A part through a lane: copy in, through the layers (behind those of `before`, if not NULL), copy out. */
+cudaError_t launch_part(struct cuda *cuda, const struct part *part, struct lane *lane, bool sequence,
+                        const struct lane *before)
 {
     const struct chain_bench *bench = &lane->bench;
-    const int inputs = cuda->model->info.inputs, rows = lane->rows;
+    const int hop = cuda->model->info.inputs, rows = part->rows;
     const size_t values = size_t(rows) * size_t(cuda->model->info.outputs);
-    cudaError_t error = cudaMemcpyAsync(lane->records_gpu, lane->records, size_t(rows) * move_record_bytes(inputs),
-                                        cudaMemcpyHostToDevice, lane->stream);
+    cudaError_t error = cudaMemcpyAsync(lane->records_gpu, record_at(cuda, part->first),
+                                        size_t(rows) * move_record_bytes(hop), cudaMemcpyHostToDevice, lane->stream);
     if (!error && before) {
         error = cudaStreamWaitEvent(lane->stream, before->computed, 0);
     }
@@ -288,10 +397,10 @@ cudaError_t launch_part(struct cuda *cuda, struct lane *lane, bool sequence, con
         error = cudaEventRecord(lane->computed, lane->stream);
     }
     if (!error) {
-        error =
-            cudaMemcpyAsync(lane->out, lane->out_gpu, values * sizeof *lane->out, cudaMemcpyDeviceToHost, lane->stream);
+        error = cudaMemcpyAsync(output_at(cuda, part->first), lane->out_gpu, values * sizeof(float),
+                                cudaMemcpyDeviceToHost, lane->stream);
     }
-    return error ? error : cudaEventRecord(lane->delivered, lane->stream);
+    return error ? error : cudaEventRecord(part->delivered, lane->stream);
 }
 
 /* Slots that were zeroed on lane 0's stream are zero for the other lanes too. */
@@ -308,31 +417,78 @@ int order_lanes(struct cuda *cuda)
     return check(cuda, error, "a batch's start");
 }
 
-int run_parts(struct cuda *cuda, const struct call *call, int rows, int most)
+/* Cut the call's rows into parts; gives how many. */
+int cut(struct cuda *cuda, const struct call *call)
 {
-    struct lane *before = nullptr;
-    int part = 0;
+    int n = 0;
+    for (int first = 0; first < call->rows; first += call->most) {
+        cuda->parts[n].first = first;
+        cuda->parts[n++].rows = std::min(call->most, call->rows - first);
+    }
+    return n;
+}
+
+/* Each part to the GPU as soon as it is gathered. */
+int feed_parts(struct cuda *cuda, const struct call *call, int n)
+{
+    const bool sequence = !call->picked;
+    for (int i = 0; i < n; i++) {
+        struct lane *lane = &cuda->lanes[i % LANES], *before = &cuda->lanes[(i + LANES - 1) % LANES];
+        finish_move(cuda, &cuda->parts[i]);
+        if (i == 0) {
+            cuda->base.spent.first = clock_now();
+            if (check(cuda, cudaEventRecord(cuda->begun, lane->stream), "a batch's start")) {
+                return -1;
+            }
+        }
+        if (check(cuda, launch_part(cuda, &cuda->parts[i], lane, sequence, sequence && i ? before : nullptr),
+                  "a batch's launch")) {
+            return -1;
+        }
+    }
+    cuda->base.spent.all = clock_now();
+    return 0;
+}
+
+/* What each part gave to the caller, of the last with helpers: until then the GPU is busy anyway. */
+int collect_parts(struct cuda *cuda, const struct call *call, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (wait_event(cuda, cuda->parts[i].delivered, "a batch")) {
+            return -1;
+        }
+        cuda->base.spent.back = clock_now();
+        begin_move(cuda, call, i, i + 1, true, i + 1 == n);
+        finish_move(cuda, &cuda->parts[i]);
+    }
+    return 0;
+}
+
+/* How long the GPU was at it: from the first part's start to when the last of each lane was there. */
+void time_parts(struct cuda *cuda, int n)
+{
+    float most = 0, ms;
+    for (int i = std::max(0, n - LANES); i < n; i++) {
+        most = cudaEventElapsedTime(&ms, cuda->begun, cuda->parts[i].delivered) ? most : std::max(most, ms);
+    }
+    cuda->base.spent.device = int64_t(1e6 * double(most));
+}
+
+int run_parts(struct cuda *cuda, const struct call *call)
+{
+    const int n = cut(cuda, call);
+    cuda->base.spent = {};
+    cuda->base.spent.start = clock_now();
     if (order_lanes(cuda)) {
         return -1;
     }
-    for (int first = 0; first < rows; first += most, part++) {
-        struct lane *lane = &cuda->lanes[part % LANES];
-        if (finish_part(cuda, call, lane)) {
-            return -1;
-        }
-        lane->first = first;
-        lane->rows = std::min(most, rows - first);
-        move_rows(cuda, call, lane, false);
-        if (check(cuda, launch_part(cuda, lane, !call->picked, call->picked ? nullptr : before), "a batch's launch")) {
-            return -1;
-        }
-        before = lane;
+    begin_move(cuda, call, 0, n, false, true);
+    if (feed_parts(cuda, call, n) || collect_parts(cuda, call, n)) {
+        abandon_move(cuda);
+        return -1;
     }
-    for (int i = 0; i < LANES; i++, part++) {
-        if (finish_part(cuda, call, &cuda->lanes[part % LANES])) {
-            return -1;
-        }
-    }
+    cuda->base.spent.done = clock_now();
+    time_parts(cuda, n);
     return 0;
 }
 
@@ -355,8 +511,8 @@ int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
     struct cuda *cuda = of(backend);
     int rows, error = enter(cuda);
     for (int pass = 0; !error && (rows = pick(cuda, hops, n, pass)); pass++) {
-        const struct call call = {hops, cuda->picked, pass};
-        error = rows <= GRAPH_ROWS ? step_small(cuda, &call, rows) : run_parts(cuda, &call, rows, STEP_PART);
+        const struct call call = {hops, cuda->picked, pass, rows, STEP_PART};
+        error = rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call);
     }
     return error;
 }
@@ -364,8 +520,8 @@ int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
 int cuda_scan(struct backend *backend, const struct backend_hop *hop)
 {
     struct cuda *cuda = of(backend);
-    const struct call call = {hop, nullptr, 0};
-    return enter(cuda) ? -1 : run_parts(cuda, &call, hop->count, SEQUENCE_PART);
+    const struct call call = {hop, nullptr, 0, hop->count, SEQUENCE_PART};
+    return enter(cuda) ? -1 : run_parts(cuda, &call);
 }
 
 int cuda_state_get(struct backend *backend, int slot, float *state)
@@ -374,7 +530,7 @@ int cuda_state_get(struct backend *backend, int slot, float *state)
     cudaStream_t stream = cuda->lanes[0].stream;
     if (enter(cuda) ||
         check(cuda, chain_state_get(cuda->chain, &cuda->slots, slot, cuda->state, stream), "reading a state") ||
-        check(cuda, cudaStreamSynchronize(stream), "reading a state")) {
+        wait_lane(cuda, "reading a state")) {
         return -1;
     }
     memcpy(state, cuda->state, cuda->model->state * sizeof *state);
@@ -396,7 +552,7 @@ int cuda_state_put(struct backend *backend, int slot, const float *state)
               "writing a state")) {
         return -1;
     }
-    return state ? check(cuda, cudaStreamSynchronize(stream), "writing a state") : 0;
+    return state ? wait_lane(cuda, "writing a state") : 0;
 }
 
 /* Gathered in the GPU's memory, which the next step waits for, and brought to the host's while it runs. */
@@ -459,10 +615,8 @@ void lay_out_pinned(struct cuda *cuda, struct arena *arena)
     cuda->state = arena_take<float>(arena, cuda->model->state);
     cuda->copy_slots = arena_take<int32_t>(arena, size_t(cuda->base.copies));
     cuda->copies = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
-    for (struct lane &lane : cuda->lanes) {
-        lane.records = arena_take<char>(arena, ROWS * move_record_bytes(cuda->model->info.inputs));
-        lane.out = arena_take<float>(arena, ROWS * size_t(cuda->model->info.outputs));
-    }
+    cuda->records = arena_take<char>(arena, cuda->room * move_record_bytes(cuda->model->info.inputs));
+    cuda->out = arena_take<float>(arena, cuda->room * size_t(cuda->model->info.outputs));
 }
 
 int refuse_streams(const struct cuda *cuda, size_t bytes, size_t bytes_free, struct ssm_error *err)
@@ -521,8 +675,17 @@ int take_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes_
 cudaError_t open_lane(struct lane *lane)
 {
     cudaError_t error = cudaStreamCreateWithPriority(&lane->stream, cudaStreamNonBlocking, -1); /* before copies */
-    error = error ? error : cudaEventCreateWithFlags(&lane->computed, cudaEventDisableTiming);
-    return error ? error : cudaEventCreateWithFlags(&lane->delivered, cudaEventDisableTiming);
+    return error ? error : cudaEventCreateWithFlags(&lane->computed, cudaEventDisableTiming);
+}
+
+/* Those that a call's times are taken by. */
+cudaError_t open_events(struct cuda *cuda)
+{
+    cudaError_t error = cudaEventCreate(&cuda->begun);
+    for (size_t i = 0; i < cuda->room / STEP_PART && !error; i++) {
+        error = cudaEventCreate(&cuda->parts[i].delivered);
+    }
+    return error;
 }
 
 /* And all its kernels run once, on the spare slot. */
@@ -560,20 +723,22 @@ cudaError_t capture(struct cuda *cuda, int rows, cudaGraphExec_t *graph)
  * memory for it, when it is first used, and which kernel runs depends on the number of rows. `least` is the first. */
 int warm_up(struct cuda *cuda, struct lane *lane, int least)
 {
+    struct part *part = &cuda->parts[0];
     for (int row = 0; row < ROWS; row++) {
-        record_at(cuda, lane, row)->slot = cuda->streams;
-        record_at(cuda, lane, row)->elapsed = 1;
+        record_at(cuda, row)->slot = cuda->streams;
+        record_at(cuda, row)->elapsed = 1;
     }
-    for (lane->rows = least; lane->rows <= ROWS; lane->rows *= 2) {
-        if (lane->rows <= STEP_PART && lane->rows < 2 * cuda->streams &&
-            check(cuda, launch_part(cuda, lane, false, nullptr), "its first batch")) {
+    part->first = 0;
+    for (part->rows = least; part->rows <= ROWS; part->rows *= 2) {
+        if (part->rows <= STEP_PART && part->rows < 2 * cuda->streams &&
+            check(cuda, launch_part(cuda, part, lane, false, nullptr), "its first batch")) {
             return -1;
         }
-        if (lane->rows <= SEQUENCE_PART && check(cuda, launch_part(cuda, lane, true, nullptr), "its first recording")) {
+        if (part->rows <= SEQUENCE_PART &&
+            check(cuda, launch_part(cuda, part, lane, true, nullptr), "its first recording")) {
             return -1;
         }
     }
-    lane->rows = 0;
     return check(cuda, cudaStreamSynchronize(lane->stream), "its first batches");
 }
 
@@ -597,6 +762,9 @@ int open_graphs(struct cuda *cuda)
 
 int open_lanes(struct cuda *cuda, struct ssm_error *err)
 {
+    if (check(cuda, open_events(cuda), "opening events")) {
+        return refuse_fault(cuda, err);
+    }
     for (struct lane &lane : cuda->lanes) {
         const int least = &lane == cuda->lanes ? 1 : STEP_PART; /* code needs it once, a stream's own memory often */
         if (check(cuda, open_lane(&lane), "opening streams") || warm_up(cuda, &lane, least)) {
@@ -628,37 +796,44 @@ int parse_precision(const char *name, int *precision, bool *state_bf16, struct s
     return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state", name);
 }
 
-void cuda_close(struct backend *backend)
+void close_lane(struct lane *lane)
 {
-    struct cuda *cuda = of(backend);
-    if (!cuda) {
-        return;
+    if (lane->stream) {
+        cudaStreamSynchronize(lane->stream);
+        cudaStreamDestroy(lane->stream);
     }
+    if (lane->computed) {
+        cudaEventDestroy(lane->computed);
+    }
+}
+
+void close_events(struct cuda *cuda)
+{
+    for (cudaEvent_t event : {cuda->begun, cuda->gathered, cuda->copied}) {
+        if (event) {
+            cudaEventDestroy(event);
+        }
+    }
+    for (size_t i = 0; cuda->parts && i < cuda->room / STEP_PART; i++) {
+        if (cuda->parts[i].delivered) {
+            cudaEventDestroy(cuda->parts[i].delivered);
+        }
+    }
+}
+
+void close_gpu(struct cuda *cuda)
+{
     if (cuda->device >= 0) {
         cudaSetDevice(cuda->device);
     }
     for (struct lane &lane : cuda->lanes) {
-        if (lane.stream) {
-            cudaStreamSynchronize(lane.stream);
-            cudaStreamDestroy(lane.stream);
-        }
-        if (lane.computed) {
-            cudaEventDestroy(lane.computed);
-        }
-        if (lane.delivered) {
-            cudaEventDestroy(lane.delivered);
-        }
+        close_lane(&lane);
     }
     if (cuda->aside) {
         cudaStreamSynchronize(cuda->aside);
         cudaStreamDestroy(cuda->aside);
     }
-    if (cuda->gathered) {
-        cudaEventDestroy(cuda->gathered);
-    }
-    if (cuda->copied) {
-        cudaEventDestroy(cuda->copied);
-    }
+    close_events(cuda);
     for (int i = 0; i < cuda->buckets; i++) {
         if (cuda->graphs[i]) {
             cudaGraphExecDestroy(cuda->graphs[i]);
@@ -667,7 +842,19 @@ void cuda_close(struct backend *backend)
     cudaFree(cuda->gpu_memory);
     cudaFreeHost(cuda->pinned_memory);
     chain_destroy(cuda->chain);
+}
+
+void cuda_close(struct backend *backend)
+{
+    struct cuda *cuda = of(backend);
+    if (!cuda) {
+        return;
+    }
+    if (!cuda->hangs) { /* else each of these calls could wait for ever, and the GPU may yet write to that memory */
+        close_gpu(cuda);
+    }
     team_destroy(cuda->team);
+    free(cuda->parts);
     free(cuda->picked);
     free(cuda);
 }
@@ -683,13 +870,21 @@ int open_all(struct cuda *cuda, const struct ssm_options *options, struct ssm_er
     }
     snprintf(cuda->base.device, sizeof cuda->base.device, "cuda:%d %.40s", cuda->device, device.name);
     cuda->picked = static_cast<int *>(calloc(size_t(cuda->streams), sizeof *cuda->picked));
-    if (!cuda->picked || (cuda->threads > 1 && !(cuda->team = team_create(cuda->threads)))) {
+    cuda->parts = static_cast<struct part *>(calloc(cuda->room / STEP_PART, sizeof *cuda->parts));
+    if (!cuda->picked || !cuda->parts || (cuda->threads > 1 && !(cuda->team = team_create(cuda->threads)))) {
         return refuse_memory(err);
     }
     return take_memory(cuda, precision, state_bf16, device.bytes_free, err) ? -1 : open_lanes(cuda, err);
 }
 
 extern const struct backend_ops ops;
+
+/* Rows of the largest call, in whole parts of a step. */
+size_t room_for(int streams)
+{
+    const int parts = std::max(SCAN_PARTS * SEQUENCE_PART / STEP_PART, (streams + STEP_PART - 1) / STEP_PART);
+    return size_t(parts) * STEP_PART;
+}
 
 int copies_at_once(const struct model *model, int streams)
 {
@@ -709,6 +904,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->model = model;
     cuda->device = -1;
     cuda->streams = options->streams;
+    cuda->room = room_for(options->streams);
     cuda->threads = std::min(options->threads, +HELPERS);
     cuda->base.checks = true;
     cuda->base.copies = copies_at_once(model, options->streams);

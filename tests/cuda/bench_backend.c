@@ -6,17 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "dsp/clock.h"
 #include "model/backend_cuda.h"
 
 enum { WARM_UP = 1 }; /* seconds of steps before those that count */
 
 static double now(void)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    return 1e-9 * (double)clock_now();
 }
 
 static int by_size(const void *a, const void *b)
