@@ -56,6 +56,7 @@ struct ssm_options {
                            own hops, to go on from when the GPU fails; later with more streams than some 20 MB of copies a
                            step are enough for. The copies take as much memory as the states. 0 = 1 s; below 0: no
                            copies, a GPU that fails ends its streams                                          */
+    float patience_s;   /* a GPU that gives no sign for so long in a call hangs: it failed. 0 = 1 s           */
 };
 
 struct ssm_info {

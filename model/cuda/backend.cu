@@ -56,8 +56,8 @@ enum {
     SHARED_ROWS = 1024, /* from here on helpers pay                                                  */
     HELPERS = 4,        /* threads at most: memory isn't faster for more of them                     */
     ELAPSED_MAX = 1000000,
-    PATIENCE_MS = 1000, /* a GPU that gives no sign for so long hangs */
-    GLANCE_MS = 10      /* and what a thread that waits doesn't run for doesn't count beyond this */
+    OPEN_PATIENCE_S = 100, /* code is loaded */
+    GLANCE_MS = 10 /* who waits doesn't count more at once: that it didn't run itself is no sign of the GPU's */
 };
 /* A set of copies is begun every second step at best, so this bounds what they take of the bus and of the host's memory to
  * 20 MB a step, which at a hop of 10 ms is every state once a second up to 10,000 streams of 198 KB. Larger sets have the
@@ -98,7 +98,7 @@ struct cuda {
     cudaGraphExec_t graphs[BUCKETS];
     int buckets;
     uint32_t *done_count;
-    volatile uint32_t *done; /* pinned: graphs finished */
+    uint32_t *done;          /* pinned: graphs finished */
     uint32_t launched;       /* graphs begun            */
     float *state;            /* (model->state) pinned   */
     int *picked;             /* (streams)               */
@@ -110,7 +110,8 @@ struct cuda {
     bool gathering;          /* the lanes have yet to wait for that */
     char *gpu_memory, *pinned_memory;
     bool unordered; /* lane 0 has work that the others must wait for */
-    bool hangs;     /* it gave no sign: nothing of it can be waited for, nor freed */
+    float patience_s; /* for a sign of the GPU */
+    bool hangs;       /* there was none: nothing of it can be waited for, nor freed */
     char fault[256];
 };
 
@@ -126,8 +127,7 @@ int check(struct cuda *cuda, cudaError_t error, const char *what)
         return 0;
     }
     if (!cuda->fault[0]) {
-        snprintf(cuda->fault, sizeof cuda->fault, "cuda:%d failed in %s: %s", cuda->device, what,
-                 cudaGetErrorString(error));
+        snprintf(cuda->fault, sizeof cuda->fault, "failed in %s: %s", what, cudaGetErrorString(error));
     }
     return -1;
 }
@@ -271,9 +271,9 @@ struct patience {
     int64_t last, left;
 };
 
-struct patience be_patient()
+struct patience be_patient(const struct cuda *cuda)
 {
-    return {clock_now(), int64_t(PATIENCE_MS) * 1000000};
+    return {clock_now(), int64_t(1e9 * double(cuda->patience_s))};
 }
 
 /* Nothing yet: is it over with patience? Then that is the fault. */
@@ -283,7 +283,7 @@ bool lose_patience(struct cuda *cuda, struct patience *patience)
     patience->left -= std::min(now - patience->last, int64_t(GLANCE_MS) * 1000000);
     patience->last = now;
     if (patience->left < 0 && !cuda->fault[0]) {
-        snprintf(cuda->fault, sizeof cuda->fault, "cuda:%d hangs: no sign of it for %d ms", cuda->device, +PATIENCE_MS);
+        snprintf(cuda->fault, sizeof cuda->fault, "hangs: no sign of it for %g s", double(cuda->patience_s));
         cuda->hangs = true;
     }
     return patience->left < 0;
@@ -292,7 +292,7 @@ bool lose_patience(struct cuda *cuda, struct patience *patience)
 /* Spins: a step's end is told in 2 us, not 20 or more; the thread that waits has nothing else to do. */
 int wait_event(struct cuda *cuda, cudaEvent_t event, const char *what)
 {
-    struct patience patience = be_patient();
+    struct patience patience = be_patient(cuda);
     for (;;) {
         const cudaError_t state = cudaEventQuery(event);
         if (state != cudaErrorNotReady) {
@@ -323,14 +323,19 @@ cudaError_t launch_small(struct cuda *cuda, struct lane *lane, int rows)
     return error ? error : chain_run(cuda->chain, &cuda->slots, bench, rows, false, cuda->out, lane->stream);
 }
 
+bool is_done(const struct cuda *cuda)
+{
+    return __atomic_load_n(cuda->done, __ATOMIC_ACQUIRE) == cuda->launched;
+}
+
 /* Until the graph launched last has finished. Errors never reach the counter, so the stream is asked at times. */
 int wait_done(struct cuda *cuda)
 {
-    struct patience patience = be_patient();
-    for (unsigned spins = 1; *cuda->done != cuda->launched; spins++) {
+    struct patience patience = be_patient(cuda);
+    for (unsigned spins = 1; !is_done(cuda); spins++) {
         if (spins % 16384 == 0) {
             const cudaError_t state = cudaStreamQuery(cuda->lanes[0].stream);
-            if (state != cudaErrorNotReady && *cuda->done != cuda->launched) {
+            if (state != cudaErrorNotReady && !is_done(cuda)) {
                 return check(cuda, state ? state : cudaErrorUnknown, "a step");
             }
             if (lose_patience(cuda, &patience)) {
@@ -630,7 +635,7 @@ int refuse_streams(const struct cuda *cuda, size_t bytes, size_t bytes_free, str
 
 int refuse_fault(struct cuda *cuda, struct ssm_error *err)
 {
-    return refuse(err, 69, "%s", cuda->fault);
+    return refuse(err, 69, "cuda:%d %s", cuda->device, cuda->fault);
 }
 
 /* How much memory everything takes, if the GPU has it. */
@@ -905,6 +910,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
     cuda->device = -1;
     cuda->streams = options->streams;
     cuda->room = room_for(options->streams);
+    cuda->patience_s = OPEN_PATIENCE_S;
     cuda->threads = std::min(options->threads, +HELPERS);
     cuda->base.checks = true;
     cuda->base.copies = copies_at_once(model, options->streams);
@@ -912,6 +918,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
         cuda_close(&cuda->base);
         return nullptr;
     }
+    cuda->patience_s = options->patience_s > 0 ? options->patience_s : 1;
     return &cuda->base;
 }
 

@@ -1,9 +1,38 @@
 /* SPDX-License-Identifier: MIT */
-/* What a broken kernel does to a program's GPU context: every later call fails. */
+/* What broken kernels do to a program's GPU context: every later call fails. */
 
 __global__ void trap()
 {
     __trap();
+}
+
+/* Holds every multiprocessor, with all of its shared memory, until a time of the GPU's clock. */
+__global__ void hold(unsigned long long ns)
+{
+    unsigned long long start, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
+    do {
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    } while (now - start < ns);
+}
+
+/* Nothing else runs on the GPU for so long, or a little longer; gives 0 when that has begun. */
+extern "C" int stall(int ms)
+{
+    int shared = 0, processors = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+    error = error ? error : cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0);
+    error = error ? error : cudaFuncSetAttribute(hold, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    if (!error) {
+        hold<<<processors, 1024, size_t(shared)>>>(1000000ull * ms);
+        error = cudaGetLastError();
+    }
+    return error;
+}
+
+extern "C" int stall_end(void)
+{
+    return cudaDeviceSynchronize();
 }
 
 extern "C" void poison(void)

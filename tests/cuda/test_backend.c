@@ -16,8 +16,10 @@ enum { HOPS = 96 };
 
 static const struct backend_ops *cuda;
 
-/* Kills the GPU's context as a broken kernel would (poison.cu). */
+/* Kills the GPU's context as a broken kernel would; holds it up for so long, and waits for the end of that (poison.cu). */
 void poison(void);
+int stall(int ms);
+int stall_end(void);
 
 /* ---- models ---- */
 
@@ -122,8 +124,12 @@ static struct backend *open_backend(const struct backend_ops *ops, const struct 
                                     const char *precision)
 {
     struct ssm_error err = {0};
-    struct ssm_options options = {
-        .device = "cuda", .streams = streams, .threads = threads, .max_hops = 8, .precision = precision};
+    struct ssm_options options = {.device = "cuda",
+                                  .streams = streams,
+                                  .threads = threads,
+                                  .max_hops = 8,
+                                  .precision = precision,
+                                  .patience_s = 100}; /* under a sanitizer everything takes its time */
     struct backend *backend = ops->open(model, &options, &err);
     if (!backend) {
         fail_msg("%s", err.text);
@@ -339,6 +345,34 @@ static void a_stream_is_the_same_bits_alone_and_in_any_batch(void **state)
     free(out);
     free(alone_in);
     free(alone);
+    model_close(model);
+}
+
+/* All there is to a call in little: graphs, parts with helpers, a recording in parts; small enough for a look by
+ * compute-sanitizer's racecheck. */
+static void a_small_model_goes_all_ways(void **state)
+{
+    (void)state;
+    enum { MOST = 2100, STEPS = 2, LONG = 4100 };
+    static const int batches[] = {1, 3, 40, MOST};
+    struct model *model = open_model(10);
+    struct backend *gpu = open_backend(cuda, model, MOST, 3, NULL), *cpu = open_backend(&backend_cpu, model, MOST, 1, NULL);
+    float *in = record(model, (size_t)MOST * STEPS, 8), *a = room(model, (size_t)MOST * STEPS), *b = room(model, (size_t)MOST * STEPS);
+    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+        run_batch(gpu, model, in, a, batches[i], STEPS);
+        run_batch(cpu, model, in, b, batches[i], STEPS);
+        assert_twins(model, a, b, (size_t)batches[i] * STEPS, TWIN_TOLERANCE, "batch");
+    }
+    run_scan(gpu, model, in, a, 0, LONG, NULL);
+    for (int at = 0; at < LONG; at += 64) {
+        run_scan(cpu, model, in, b, at, at + 64 < LONG ? at + 64 : LONG, NULL);
+    }
+    assert_twins(model, a, b, LONG, TWIN_TOLERANCE, "recording");
+    gpu->ops->close(gpu);
+    cpu->ops->close(cpu);
+    free(in);
+    free(a);
+    free(b);
     model_close(model);
 }
 
@@ -692,6 +726,35 @@ static void assert_crowd_goes_on(struct crowd *crowd, struct crowd *healthy, str
     }
 }
 
+/* It is given up after a second; its streams go on with the next hop. */
+static void a_gpu_that_hangs_is_given_up(void **state)
+{
+    (void)state;
+    static struct crowd crowd;
+    struct model *model = open_model(DENOISE);
+    float *in = play(model, 400), *out = room(model, 400);
+    open_crowd(&crowd, "cuda");
+    for (int t = 0; t < 30; t++) {
+        assert_int_equal(step_crowd(&crowd, in, t), CROWD);
+    }
+    assert_int_equal(stall(2500), 0);
+    int64_t start = clock_now();
+    assert_int_equal(step_crowd(&crowd, in, 30), 0);
+    double waited = (double)(clock_now() - start) * 1e-6;
+    assert_int_equal(step_crowd(&crowd, in, 31), CROWD);
+    print_message("%s; given up after %.1f ms\n", ssm_health(crowd.engine)->last, waited);
+    assert_in_range(waited, 1000, 1500);
+    ssm_close(crowd.engine);
+    assert_true((double)(clock_now() - start) * 1e-6 < 2000); /* nobody waited for the GPU's memory */
+    assert_int_equal(stall_end(), 0);
+    struct backend *gpu = open_backend(cuda, model, 1, 1, NULL);
+    run_steps(gpu, model, in, out, 0, 4, NULL);
+    gpu->ops->close(gpu);
+    free(in);
+    free(out);
+    model_close(model);
+}
+
 static void a_gpu_that_fails_says_so_and_the_engine_goes_on_without(void **state)
 {
     (void)state;
@@ -736,6 +799,7 @@ int main(void)
         cmocka_unit_test(every_model_steps_and_scans_as_on_the_processor),
         cmocka_unit_test(a_long_recording_scans_as_it_steps),
         cmocka_unit_test(a_stream_is_the_same_bits_alone_and_in_any_batch),
+        cmocka_unit_test(a_small_model_goes_all_ways),
         cmocka_unit_test(streams_of_different_pace_keep_to_themselves),
         cmocka_unit_test(not_a_number_counts_as_silence),
         cmocka_unit_test(a_stream_moves_between_processor_and_gpu),
@@ -743,6 +807,7 @@ int main(void)
         cmocka_unit_test(copies_beside_the_steps_are_the_states),
         cmocka_unit_test(gpu_memory_is_constant_after_open),
         cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
+        cmocka_unit_test(a_gpu_that_hangs_is_given_up),
         cmocka_unit_test(a_gpu_that_fails_says_so_and_the_engine_goes_on_without),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
