@@ -48,6 +48,7 @@ struct stream {
     struct skip skip;
     struct hole hole;          /* to be told with the next hop that goes out                                */
     bool faulted;              /* the device failed in the hop before                                       */
+    char device[sizeof((struct delivery *)0)->device];
     bool flushed;              /* the feed ended and the resampler's tail is out                            */
     uint64_t total;            /* the input's length at the model's rate, once flushed                      */
 
@@ -172,6 +173,14 @@ static int stream_allocate(struct stream *stream, const struct stream_setup *set
     return ok ? 0 : refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
 }
 
+/* "cuda:1" for a stream on "cuda:1 NVIDIA ...". */
+static void name_device(struct stream *stream, const struct ssm_engine *engine)
+{
+    struct ssm_device_info info = {.name = "cpu"};
+    ssm_describe_device(engine, ssm_stream_device(engine, stream->slot), &info);
+    snprintf(stream->device, sizeof stream->device, "%.*s", (int)strcspn(info.name, " "), info.name);
+}
+
 static int stream_init(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = ssm_describe(setup->engine);
@@ -189,6 +198,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     if (ssm_stream_open(setup->engine, &stream->slot) != SSM_OK) {
         return refuse(err, 70, "the engine has no free slot for the stream");
     }
+    name_device(stream, setup->engine);
     find_unit(stream);
     clock_init(&stream->clock, stream->rate);
     return 0;
@@ -491,6 +501,7 @@ static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     bool failed = step->status != SSM_OK, bypass = atomic_load_explicit(&stream->bypass, memory_order_relaxed);
     for (size_t i = 0; i < (size_t)step->count; i++) {
         struct delivery delivery = {.cap = stream->staged_arrived[i], .enq = enq, .inf = inf};
+        memcpy(delivery.device, stream->device, sizeof delivery.device);
         delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
         float *in = stream->staging + i * hop, *out = stream->out + i * outputs;
         measure_input(&delivery, in, hop);
@@ -529,7 +540,7 @@ static size_t retire(struct engine_thread *thread)
     return n;
 }
 
-/* Keep what a device that failed said, for who may print it. */
+/* Keep what a device that failed said, for who may print it, and where its streams are now. */
 static void note_health(struct engine_thread *thread, struct batch *batch)
 {
     const struct ssm_health *health = ssm_health(batch->engine);
@@ -537,6 +548,9 @@ static void note_health(struct engine_thread *thread, struct batch *batch)
     if (health->faults > batch->faults && n < ENGINE_FAULTS) {
         memcpy(thread->faults[n], health->last, sizeof health->last);
         atomic_store_explicit(&thread->n_faults, n + 1, memory_order_release);
+    }
+    for (int i = 0; health->faults > batch->faults && i < batch->n; i++) {
+        name_device(batch->streams[i], batch->engine);
     }
     batch->faults = health->faults;
 }

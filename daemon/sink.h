@@ -35,6 +35,7 @@ struct delivery {
     int64_t cap, enq, inf; /* the input arrived, the engine took it, the model was through                */
     struct hole hole;     /* to > from: missing before or inside this hop                                 */
     unsigned flags;       /* enum wire_flag                                                               */
+    char device[16];      /* the model ran on: "cpu", "cuda:0"                                            */
     float in_square, in_peak; /* the input hop that went with it: sum of squares, largest absolute value  */
 };
 

@@ -31,6 +31,7 @@ struct outbox {
     struct events *events;
     struct counters *counters;
     uint64_t next; /* sample after the last one published */
+    char device[16]; /* that it ran on */
     struct delivery told; /* the last hop published: of its times are the events' */
     struct {
         uint64_t from;
@@ -49,7 +50,7 @@ struct publish_sink {
     const int *channels;
     int rate, hop, n;
     size_t width; /* values a hop: samples or scores */
-    char mdl[96], st[16];
+    char mdl[96];
     struct outbox outboxes[];
 };
 
@@ -95,6 +96,7 @@ static bool outbox_init(struct outbox *outbox, const struct sink_setup *setup, i
 {
     size_t width = outbox->publish->width;
     outbox->counters = &setup->counters[i];
+    snprintf(outbox->device, sizeof outbox->device, "%.*s", (int)strcspn(setup->model->device, " "), setup->model->device);
     outbox->slots = calloc(SLOTS, sizeof *outbox->slots);
     outbox->values = calloc(SLOTS * width, sizeof(float));
     return outbox->slots && outbox->values && open_topics(outbox, setup, i);
@@ -114,7 +116,6 @@ static void publish_init(struct publish_sink *publish, const struct sink_setup *
     publish->n = setup->n_channels;
     publish->width = (size_t)(setup->labels ? model->outputs : model->hop);
     snprintf(publish->mdl, sizeof publish->mdl, "%s@%.12s", model->name, model->digest);
-    snprintf(publish->st, sizeof publish->st, "%.*s", (int)strcspn(model->device, " "), model->device);
 }
 
 static struct sink *publish_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -213,14 +214,14 @@ static void fill_lost(struct wire_lost *lost, const struct hole *hole)
     }
 }
 
-static struct wire_header header_of(const struct publish_sink *publish, const struct delivery *hop)
+static struct wire_header header_of(const struct publish_sink *publish, const struct outbox *outbox, const struct delivery *hop)
 {
     struct wire_header header = {.s0 = hop->s0, .n = (uint32_t)hop->n, .sr = (uint32_t)publish->rate, .ch = 1,
                                  .tm = hop->tm, .te = hop->tm_error, .cap = hop->cap - hop->tm,
                                  .enq = hop->enq - hop->tm, .inf = hop->inf - hop->tm, .flags = hop->flags};
     fill_lost(&header.lost, &hop->hole);
     memcpy(header.mdl, publish->mdl, sizeof header.mdl);
-    memcpy(header.st, publish->st, sizeof header.st);
+    memcpy(header.st, outbox->device, sizeof header.st);
     return header;
 }
 
@@ -234,7 +235,7 @@ static void send(const struct publish_sink *publish, struct outbox *outbox, stru
 
 static void send_gap(const struct publish_sink *publish, struct outbox *outbox, const struct delivery *hop)
 {
-    struct wire_header header = header_of(publish, hop);
+    struct wire_header header = header_of(publish, outbox, hop);
     header.s0 = hop->hole.from;
     header.n = (uint32_t)(hop->hole.to - hop->hole.from);
     header.flags |= WIRE_GAP;
@@ -272,7 +273,7 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
     span.s0 = outbox->level.from;
     span.n = outbox->level.n;
     span.tm -= (int64_t)(hop->s0 - span.s0) * 1000000000 / publish->rate;
-    struct wire_header header = header_of(publish, &span);
+    struct wire_header header = header_of(publish, outbox, &span);
     header.shp[0] = 4;
     header.n_shp = 1;
     snprintf(header.dt, sizeof header.dt, "f32le");
@@ -300,7 +301,7 @@ static void publish_event(void *context, const struct event *event)
     span.n = (size_t)(event->to - event->from);
     span.tm -= ((int64_t)outbox->told.s0 - (int64_t)event->from) * 1000000000 / publish->rate;
     span.hole = (struct hole){.n = outbox->told.hole.n};
-    struct wire_header header = header_of(publish, &span);
+    struct wire_header header = header_of(publish, outbox, &span);
     snprintf(header.dt, sizeof header.dt, "msgpack");
     send(publish, outbox, outbox->event, &header, bytes.at, bytes.n);
 }
@@ -360,9 +361,10 @@ static void publish_events(struct outbox *outbox, const struct delivery *hop)
 static void publish_hop(struct publish_sink *publish, struct outbox *outbox, const struct delivery *hop)
 {
     if (hop->hole.to > hop->hole.from) {
-        send_gap(publish, outbox, hop);
+        send_gap(publish, outbox, hop); /* of the device from before */
     }
-    struct wire_header header = header_of(publish, hop);
+    memcpy(outbox->device, hop->device, sizeof outbox->device);
+    struct wire_header header = header_of(publish, outbox, hop);
     size_t values = publish->labels ? publish->width : hop->n;
     header.shp[0] = (uint32_t)values;
     header.n_shp = 1;
@@ -388,7 +390,7 @@ static void publish_last(struct publish_sink *publish, struct outbox *outbox)
     if (outbox->events) {
         events_cut(outbox->events);
     }
-    struct wire_header header = header_of(publish, &end);
+    struct wire_header header = header_of(publish, outbox, &end);
     send(publish, outbox, outbox->hops, &header, NULL, 0);
     outbox->closed = true;
 }

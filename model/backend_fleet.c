@@ -255,21 +255,29 @@ static void copy_due(struct fleet *fleet, int member, const struct backend_hop *
 
 /* ---- A step. ---- */
 
+/* What a device said when it failed, behind what others said in the same call. */
+static void note_words(struct fleet *fleet, const struct shard *shard, bool first)
+{
+    const char *words = shard->backend->ops->fault(shard->backend), *device = shard->backend->device;
+    size_t at = first ? 0 : strlen(fleet->health.last);
+    snprintf(fleet->health.last + at, sizeof fleet->health.last - at, "%s%.*s: %.160s", first ? "" : "; ",
+             (int)strcspn(device, " "), device, words ? words : "failed without a word");
+}
+
 /* Owner, between steps: who failed is lost. */
 static void settle(struct fleet *fleet)
 {
+    bool first = true;
     for (int i = 0; i < fleet->n_shards; i++) {
         struct shard *shard = &fleet->shards[i];
         if (shard->down && !shard->lost) {
-            const char *words = shard->backend->ops->fault(shard->backend);
+            note_words(fleet, shard, first);
+            first = false;
             shard->lost = true;
             forget_copy(shard, -1);
             shard->copies.stage = NONE;
             fleet->base.checks = false; /* the processor doesn't */
             fleet->health.faults++;
-            snprintf(fleet->health.last, sizeof fleet->health.last, "%.*s: %.*s",
-                     (int)strcspn(shard->backend->device, " "), shard->backend->device, 160,
-                     words ? words : "failed without a word");
             fleet->relief = fleet->relief < 0 || i < fleet->relief ? i : fleet->relief;
         }
     }
@@ -375,6 +383,13 @@ static int fleet_step(struct backend *backend, const struct backend_hop *hops, i
     }
     settle(fleet);
     return fleet->health.failed_hops > before ? -1 : 0;
+}
+
+int backend_fleet_device(const struct backend *backend, int slot)
+{
+    const struct fleet *fleet = (const struct fleet *)backend;
+    int i = slot % fleet->n_shards;
+    return fleet->shards[i].lost ? -1 : i;
 }
 
 bool backend_fleet_failed(const struct backend *backend, int slot)

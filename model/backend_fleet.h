@@ -19,7 +19,7 @@
  *   in a get    that one call is void
  * and the device is never called again but to close it. Its streams go on with their next hop on the standby, from the
  * copy; that hop's elapsed time is longer by what passed since the copy was made, the void hops among it. The standby
- * never fails. A device that neither answers nor fails holds up the step: its backend has to know when to give up.
+ * never fails. A device that neither answers nor fails holds up the step: its backend gives up after options->patience_s.
  *
  * Threads: as every backend, one caller; but calls of one device's backend come from changing threads, never two at once. */
 
@@ -39,6 +39,9 @@ struct backend *backend_fleet_open(const struct model *model, const struct ssm_o
 
 /* After a call that gave -1: was this slot's part of it void? */
 bool backend_fleet_failed(const struct backend *backend, int slot);
+
+/* The device that a slot's stream runs on; -1: the standby. */
+int backend_fleet_device(const struct backend *backend, int slot);
 
 /* What went wrong so far; lives as long as the backend. */
 const struct ssm_health *backend_fleet_health(const struct backend *backend);

@@ -340,6 +340,11 @@ int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream)
     return engine->backend->ops->state_put(engine->backend, slot, NULL) ? SSM_FAULT : SSM_OK;
 }
 
+int ssm_stream_device(const struct ssm_engine *engine, ssm_stream stream)
+{
+    return engine->fleet ? backend_fleet_device(engine->fleet, (int)(uint32_t)stream) : 0;
+}
+
 /* ---- Running. ---- */
 
 /* NaN and inf are what has every bit of the exponent. In integers, whose sums the compiler may reorder: a sum of floats would

@@ -111,7 +111,7 @@ struct ssm_health {
     uint64_t faults;      /* devices that failed                                                              */
     uint64_t moved;       /* streams that went over to the processor                                          */
     uint64_t failed_hops; /* hops given back with SSM_FAULT                                                   */
-    char last[192];       /* what the last device to fail said; "" = none did                                 */
+    char last[384];       /* what the last device to fail said, or the last ones in one call; "" = none did   */
 };
 
 /* Where the time of a device's last ssm_step went, s: four spans one after the other, and how long of it the GPU was busy;
@@ -152,6 +152,10 @@ const struct ssm_health *ssm_health(const struct ssm_engine *engine); /* borrowe
 int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error *err);
 /* The folder of shipped models i = 0, 1, ... in search order, or NULL past the end. */
 const char *ssm_model_folder(int i);
+
+/* The device a stream runs on: i of ssm_describe_device; -1: the processor, which its device's failure left it to. The
+ * stream must be open. It changes in calls that change ssm_health's faults. */
+int ssm_stream_device(const struct ssm_engine *engine, ssm_stream stream);
 
 /* SSM_FAULT from these and from state_*: only that call failed, or, with copy_s below 0, the stream's device is lost. */
 int ssm_stream_open(struct ssm_engine *engine, ssm_stream *stream);  /* zero state; SSM_OK or SSM_FULL        */

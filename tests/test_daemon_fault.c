@@ -146,6 +146,7 @@ static float *read_file(const char *path, size_t n)
 struct heard { /* by a subscriber to gap/, audio/ and state/ */
     void *context, *socket;
     int gaps, hops, faults;
+    int on_gpu, on_cpu, gap_at; /* hops that ran there; and those before the gap */
     struct wire_header gap;
 };
 
@@ -172,10 +173,13 @@ static void *listen_to(void *arg)
         if (!strncmp(topic, "gap/", 4)) {
             heard->gaps++;
             heard->gap = header;
+            heard->gap_at = heard->hops;
         } else if (!strncmp(topic, "state/", 6)) {
             heard->faults = number_of("device_faults", payload, (size_t)length);
         } else {
             heard->hops += header.n > 0;
+            heard->on_gpu += header.n > 0 && strcmp(header.st, "cuda:0") == 0;
+            heard->on_cpu += header.n > 0 && strcmp(header.st, "cpu") == 0;
             ended = header.flags & WIRE_END;
         }
     }
@@ -227,6 +231,8 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     assert_in_range(heard.gap.lost.n, HOP, ENGINE_HOPS * HOP);
     assert_int_equal(heard.gap.lost.to - heard.gap.lost.from, heard.gap.lost.n);
     assert_string_equal(heard.gap.st, "cuda:0");
+    assert_int_equal(heard.on_gpu, heard.gap_at);
+    assert_int_equal(heard.on_cpu, heard.hops - heard.gap_at);
 
     /* c is b but for the hops at the fault, which are silent, and what the gap left in the model. */
     float *b = read_file(in_dir("b.wav"), N), *c = read_file(in_dir("c.wav"), N);

@@ -246,6 +246,23 @@ static void survives_the_loss_of_every_device(void **context)
     crowd_close(&want);
 }
 
+static void devices_that_fail_at_once_are_all_told(void **context)
+{
+    (void)context;
+    scripts[0].at[STEP] = scripts[2].at[STEP] = 3;
+    struct crowd crowd = crowd_open(open_fleet(3, STREAMS, 0), STREAMS);
+    while (crowd.at < 4) {
+        crowd_step(&crowd);
+    }
+    assert_int_equal(ssm_health(crowd.engine)->faults, 2);
+    assert_string_equal(ssm_health(crowd.engine)->last, "cuda:0: an illegal memory access was encountered; "
+                                                        "cuda:2: an illegal memory access was encountered");
+    for (int i = 0; i < STREAMS; i++) {
+        assert_int_equal(ssm_stream_device(crowd.engine, crowd.streams[i]), i % 3 == 1 ? 1 : -1);
+    }
+    crowd_close(&crowd);
+}
+
 static void misses_one_hop_and_a_hundred_milliseconds_at_most(void **context)
 {
     (void)context;
@@ -592,6 +609,7 @@ int main(void)
         CASE(tells_what_happened),
         CASE(leaves_the_other_devices_streams_alone),
         CASE(survives_the_loss_of_every_device),
+        CASE(devices_that_fail_at_once_are_all_told),
         CASE(misses_one_hop_and_a_hundred_milliseconds_at_most),
         CASE(steps_of_several_hops_are_void_as_a_whole),
         CASE(copies_each_stream_once_a_second_of_its_hops),

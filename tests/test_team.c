@@ -68,6 +68,25 @@ static void what_is_written_before_a_barrier_is_read_behind_it(void **state)
     team_destroy(team);
 }
 
+/* The caller does its part in between; the last start's members are gone when the next begins. */
+static void workers_go_on_without_the_caller(void **state)
+{
+    (void)state;
+    struct task task = {0};
+    struct team *team = team_create(MEMBERS);
+    team_wait(team); /* nothing was started: there is nothing to wait for */
+    for (int i = 0; i < 2000; i++) {
+        team_start(team, 1 + i % MEMBERS, count, &task);
+        task.counts[0]++;
+        team_wait(team);
+        team_wait(team);
+    }
+    for (int k = 0; k < MEMBERS; k++) {
+        assert_int_equal(task.counts[k], 2000 - 2000 * k / MEMBERS);
+    }
+    team_destroy(team);
+}
+
 static void sleepers_wake(void **state)
 {
     (void)state;
@@ -87,6 +106,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(run_calls_every_member_once_and_waits_for_all),
         cmocka_unit_test(what_is_written_before_a_barrier_is_read_behind_it),
+        cmocka_unit_test(workers_go_on_without_the_caller),
         cmocka_unit_test(sleepers_wake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
