@@ -115,7 +115,10 @@ bench: all ## kernels and engine against their floors and peers, on this CPU
 CUDA := $(patsubst %,build/release/%.o,$(wildcard kernels/cuda/*.cu model/cuda/*.cu))
 NVCCFLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC,-Wall,-Wextra
 
-cuda: build/release/libssm_cuda.so ## the CUDA kernels and backend: build/release/libssm_cuda.so (needs nvcc)
+# Behind `all` where both are asked for: it builds the same.
+cuda: $(if $(filter all demo test bench install,$(MAKECMDGOALS)),all) ## the CUDA kernels and backend: build/release/libssm_cuda.so (needs nvcc)
+	@$(MAKE) -j$(JOBS) --no-print-directory build/release/libssm_cuda.so
+
 # Its own copies of what it shares with the program: it calls nothing in who opens it.
 build/release/libssm_cuda.so: $(CUDA) build/release/model/refuse.o build/release/model/team.o build/release/dsp/clock.o
 	$(Q)$(NVCC) -shared -Xlinker -Bsymbolic -o $@ $^
@@ -130,7 +133,7 @@ CUDA_PROGRAMS := $(patsubst %.cu,build/release/%,$(wildcard tests/cuda/test_*.cu
 CUDA_RUN := SSM_CUDA_LIBRARY=build/release/libssm_cuda.so
 
 test-cuda: ## every twin test on the GPU (exit 69: there is none)
-	@$(MAKE) -j$(JOBS) --no-print-directory cuda $(CUDA_PROGRAMS)
+	@$(MAKE) -j$(JOBS) --no-print-directory build/release/libssm_cuda.so $(CUDA_PROGRAMS)
 	@$(CUDA_RUN) build/release/tests/cuda/test_backend
 	@build/release/tests/cuda/test_layers
 	@build/release/tests/cuda/bench_step --check
@@ -138,7 +141,7 @@ test-cuda: ## every twin test on the GPU (exit 69: there is none)
 	@if python3 -c 'import torch' 2>/dev/null; then python3 model/train/check_scan.py build/release/libssm_cuda.so --no-timing; \
 	 else echo "skipped: check_scan.py, the scan and its gradients, needs PyTorch"; fi
 bench-cuda: ## the GPU against its floors and peers; keeps the results in tests/bench/results
-	@$(MAKE) -j$(JOBS) --no-print-directory cuda $(CUDA_PROGRAMS)
+	@$(MAKE) -j$(JOBS) --no-print-directory build/release/libssm_cuda.so $(CUDA_PROGRAMS)
 	@$(CUDA_RUN) python3 tests/bench/gpu.py run
 build/release/tests/cuda/%: build/release/tests/cuda/%.cu.o $(filter build/release/kernels/%,$(CUDA))
 	$(Q)$(NVCC) -o $@ $^

@@ -67,11 +67,6 @@ struct report {
 static float *signal_samples; /* SIGNAL seconds */
 static size_t signal_length;
 
-static double now(void)
-{
-    return 1e-9 * (double)clock_now();
-}
-
 /* splitmix64, uniform in [0, 1) */
 static double draw(uint64_t *seed)
 {
@@ -163,7 +158,7 @@ static void tell_stages(const struct ssm_engine *engine, struct step *step)
 static double wait_for_hop(struct load *load)
 {
     if (!paced) {
-        return now();
+        return clock_seconds();
     }
     struct timespec due = {.tv_sec = (time_t)load->due, .tv_nsec = (long)(1e9 * fmod(load->due, 1))};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
@@ -179,9 +174,9 @@ static struct step time_step(struct load *load)
     for (size_t i = 0; i < (size_t)load->n; i++) {
         load->hops[i].in = load->in + (i * RING + turn) * inputs;
     }
-    double due = wait_for_hop(load), start = now();
+    double due = wait_for_hop(load), start = clock_seconds();
     ssm_step(load->engine, load->hops, load->n);
-    struct step step = {.took = now() - start};
+    struct step step = {.took = clock_seconds() - start};
     tell_stages(load->engine, &step);
     step.took += start - due;
     return step;
@@ -274,7 +269,7 @@ static int take_steps(struct load *load, struct step *steps, int planned, int to
 {
     double hop_s = (double)load->info->hop / load->info->rate;
     int n = 0, late = 0;
-    load->due = now();
+    load->due = clock_seconds();
     while (n < planned && late <= tolerated) {
         steps[n] = time_step(load);
         late += steps[n++].took > hop_s;
@@ -285,8 +280,8 @@ static int take_steps(struct load *load, struct step *steps, int planned, int to
 /* Steps that don't count, for so long. */
 static void warm_up(struct load *load, double time)
 {
-    load->due = now();
-    for (double start = now(); now() - start < time;) {
+    load->due = clock_seconds();
+    for (double start = clock_seconds(); clock_seconds() - start < time;) {
         time_step(load);
     }
 }
@@ -461,12 +456,12 @@ static int measure_scan(int n_threads, double *speed, struct ssm_error *err)
         in[i] = signal_samples[i % signal_length];
     }
     double audio = 0, start = 0;
-    for (int round = -1; in != NULL && out != NULL && (round < 1 || now() - start < SCAN_FOR); round++) {
-        start = round == 0 ? now() : start;
+    for (int round = -1; in != NULL && out != NULL && (round < 1 || clock_seconds() - start < SCAN_FOR); round++) {
+        start = round == 0 ? clock_seconds() : start;
         audio += round < 0 ? 0 : (double)(hops * hop) / load.info->rate; /* round -1 warms up */
         ssm_scan(load.engine, load.hops[0].stream, in, out, NULL, hops, NULL);
     }
-    *speed = audio / (now() - start);
+    *speed = audio / (clock_seconds() - start);
     status = check_health(&load, err);
     free(in);
     free(out);

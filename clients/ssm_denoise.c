@@ -9,13 +9,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "clients/belt.h"
 #include "clients/cleaner.h"
 #include "clients/json.h"
 #include "clients/verb.h"
+#include "dsp/clock.h"
 #include "dsp/sound_file.h"
 
 /* BLOCKS of up to BLOCK values are on the way to the model, and as many behind it: as much as a GPU's scan takes at once. */
@@ -44,13 +44,6 @@ struct job {
     struct cleaner_counts counts;
     double device_mib;          /* of the devices' memory, all of them together; 0 on the processor */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void interrupt(int signal)
 {
@@ -125,10 +118,10 @@ static void print_clock(FILE *file, double seconds)
 static void print_progress(struct job *job)
 {
     double at = (double)job->taken / job->info.rate, length = (double)job->info.length / job->info.rate, took;
-    if (quiet || verb_json || !isatty(STDERR_FILENO) || now() - job->told < 0.2) {
+    if (quiet || verb_json || !isatty(STDERR_FILENO) || clock_seconds() - job->told < 0.2) {
         return;
     }
-    job->told = now();
+    job->told = clock_seconds();
     took = job->told - job->start;
     fputc('\r', stderr);
     print_clock(stderr, at);
@@ -399,7 +392,7 @@ static int run_job(struct job *job)
     if (!sound_file_commit(job->out, &err)) {
         return verb_fail(err.code, "%s", err.text);
     }
-    job->finish = now();
+    job->finish = clock_seconds();
     note_oddities(job);
     if (damage->code != 0) {
         return verb_fail(damage->code, "%s; %s holds the %lld samples before that%s", damage->text, job->out_path,
@@ -419,7 +412,7 @@ static int run_job(struct job *job)
 static int run_denoise(char **arguments, int n)
 {
     (void)n;
-    struct job job = {.in_path = arguments[0], .out_path = arguments[1], .start = now()};
+    struct job job = {.in_path = arguments[0], .out_path = arguments[1], .start = clock_seconds()};
     job.told = job.start;
     struct sigaction action = {.sa_handler = interrupt};
     sigaction(SIGINT, &action, NULL);

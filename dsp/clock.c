@@ -128,6 +128,11 @@ int64_t clock_now(void)
     return read_ns(CLOCK_MONOTONIC);
 }
 
+double clock_seconds(void)
+{
+    return 1e-9 * (double)clock_now();
+}
+
 /* UTC between two looks at the monotonic clock; of five tries the one least interrupted. */
 int64_t clock_utc_offset(void)
 {

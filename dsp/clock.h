@@ -55,7 +55,8 @@ int64_t clock_utc_offset(void);
 void clock_set_utc_offset(struct clock *clock, int64_t offset);
 int64_t clock_utc(const struct clock *clock, uint64_t counter);
 
-int64_t clock_now(void); /* CLOCK_MONOTONIC, ns */
+int64_t clock_now(void);      /* CLOCK_MONOTONIC, ns */
+double clock_seconds(void);   /* the same in s, to measure spans with */
 
 #ifdef __cplusplus
 }

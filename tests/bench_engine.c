@@ -6,18 +6,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "dsp/clock.h"
 #include "model/ssm.h"
 
 enum { STREAMS = 64, STEPS = 2000, SCAN = 4096 };
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 static int by_size(const void *a, const void *b)
 {
@@ -46,9 +39,9 @@ static void bench_step(struct ssm_engine *engine, int streams, const float *in, 
         ssm_stream_open(engine, &hops[i].stream);
     }
     for (int k = 0; k < steps; k++) {
-        double start = now();
+        double start = clock_seconds();
         ssm_step(engine, hops, streams);
-        us[k] = (now() - start) * 1e6 / streams;
+        us[k] = (clock_seconds() - start) * 1e6 / streams;
     }
     for (int i = 0; i < streams; i++) {
         ssm_stream_close(engine, hops[i].stream);
@@ -64,9 +57,9 @@ static void bench_scan(struct ssm_engine *engine, int threads, const float *in, 
     char what[64];
     ssm_stream_open(engine, &stream);
     for (int k = 0; k < 9; k++) {
-        double start = now();
+        double start = clock_seconds();
         ssm_scan(engine, stream, in, out, NULL, SCAN, NULL);
-        us[k] = (now() - start) * 1e6 / SCAN;
+        us[k] = (clock_seconds() - start) * 1e6 / SCAN;
     }
     ssm_stream_close(engine, stream);
     snprintf(what, sizeof what, "scan, %d thread%s", threads, threads > 1 ? "s" : "");

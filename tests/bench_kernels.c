@@ -8,12 +8,13 @@
 
 #include "kernels/kernels.h"
 
+#include "dsp/clock.h"
+
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -27,13 +28,6 @@ static int rows_printed;
 static volatile float sink;
 
 /* ---- measuring -------------------------------------------------------------------------------------------------- */
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int ascending(const void *a, const void *b)
 {
@@ -50,11 +44,11 @@ static struct timing measure(void (*run)(void *what, int i), void *what)
 {
     static double samples[SAMPLES_MAX];
     int n = 0;
-    const double start = now();
+    const double start = clock_seconds();
     run(what, 0);
-    for (double before = now(); n < 20 || (n < SAMPLES_MAX && before - start < SAMPLE_SECONDS); n++) {
+    for (double before = clock_seconds(); n < 20 || (n < SAMPLES_MAX && before - start < SAMPLE_SECONDS); n++) {
         run(what, n);
-        const double after = now();
+        const double after = clock_seconds();
         samples[n] = after - before;
         before = after;
     }

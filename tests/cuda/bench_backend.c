@@ -12,11 +12,6 @@
 
 enum { WARM_UP = 1 }; /* seconds of steps before those that count */
 
-static double now(void)
-{
-    return 1e-9 * (double)clock_now();
-}
-
 static int by_size(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -76,13 +71,13 @@ static int bench_steps(const struct run *run, int streams)
     for (size_t i = 0; !failed && i < n; i++) {
         hops[i] = (struct backend_hop){.slot = (int)i, .in = in + i * hop, .out = out + i * outputs, .count = 1};
     }
-    for (double warm = now(); !failed && now() - warm < WARM_UP;) {
+    for (double warm = clock_seconds(); !failed && clock_seconds() - warm < WARM_UP;) {
         failed = backend->ops->step(backend, hops, streams);
     }
     for (int k = 0; !failed && k < steps; k++) {
-        double start = now();
+        double start = clock_seconds();
         failed = backend->ops->step(backend, hops, streams);
-        us[k] = (now() - start) * 1e6;
+        us[k] = (clock_seconds() - start) * 1e6;
     }
     if (!failed) {
         qsort(us, (size_t)steps, sizeof *us, by_size);
@@ -111,20 +106,20 @@ static int bench_steps(const struct run *run, int streams)
 
 static int bench_scan(const struct run *run)
 {
-    double start = now();
+    double start = clock_seconds();
     struct backend *backend = open_backend(run, 1);
-    double opened = now();
+    double opened = clock_seconds();
     size_t hop = (size_t)run->model->info.hop, outputs = (size_t)run->model->info.outputs;
     float *in = make_sound(run->hops * hop), *out = calloc(run->hops * outputs, sizeof *out);
     int failed = !backend || !in || !out;
     for (int round = 0; !failed && round < 3; round++) {
-        double begin = now();
+        double begin = clock_seconds();
         for (int at = 0; !failed && at < (int)run->hops; at += backend->scan_hops) {
             int left = (int)run->hops - at, count = left < backend->scan_hops ? left : backend->scan_hops;
             struct backend_hop piece = {.in = in + (size_t)at * hop, .out = out + (size_t)at * outputs, .count = count};
             failed = backend->ops->scan(backend, &piece);
         }
-        double seconds = now() - begin, audio = (double)run->hops * (double)hop / run->model->info.rate;
+        double seconds = clock_seconds() - begin, audio = (double)run->hops * (double)hop / run->model->info.rate;
         printf("  scan of %.0f s: %.1f ms, %.0f times real time (open %.1f ms, %.0f MiB)\n", audio, seconds * 1e3,
                audio / seconds, (opened - start) * 1e3, (double)backend->bytes / (1 << 20));
         fflush(stdout);
