@@ -333,7 +333,7 @@ static void publish_meta(struct publish_sink *publish, struct outbox *outbox)
     }
     struct delivery now = {.s0 = outbox->next, .tm = clock_now()};
     now.cap = now.enq = now.inf = now.tm;
-    struct wire_header header = header_of(publish, &now);
+    struct wire_header header = header_of(publish, outbox, &now);
     snprintf(header.dt, sizeof header.dt, "msgpack");
     if (!bytes.full) {
         send(publish, outbox, outbox->meta, &header, bytes.at, bytes.n);
