@@ -385,10 +385,10 @@ cudaError_t launch_part(struct cuda *cuda, const struct part *part, struct lane 
                         const struct lane *before)
 {
     const struct chain_bench *bench = &lane->bench;
-    const int hop = cuda->model->info.inputs, rows = part->rows;
+    const int inputs = cuda->model->info.inputs, rows = part->rows;
     const size_t values = size_t(rows) * size_t(cuda->model->info.outputs);
     cudaError_t error = cudaMemcpyAsync(lane->records_gpu, record_at(cuda, part->first),
-                                        size_t(rows) * move_record_bytes(hop), cudaMemcpyHostToDevice, lane->stream);
+                                        size_t(rows) * move_record_bytes(inputs), cudaMemcpyHostToDevice, lane->stream);
     if (!error && before) {
         error = cudaStreamWaitEvent(lane->stream, before->computed, 0);
     }
