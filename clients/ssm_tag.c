@@ -2,19 +2,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sysexits.h>
 
 #include "clients/runner.h"
+#include "clients/sensor_file.h"
 #include "clients/tag_writer.h"
 #include "clients/verb.h"
 #include "dsp/sound_file.h"
 
-enum { BLOCK = 1 << 16 };
+enum { BLOCK = 1 << 16, SENSOR_HOPS = 4096 };
 
-static const char *model = "tag-audio", *device = "auto", *precision = "auto", *format = "jsonl";
+static const char *model = "tag-audio", *device = "auto", *precision = "auto", *format = "jsonl", *input = "auto", *fields;
 static int threads;
 static bool step, scores, whole;
-static double threshold = -1;
+static double threshold = -1, rate;
 
 /* One stream of the model: rows out, in order, each about its samples. */
 struct track {
@@ -36,6 +38,7 @@ struct job {
     struct tag_writer writer;
     bool ended;            /* the input's length is known                     */
     uint64_t total;        /* ... in samples at the model's rate              */
+    struct cadence_hop *hops; /* of a sensor: where those in the runner are   */
 };
 
 static void tell(void *context, const struct event *event)
@@ -72,6 +75,33 @@ static void place_row(struct track *track, const float *row)
     if (to > from) {
         take_row(track, (uint64_t)from, (uint64_t)to, row);
     }
+}
+
+/* A sensor's row: it is about the time since the one before, less the model's delay. */
+static void place_sensor_row(struct track *track, const struct cadence_hop *hop, const float *row)
+{
+    const struct ssm_info *info = track->job->info;
+    uint64_t delay = (uint64_t)info->delay * CADENCE_TICKS / (uint64_t)info->rate;
+    if (hop->gap) {
+        events_cut(track->events);
+    }
+    if (track->rows++ == 0) {
+        track->job->writer.origin = hop->time - (double)hop->to / CADENCE_TICKS;
+    }
+    if (hop->to > delay && hop->to > hop->from) {
+        take_row(track, hop->from > delay ? hop->from - delay : 0, hop->to - delay, row);
+    }
+}
+
+static int take_sensor_hops(void *context, size_t hops)
+{
+    struct job *job = context;
+    struct track *track = &job->tracks[0];
+    for (size_t i = 0; i < hops; i++) {
+        place_sensor_row(track, job->hops++, runner_out(job->runner, 0) + i * (size_t)job->info->outputs);
+    }
+    tag_writer_pass(&job->writer, events_open_since(track->events));
+    return ferror(job->writer.file) ? EX_IOERR : 0;
 }
 
 /* Events that begin before this sample have all been told. */
@@ -114,13 +144,19 @@ static void tell_whole(struct track *track)
     }
 }
 
-static int finish(struct job *job)
+/* Push the model's delay out of a sound. */
+static int push_end(struct job *job)
 {
     int status = 0;
     job->ended = true;
     while (status == 0 && job->tracks[0].rows * (uint64_t)job->info->hop < job->total + (uint64_t)job->info->delay) {
         status = runner_push(job->runner, NULL, (size_t)job->info->hop);
     }
+    return status;
+}
+
+static void finish(struct job *job)
+{
     for (int k = 0; k < job->streams; k++) {
         if (whole) {
             tell_whole(&job->tracks[k]);
@@ -128,7 +164,6 @@ static int finish(struct job *job)
         events_cut(job->tracks[k].events);
     }
     tag_writer_finish(&job->writer);
-    return status;
 }
 
 static int set_format(struct job *job)
@@ -154,7 +189,7 @@ static void set_thresholds(struct labels *labels)
     }
 }
 
-static int open_tracks(struct job *job, int rate)
+static int open_tracks(struct job *job, int ticks)
 {
     job->streams = runner_streams(job->runner);
     job->labels = labels_create(runner_engine(job->runner));
@@ -167,7 +202,7 @@ static int open_tracks(struct job *job, int rate)
         struct track *track = &job->tracks[k];
         track->job = job;
         track->channel = k;
-        track->events = labels_events(job->labels, rate, tell, track);
+        track->events = labels_events(job->labels, ticks, tell, track);
         track->last = calloc((size_t)job->labels->n, sizeof *track->last);
         fine = track->events != NULL && track->last != NULL;
     }
@@ -175,7 +210,7 @@ static int open_tracks(struct job *job, int rate)
     job->writer.labels = job->labels;
     job->writer.source = job->path;
     job->writer.channels = job->streams;
-    job->writer.rate = rate;
+    job->writer.rate = ticks;
     return fine ? 0 : verb_fail(EX_OSERR, "out of memory");
 }
 
@@ -190,12 +225,12 @@ static void close_job(struct job *job)
     runner_destroy(job->runner);
 }
 
-static int open_runner(struct job *job, int rate, int channels)
+static int open_runner(struct job *job, int sound_rate, int channels, runner_take *take)
 {
     struct ssm_error err = {0};
     struct runner_options options = {.model = model, .device = device, .precision = precision, .task = "tag",
-                                     .rate = rate, .channels = channels, .threads = threads, .step = step,
-                                     .take = take_hops, .context = job};
+                                     .rate = sound_rate, .channels = channels, .threads = threads, .step = step,
+                                     .take = take, .context = job};
     job->runner = runner_create(&options, &err);
     if (job->runner == NULL) {
         return verb_fail(err.code, "%s", err.text);
@@ -220,13 +255,15 @@ static int push_sound(struct job *job, struct sound_file *in, const struct sound
     free(samples);
     uint64_t from = (uint64_t)info->rate, to = (uint64_t)job->info->rate;
     job->total = (taken * to + from - 1) / from;
-    return status != 0 ? status : finish(job);
+    status = status != 0 ? status : push_end(job);
+    finish(job);
+    return status;
 }
 
-static int tag_sound(struct job *job, struct sound_file *in, const struct sound_file_info *info)
+static int tag_opened_sound(struct job *job, struct sound_file *in, const struct sound_file_info *info)
 {
     struct sound_file_error damage = {0};
-    int status = open_runner(job, info->rate, info->channels);
+    int status = open_runner(job, info->rate, info->channels, take_hops);
     if (status != 0 || (status = open_tracks(job, job->info->rate)) != 0) {
         return status;
     }
@@ -242,26 +279,109 @@ static int tag_sound(struct job *job, struct sound_file *in, const struct sound_
     return status;
 }
 
+static int tag_sound(struct job *job)
+{
+    struct sound_file_info info;
+    struct sound_file_error err;
+    struct sound_file *in = sound_file_open(job->path, &info, &err);
+    if (in == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    int status = tag_opened_sound(job, in, &info);
+    sound_file_close(in);
+    return status;
+}
+
+/* What a user should know of the lines; no line that could be read is an error. */
+static int note_lines(const struct job *job, const struct sensor_file_counts *counts)
+{
+    if (counts->bad > 0 && counts->readings == 0) {
+        return verb_fail(EX_DATAERR, "%s:%llu: %s: \"%s\"", job->path, (unsigned long long)counts->first_bad, counts->why,
+                         counts->quote);
+    }
+    if (counts->bad > 0) {
+        verb_note("%s: %llu lines were not read; the first is line %llu: %s: \"%s\"", job->path,
+                  (unsigned long long)counts->bad, (unsigned long long)counts->first_bad, counts->why, counts->quote);
+    }
+    if (counts->missing + counts->late > 0) {
+        verb_note("%s: %llu readings lack a value and %llu are out of order; the model was told the time over them", job->path,
+                  (unsigned long long)counts->missing, (unsigned long long)counts->late);
+    }
+    return 0;
+}
+
+/* All of a sensor's file through the model, a block of hops at a time. */
+static int push_sensor(struct job *job, struct sensor_file *in)
+{
+    size_t inputs = (size_t)job->info->inputs, n = SENSOR_HOPS;
+    float *values = malloc(n * inputs * sizeof *values), *elapsed = malloc(n * sizeof *elapsed);
+    struct cadence_hop *hops = malloc(n * sizeof *hops);
+    int status = values != NULL && elapsed != NULL && hops != NULL ? 0 : verb_fail(EX_OSERR, "out of memory");
+    while (status == 0 && n == SENSOR_HOPS) {
+        n = sensor_file_read(in, values, elapsed, hops, SENSOR_HOPS);
+        job->hops = hops;
+        status = runner_push_hops(job->runner, values, elapsed, n);
+    }
+    finish(job);
+    free(values);
+    free(elapsed);
+    free(hops);
+    return status != 0 ? status : note_lines(job, sensor_file_counts(in));
+}
+
+static int tag_sensor(struct job *job, enum reading_format lines)
+{
+    struct ssm_error err = {0};
+    int status = open_runner(job, 0, 0, take_sensor_hops);
+    if (status != 0 || (status = open_tracks(job, CADENCE_TICKS)) != 0) {
+        return status;
+    }
+    struct sensor_file_options wanted = {.path = job->path, .format = lines, .fields = fields, .rate = rate};
+    struct sensor_file *in = sensor_file_open(&wanted, runner_engine(job->runner), &err);
+    if (in == NULL) {
+        return verb_fail(err.code, "%s", err.text);
+    }
+    tag_writer_begin(&job->writer);
+    status = push_sensor(job, in);
+    sensor_file_close(in);
+    return status;
+}
+
+static bool ends_in(const char *path, const char *ending)
+{
+    size_t n = strlen(path), m = strlen(ending);
+    return n > m && strcasecmp(path + n - m, ending) == 0;
+}
+
+/* Sound, or a sensor's lines: as --input says, or by the ending. */
+static int tag_input(struct job *job)
+{
+    bool automatic = strcmp(input, "auto") == 0;
+    if (strcmp(input, "csv") == 0 || (automatic && ends_in(job->path, ".csv"))) {
+        return tag_sensor(job, READING_CSV);
+    }
+    if (strcmp(input, "jsonl") == 0 || (automatic && ends_in(job->path, ".jsonl"))) {
+        return tag_sensor(job, READING_JSONL);
+    }
+    if (!automatic && strcmp(input, "sound") != 0) {
+        return verb_fail(EX_USAGE, "--input is sound, csv or jsonl, not \"%s\"", input);
+    }
+    return tag_sound(job);
+}
+
 static int run_tag(char **arguments, int n)
 {
     (void)n;
     struct job job = {.path = arguments[0]};
-    struct sound_file_info info;
-    struct sound_file_error err;
     int status = set_format(&job);
     if (status != 0) {
         return status;
     }
-    struct sound_file *in = sound_file_open(job.path, &info, &err);
-    if (in == NULL) {
-        return verb_fail(err.code, "%s", err.text);
-    }
-    status = tag_sound(&job, in, &info);
+    status = tag_input(&job);
     if (job.runner != NULL && runner_blown(job.runner) > 0) {
         verb_note("%s: the model gave no number for %llu hops; they count as 0", job.path,
                   (unsigned long long)runner_blown(job.runner));
     }
-    sound_file_close(in);
     close_job(&job);
     return status;
 }
@@ -274,6 +394,10 @@ static const struct verb_option options[] = {
      "the probability at which events begin, for every label\n(each label's own)"},
     {"scores", NULL, OPTION_FLAG, &scores, 0, 0, "no events: a line of JSON a hop with every label's probability"},
     {"whole", NULL, OPTION_FLAG, &whole, 0, 0, "one event for all of IN: the label that is best at its end"},
+    {"input", "KIND", OPTION_TEXT, &input, 0, 0, "what IN is: sound, csv or jsonl (by its ending)"},
+    {"fields", "A,B", OPTION_TEXT, &fields, 0, 0, "a sensor's columns or keys, in the model's order (as the model names them)"},
+    {"rate", "N", OPTION_REAL, &rate, 0, 10000000,
+     "a sensor's readings a second, where they carry no time (the model's)"},
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (auto)"},
     {"precision", "P", OPTION_TEXT, &precision, 0, 0, "of a GPU's products: fp32, tf32, bf16 or bf16-state (auto)"},
     {"step", NULL, OPTION_FLAG, &step, 0, 0,
@@ -293,10 +417,14 @@ const struct verb ssm_tag = {
         "the model. Times are seconds in IN, with the model's delay taken off; p is the highest probability in the event, mean\n"
         "the average, mid the AudioSet id where there is one, and cut is true where an event did not end by itself but with IN.\n"
         "Memory stays constant whatever the length (WebVTT waits for the longest event).\n\n"
+        "IN may be a sensor's recording too, .csv or .jsonl: columns, or keys, with the names of the model's fields become its\n"
+        "channels; t, time or timestamp says when (seconds, or a date). What is missing, late or irregular becomes elapsed time\n"
+        "for the model, never a made-up value; lines that can't be read are counted, and the first is quoted.\n\n"
         "An IN that is cut short or damaged is tagged up to the damage, and the exit status is 65.",
     .examples = "  ssm tag street.flac\n"
                 "  ssm tag talk.wav --model vad --format audacity >talk.txt\n"
                 "  ssm tag film.wav --format vtt >film.vtt\n"
+                "  ssm tag motor.csv --model vibration-tags\n"
                 "  ssm tag seven.wav --model digits --whole",
     .options = options,
     .least = 1,

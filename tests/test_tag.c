@@ -4,6 +4,8 @@
 
 #include <jansson.h>
 
+#include "model/ssm.h"
+
 #define MODEL " --model tests/data/tiny-tag.safetensors"
 
 /* 3 dB below a tenth of full scale, with soft edges of 5 ms. */
@@ -203,6 +205,109 @@ static void a_wav_in_a_pipe_ends_where_it_ends(void **state)
     assert_says(65, "tag - " MODEL " </dev/null", "standard input is empty");
 }
 
+/* ---- A sensor's recording ---- */
+
+#define SENSOR " --model tests/data/tiny-sensor.safetensors"
+enum { READINGS = 40 };
+
+/* Irregular times from 100 s on; reading 20 is left out by the writers. */
+static double time_of(int i)
+{
+    return 100 + 0.01 * i + (i > 10 ? 0.004 * (i % 3) : 0) + (i > 30 ? 0.04 : 0);
+}
+
+static void values_of(int i, float *values)
+{
+    for (int k = 0; k < 3; k++) {
+        values[k] = (float)rint(100 * sin(i * (k + 1))) / 100;
+    }
+}
+
+static void write_sensor(const char *csv, const char *jsonl)
+{
+    FILE *a = fopen(in_folder(csv), "w"), *b = fopen(in_folder(jsonl), "w");
+    fprintf(a, "time,note,az,ax,ay\n");
+    for (int i = 0; i < READINGS; i++) {
+        float v[3];
+        values_of(i, v);
+        if (i == 20) {
+            fprintf(a, "%.3f,lost,%.2f,,%.2f\n", time_of(i), (double)v[2], (double)v[1]);
+            continue;
+        }
+        fprintf(a, "%.3f,\"x\",%.2f,%.2f,%.2f\n", time_of(i), (double)v[2], (double)v[0], (double)v[1]);
+        fprintf(b, "{\"t\": %.3f, \"ax\": %.2f, \"ay\": %.2f, \"az\": %.2f}\n", time_of(i), (double)v[0], (double)v[1],
+                (double)v[2]);
+    }
+    fclose(a);
+    fclose(b);
+}
+
+/* What the model says of each reading, told the time between them by hand. */
+static void moving_by_hand(double moving[READINGS])
+{
+    struct ssm_error err = {0};
+    struct ssm_engine *engine = ssm_open("tests/data/tiny-sensor.safetensors", &(struct ssm_options){.device = "cpu"}, &err);
+    ssm_stream stream;
+    assert_non_null(engine);
+    assert_int_equal(ssm_stream_open(engine, &stream), SSM_OK);
+    double last = time_of(0) - 0.01;
+    for (int i = 0; i < READINGS; i++) {
+        float in[3], out[2];
+        values_of(i, in);
+        struct ssm_hop hop = {.stream = stream, .in = in, .out = out, .count = 1,
+                              .elapsed = (float)((time_of(i) - last) * 100)};
+        if (i != 20) {
+            assert_int_equal(ssm_step(engine, &hop, 1), 1);
+            moving[i] = (double)out[1];
+            last = time_of(i);
+        }
+    }
+    ssm_close(engine);
+}
+
+static void a_sensors_times_reach_the_model(void **state)
+{
+    (void)state;
+    const char *ways[] = {"tag %/s.csv --scores" SENSOR, "tag %/s.csv --scores --step" SENSOR, "tag %/s.jsonl --scores" SENSOR};
+    double moving[READINGS];
+    moving_by_hand(moving);
+    write_sensor("s.csv", "s.jsonl");
+    for (int way = 0; way < 3; way++) {
+        assert_runs(ways[way]);
+        double t1 = 99.99;
+        for (int i = 0, n = 0; i < READINGS; i++) {
+            if (i == 20) {
+                continue;
+            }
+            json_t *json = line(n++);
+            assert_close(number_of(json, "t0"), t1, 2e-6);
+            t1 = number_of(json, "t1");
+            assert_close(t1, time_of(i), 2e-6);
+            assert_close(number_of(json_object_get(json, "scores"), "moving"), moving[i], 1e-4); /* step against scan */
+            json_decref(json);
+        }
+    }
+}
+
+static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **state)
+{
+    (void)state;
+    FILE *file = fopen(in_folder("bad.csv"), "w");
+    fputs("ax,ay,az\n1,2,3\n1,2\n1,two,3\n1,,3\n4,5,6\n", file);
+    fclose(file);
+    assert_says(0, "tag %/bad.csv --scores" SENSOR, "2 lines were not read; the first is line 3: ends after 2 of 3 columns: \"1,2\"");
+    assert_non_null(strstr(said, "1 readings lack a value"));
+    json_t *json = line(1);
+    assert_close(number_of(json, "t0"), 0.01, 1e-6); /* the missing one's time counts, the unread lines' doesn't */
+    assert_close(number_of(json, "t1"), 0.03, 1e-6);
+    json_decref(json);
+    assert_says(65, "tag %/bad.csv --fields x,y,z" SENSOR, "bad.csv:1: no header has named all of x,y,z");
+    assert_says(64, "tag %/bad.csv --fields x,y" SENSOR, "are not 3 names");
+    assert_says(64, "tag %/bad.csv" MODEL, "name the columns with --fields");
+    assert_says(64, "tag %/bad.csv --input text" SENSOR, "sound, csv or jsonl");
+    assert_says(66, "tag %/none.csv" SENSOR, "No such file");
+}
+
 static void tag_answers_what_it_can_not_do(void **state)
 {
     (void)state;
@@ -232,6 +337,8 @@ int main(void)
         cmocka_unit_test(audacity_takes_the_label_track),
         cmocka_unit_test(webvtt_is_in_order_of_beginnings),
         cmocka_unit_test(a_wav_in_a_pipe_ends_where_it_ends),
+        cmocka_unit_test(a_sensors_times_reach_the_model),
+        cmocka_unit_test(lines_that_can_not_be_read_are_counted_and_one_is_quoted),
         cmocka_unit_test(tag_answers_what_it_can_not_do),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+#include "dsp/readings.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { NAME = 64, COLUMNS = 1024, DEPTH = 16 };
+static const double TIME_MOST = 1e11; /* s: 3,000 years */
+enum { PLACE_NONE = -1, PLACE_TIME = -2 }; /* else a field's index */
+
+/* A line's part. */
+struct span {
+    const char *at;
+    size_t n;
+};
+
+enum layout { LAYOUT_OPEN, LAYOUT_NAMED, LAYOUT_UNKNOWN }; /* of CSV: no header yet, a header, a header that lacks a field */
+
+struct readings {
+    struct readings_options options;
+    int n;
+    char names[READING_FIELDS][NAME], time[NAME];
+    char separator;
+    enum layout layout;
+    int columns;
+    short place[COLUMNS]; /* of each column of CSV with a header */
+    char fault[160];
+};
+
+/* What a line has shown so far. */
+struct found {
+    struct reading *reading;
+    unsigned long long values; /* a bit a field with a value */
+    enum reading_status status;
+};
+
+static enum reading_status fault(struct readings *r, enum reading_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static enum reading_status fault(struct readings *r, enum reading_status status, const char *format, ...)
+{
+    va_list values;
+    va_start(values, format);
+    vsnprintf(r->fault, sizeof r->fault, format, values);
+    va_end(values);
+    return status;
+}
+
+static bool read_names(struct readings *r, const char *fields)
+{
+    for (const char *at = fields; *at; at += *at == ',') {
+        size_t n = strcspn(at, ",");
+        if (r->n == READING_FIELDS || n == 0 || n >= NAME) {
+            return false;
+        }
+        memcpy(r->names[r->n++], at, n);
+        at += n;
+    }
+    return r->n > 0;
+}
+
+struct readings *readings_create(const struct readings_options *options)
+{
+    struct readings *r = calloc(1, sizeof *r);
+    bool fine = r && read_names(r, options->fields) && (!options->time || strlen(options->time) < NAME);
+    if (!fine) {
+        free(r);
+        return NULL;
+    }
+    r->options = *options;
+    snprintf(r->time, sizeof r->time, "%s", options->time ? options->time : "");
+    return r;
+}
+
+void readings_destroy(struct readings *r)
+{
+    free(r);
+}
+
+int readings_fields(const struct readings *r)
+{
+    return r->n;
+}
+
+const char *readings_fault(const struct readings *r)
+{
+    return r->fault;
+}
+
+void readings_quote(char *text, size_t size, const char *line, size_t n)
+{
+    n = n < size - 1 ? n : size - 1;
+    for (size_t i = 0; i < n; i++) {
+        text[i] = line[i] >= ' ' && line[i] < 0x7f && line[i] != '"' ? line[i] : '.';
+    }
+    text[n] = '\0';
+}
+
+static bool is(struct span span, const char *text)
+{
+    return span.n == strlen(text) && memcmp(span.at, text, span.n) == 0;
+}
+
+/* Whose name is it? */
+static int find_place(const struct readings *r, struct span name)
+{
+    static const char *const times[] = {"t", "time", "timestamp"};
+    for (int i = 0; i < r->n; i++) {
+        if (is(name, r->names[i])) {
+            return i;
+        }
+    }
+    for (int i = 0; i < 3 && !r->time[0]; i++) {
+        if (is(name, times[i])) {
+            return PLACE_TIME;
+        }
+    }
+    return r->time[0] && is(name, r->time) ? PLACE_TIME : PLACE_NONE;
+}
+
+/* A number that fills all of the span. */
+static bool read_number(struct span span, double *number)
+{
+    char text[64], *end;
+    if (span.n == 0 || span.n >= sizeof text || memchr(span.at, '\0', span.n)) {
+        return false;
+    }
+    memcpy(text, span.at, span.n);
+    text[span.n] = '\0';
+    *number = strtod(text, &end);
+    return *end == '\0' && text[strspn(text, "+-0123456789.eE")] == '\0';
+}
+
+/* 2026-11-22T09:30:00.25Z, +01:00 in place of Z, a blank in place of T. */
+static bool read_date(struct span span, double *seconds)
+{
+    char text[48], zone[8] = "";
+    struct tm tm = {0};
+    double second;
+    int end = 0, hours = 0, minutes = 0;
+    if (span.n < 19 || span.n >= sizeof text) {
+        return false;
+    }
+    memcpy(text, span.at, span.n);
+    text[span.n] = '\0';
+    text[10] = text[10] == ' ' ? 'T' : text[10];
+    int got = sscanf(text, "%4d-%2d-%2dT%2d:%2d:%12lf%n%7s", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min,
+                     &second, &end, zone);
+    bool shifted = zone[0] == '+' || zone[0] == '-';
+    bool fine = got >= 6 && second >= 0 && second < 62 && (zone[0] == '\0' || strcmp(zone, "Z") == 0 || shifted);
+    if (!fine || (shifted && sscanf(zone + 1, "%2d:%2d", &hours, &minutes) < 1)) {
+        return false;
+    }
+    tm.tm_year -= 1900;
+    tm.tm_mon -= 1;
+    *seconds = (double)timegm(&tm) + second - (zone[0] == '-' ? -60.0 : 60.0) * (60 * hours + minutes);
+    return true;
+}
+
+/* Dates count seconds since 1970: 1.8e9. What is a thousand times as much, and so on, is in smaller units. */
+static double in_seconds(double time)
+{
+    double size = fabs(time);
+    return size < 1e11 ? time : size < 1e14 ? time * 1e-3 : size < 1e17 ? time * 1e-6 : time * 1e-9;
+}
+
+static bool read_time(struct span span, struct reading *reading)
+{
+    double number;
+    if (read_number(span, &number)) {
+        reading->time = in_seconds(number);
+    } else if (!read_date(span, &reading->time)) {
+        return false;
+    }
+    reading->timed = fabs(reading->time) <= TIME_MOST;
+    return reading->timed;
+}
+
+static bool is_missing(struct span span)
+{
+    return span.n == 0 || is(span, "null") || is(span, "NaN") || is(span, "nan") || is(span, "NA");
+}
+
+/* One value into its place. The first thing wrong with a line counts. */
+static void take_value(struct readings *r, struct found *found, int place, struct span span)
+{
+    double number = 0;
+    if (place == PLACE_NONE || found->status != READING_OK) {
+        return;
+    }
+    if (place == PLACE_TIME) {
+        if (!read_time(span, found->reading)) {
+            found->status = fault(r, READING_BAD, "the time is neither seconds nor a date");
+        }
+    } else if (is_missing(span)) {
+        found->values &= ~(1ull << place);
+    } else if (!read_number(span, &number)) {
+        found->status = fault(r, READING_BAD, "%s is no number", r->names[place]);
+    } else if ((r->options.least != 0 || r->options.most != 0) &&
+               !(number >= r->options.least && number <= r->options.most)) {
+        found->status = fault(r, READING_RANGE, "%s is %g, out of %g to %g", r->names[place], number, r->options.least,
+                              r->options.most);
+    } else if (!isfinite((float)number)) {
+        found->status = fault(r, READING_RANGE, "%s is too large", r->names[place]);
+    } else {
+        found->reading->values[place] = (float)number;
+        found->values |= 1ull << place;
+    }
+}
+
+static enum reading_status conclude(const struct readings *r, const struct found *found)
+{
+    unsigned long long all = r->n == 64 ? ~0ull : (1ull << r->n) - 1;
+    found->reading->missing = found->status == READING_OK && found->values != all;
+    return found->reading->missing ? READING_MISSING : found->status;
+}
+
+static struct span trim(struct span span)
+{
+    while (span.n > 0 && (*span.at == ' ' || *span.at == '\t')) {
+        span.at++;
+        span.n--;
+    }
+    while (span.n > 0 && (span.at[span.n - 1] == ' ' || span.at[span.n - 1] == '\t')) {
+        span.n--;
+    }
+    return span;
+}
+
+/* ---- CSV ---- */
+
+/* The next cell, and *left behind it; quotes around it are taken off. False at the end. */
+static bool next_cell(const struct readings *r, struct span *left, struct span *cell)
+{
+    if (!left->at) {
+        return false;
+    }
+    const char *stop = memchr(left->at, r->separator, left->n);
+    cell->at = left->at;
+    cell->n = stop ? (size_t)(stop - left->at) : left->n;
+    *left = stop ? (struct span){stop + 1, left->n - cell->n - 1} : (struct span){0};
+    *cell = trim(*cell);
+    if (cell->n > 1 && *cell->at == '"' && cell->at[cell->n - 1] == '"') {
+        *cell = (struct span){cell->at + 1, cell->n - 2};
+    }
+    return true;
+}
+
+/* Is it a header? Then learn the columns' places. */
+static bool read_header(struct readings *r, struct span line)
+{
+    unsigned long long seen = 0;
+    short place[COLUMNS];
+    int n = 0;
+    for (struct span cell; n < COLUMNS && next_cell(r, &line, &cell); n++) {
+        place[n] = (short)find_place(r, cell);
+        seen |= place[n] >= 0 ? 1ull << place[n] : 0;
+    }
+    if (seen != (r->n == 64 ? ~0ull : (1ull << r->n) - 1)) {
+        return false;
+    }
+    memcpy(r->place, place, (size_t)n * sizeof *place);
+    r->columns = n;
+    r->layout = LAYOUT_NAMED;
+    return true;
+}
+
+/* Without a header: the fields in their order, and perhaps the time in front. */
+static bool assume_columns(struct readings *r, struct span line)
+{
+    int n = 0, first = 0;
+    for (struct span cell; n <= r->n + 1 && next_cell(r, &line, &cell); n++) {
+    }
+    if (n != r->n && n != r->n + 1) {
+        return false;
+    }
+    if (n == r->n + 1) {
+        r->place[first++] = PLACE_TIME;
+    }
+    for (int i = 0; i < r->n; i++) {
+        r->place[first + i] = (short)i;
+    }
+    r->columns = n;
+    return true;
+}
+
+/* Words alone: a header, whether it names our fields or not. */
+static bool is_words(const struct readings *r, struct span line)
+{
+    double number;
+    for (struct span cell; next_cell(r, &line, &cell);) {
+        if (is_missing(cell) || read_number(cell, &number)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void choose_separator(struct readings *r, struct span line)
+{
+    r->separator = memchr(line.at, ';', line.n) ? ';' : memchr(line.at, '\t', line.n) ? '\t' : ',';
+}
+
+/* Know the columns, or say why not. */
+static enum reading_status find_columns(struct readings *r, struct span line)
+{
+    char before = r->separator;
+    choose_separator(r, line);
+    bool words = is_words(r, line);
+    if (words && read_header(r, line)) {
+        return READING_NONE;
+    }
+    r->separator = before ? before : r->separator;
+    r->layout = words && r->layout == LAYOUT_OPEN ? LAYOUT_UNKNOWN : r->layout;
+    if (r->layout == LAYOUT_UNKNOWN) {
+        return fault(r, READING_BAD, "no header has named all of %.80s", r->options.fields);
+    }
+    if (r->layout == LAYOUT_OPEN && !assume_columns(r, line)) {
+        return fault(r, READING_BAD, "has neither %d columns nor %d, and no header named them", r->n, r->n + 1);
+    }
+    return READING_OK;
+}
+
+static enum reading_status parse_csv(struct readings *r, struct span line, struct found *found)
+{
+    enum reading_status status = find_columns(r, line);
+    int n = 0;
+    if (status != READING_OK) {
+        return status;
+    }
+    for (struct span cell; n < r->columns && next_cell(r, &line, &cell); n++) {
+        take_value(r, found, r->place[n], cell);
+    }
+    if (n < r->columns && found->status == READING_OK) {
+        return fault(r, READING_BAD, "ends after %d of %d columns", n, r->columns);
+    }
+    return conclude(r, found);
+}
+
+/* ---- JSON: a cursor over one flat object; what is nested is passed over. ---- */
+
+static void skip_space(struct span *in)
+{
+    while (in->n > 0 && memchr(" \t\r\n", *in->at, 4)) {
+        in->at++;
+        in->n--;
+    }
+}
+
+static bool accept(struct span *in, char c)
+{
+    skip_space(in);
+    if (in->n == 0 || *in->at != c) {
+        return false;
+    }
+    in->at++;
+    in->n--;
+    return true;
+}
+
+/* Behind the opening quote: what is inside, escapes as they stand. */
+static bool read_string(struct span *in, struct span *inside)
+{
+    inside->at = in->at;
+    for (size_t i = 0; i < in->n; i++) {
+        if (in->at[i] == '\\') {
+            i++;
+        } else if (in->at[i] == '"') {
+            inside->n = i;
+            *in = (struct span){in->at + i + 1, in->n - i - 1};
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_word(struct span *in, struct span *word)
+{
+    size_t n = 0;
+    while (n < in->n && !memchr(",]} \t\r\n:\"[{", in->at[n], 11)) {
+        n++;
+    }
+    *word = (struct span){in->at, n};
+    *in = (struct span){in->at + n, in->n - n};
+    return n > 0;
+}
+
+static bool skip_value(struct span *in, int depth);
+
+/* Behind the opening bracket. */
+static bool skip_entries(struct span *in, char close, int depth)
+{
+    struct span key;
+    if (depth == 0) {
+        return false;
+    }
+    if (accept(in, close)) {
+        return true;
+    }
+    do {
+        if (close == '}' && !(accept(in, '"') && read_string(in, &key) && accept(in, ':'))) {
+            return false;
+        }
+        if (!skip_value(in, depth - 1)) {
+            return false;
+        }
+    } while (accept(in, ','));
+    return accept(in, close);
+}
+
+static bool skip_value(struct span *in, int depth)
+{
+    struct span inside;
+    if (accept(in, '"')) {
+        return read_string(in, &inside);
+    }
+    if (accept(in, '{')) {
+        return skip_entries(in, '}', depth);
+    }
+    if (accept(in, '[')) {
+        return skip_entries(in, ']', depth);
+    }
+    return read_word(in, &inside);
+}
+
+/* One key and its value. */
+static bool take_member(struct readings *r, struct span *in, struct found *found)
+{
+    struct span key, value;
+    if (!accept(in, '"') || !read_string(in, &key) || !accept(in, ':')) {
+        return false;
+    }
+    int place = find_place(r, key);
+    skip_space(in);
+    bool text = in->n > 0 && *in->at == '"', plain = in->n > 0 && !memchr("\"{[", *in->at, 3);
+    if (place == PLACE_NONE || (!plain && !(text && place == PLACE_TIME))) {
+        if (place != PLACE_NONE && found->status == READING_OK) {
+            found->status = fault(r, READING_BAD, "%s is no number", place >= 0 ? r->names[place] : "the time");
+        }
+        return skip_value(in, DEPTH);
+    }
+    bool whole = text ? accept(in, '"') && read_string(in, &value) : read_word(in, &value);
+    if (whole) {
+        take_value(r, found, place, value);
+    }
+    return whole;
+}
+
+static enum reading_status parse_json(struct readings *r, struct span line, struct found *found)
+{
+    bool fine = accept(&line, '{'), empty = fine && accept(&line, '}');
+    if (fine && !empty) {
+        do {
+            fine = take_member(r, &line, found);
+        } while (fine && accept(&line, ','));
+        fine = fine && accept(&line, '}');
+    }
+    skip_space(&line);
+    return fine && line.n == 0 ? conclude(r, found) : fault(r, READING_BAD, "not an object of JSON");
+}
+
+enum reading_status readings_parse(struct readings *r, const char *line, size_t n, struct reading *reading)
+{
+    struct span span = trim((struct span){line, n});
+    struct found found = {.reading = reading, .status = READING_OK};
+    *reading = (struct reading){0};
+    if (span.n == 0 || *span.at == '#') {
+        return READING_NONE;
+    }
+    return r->options.format == READING_CSV ? parse_csv(r, span, &found) : parse_json(r, span, &found);
+}
