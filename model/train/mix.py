@@ -23,7 +23,8 @@ DEFAULTS = dict(
     noise_room=0.25, noise_moving=0.30, noise_starts=0.12,
     clean_only=0.10, noise_only=0.05, clipped=0.05, low_pass=0.20,
     telephone=0.06,         # speech and noise through one 3.3 to 3.9 kHz line
-    offset=0.04,            # share with a constant added
+    offset=0.05,            # share with a constant added, up to five times the speech's RMS
+    silent=0.08,            # share that begins with seconds of silence or next to it
     snr_low=-5.0, snr_high=35.0, rooms=1200, room_seconds=1.0)
 
 SINC_TAPS, SINC_STEPS = 16, 1024
@@ -277,6 +278,11 @@ class Mix:
         on = self._fade(self._u(n, 0.1, 0.8) * (self.n / self.rate), 0.05)
         return torch.where(self._u(n)[:, None] < 0.5, on, 1.0 - on)
 
+    def _silence(self, n):
+        """(n, samples) gains: nothing, or 40 to 80 dB down, until some place in the first three quarters; then 1."""
+        low = 10 ** (-self._u(n, 40.0, 80.0) / 20) * (self._u(n) < 0.5)
+        return torch.maximum(low[:, None], self._fade(self._u(n, 0.1, 0.75) * (self.n / self.rate)))
+
     def _hum(self, n):
         """Harmonics of mains or machine frequencies, slowly wandering."""
         mains = torch.where(self._u(n) < 0.5, torch.full((n,), 50.0, device=self.device),
@@ -432,6 +438,10 @@ class Mix:
         snr = torch.where(self._u(B) < 0.65, middle, self._u(B, c["snr_low"], c["snr_high"]))
         speech_gain = 1.0 / self.active_rms(speech)
         noise_gain = 10 ** (-snr / 20) / rms(noise)
+        j = self._some(c["silent"])
+        if len(j):
+            on = self._silence(len(j))
+            speech[j], target[j], noise[j] = speech[j] * on, target[j] * on, noise[j] * on
         order = torch.randperm(B, device=self.device)
         n_clean, n_noise = int(round(c["clean_only"] * B)), int(round(c["noise_only"] * B))
         noise_gain[order[:n_clean]] = 0.0
@@ -443,6 +453,6 @@ class Mix:
         clip[j] = peak[j] * 10 ** (-self._u(len(j), 1.0, 9.0) / 20)
         offset = torch.zeros(B, device=self.device)
         j = self._some(c["offset"])
-        offset[j] = self._u(len(j), -0.6, 0.6)
+        offset[j] = (2.0 * (self._u(len(j)) < 0.5).float() - 1.0) * torch.exp(self._u(len(j), math.log(0.02), math.log(5.0)))
         dither = torch.rand(B, self.n, device=self.device) - 0.5
         return self.assemble(speech, target, noise, speech_gain, noise_gain, offset, peak, clip, dither)

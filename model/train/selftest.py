@@ -124,7 +124,7 @@ def check_mix(device, pool, recipe):
     expect("mixing finite", float((~torch.isfinite(noisy)).sum() + (~torch.isfinite(clean)).sum()), 0)
     expect("mixing peak at most -1 dBFS", float(noisy.abs().max()), 0.9)
     none = dict.fromkeys(("joined", "paused", "moving", "reverb", "second", "babble", "synthetic", "noise_room", "noise_moving",
-                          "noise_starts", "noise_only", "clipped", "low_pass", "telephone", "offset"), 0.0)
+                          "noise_starts", "noise_only", "clipped", "low_pass", "telephone", "offset", "silent"), 0.0)
     noisy, clean = mix.Mix(dict(recipe, **none, batch=8, clean_only=1.0), pool.rate, device)(pool)
     expect("clean items are their target but for the grain", float((noisy - clean).abs().max()), 1e-4)
 

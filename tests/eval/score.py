@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Score denoisers on pairs of noisy and clean recordings.
 
-    score.py --pairs DIR --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers]
+    score.py --pairs DIR --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers] [--worst 10]
 
 DIR/noisy and DIR/clean hold WAV files of the same names, at one rate; DIR/list.csv
 (file, snr_db), where there is one, gives the rows by SNR. Prints for the noisy
 input and each denoiser PESQ-WB, ESTOI, STOI, SI-SDR, its gain over the noisy
-input, SI-SDR above 80 Hz, and at more than 16 kHz the log-spectral distance above
-8 kHz (less is better), as mean +- half a 95 % confidence interval. RTF is CPU
-seconds a second of audio (a command's start-up included).
+input, SI-SDR above 80 Hz, DNSMOS OVRL where speechmos is installed, and at more
+than 16 kHz the log-spectral distance above 8 kHz (less is better), as mean +- half a
+95 % confidence interval. RTF is CPU seconds a second of audio (a command's start-up
+and a peer's conversion of the rate included).
 
 Every denoiser's constant delay, the median over the files of the lag where its
 output resembles its input most, is taken out before scoring and shown; the
@@ -29,11 +30,11 @@ import tempfile
 import numpy as np
 import soundfile
 
-from score_arrays import lag, mean_and_ci, score, shifted
+from score_arrays import at_rate, lag, mean_and_ci, score, shifted
 
 COLUMNS = [("pesq", "PESQ-WB", 2), ("estoi", "ESTOI", 3), ("stoi", "STOI", 3),
            ("si_sdr", "SI-SDR", 1), ("gain", "gain dB", 1), ("si_sdr_80", "SI-SDR>80", 1),
-           ("lsd", "LSD>8k", 1)]
+           ("ovrl", "OVRL", 2), ("lsd", "LSD>8k", 1)]
 
 
 def read_pairs(folder):
@@ -117,8 +118,8 @@ def evaluate_all(pairs, denoisers):
 
 def columns_of(results):
     """The columns that these results fill."""
-    row = next(iter(results.values()))["rows"][0]
-    return [c for c in COLUMNS if c[0] in row]
+    rows = next(iter(results.values()))["rows"]
+    return [c for c in COLUMNS if np.isfinite([row.get(c[0], np.nan) for row in rows]).any()]
 
 
 def print_table(results, pairs, baseline="noisy"):
@@ -142,6 +143,35 @@ def print_table(results, pairs, baseline="noisy"):
             print(line)
 
 
+def peer_denoiser(peer):
+    """A denoiser (pair -> (N,)) of one of peers.py, at its own rate."""
+    def denoise(pair):
+        y = at_rate(peer.run(at_rate(pair["noisy"], pair["rate"], peer.rate)), peer.rate, pair["rate"])
+        return y[:len(pair["noisy"])]
+    return denoise
+
+
+def print_peers(found, results):
+    """What is known of the peers beside what was measured."""
+    print(f"\n{'':24}{'latency ms':>12}{'parameters M':>14}{'MMAC/s':>8}{'RTF':>9}")
+    for name, peer in found.items():
+        known = ["-" if v is None else f"{v:g}" for v in (peer.latency_ms, peer.parameters, peer.mmacs)]
+        print(f"{name[:24]:24}{known[0]:>12}{known[1]:>14}{known[2]:>8}{results[name]['rtf']:9.4f}")
+
+
+def print_worst(results, count):
+    """Each denoiser's files with the least PESQ-WB gain over the noisy input."""
+    base = results["noisy"]["rows"]
+    for name, r in results.items():
+        if name == "noisy":
+            continue
+        gaps = sorted(((a["pesq"] - b["pesq"], a["si_sdr"] - b["si_sdr"], a["pesq"], a["file"])
+                       for a, b in zip(r["rows"], base)), key=lambda g: g[:1])
+        print(f"\n{name}: least gain of PESQ-WB, dB of SI-SDR gained, PESQ-WB")
+        for gap in gaps[:count]:
+            print("  %+.2f  %+5.1f  %.2f  %s" % gap)
+
+
 def print_differences(results, against):
     """Mean paired difference of each denoiser from one of them."""
     print(f"\npaired differences from {against}")
@@ -163,7 +193,9 @@ def main():
     parser.add_argument("--cmd", action="append", default=[],
                         help="command with {in} and {out}; may be repeated")
     parser.add_argument("--name", action="append", default=[], help="a command's name, in order")
-    parser.add_argument("--peers", action="store_true", help="also SpeexDSP and WebRTC")
+    parser.add_argument("--peers", nargs="?", const="all", choices=("all", "debian", "pypi"),
+                        help="also those of peers.py that this machine has")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="also each denoiser's N worst files")
     parser.add_argument("--against", help="print paired differences from this row")
     parser.add_argument("--json", help="write every file's scores here")
     args = parser.parse_args()
@@ -171,14 +203,20 @@ def main():
     denoisers = {"noisy": lambda pair: pair["noisy"]}
     for i, cmd in enumerate(args.cmd):
         denoisers[args.name[i] if i < len(args.name) else f"cmd{i + 1}"] = command_denoiser(cmd)
+    found = {}
     if args.peers:
-        from peers import peers
-        for name, run in peers().items():
-            denoisers[name] = lambda pair, run=run: run(pair["noisy"])
+        import peers
+        found = {**(peers.debian_peers() if args.peers != "pypi" else {}),
+                 **(peers.pypi_peers() if args.peers != "debian" else {})}
+        denoisers.update({name: peer_denoiser(peer) for name, peer in found.items()})
 
     pairs = read_pairs(args.pairs)
     results = evaluate_all(pairs, denoisers)
     print_table(results, pairs)
+    if found:
+        print_peers(found, results)
+    if args.worst:
+        print_worst(results, args.worst)
     if args.against:
         print_differences(results, args.against)
     if args.json:

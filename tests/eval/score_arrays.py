@@ -5,6 +5,7 @@ Every metric takes (clean, other), both (N,) at 16 kHz, time-aligned, of the
 same length, and gives a float; higher is better. score() takes any rate: what
 is defined at 16 kHz is measured there, SI-SDR and the treble at the rate.
 """
+import functools
 import warnings
 
 import numpy as np
@@ -73,14 +74,32 @@ def estoi(clean, other):
         return float(_stoi(clean, other, RATE, extended=True))
 
 
-AT_16K = {"pesq": pesq_wb, "estoi": estoi, "stoi": stoi}
+@functools.cache
+def _dnsmos():
+    from dnsmos import Dnsmos
+    from peers import folder_of
+    folder = folder_of("speechmos")
+    return Dnsmos(folder) if folder else None
+
+
+def ovrl(clean, other):
+    """DNSMOS P.835 overall quality; NaN without PyPI's speechmos."""
+    return _dnsmos()(other)[2] if _dnsmos() else float("nan")
+
+
+AT_16K = {"pesq": pesq_wb, "estoi": estoi, "stoi": stoi, "ovrl": ovrl}
 AT_ANY = {"si_sdr": lambda a, b, rate: si_sdr(a, b), "si_sdr_80": si_sdr_80, "lsd": treble_lsd}
-METRICS = ("pesq", "estoi", "stoi", "si_sdr", "si_sdr_80")
+METRICS = ("pesq", "estoi", "stoi", "si_sdr", "si_sdr_80", "ovrl")
+
+
+def at_rate(x, rate, to):
+    """x (N,) at another rate."""
+    return x if rate == to else resample_poly(x, to // np.gcd(rate, to), rate // np.gcd(rate, to))
 
 
 def score(clean, other, metrics=METRICS, rate=RATE):
     """{metric: value} of one pair; above 16 kHz with the distance in the treble."""
-    narrow = [x if rate == RATE else resample_poly(x, RATE, rate) for x in (clean, other)]
+    narrow = [at_rate(x, rate, RATE) for x in (clean, other)]
     wide = (*metrics, "lsd") if rate > 2 * TREBLE else metrics
     return {m: AT_16K[m](*narrow) if m in AT_16K else AT_ANY[m](clean, other, rate) for m in wide}
 

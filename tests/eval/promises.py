@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""What users of denoisers complain of, measured on one model.
+
+    promises.py --pairs DIR [--model M] [--ssm build/release/ssm] [--hours 1]
+
+DIR as score.py has it, 16 kHz. Prints a line a promise, kept or not, with the
+figures: word beginnings, quiet speech, clean speech, clipping, a constant in
+the input, telephone speech at 8 kHz, noise alone, and speech after hours of
+silence and of faint noise (--hours 0: not). Exit status 0: all kept.
+"""
+import argparse
+import collections
+import csv
+import os
+import sys
+
+import numpy as np
+import pesq
+
+import score
+from compare import Model, level_db
+from score_arrays import at_rate, mean_and_ci, pesq_wb, si_sdr
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../model/train"))
+from clips import active_level_db  # noqa: E402
+
+BLOCK = 160                     # 10 ms
+ONSET = 50                      # ms after a word's beginning
+QUIET_DBFS = -50.0
+
+
+def onsets(clean):
+    """Samples at which a word begins: after 150 ms more than 30 dB below the active level, a 10 ms block that isn't and
+    within 100 ms of which that level is reached but for 10 dB."""
+    blocks = clean[:len(clean) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    levels = 10 * np.log10(np.mean(blocks ** 2, 1) + 1e-12)
+    active = active_level_db(clean)
+    still = np.convolve(levels < active - 30, np.ones(15))[:len(levels)] == 15
+    return [BLOCK * i for i in range(15, len(levels) - 25)
+            if still[i - 1] and not still[i] and levels[i:i + 10].max() > active - 10]
+
+
+def kept_db(clean, out, start, stop):
+    """What is left of a stretch of clean speech in an output, by projection, in dB; -40 at least."""
+    c, y = clean[start:stop], out[start:stop]
+    return 20 * np.log10(max(0.01, (c @ y) / (c @ c)))
+
+
+def beginnings(pairs, outputs):
+    """dB kept of each word's first 50 ms, less what is kept of the 200 ms after them."""
+    gaps = []
+    for p, y in zip(pairs, outputs):
+        for at in onsets(p["clean"]):
+            first = at + 16 * ONSET
+            gaps.append(kept_db(p["clean"], y, at, first) - kept_db(p["clean"], y, first, first + 3200))
+    return np.array(gaps)
+
+
+def mean_pesq(pairs, outputs):
+    return np.nanmean([pesq_wb(p["clean"], y) for p, y in zip(pairs, outputs)])
+
+
+def word_beginnings(model, pairs, plain):
+    clean = beginnings(pairs, [model(p["clean"]) for p in pairs])
+    some = [i for i, p in enumerate(pairs) if p["snr"] is None or p["snr"] >= 10]
+    noisy = beginnings([pairs[i] for i in some], [plain[i] for i in some])
+    yield (f"word beginnings, clean: {len(clean)} words, first {ONSET} ms {clean.mean():+.2f} dB against what follows, 5 % "
+           f"under {np.percentile(clean, 5):+.1f}", np.percentile(clean, 5) > -3)
+    yield (f"word beginnings at 10 dB and more: {len(noisy)} words, {noisy.mean():+.2f} dB, 5 % under "
+           f"{np.percentile(noisy, 5):+.1f}", np.percentile(noisy, 5) > -10)
+
+
+def quiet_speech(model, pairs, plain):
+    gains = [10 ** ((QUIET_DBFS - level_db(p["clean"])) / 20) for p in pairs]
+    noisy = [model(g * p["noisy"]) / g for g, p in zip(gains, pairs)]
+    clean = [model(g * p["clean"]) / g for g, p in zip(gains, pairs)]
+    lost = np.array([level_db(y) - level_db(p["clean"]) for p, y in zip(pairs, clean)])
+    gap = mean_pesq(pairs, noisy) - mean_pesq(pairs, plain)
+    yield f"quiet: at {QUIET_DBFS:g} dBFS PESQ-WB {gap:+.3f} against the usual level", gap > -0.05
+    yield f"quiet and clean: level {lost.mean():+.2f} dB, worst {lost.min():+.2f}", lost.min() > -3
+
+
+def clean_speech(model, pairs, plain):
+    scores = np.array([pesq_wb(p["clean"], model(p["clean"])) for p in pairs])
+    yield f"clean: PESQ-WB {np.nanmean(scores):.2f} against itself, worst {np.nanmin(scores):.2f}", np.nanmean(scores) >= 4.2
+
+
+def clipped(model, pairs, plain):
+    """Peaks 9 dB over full scale."""
+    loud = [np.clip(p["noisy"] * 2.82 / np.abs(p["noisy"]).max(), -1, 1) for p in pairs]
+    before, after = mean_pesq(pairs, loud), mean_pesq(pairs, [model(x) for x in loud])
+    yield f"clipped by 9 dB: PESQ-WB {before:.2f} -> {after:.2f}", after > before + 0.3
+
+
+def constant(model, pairs, plain):
+    gap = mean_pesq(pairs, [model(p["noisy"] + 0.25) for p in pairs]) - mean_pesq(pairs, plain)
+    yield f"0.25 of full scale added: PESQ-WB {gap:+.3f}", gap > -0.1
+
+
+def telephone(model, pairs, plain):
+    narrow = [{k: at_rate(p[k], 16000, 8000) for k in ("noisy", "clean")} for p in pairs]
+    line = Model(model.ssm, model.path, 8000)
+    outputs = [line(p["noisy"]) for p in narrow]
+    nb = lambda which: np.mean([pesq.pesq(8000, p["clean"], x, "nb") for p, x in zip(narrow, which)])
+    before, after = nb([p["noisy"] for p in narrow]), nb(outputs)
+    gain, _ = mean_and_ci([si_sdr(p["clean"], y) - si_sdr(p["clean"], p["noisy"]) for p, y in zip(narrow, outputs)])
+    yield f"8 kHz: narrow-band PESQ {before:.2f} -> {after:.2f}, SI-SDR {gain:+.1f} dB", after > before + 0.4 and gain > 5
+
+
+def noise_alone(model, pairs, plain, names):
+    down = collections.defaultdict(list)
+    for p in pairs:
+        noise = p["noisy"] - p["clean"]
+        down[names.get(p["file"], "noise")].append(level_db(noise) - level_db(model(noise)))
+    music = [v for name, some in down.items() if "music" in name for v in some]
+    other = [v for name, some in down.items() if "music" not in name for v in some]
+    yield f"noise alone: {np.mean(other):.1f} dB down, least {min(other):.1f}", np.mean(other) >= 25
+    if music:
+        yield f"music alone: {np.mean(music):.1f} dB down (kept or removed as the card says)", True
+    least = sorted((np.mean(v), name) for name, v in down.items())[:5]
+    yield "  least: " + ", ".join(f"{name} {v:.1f}" for v, name in least), True
+
+
+def after_hours(model, pairs, plain, hours):
+    rng, few = np.random.default_rng(1), pairs[:8]
+    speech = np.concatenate([p["noisy"] for p in few])
+    clean = np.concatenate([p["clean"] for p in few])
+    fresh = si_sdr(clean, model(speech))
+    for what, level in (("silence", 0.0), ("noise at -70 dBFS", 10 ** (-70 / 20))):
+        x = np.concatenate([level * rng.standard_normal(int(hours * 3600 * 16000)), speech])
+        gap = si_sdr(clean, model(x)[-len(clean):]) - fresh
+        yield f"after {hours:g} h of {what}: SI-SDR {gap:+.2f} dB", gap > -0.3
+
+
+def noise_names(folder):
+    path = os.path.join(folder, "list.csv")
+    if not os.path.exists(path):
+        return {}
+    with open(path, newline="") as f:
+        return {r["file"]: r["noise"] for r in csv.DictReader(f)}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pairs", required=True)
+    p.add_argument("--model", default="denoise-16k", help="a name or a file")
+    p.add_argument("--ssm", default="build/release/ssm")
+    p.add_argument("--hours", type=float, default=1.0)
+    a = p.parse_args()
+    pairs = score.read_pairs(a.pairs)
+    model = Model(a.ssm, a.model, pairs[0]["rate"])
+    plain = [model(p["noisy"]) for p in pairs]
+    promises = [word_beginnings, quiet_speech, clean_speech, clipped, constant, telephone,
+                lambda *v: noise_alone(*v, noise_names(a.pairs))]
+    if a.hours:
+        promises.append(lambda *v: after_hours(*v, a.hours))
+    broken = 0
+    for promise in promises:
+        for sentence, kept in promise(model, pairs, plain):
+            print("yes " if kept else "NO  ", sentence, flush=True)
+            broken += not kept
+    return broken > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
