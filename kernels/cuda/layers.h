@@ -119,6 +119,47 @@ struct conv_cuda {
 int conv_cuda(const struct rows_cuda *rows, const struct conv_cuda *conv, const float *x, int64_t x_row, float *y,
               int64_t y_row, void *stream);
 
+/* The layers sigmoid, softmax (a warp a row), scale and embedding: rows (rows, width), contiguous; y may be x but for
+ * embedding, whose x is (rows) tokens and weight (vocabulary, width). Bytes: 8 a value. elements.cu. */
+int sigmoid_cuda(const float *x, float *y, int rows, int width, void *stream);
+int softmax_cuda(const float *x, float *y, int rows, int width, void *stream);
+int scale_cuda(const float *mean, const float *factor, const float *x, float *y, int rows, int width, void *stream);
+int embedding_cuda(const float *weight, int vocabulary, const float *x, float *y, int rows, int width, void *stream);
+
+/* y (rows, width) = first * sigmoid(second) + residual, of rows of the halves (first | second); residual NULL: none. */
+int glu_cuda(const float *halves, const float *residual, float *y, int rows, int width, void *stream);
+
+/* The layer pool over rows (rows, width), contiguous. State: the means (width), behind them the totals unless `ema`.
+ * elapsed (rows). Bytes: 8 a value in a sequence, 24 in a step. channels.cu, as diagonal_cuda. */
+struct pool_cuda {
+    int32_t width, ema;
+    float hops; /* infinity for a mean over all of the stream */
+    size_t state_at;
+};
+
+int pool_cuda(const struct rows_cuda *rows, const struct pool_cuda *pool, const float *elapsed, const float *x, float *y,
+              void *stream);
+
+/* The scan of the layer s4d, its activation, and + residual (rows, width) unless NULL. A thread walks a channel through all
+ * rows: some 10 ns a pair and row of a sequence, whatever the width up to 4,000; a step is bound by its bytes, 40 a pair and
+ * channel, of which the tables' 24 come from L2. Complex tables are planes, (2 pairs, width), as struct s4d of
+ * model/layers.h has them. State: the same shape. A row whose elapsed is not 1 discretises in double, at some 100 times the
+ * cost. y may be x. */
+enum { DIAGONAL_CUDA_PAIRS_MAX = 128 };
+enum diagonal_activation { DIAGONAL_PLAIN, DIAGONAL_SILU, DIAGONAL_GELU };
+
+struct diagonal_cuda {
+    int32_t width, pairs;
+    int32_t bilinear, activation;
+    const float *a, *b, *c; /* A-bar - 1, B-bar, 2 C     */
+    const float *A, *dt;    /* (2 pairs, width), (width) */
+    const float *skip;      /* (width)                   */
+    size_t state_at;
+};
+
+int diagonal_cuda(const struct rows_cuda *rows, const struct diagonal_cuda *diagonal, const float *elapsed, const float *x,
+                  const float *residual, float *y, void *stream);
+
 /* n floats at x: NaN and inf become 0. For models without an stft. */
 int clean_cuda(float *x, size_t n, void *stream);
 

@@ -114,6 +114,16 @@ __device__ __forceinline__ float silu(float x)
     return __fdividef(x, __fadd_rn(1.0f, exp(-x)));
 }
 
+/* By CUDA's own expf and erff, which a NaN survives. */
+__device__ __forceinline__ float sigmoid(float x)
+{
+    return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x)));
+}
+__device__ __forceinline__ float gelu(float x)
+{
+    return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(__fmul_rn(x, 0.70710678f))));
+}
+
 /* log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3: seven terms
  * leave 1e-8. Above 20 this is x itself. */
 __device__ __forceinline__ float softplus(float x)

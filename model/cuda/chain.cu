@@ -37,6 +37,12 @@ struct node {
     float compress;
     struct spectral_cuda spectral;
     struct conv_cuda conv;
+    const float *tables[2]; /* of scale: mean, factor; of an embedding: rows  */
+    int vocabulary;
+    struct pool_cuda pool;
+    struct diagonal_cuda diagonal;
+    int mix; /* of s4d: enum s4d_mix                                  */
+    bool residual;
     std::vector<mamba_node> mamba;        /* neighbouring layers                                     */
     std::vector<struct mamba_cuda> steps; /* their steps, side by side                               */
     int few;                              /* streams that one kernel takes through all of them at once */
@@ -260,6 +266,127 @@ int conv_open(struct opening *opening, struct node *node, const struct layer *la
 int conv_run(const struct node *node, const struct passage *p, float *x, float *y)
 {
     return conv_cuda(&p->rows, &node->conv, x, node->in, y, node->out, p->stream);
+}
+
+int sigmoid_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    return sigmoid_cuda(x, y, p->rows.rows, node->in, p->stream);
+}
+
+int softmax_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    return softmax_cuda(x, y, p->rows.rows, node->in, p->stream);
+}
+
+int alone_open(struct opening *, struct node *, const struct layer *, int)
+{
+    return 1;
+}
+
+int scale_open(struct opening *opening, struct node *node, const struct layer *layers, int)
+{
+    const struct scale *self = static_cast<const struct scale *>(layers->self);
+    node->tables[0] = arena_put(opening->arena, self->mean, size_t(layers->in));
+    node->tables[1] = arena_put(opening->arena, self->factor, size_t(layers->in));
+    return 1;
+}
+
+int scale_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    return scale_cuda(node->tables[0], node->tables[1], x, y, p->rows.rows, node->in, p->stream);
+}
+
+int embedding_open(struct opening *opening, struct node *node, const struct layer *layers, int)
+{
+    const struct embedding *self = static_cast<const struct embedding *>(layers->self);
+    node->vocabulary = self->vocabulary;
+    node->tables[0] = arena_put(opening->arena, self->weight, size_t(self->vocabulary) * size_t(layers->out));
+    return 1;
+}
+
+int embedding_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    return embedding_cuda(node->tables[0], node->vocabulary, x, y, p->rows.rows, node->out, p->stream);
+}
+
+int pool_open(struct opening *opening, struct node *node, const struct layer *layers, int)
+{
+    const struct pool *self = static_cast<const struct pool *>(layers->self);
+    node->pool = {layers->in, self->kind == POOL_EMA, self->hops,
+                  take_state(opening, layers->state_at, 1, int(layers->state), false)};
+    return 1;
+}
+
+int pool_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    return pool_cuda(&p->rows, &node->pool, p->bench->elapsed, x, y, p->stream);
+}
+
+/* ---- s4d ---------------------------------------------------------------------------------------------------- */
+
+int s4d_open(struct opening *opening, struct node *node, const struct layer *layers, int)
+{
+    static const int activations[] = {DIAGONAL_PLAIN, DIAGONAL_SILU, DIAGONAL_GELU}; /* by enum s4d_activation */
+    const struct s4d *self = static_cast<const struct s4d *>(layers->self);
+    const size_t width = size_t(self->E), values = 2 * size_t(self->N) * width;
+    struct diagonal_cuda *d = &node->diagonal;
+    d->width = self->E, d->pairs = self->N;
+    d->bilinear = self->discretisation == S4D_BILINEAR;
+    d->activation = activations[self->activation];
+    d->a = arena_put(opening->arena, self->a, values);
+    d->b = arena_put(opening->arena, self->b, values);
+    d->c = arena_put(opening->arena, self->c, values);
+    d->A = arena_put(opening->arena, self->A, values);
+    d->dt = arena_put(opening->arena, self->dt, width);
+    d->skip = arena_put(opening->arena, self->skip, width);
+    d->state_at = take_state(opening, layers->state_at, 1, int(layers->state), false);
+    node->norm = self->norm ? arena_put(opening->arena, self->norm, width) : nullptr;
+    node->mix = self->mix;
+    node->residual = self->residual;
+    if (self->mix) {
+        node->linear = put_linear(opening, &self->output, self->output.bias);
+    }
+    return 1;
+}
+
+/* What stands between the kernels, in the bench's workspace: the scan's rows, and the product's when a GLU follows. */
+struct s4d_rows {
+    float *scanned, *halves;
+    size_t bytes;
+};
+
+struct s4d_rows carve(const struct node *node, int rows, void *workspace)
+{
+    const size_t n = size_t(rows) * size_t(node->in);
+    struct arena arena = {static_cast<char *>(workspace), 0, cudaSuccess};
+    struct s4d_rows r;
+    r.scanned = arena_take<float>(&arena, node->mix ? n : 0);
+    r.halves = arena_take<float>(&arena, node->mix == S4D_GLU ? 2 * n : 0);
+    r.bytes = arena.used;
+    return r;
+}
+
+int s4d_mix(const struct node *node, const struct passage *p, const struct s4d_rows *r, const float *residual, float *y)
+{
+    const int E = node->in;
+    if (node->mix == S4D_LINEAR) {
+        return multiply(p, &node->linear, nullptr, r->scanned, E, y, E, residual);
+    }
+    const int error = multiply(p, &node->linear, nullptr, r->scanned, E, r->halves, 2 * E, nullptr);
+    return error ? error : glu_cuda(r->halves, residual, y, p->rows.rows, E, p->stream);
+}
+
+int s4d_run(const struct node *node, const struct passage *p, float *x, float *y)
+{
+    const int E = node->in, rows = p->rows.rows;
+    const float *residual = node->residual ? x : nullptr;
+    const struct s4d_rows r = carve(node, rows, p->bench->workspace);
+    int error = node->norm ? norm_cuda(node->norm, x, E, y, E, rows, E, p->stream) : 0;
+    if (!error) {
+        error = diagonal_cuda(&p->rows, &node->diagonal, p->bench->elapsed, node->norm ? y : x,
+                              node->mix ? nullptr : residual, node->mix ? r.scanned : y, p->stream);
+    }
+    return error || !node->mix ? error : s4d_mix(node, p, &r, residual, y);
 }
 
 /* ---- mamba -------------------------------------------------------------------------------------------------- */
@@ -497,6 +624,12 @@ const struct node_ops table[] = {
     {"norm", norm_open, norm_run, false, false},
     {"conv", conv_open, conv_run, false, false},
     {"mamba", mamba_open, mamba_run, true, false},
+    {"sigmoid", alone_open, sigmoid_run, false, false},
+    {"softmax", alone_open, softmax_run, false, false},
+    {"scale", scale_open, scale_run, false, false},
+    {"embedding", embedding_open, embedding_run, false, false},
+    {"pool", pool_open, pool_run, false, false},
+    {"s4d", s4d_open, s4d_run, false, false},
 };
 
 const struct node_ops *find(const char *type)
@@ -588,6 +721,7 @@ struct chain_bench chain_take_bench(const struct chain *chain, int steps, int se
     struct chain_bench bench = {};
     const struct mamba_cuda *before = nullptr;
     for (const struct node &node : chain->nodes) {
+        bench.workspace_bytes = std::max(bench.workspace_bytes, carve(&node, int(rows), nullptr).bytes);
         for (const struct mamba_node &mamba : node.mamba) {
             if (!before || !same_sizes(before, &mamba.step)) {
                 bench.workspace_bytes = std::max({bench.workspace_bytes, mamba_cuda_workspace_bytes(&mamba.step, steps),

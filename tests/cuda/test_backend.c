@@ -49,6 +49,13 @@ struct recipe {
         "m.mixer.out_proj.weight", {D, E}, 0.3f                                                                        \
     }
 
+#define S4D(d, n, more) "{'type':'s4d','name':'s','d_model':" d ",'d_state':" n more "}"
+#define S4D_TENSORS(E, N)                                                                                              \
+    {"s.D", {E}, 1}, {"s.kernel.log_dt", {E}, 3}, {"s.kernel.log_A_real", {E, N}, 1}, {"s.kernel.A_imag", {E, N}, 9},     \
+    {                                                                                                                  \
+        "s.kernel.C", {E, N, 2}, 1                                                                                     \
+    }
+
 static const struct recipe recipes[] = {
     {CONFIG("8", STFT("16", "8") ISTFT("16", "8")), {{0}}},
     {CONFIG("12", STFT("48", "12") ISTFT("48", "12")), {{0}}},
@@ -75,9 +82,18 @@ static const struct recipe recipes[] = {
     {CONFIG("1", MAMBA("1", "1", "1", "1", "zoh")), {MAMBA_TENSORS(1, 2, 1, 1, 1)}},
     {CONFIG("33", MAMBA("33", "64", "2", "17", "euler") ",{'type':'norm','name':'n','width':33}"),
      {MAMBA_TENSORS(33, 66, 64, 2, 17), {"n.weight", {33}, 1}}},
+    {CONFIG("2,'channels':3", "{'type':'scale','mean':[0.1,0,-0.1],'std':[0.2,0.1,0.5]},{'type':'pool'},{'type':'softmax'}"), {{0}}},
+    {CONFIG("35", "{'type':'pool','kind':'ema','hops':7.5},{'type':'sigmoid'},{'type':'pool','hops':20}"), {{0}}},
+    {CONFIG("1", "{'type':'scale','mean':[0],'std':[0.05]},{'type':'embedding','name':'e','vocabulary':5,'width':19},"
+                 "{'type':'linear','name':'e','in':19,'out':5}"), {{"e.weight", {5, 19}, 1}}},
+    {CONFIG("33", S4D("33", "6", ",'norm':true,'activation':'gelu','mix':'glu','residual':true")),
+     {S4D_TENSORS(33, 3), {"s.norm.weight", {33}, 1}, {"s.output_linear.weight", {66, 33}, 0.2f}, {"s.output_linear.bias", {66}, 1}}},
+    {CONFIG("40", S4D("40", "64", ",'activation':'silu','residual':true") "," S4D("40", "64", ",'mix':'linear','discretisation':'bilinear'")),
+     {S4D_TENSORS(40, 32), {"s.output_linear.weight", {40, 40}, 0.2f}}},
 };
 static const char *const shipped[] = {"tests/data/tiny-denoise.safetensors", "tests/data/golden_denoise.safetensors",
-                                      "tests/data/golden_mamba.safetensors",
+                                      "tests/data/golden_mamba.safetensors", "tests/data/golden_tag.safetensors",
+                                      "tests/data/golden_tokens.safetensors",
                                       "model/pretrained/denoise-16k.safetensors"};
 enum {
     RECIPES = sizeof recipes / sizeof *recipes,
@@ -142,11 +158,11 @@ static struct backend *open_backend(const struct backend_ops *ops, const struct 
 /* Noise with silences, for `hops` hops. */
 static float *record(const struct model *model, size_t hops, uint64_t seed)
 {
-    size_t n = hops * (size_t)model->info.hop;
+    size_t n = hops * (size_t)model->info.inputs;
     float *x = malloc(n * sizeof *x);
     assert_non_null(x);
     for (size_t i = 0; i < n; i++) {
-        x[i] = i / (7 * (size_t)model->info.hop) % 5 == 3 ? 0 : 0.3f * test_uniform(&seed);
+        x[i] = i / (7 * (size_t)model->info.inputs) % 5 == 3 ? 0 : 0.3f * test_uniform(&seed);
     }
     return x;
 }
@@ -165,7 +181,7 @@ static struct backend_hop hop_at(const struct model *model, int slot, const floa
                                  const float *elapsed)
 {
     return (struct backend_hop){.slot = slot,
-                                .in = in + (size_t)at * (size_t)model->info.hop,
+                                .in = in + (size_t)at * (size_t)model->info.inputs,
                                 .out = out + (size_t)at * (size_t)model->info.outputs,
                                 .count = count,
                                 .elapsed = elapsed ? elapsed + at : NULL,
@@ -258,7 +274,7 @@ static float *play(const struct model *model, size_t hops)
     struct sound_file_info info;
     struct sound_file_error err;
     struct sound_file *file = sound_file_open("tests/data/demo-noisy.flac", &info, &err);
-    size_t n = hops * (size_t)model->info.hop, length = file ? (size_t)info.length : 0;
+    size_t n = hops * (size_t)model->info.inputs, length = file ? (size_t)info.length : 0;
     float *x = malloc(n * sizeof *x);
     assert_true(x && length && info.channels == 1 && info.rate == model->info.rate);
     assert_true(sound_file_read(file, x, length < n ? length : n, &err) > 0);
@@ -317,7 +333,7 @@ static void a_stream_is_the_same_bits_alone_and_in_any_batch(void **state)
     enum { STEPS = 12, MOST = 5003 };
     static const char *const precisions[] = {"fp32", "tf32", "bf16", "bf16-state"};
     struct model *model = open_model(DENOISE);
-    size_t outputs = (size_t)model->info.outputs, hop = (size_t)model->info.hop;
+    size_t outputs = (size_t)model->info.outputs, hop = (size_t)model->info.inputs;
     float *in = malloc((size_t)MOST * STEPS * hop * sizeof *in), *out = room(model, (size_t)MOST * STEPS);
     float *alone_in = record(model, STEPS, 8), *alone = room(model, STEPS);
     for (int p = 0; p < 4; p++) {
@@ -421,7 +437,7 @@ static void not_a_number_counts_as_silence(void **state)
     struct model *model = open_model(RECIPES);
     struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL), *gpu = open_backend(cuda, model, 1, 1, NULL);
     float *in = record(model, HOPS, 12), *want = room(model, HOPS), *got = room(model, HOPS);
-    for (int i = 0; i < HOPS * model->info.hop; i += 97) {
+    for (int i = 0; i < HOPS * model->info.inputs; i += 97) {
         in[i] = i % 3 ? NAN : INFINITY;
     }
     run_steps(cpu, model, in, want, 0, HOPS, NULL);
@@ -527,7 +543,7 @@ static void copies_beside_the_steps_are_the_states(void **state)
     for (int t = 0; t < STEPS; t++) {
         int n = t % 2 ? STREAMS : 5, which = t * 911 % n;
         for (int i = 0; i < STREAMS; i++) {
-            hops[i] = hop_at(model, i, in + t * model->info.hop, out, i, 1, NULL);
+            hops[i] = hop_at(model, i, in + t * model->info.inputs, out, i, 1, NULL);
         }
         assert_int_equal(gpu->ops->step(gpu, hops, n), 0);
         assert_int_equal(gpu->ops->state_get(gpu, which, want), 0);

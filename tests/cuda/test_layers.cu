@@ -7,7 +7,9 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -538,6 +540,196 @@ static void check_conv_bf16()
     printf("%-44s %8.1e\n", "conv, bf16 state", d);
 }
 
+/* ---- what looks at a value or a row alone -------------------------------------------------------------------------- */
+
+static void check_rows(const char *name, const floats &got, const doubles &want, double tolerance)
+{
+    const double d = distance(got, want);
+    expect(d <= tolerance, name, d);
+    printf("%-44s %8.1e\n", name, d);
+}
+
+static doubles softmax_of(const floats &x, size_t width)
+{
+    doubles y;
+    for (size_t i = 0; i < x.size(); i++) {
+        double sum = 0;
+        for (size_t k = i / width * width; k < (i / width + 1) * width; k++)
+            sum += exp(double(x[k]) - x[i]);
+        y.push_back(1 / sum);
+    }
+    return y;
+}
+
+static void check_elements(int rows, int width)
+{
+    const size_t n = size_t(rows * width), w = size_t(width);
+    const floats x = noise(n, 8), mean = noise(w), factor = noise(w), halves = noise(2 * n, 3), table_ = noise(5 * w);
+    const device<float> xs(x), means(mean), factors(factor), pairs(halves), weight(table_), y(n);
+    doubles want;
+    must(sigmoid_cuda(xs.at, y.at, rows, width, nullptr), "sigmoid_cuda");
+    for (float v : x)
+        want.push_back(1 / (1 + exp(-double(v))));
+    check_rows("sigmoid", y.get(), want, 2e-7);
+    must(softmax_cuda(xs.at, y.at, rows, width, nullptr), "softmax_cuda");
+    check_rows("softmax", y.get(), softmax_of(x, w), 3e-7);
+    must(scale_cuda(means.at, factors.at, xs.at, y.at, rows, width, nullptr), "scale_cuda");
+    for (size_t i = 0; i < n; i++)
+        want[i] = (double(x[i]) - mean[i % w]) * factor[i % w];
+    check_rows("scale", y.get(), want, 2e-7);
+    for (int residual = 0; residual < 2; residual++) {
+        must(glu_cuda(pairs.at, residual ? xs.at : nullptr, y.at, rows, width, nullptr), "glu_cuda");
+        for (size_t i = 0; i < n; i++) {
+            const float *row = &halves[i / w * 2 * w + i % w];
+            want[i] = row[0] / (1 + exp(-double(row[w]))) + (residual ? x[i] : 0);
+        }
+        check_rows(residual ? "glu, residual" : "glu", y.get(), want, 3e-7);
+    }
+    const floats tokens = {0, 4, 2.9f, 5, -1, NAN, INFINITY, 1e9f};
+    static const size_t rows_of[] = {0, 4, 2, 0, 0, 0, 0, 0};
+    const device<float> given(tokens), embedded(8 * w);
+    must(embedding_cuda(weight.at, 5, given.at, embedded.at, 8, width, nullptr), "embedding_cuda");
+    const floats got = embedded.get();
+    for (size_t i = 0; i < got.size(); i++)
+        expect(got[i] == table_[rows_of[i / w] * w + i % w], "embedding", double(i));
+    const device<float> broken(floats{1, NAN, 2, 3}), out(4);
+    must(softmax_cuda(broken.at, out.at, 2, 2, nullptr), "softmax_cuda");
+    expect(std::isnan(out.get()[0]) && std::isfinite(out.get()[3]), "a NaN stays one in its row", out.get()[0]);
+    must(sigmoid_cuda(broken.at, out.at, 2, 2, nullptr), "sigmoid_cuda");
+    expect(std::isnan(out.get()[1]) && std::isfinite(out.get()[2]), "a NaN stays one", out.get()[1]);
+}
+
+/* ---- channels that remember for ever ------------------------------------------------------------------------------- */
+
+/* Rows and, beside them, the time before each: mostly 1. */
+static table timed_rows(int width, int hops)
+{
+    table in(STREAMS);
+    for (auto &stream : in) {
+        stream = {noise(size_t(hops * width)), floats(size_t(hops), 1.0f)};
+        for (int t = 3; t < hops; t += 4)
+            stream[1][size_t(t)] = t % 3 ? 0.5f : float(1 + 9 * fabs(uniform()));
+    }
+    return in;
+}
+
+static void check_pool(int width, bool ema, float hops_kept)
+{
+    const int hops = 40;
+    const struct pool_cuda pool = {width, ema, hops_kept, 16};
+    chain c = {{width, 1}, {width}, nullptr};
+    c.run = [&](const rows_cuda &r, std::vector<device<float>> &in, std::vector<device<float>> &out) {
+        must(pool_cuda(&r, &pool, in[1].at, in[0].at, out[0].at, nullptr), "pool_cuda");
+        finish_alone(r);
+    };
+    const int values = ema ? width : 2 * width;
+    char name[128];
+    snprintf(name, sizeof name, "pool of %d, %s %g", width, ema ? "ema" : "mean", double(hops_kept));
+    check_chain(name, c, {{16, 0, 1, values, 0}}, aligned(16 + size_t(values) * 4), timed_rows(width, hops), hops, 5e-7,
+                [&](const std::vector<floats> &x) {
+                    doubles y(size_t(hops * width)), mean(size_t(width), 0.0);
+                    double total = 0;
+                    for (int t = 0; t < hops; t++) {
+                        const double elapsed = x[1][size_t(t)];
+                        total = std::min(total + elapsed, double(hops_kept));
+                        const double weight = ema ? 1 - exp(-elapsed / hops_kept) : std::min(1.0, elapsed / total);
+                        for (int e = 0; e < width; e++) {
+                            mean[size_t(e)] += weight * (x[0][size_t(t * width + e)] - mean[size_t(e)]);
+                            y[size_t(t * width + e)] = mean[size_t(e)];
+                        }
+                    }
+                    return std::vector<doubles>{y};
+                });
+}
+
+/* A diagonal system of random parameters, on the device and as the definition has it. */
+struct system_of_pairs {
+    int width, pairs;
+    bool bilinear;
+    floats A, C, dt, skip;
+
+    system_of_pairs(int width_, int pairs_, bool bilinear_)
+        : width(width_), pairs(pairs_), bilinear(bilinear_), A(noise(size_t(2 * width_ * pairs_), 2)),
+          C(noise(size_t(2 * width_ * pairs_))), dt(noise(size_t(width_), 0.1)), skip(noise(size_t(width_)))
+    {
+        for (size_t i = 0; i < A.size() / 2; i++)
+            A[i] = -fabsf(A[i]) - 0.01f;
+        for (auto &v : dt)
+            v = fabsf(v) + 0.001f;
+    }
+    std::complex<double> pole(int n, int e) const
+    {
+        return {A[size_t(n * width + e)], A[size_t((pairs + n) * width + e)]};
+    }
+    void discretise(int n, int e, double elapsed, std::complex<double> *a, std::complex<double> *b) const
+    {
+        const std::complex<double> z = pole(n, e) * elapsed * double(dt[size_t(e)]), one = 1;
+        *a = bilinear ? (one + z / 2.0) / (one - z / 2.0) : std::exp(z);
+        *b = bilinear ? elapsed * double(dt[size_t(e)]) / (one - z / 2.0) : (std::exp(z) - one) / pole(n, e);
+    }
+    /* A-bar - 1 and B-bar for a step of 1, as planes */
+    std::pair<floats, floats> tables() const
+    {
+        floats a(A.size()), b(A.size());
+        for (int n = 0; n < pairs; n++)
+            for (int e = 0; e < width; e++) {
+                std::complex<double> a_bar, b_bar;
+                discretise(n, e, 1, &a_bar, &b_bar);
+                a[size_t(n * width + e)] = float(a_bar.real() - 1), a[size_t((pairs + n) * width + e)] = float(a_bar.imag());
+                b[size_t(n * width + e)] = float(b_bar.real()), b[size_t((pairs + n) * width + e)] = float(b_bar.imag());
+            }
+        return {a, b};
+    }
+    doubles run(const floats &x, const floats &elapsed) const
+    {
+        doubles y;
+        std::vector<std::complex<double>> h(size_t(width * pairs));
+        for (size_t t = 0; t < elapsed.size(); t++)
+            for (int e = 0; e < width; e++) {
+                const double u = x[t * size_t(width) + size_t(e)];
+                double sum = skip[size_t(e)] * u;
+                for (int n = 0; n < pairs; n++) {
+                    std::complex<double> a, b, &state = h[size_t(n * width + e)];
+                    discretise(n, e, elapsed[t], &a, &b);
+                    state = a * state + b * u;
+                    sum += C[size_t(n * width + e)] * state.real() - C[size_t((pairs + n) * width + e)] * state.imag();
+                }
+                y.push_back(sum);
+            }
+        return y;
+    }
+};
+
+static double activated(int how, double y)
+{
+    return how == DIAGONAL_SILU ? y / (1 + exp(-y)) : how == DIAGONAL_GELU ? y * 0.5 * erfc(-y / sqrt(2.0)) : y;
+}
+
+static void check_diagonal(int width, int pairs, bool bilinear, int activation, bool residual)
+{
+    const int hops = 45;
+    const system_of_pairs s(width, pairs, bilinear);
+    const auto tables = s.tables();
+    const device<float> a(tables.first), b(tables.second), C(s.C), A(s.A), dt(s.dt), skip(s.skip);
+    const struct diagonal_cuda d = {width, pairs, bilinear, activation, a.at, b.at, C.at, A.at, dt.at, skip.at, 32};
+    chain c = {{width, 1}, {width}, nullptr};
+    c.run = [&](const rows_cuda &r, std::vector<device<float>> &in, std::vector<device<float>> &out) {
+        must(diagonal_cuda(&r, &d, in[1].at, in[0].at, residual ? in[0].at : nullptr, out[0].at, nullptr), "diagonal_cuda");
+        finish_alone(r);
+    };
+    const int values = 2 * width * pairs;
+    char name[128];
+    snprintf(name, sizeof name, "diagonal of %d, pairs %d%s, %d%s", width, pairs, bilinear ? ", bilinear" : "", activation,
+             residual ? ", residual" : "");
+    check_chain(name, c, {{32, 0, 1, values, 0}}, aligned(32 + size_t(values) * 4), timed_rows(width, hops), hops, 1e-6,
+                [&](const std::vector<floats> &x) {
+                    doubles y = s.run(x[0], x[1]);
+                    for (size_t i = 0; i < y.size(); i++)
+                        y[i] = activated(activation, y[i]) + (residual ? x[0][i] : 0);
+                    return std::vector<doubles>{y};
+                });
+}
+
 /* ---- samples and states ------------------------------------------------------------------------------------- */
 
 static void check_samples()
@@ -627,6 +819,15 @@ int main()
     check_conv(5, 2, false, true);
     check_conv(16, 30, true, false);
     check_conv_bf16();
+    check_elements(7, 33);
+    check_elements(3, 1);
+    check_pool(37, false, INFINITY);
+    check_pool(5, false, 12);
+    check_pool(200, true, 7.5f);
+    check_diagonal(37, 4, false, DIAGONAL_PLAIN, false);
+    check_diagonal(70, 32, true, DIAGONAL_GELU, true);
+    check_diagonal(3, 128, false, DIAGONAL_SILU, false);
+    check_diagonal(1, 1, true, DIAGONAL_PLAIN, true);
     check_samples();
     check_states();
     must(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
