@@ -100,6 +100,18 @@ def check_warm(device):
     expect("48 kHz model made from one of 16 kHz", np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max(), 0.02)
 
 
+def check_golden():
+    """reference.py against the answers of make_golden_layers.py: sensors to labels, tokens; also where time is irregular."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tests", "data")
+    for name in ("golden_tag", "golden_tokens"):
+        config, t = reference.read_safetensors(os.path.join(folder, name + ".safetensors"))
+        _, io = reference.read_safetensors(os.path.join(folder, name + "_io.safetensors"))
+        x, want, irregular = io["in"].reshape(-1), io["out"].reshape(-1), io["out_elapsed"].reshape(-1)
+        expect(name + " hop by hop", np.abs(reference.run(config, t, x) - want).max(), 1e-5)
+        expect(name + " whole", np.abs(reference.whole(config, t, x) - want).max(), 1e-5)
+        expect(name + " with gaps", np.abs(reference.run(config, t, x, elapsed=io["elapsed"]) - irregular).max(), 1e-5)
+
+
 def check_loss(device):
     """Finite values and gradients where a logarithm or a root could fail; nothing to pay for the target itself."""
     torch.manual_seed(2)
@@ -207,6 +219,7 @@ def main():
         say("FAIL %s" % e)
         BAD.append("libsndfile")
     check_model(device, a.out)
+    check_golden()
     check_warm(device)
     check_loss(device)
     rate = recipe.get("rate", 16000)
