@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The cheap ones of model/train/proofs, for every day: needs NumPy, and PyTorch for half of them."""
+import json
 import os
 import sys
 import tempfile
@@ -18,6 +19,7 @@ try:
     import torch
     import tasks
     import tokens
+    import export
     import layers
     import libssm
 except ImportError:
@@ -85,10 +87,42 @@ def a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned():
         assert np.abs(ours - wanted).max() < 1e-4 * np.abs(wanted).max(), np.abs(ours - wanted).max()
 
 
+def s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned():
+    torch.manual_seed(3)
+    V, D, L = 7, 16, 300
+    embedding, stack, head = torch.nn.Embedding(V, D), [layers.S4D(D, 32, "legs"), layers.S4D(D, 10, "lin")], torch.nn.Linear(D, V)
+    rows = [dict(type="embedding", name="embedding", vocabulary=V, width=D)]
+    rows += [layer.row("layers.%d" % i) for i, layer in enumerate(stack)] + [{"type": "linear", "name": "head", "in": D, "out": V}]
+    state = torch.nn.ModuleDict(dict(embedding=embedding, layers=torch.nn.ModuleList(stack), head=head)).state_dict()
+    x = torch.randint(V, (L,))
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "s4d.safetensors")
+        config = dict(format=1, name="s4d", task="tokens", rate=1, hop=1, vocabulary=V, layers=rows)
+        export.write_safetensors(path, {k: t.numpy() for k, t in state.items()}, {"ssm.config": json.dumps(config)})
+        h = embedding(x)[None]
+        for layer in stack:
+            h = layer(h)
+        wanted = head(h)[0].numpy()
+        engine = libssm.Engine(path, V)
+        live = np.stack([engine.step(t)[0].copy() for t in x.numpy()])
+        engine.reset()
+        scanned = engine.scan(x.numpy())
+        engine.close()
+    for ours in (live, scanned):
+        assert np.abs(ours - wanted).max() < 1e-4 * np.abs(wanted).max(), np.abs(ours - wanted).max()
+
+
+def s4d_legs_starts_from_the_poles_of_hippo():
+    ours, theirs = layers.legs_poles(16).numpy(), hippo.legs_diagonal(32)[0].imag
+    assert np.abs(ours - theirs).max() < 1e-9 * theirs.max(), np.abs(ours - theirs).max()
+
+
 CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4d_legs_remembers_what_real_poles_forget]
-CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, selective_copying_can_be_answered_from_its_tokens,
+CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, s4d_legs_starts_from_the_poles_of_hippo,
+               selective_copying_can_be_answered_from_its_tokens,
                induction_heads_can_be_answered_from_their_tokens]
-CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned]
+CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned,
+                 s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned]
 
 
 def main():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The layers of a denoiser, once: what is trained here is what the C engine runs.
+"""The layers of a denoiser, and S4D, once: what is trained here is what the C engine runs.
 
 Batch first, time counted in hops. The model is
 
@@ -138,6 +138,74 @@ def decode(x, norm, weight, bias, X, taps, dtype):
     return torch.stack((re, im), -1)
 
 
+# ---- S4D ------------------------------------------------------------------------------------------------------------
+
+def s4d_kernel(log_dt, log_A_real, A_imag, C, L):
+    """(E, L): 2 Re sum_n C_n B-bar_n exp(dt A_n l), by zero-order hold with B = 1."""
+    real, imag, dt = -torch.exp(log_A_real), A_imag, torch.exp(log_dt)[:, None]
+    size = real * real + imag * imag
+    grown = torch.exp(real * dt)
+    re, im = grown * torch.cos(imag * dt) - 1, grown * torch.sin(imag * dt)
+    held_re, held_im = (re * real + im * imag) / size, (im * real - re * imag) / size       # (exp(dt A) - 1) / A
+    w_re, w_im = C[..., 0] * held_re - C[..., 1] * held_im, C[..., 0] * held_im + C[..., 1] * held_re
+    l = torch.arange(L, device=C.device, dtype=real.dtype)
+    decay, turn = torch.exp((real * dt)[..., None] * l), (imag * dt)[..., None] * l
+    return 2 * (decay * (w_re[..., None] * torch.cos(turn) - w_im[..., None] * torch.sin(turn))).sum(1)
+
+
+def convolve(u, kernel, D):
+    """Causal convolution of (batch, L, E) with (E, L) by FFT, plus D u."""
+    L = u.shape[1]
+    n = 2 * L
+    spectrum = torch.fft.rfft(u, n=n, dim=1) * torch.fft.rfft(kernel.t(), n=n, dim=0)
+    return torch.fft.irfft(spectrum, n=n, dim=1)[:, :L] + D * u
+
+
+def legs_poles(pairs):
+    """Imaginary parts of S4D-LegS's poles with positive ones, ascending: eigenvalues of the antisymmetric part of
+    HiPPO-LegS's normal form (arXiv 2206.11893, section 4). Their real parts are -1/2."""
+    root = torch.sqrt(2 * torch.arange(2 * pairs, dtype=torch.float64) + 1)
+    skew = -0.5 * torch.outer(root, root).tril(-1)
+    return torch.linalg.eigvalsh(-1j * (skew - skew.T))[pairs:]
+
+
+class S4DKernel(nn.Module):
+    """Parameters of d_state / 2 conjugate pairs a channel; init: "lin" (imaginary parts pi n) or "legs"."""
+
+    def __init__(self, d_model, d_state, init):
+        super().__init__()
+        pairs = d_state // 2
+        imag = legs_poles(pairs) if init == "legs" else math.pi * torch.arange(pairs)
+        self.log_dt = nn.Parameter(torch.rand(d_model) * math.log(0.1 / 0.001) + math.log(0.001))
+        self.log_A_real = nn.Parameter(torch.full((d_model, pairs), math.log(0.5)))
+        self.A_imag = nn.Parameter(imag.float().repeat(d_model, 1))
+        self.C = nn.Parameter(torch.randn(d_model, pairs, 2) * 0.5 ** 0.5)
+
+
+class S4D(nn.Module):
+    """The engine's layer `s4d` as the paper's code has it: x + GLU(W gelu(s4d(norm(x))) + b), by zero-order hold; trained as
+    a convolution. x (batch, hops, d_model)."""
+
+    def __init__(self, d_model, d_state=64, init="legs"):
+        super().__init__()
+        self.d_state = d_state
+        self.norm = Norm(d_model)
+        self.kernel = S4DKernel(d_model, d_state, init)
+        self.D = nn.Parameter(torch.randn(d_model))
+        self.output_linear = nn.Linear(d_model, 2 * d_model)
+
+    def forward(self, x):
+        k = self.kernel
+        u = rms_norm(x, self.norm.weight)
+        y = convolve(u, s4d_kernel(k.log_dt, k.log_A_real, k.A_imag, k.C, x.shape[1]), self.D)
+        return x + F.glu(self.output_linear(F.gelu(y)), -1)
+
+    def row(self, name):
+        """Its row of the layer table."""
+        return dict(type="s4d", name=name, d_model=len(self.D), d_state=self.d_state, discretisation="zoh", norm=True,
+                    activation="gelu", mix="glu", residual=True)
+
+
 # ---- eight-bit weights ----------------------------------------------------------------------------------------------
 
 SCALE_CANDIDATES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80, 0.75)
@@ -213,7 +281,7 @@ class Backbone(nn.Module):
         self.norm_f = Norm(c["d_model"])
 
 
-LINEAR = ("encoder", "head", "in_proj", "x_proj", "dt_proj", "out_proj")    # whose weights int8 files quantise
+LINEAR = ("encoder", "head", "in_proj", "x_proj", "dt_proj", "out_proj", "output_linear")    # whose weights int8 files quantise
 
 
 def is_linear_weight(name):

@@ -224,7 +224,7 @@ static const float *gaps(void)
 {
     static float elapsed[HOPS];
     for (int i = 0; i < HOPS; i++) {
-        elapsed[i] = i % 11 == 5 ? 30 : i % 17 == 9 ? 1e6f : 1;
+        elapsed[i] = i % 11 == 5 ? 30 : i % 17 == 9 ? 1e6f : i % 7 == 2 ? 0.5f : 1;
     }
     return elapsed;
 }

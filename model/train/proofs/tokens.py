@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import export as model_file  # noqa: E402
 import layers  # noqa: E402
+from layers import convolve, s4d_kernel  # noqa: E402
 
 KINDS = ("mamba", "s6", "s4d")
 DEFAULTS = dict(kind="mamba", vocabulary=16, d_model=64, n_layer=2, d_state=16, d_conv=4, expand=2, dt_rank=0, embedding_std=1.0)
@@ -63,19 +64,6 @@ def s4d_in(x, norm, in_proj, conv_weight, conv_bias):
     return F.silu(acc)
 
 
-def s4d_kernel(log_dt, log_A_real, A_imag, C, L):
-    """(E, L): 2 Re sum_n C_n B-bar_n exp(dt A_n l), by zero-order hold with B = 1."""
-    real, imag, dt = -torch.exp(log_A_real), A_imag, torch.exp(log_dt)[:, None]
-    size = real * real + imag * imag
-    grown = torch.exp(real * dt)
-    re, im = grown * torch.cos(imag * dt) - 1, grown * torch.sin(imag * dt)
-    held_re, held_im = (re * real + im * imag) / size, (im * real - re * imag) / size       # (exp(dt A) - 1) / A
-    w_re, w_im = C[..., 0] * held_re - C[..., 1] * held_im, C[..., 0] * held_im + C[..., 1] * held_re
-    l = torch.arange(L, device=C.device, dtype=real.dtype)
-    decay, turn = torch.exp((real * dt)[..., None] * l), (imag * dt)[..., None] * l
-    return 2 * (decay * (w_re[..., None] * torch.cos(turn) - w_im[..., None] * torch.sin(turn))).sum(1)
-
-
 def loss_and_right(x, norm, weight, bias, target):
     """Residual stream at the places that answer, (batch, k, d_model) -> cross entropy and the share of right answers."""
     logits = F.linear(layers.rms_norm(x, norm), weight, bias).flatten(0, 1)
@@ -85,14 +73,6 @@ def loss_and_right(x, norm, weight, bias, target):
 
 PIECES = dict({k: layers.PIECES[k] for k in ("block_in", "block_out")}, embed=embed, s4d_in=s4d_in, s4d_kernel=s4d_kernel,
               loss_and_right=loss_and_right)
-
-
-def convolve(u, kernel, D):
-    """Causal convolution of (batch, L, E) with (E, L) by FFT, plus D u."""
-    L = u.shape[1]
-    n = 2 * L
-    spectrum = torch.fft.rfft(u, n=n, dim=1) * torch.fft.rfft(kernel.t(), n=n, dim=0)
-    return torch.fft.irfft(spectrum, n=n, dim=1)[:, :L] + D * u
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
