@@ -147,11 +147,11 @@ class Vibration:
     Of the healthy bearing only one recording (load 0) could be had: its first 70 % train, its last 30 % test. A row is a hop of
     32 samples; a rate below 1 is a sensor that rests: of every two hops one arrives. lost hops are whole ones."""
 
-    config = dict(front="stft", rate=12000, window=64, hop=32, d_model=32, n_layer=2, d_state=16, discretisation="zoh", exclusive=True)
+    config = dict(front="stft", rate=12000, window=64, hop=32, d_model=32, n_layer=2, d_state=8, discretisation="zoh", exclusive=True)
     more = dict(fields=["acceleration"], units=["g"])
-    batch, steps, lr = 32, 1500, 4e-3
+    batch, steps, lr = 20, 800, 4e-3
     rates = (0.25, 0.5, 1.0)
-    seconds, name = 1.0, "vibration-tags"
+    seconds, name = 0.68, "vibration-tags"
     KINDS = dict(B="ball", IR="inner race", OR="outer race")
 
     def __init__(self, data, hold_out):

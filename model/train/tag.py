@@ -104,7 +104,6 @@ def run(a, name, recipe):
     sound, *_ = make()
     E = config["expand"] * config["d_model"]
     scan = scan_for(device, a.scan, (sound.shape[0], sound.shape[1] // config["hop"], E, config["d_state"]), log)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     optimiser = torch.optim.AdamW(tagger.parameter_groups(model, WEIGHT_DECAY), lr=1.0, betas=(0.9, 0.99))
     average, step, recent = Average(model), 0, []
     log("model: %d parameters, labels: %s" % (sum(p.numel() for p in model.parameters()), ", ".join(make.labels)))
@@ -118,7 +117,7 @@ def run(a, name, recipe):
         for group in optimiser.param_groups:
             group["lr"] = rate
         sound, target, weight = make()
-        loss = loss_of(model(sound, scan, dtype=dtype), target, weight, config["exclusive"], config["look"])
+        loss = loss_of(model(sound, scan), target, weight, config["exclusive"], config["look"])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
