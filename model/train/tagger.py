@@ -154,9 +154,8 @@ def parameter_groups(model, weight_decay):
 def describe(config, name, version, licence, trained, labels, **more):
     """What goes into ssm.config; labels: one dict each with name and perhaps mid, on, off, min_s, hold_s."""
     c = complete(config)
-    first = c["window"] if c["front"] == "stft" else c["hop"]
     out = dict(format=1, name=name, version=version, task="tag", rate=c["rate"], hop=c["hop"], channels=c["channels"],
-               latency=first + c["look"] * c["hop"], exclusive=c["exclusive"], labels=labels, licence=licence, trained=trained)
+               latency=(1 + c["look"]) * c["hop"], exclusive=c["exclusive"], labels=labels, licence=licence, trained=trained)
     if c["front"] == "stft":
         out["window"] = c["window"]
     return dict(out, **more, layers=layer_rows(c))
