@@ -27,8 +27,8 @@ import tag_mix  # noqa: E402
 import tagger  # noqa: E402
 
 RECIPES = {
-    "vad": dict(d_model=48, n_layer=3, look=2, batch=96, seconds=4.48, lr=4e-3, minutes=8.0),
-    "tag-audio": dict(d_model=128, n_layer=4, look=0, batch=64, seconds=6.4, lr=2e-3, minutes=8.0),
+    "vad": dict(d_model=48, n_layer=3, look=2, batch=64, seconds=8.96, lr=4e-3, minutes=8.0),
+    "tag-audio": dict(d_model=128, n_layer=4, look=0, batch=48, seconds=9.6, lr=2e-3, minutes=8.0),
     "digits": dict(rate=8000, window=160, hop=80, d_model=64, n_layer=2, exclusive=True, batch=128, lr=3e-3, minutes=1.0),
 }
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -92,6 +92,7 @@ def run(a, name, recipe):
         print("%6.1f %s" % (time.time() - begin, text), file=file, flush=True)
 
     torch.manual_seed(1)
+    torch.set_float32_matmul_precision("high")
     pool = tag_mix.Pool(a.data, device)
     log("data: " + pool.told)
     make = maker(name, recipe, pool, device, a.data, a.left_out)

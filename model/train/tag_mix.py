@@ -136,10 +136,10 @@ class Voice:
 class Scenes(mixing.Mix):
     """Speech, key words, and up to two labelled noises, each somewhere in the item or not at all."""
 
-    SPEECH, WORD, FIRST, SECOND, SILENT, CUT = 0.55, 0.40, 0.80, 0.35, 0.04, 0.2
+    SPEECH, WORD, FIRST, SECOND, SILENT, CUT = 0.55, 0.60, 0.80, 0.35, 0.04, 0.2
 
     def __init__(self, config, pool, device):
-        super().__init__(dict(dict(seconds=6.4, batch=64, paused=0.4), **config), RATE, device)
+        super().__init__(dict(dict(seconds=9.6, batch=48, paused=0.4), **config), RATE, device)
         self.pool = pool
         self.labels = ("speech",) + WORDS + ("silence",) + tuple(pool.noise_labels)
         self.first_noise = 2 + len(WORDS)
