@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""libssm from Python, as far as the proofs need it: streams of tokens, step by step and through the scan."""
+"""libssm from Python, as far as the proofs and tests/eval need it: streams step by step and through the scan."""
 import ctypes
 import os
 
@@ -67,12 +67,13 @@ class Engine:
             raise RuntimeError("a step failed: status %d" % self.hops[0].status)
         return self.said
 
-    def scan(self, tokens, stream=0):
-        """A whole sequence of the one stream -> (len(tokens), outputs)."""
+    def scan(self, tokens, stream=0, elapsed=None):
+        """A whole sequence of the one stream, tokens (T,) or hops (T, inputs), elapsed (T,) or none -> (T, outputs)."""
         given = np.ascontiguousarray(tokens, np.float32)
+        times = None if elapsed is None else np.ascontiguousarray(elapsed, np.float32)
         said = np.empty((len(given), self.said.shape[1]), np.float32)
-        status = self.library.ssm_scan(self.engine, self.hops[stream].stream, given.ctypes.data, said.ctypes.data, None,
-                                       len(given), None)
+        status = self.library.ssm_scan(self.engine, self.hops[stream].stream, given.ctypes.data, said.ctypes.data,
+                                       None if times is None else times.ctypes.data, len(given), None)
         if status:
             raise RuntimeError("a scan failed: status %d" % status)
         return said
