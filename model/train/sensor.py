@@ -88,7 +88,8 @@ class Motion:
     """BasicMotions: ten seconds of a smart watch's accelerometer and gyroscope at 10 Hz; the archive's own split."""
 
     labels = ("standing", "running", "walking", "badminton")
-    config = dict(front="scale", rate=10, hop=1, channels=6, d_model=16, n_layer=2, d_state=8, discretisation="zoh", exclusive=True)
+    config = dict(front="scale", rate=10, hop=1, channels=6, d_model=16, n_layer=2, d_state=8, discretisation="zoh",
+                  exclusive=True)
     more = dict(fields=["ax", "ay", "az", "gx", "gy", "gz"])
     batch, steps, lr = 40, 300, 5e-3
     rates = (0.5, 0.71, 1.0, 1.41, 2.0)
@@ -97,9 +98,10 @@ class Motion:
     def __init__(self, data, hold_out):
         if hold_out:
             sys.exit("motion has no parts to hold out")
-        self.train, self.test = (self._read(os.path.join(data, "ucr_uea/BasicMotions/BasicMotions_%s.ts" % s)) for s in ("TRAIN", "TEST"))
+        self.train, self.test = (self._read(os.path.join(data, "ucr_uea/BasicMotions/BasicMotions_%s.ts" % split))
+                                 for split in ("TRAIN", "TEST"))
         rows = np.concatenate([x for x, _ in self.train])
-        self.config = dict(self.config, mean=[float(v) for v in rows.mean(0)], std=[float(v) for v in rows.std(0)], labels=self.labels)
+        self.config = dict(self.config, mean=rows.mean(0).tolist(), std=rows.std(0).tolist(), labels=self.labels)
 
     def _read(self, path):
         items = []
@@ -147,7 +149,8 @@ class Vibration:
     Of the healthy bearing only one recording (load 0) could be had: its first 70 % train, its last 30 % test. A row is a hop of
     32 samples; a rate below 1 is a sensor that rests: of every two hops one arrives. lost hops are whole ones."""
 
-    config = dict(front="stft", rate=12000, window=64, hop=32, d_model=32, n_layer=2, d_state=8, discretisation="zoh", exclusive=True)
+    config = dict(front="stft", rate=12000, window=64, hop=32, d_model=32, n_layer=2, d_state=8, discretisation="zoh",
+                  exclusive=True)
     more = dict(fields=["acceleration"], units=["g"])
     batch, steps, lr = 20, 800, 4e-3
     rates = (0.25, 0.5, 1.0)
@@ -178,7 +181,8 @@ class Vibration:
         self.window = int(self.seconds * 375)
 
     def draw(self, rng, whole):
-        """A training batch: the classes alike, a window from anywhere, its own gain, low-pass, and unless whole loss and rest."""
+        """A training batch: the classes alike, windows from anywhere, each with its own gain, low-pass, and unless whole loss
+        and rest."""
         items = []
         for i in range(self.batch):
             label = i % len(self.labels)
@@ -271,7 +275,8 @@ def curve(model, task, way, draws, **which):
     """[{rate, lost, burst, accuracy, ...}] of a model fed in one way."""
     ends = [(task.rates[0], 0.5, 1), (task.rates[-1], 0.5, 1)] if task.rates[-1] > 1 else []
     trials = [(r, 0.0, 1) for r in task.rates] + [(1.0, p, b) for b in (1, 8) for p in LOST] + ends
-    return [dict(which, fed=way, rate=r, lost=p, burst=b, accuracy=accuracy(model, task, way, r, p, b, draws)) for r, p, b in trials]
+    return [dict(which, fed=way, rate=r, lost=p, burst=b, accuracy=accuracy(model, task, way, r, p, b, draws))
+            for r, p, b in trials]
 
 
 def job(arguments):
@@ -289,20 +294,27 @@ def job(arguments):
     model, loss = train(task, way, seed, a.steps or task.steps, log)
     torch.save(dict(config=task.config, more=task.more, loss=loss, tensors=model.state_dict()),
                os.path.join(a.out, "%s-%d.pt" % (way, seed)))
-    rows = [r for fed in (WAYS if way in ("elapsed", "whole") else (way,)) for r in curve(model, task, fed, a.draws, trained=way, seed=seed)]
-    log("%s, seed %d: training loss %.4f, accuracy %.4f" % (way, seed, loss, next(r["accuracy"] for r in rows if r["rate"] == 1 and not r["lost"])))
+    ways = WAYS if way in ("elapsed", "whole") else (way,)
+    rows = [r for fed in ways for r in curve(model, task, fed, a.draws, trained=way, seed=seed)]
+    plain = next(r["accuracy"] for r in rows if r["rate"] == 1 and not r["lost"])
+    log("%s, seed %d: training loss %.4f, accuracy %.4f" % (way, seed, loss, plain))
     return rows
+
+
+def column_name(burst, lost, rate):
+    if not lost:
+        return "rate %.2g" % rate
+    return "%d %%" % round(100 * lost) + " in bursts" * (burst > 1) + (", rate %.2g" % rate if rate != 1 else "")
 
 
 def table(rows):
     """The curves as Markdown: a line a way, columns by rate and by loss, means over the seeds in percent."""
     columns = sorted({(r["burst"], r["lost"], r["rate"]) for r in rows}, key=lambda c: (c[1] > 0, c))
-    name = lambda b, p, r: ("rate %.2g" % r if not p else "%d %%%s" % (round(100 * p), " in bursts" if b > 1 else "") + (", rate %.2g" % r if r != 1 else ""))
-    lines = ["| trained on, fed | " + " | ".join(name(*c) for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| trained on, fed | " + " | ".join(column_name(*c) for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     order = lambda w: (TRAINED.index(w[0]), WAYS.index(w[1]))
     for way in sorted({(r["trained"], r["fed"]) for r in rows}, key=order):
-        cells = [np.mean([r["accuracy"] for r in rows if (r["trained"], r["fed"]) == way and (r["burst"], r["lost"], r["rate"]) == c])
-                 for c in columns]
+        mine = [r for r in rows if (r["trained"], r["fed"]) == way]
+        cells = [np.mean([r["accuracy"] for r in mine if (r["burst"], r["lost"], r["rate"]) == c]) for c in columns]
         lines.append("| %s, %s | " % way + " | ".join("%.1f" % (100 * v) for v in cells) + " |")
     return "\n".join(lines)
 

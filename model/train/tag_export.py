@@ -57,7 +57,8 @@ def main():
         with open(a.events) as f:
             events = json.load(f)
     name = a.name or os.path.basename(a.out).split(".")[0]
-    description = tagger.describe(s["config"], name, a.version, a.licence, a.trained, label_rows(s["config"], events), **s.get("more", {}))
+    description = tagger.describe(s["config"], name, a.version, a.licence, a.trained, label_rows(s["config"], events),
+                                  **s.get("more", {}))
     tagger.write_model(a.out, s["tensors"], description, a.int8)
 
 

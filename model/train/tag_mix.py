@@ -104,7 +104,8 @@ class Pool:
         share = {name: (4.0 if name == "" else 1.0) * math.sqrt(min(s, 900.0)) / s for name, s in of_label.items()}
         number = {name: i for i, name in enumerate(self.noise_labels)}
         self.speech = bank(speech, [0] * len(speech), [min(length(c), 30.0) ** 0.5 for c in speech], device)
-        self.noise = bank(noise, [number.get(c[1], -1) for c in noise], [share[c[1]] * min(length(c), 60.0) for c in noise], device)
+        self.noise = bank(noise, [number.get(c[1], -1) for c in noise],
+                          [share[c[1]] * min(length(c), 60.0) for c in noise], device)
         self.words = None
         if words:
             self.words = bank(words, [WORDS.index(c[1]) for c in words], [1.0] * len(words), device)
@@ -240,13 +241,13 @@ class Scenes(mixing.Mix):
             target[i, :, k] = torch.maximum(target[i, :, k], on[i])
             weight[i, :, k] = torch.minimum(weight[i, :, k], asked[i])
         # a key word is named from its end until 0.3 s later; in its second half either answer will do
-        t, end = torch.arange(T, device=device)[None], (last // HOP)[:, None]
-        target[item, :, 1 + number] = ((t >= end - 5) & (t < end + 30)).float()
-        weight[item, :, 1 + number] = 1.0 - ((t >= end - 30) & (t < end - 5)).float() - ((t >= end + 30) & (t < end + 40)).float()
+        since = torch.arange(T, device=device)[None] - (last // HOP)[:, None]
+        target[item, :, 1 + number] = ((since >= -5) & (since < 30)).float()
+        weight[item, :, 1 + number] = ((since < -30) | ((since >= -5) & (since < 30)) | (since >= 40)).float()
         quiet = 1.0 - held((sound > 10 ** -6.0).float(), 20)            # -60 dBFS
-        target[..., 1 + len(WORDS)] = quiet
         # what nobody can hear in a silent stretch isn't asked for
-        weight = weight * (1.0 - quiet[..., None] * target.gt(0) * (torch.arange(len(self.labels), device=device) != 1 + len(WORDS)))
+        weight = weight * (1.0 - quiet[..., None] * target.gt(0))
+        target[..., 1 + len(WORDS)], weight[..., 1 + len(WORDS)] = quiet, 1.0
         return target, weight
 
 

@@ -5,7 +5,7 @@
 
 The answers are computed in float64 PyTorch from the definitions: S4D as the convolution with its kernel, by FFT, as its
 paper's code does it (arXiv 2206.11893), and where time is irregular step by step; Mamba from its paper's equations
-(arXiv 2312.00752) with zero-order hold; the means from their sums. `elapsed` is time since the previous row in hops.
+(arXiv 2312.00752), by zero-order hold or Euler's rule; the means from their sums. `elapsed` is time since the previous row in hops.
 
     python3 make_golden_layers.py [FOLDER]"""
 
@@ -72,7 +72,8 @@ def mamba(x, w, row, elapsed):
     A, h, y = -torch.exp(w[m + "A_log"]), 0, []
     for t in range(len(u)):
         dA = delta[t][:, None] * A
-        h = torch.exp(dA) * h + torch.expm1(dA) / A * B[t] * u[t][:, None]
+        gain = torch.expm1(dA) / A if row["discretisation"] == "zoh" else delta[t][:, None]
+        h = torch.exp(dA) * h + gain * B[t] * u[t][:, None]
         y.append(h @ C[t] + w[m + "D"] * u[t])
     return x + F.linear(torch.stack(y) * F.silu(z), w[m + "out_proj.weight"])
 
@@ -118,10 +119,21 @@ def pool(x, row, elapsed):
     return torch.stack(out)
 
 
+def stft(x, row):
+    """Hops (T, hop) -> |X|^c, then Re and Im of X |X|^(c-1), of windows that begin where the hop before does."""
+    window = torch.sqrt(0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(row["window"]).double() / row["window"]))
+    X = torch.fft.rfft(window * torch.cat((torch.cat((torch.zeros_like(x[:1]), x[:-1])), x), 1))
+    size = torch.sqrt(X.real**2 + X.imag**2 + 1e-12)
+    shrink = size**(row["compress"] - 1)
+    return torch.cat((size * shrink, X.real * shrink, X.imag * shrink), 1)
+
+
 def run(layers, w, x, elapsed):
     for row in layers:
         kind = row["type"]
-        if kind == "scale":
+        if kind == "stft":
+            x = stft(x, row)
+        elif kind == "scale":
             mean, std = torch.tensor(row["mean"]).double(), torch.tensor(row["std"]).double()
             x = ((x.reshape(len(x), -1, len(mean)) - mean) / std).reshape(len(x), -1)
         elif kind == "embedding":

@@ -4,8 +4,7 @@
     score_sensors.py motion|vibration-tags --data SENSORS [--model FILE]
 
 Accuracy of each series' (or each window's) last row; with vibration also whole recordings as one stream: the share of rows
-after the first window that name the right class, and the class that most of them name. Both also
-with rows lost.
+after the first window that name the right class, and the class that most of them name. Both also with rows lost.
 """
 import argparse
 import os
@@ -52,7 +51,8 @@ def main():
     for rate in task.rates:
         print("rate %.2g: %.2f %%" % (rate, 100 * right(engine, task.trial(rng, rate, 0.0, 1))))
     for lost in sensor.LOST:
-        print("%2.0f %% lost: %.2f %%" % (100 * lost, 100 * np.mean([right(engine, task.trial(rng, 1.0, lost, b)) for b in (1, 8)])))
+        both = [right(engine, task.trial(rng, 1.0, lost, burst)) for burst in (1, 8)]
+        print("%2.0f %% lost: %.2f %%, in bursts of 8 rows %.2f %%" % (100 * lost, 100 * both[0], 100 * both[1]))
     for lost in (0.0, 0.3) if a.task == "vibration-tags" else ():
         print("whole recordings, %.0f %% lost:" % (100 * lost))
         for label, share, most in recordings(engine, task, lost, rng):

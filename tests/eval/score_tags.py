@@ -4,9 +4,9 @@
     score_tags.py --model tag-audio.safetensors --root SOURCES --parts PART... --pack PACK [--events OUT.json]
 
 Half of what is held out chooses the thresholds (--events writes them for tag_export.py), the other half is reported:
-key words of the manifest's val split choose, its test split is reported; of ESC-50's fold 5 recordings with an even and an
-odd number; of the speech of the parts that PACK (tag_pack.py's folder) doesn't hold, every other clip. A key word counts when
-its label crosses its threshold by 0.7 s after the clip; a false alarm is each time one does in speech without key words.
+of the speech of the parts that PACK (tag_pack.py's folder) doesn't hold, every other clip; of ESC-50's fold 5 the recordings
+with an even number. A key word of the manifest's test split counts when its label crosses its threshold by 0.7 s after the
+clip; a false alarm is each time one does in speech without key words.
 """
 import argparse
 import glob
@@ -27,6 +27,7 @@ from clips import read_clip  # noqa: E402
 RATE, HOP = 16000, 160
 ALARMS_PER_WORD = 1.0           # an hour, at most, where thresholds are chosen
 LEAST, MOST = 0.3, 0.98
+CONDITIONS = (None, 20, 10, 5)  # dB of a key word over noise; None: silence
 
 
 class Model:
@@ -60,50 +61,68 @@ def with_noise(x, noise, snr_db, rng):
 # ---- key words ------------------------------------------------------------------------------------------------------
 
 def word_clips(root):
-    """{split: [(word, samples)]}: each clip after 1 s of silence and before 0.7 s."""
-    out = {"val": [], "test": []}
+    """[(word, samples)] of the test split, each after 1 s of silence and before 0.7 s."""
+    out = []
     for r in tag_pack.read_csv(os.path.join(root, "shared/manifest.csv")):
-        if r["path"].startswith("tagging/wakewords/") and r["split"] in out:
+        if r["path"].startswith("tagging/wakewords/") and r["split"] == "test":
             x = read_clip(os.path.join(root, "shared", r["path"]))
-            out[r["split"]].append((r["speaker_or_class"], np.concatenate((np.zeros(RATE), x, np.zeros(7 * RATE // 10)))))
+            out.append((r["speaker_or_class"], np.concatenate((np.zeros(RATE), x, np.zeros(7 * RATE // 10)))))
     return out
 
 
 def unheard_speech(parts, pack):
-    """Speech clips of the parts that are not in the pack."""
+    """Speech clips of the parts that are not in the pack; Mycroft's are key words, "computer" among them."""
     used = {(r["source"], r["name"], "%.2f" % float(r["seconds"])) for r in tag_pack.read_csv(os.path.join(pack, "index.csv"))}
-    return [c for c in tag_pack.part_clips(parts) if c[0] == "speech" and (c[1], c[2], "%.2f" % c[4]) not in used]
+    return [c for c in tag_pack.part_clips(parts) if c[0] == "speech" and c[1] != "mycroft"
+            and (c[1], c[2], "%.2f" % c[4]) not in used]
+
+
+def heard_words(model, clips, noises, rng):
+    """[(word, its largest score in each of CONDITIONS)]"""
+    out = []
+    for word, x in clips:
+        noisy = [x if snr is None else with_noise(x, noises[rng.integers(len(noises))], snr, rng) for snr in CONDITIONS]
+        out.append((word, [model(y)[:, model.labels.index(word)].max() for y in noisy]))
+    return out
+
+
+def score_speech(model, words, speech, hours):
+    """Scores of the words in two halves of speech that has none: [[(hops, words)]], hours of each half."""
+    scores, seconds = [[], []], [0.0, 0.0]
+    for i, clip in enumerate(speech):
+        if min(seconds) > 1800 * hours:
+            break
+        x = read_clip(clip[3])
+        scores[i % 2].append(model(x)[:, [model.labels.index(w) for w in words]])
+        seconds[i % 2] += len(x) / RATE
+    return scores, [s / 3600 for s in seconds]
 
 
 def score_words(model, root, parts, pack, noises, hours, log):
-    clips = word_clips(root)
-    words = sorted({w for w, _ in clips["test"]})
-    column = {w: model.labels.index(w) for w in words}
-    rng = np.random.default_rng(3)
-    conditions = (None, 20, 10, 5)
-    heard = {split: [(w, [model(x if snr is None else with_noise(x, noises[rng.integers(len(noises))], snr, rng))[:, column[w]].max()
-                          for snr in conditions]) for w, x in mine] for split, mine in clips.items()}
-    speech, seconds, quiet = unheard_speech(parts, pack), [0.0, 0.0], [[], []]
+    clips, rng = word_clips(root), np.random.default_rng(3)
+    words = sorted({w for w, _ in clips})
+    heard = heard_words(model, clips, noises, rng)
+    speech = unheard_speech(parts, pack)
     rng.shuffle(speech)
-    for i, c in enumerate(speech):
-        if min(seconds) > 1800 * hours:
-            break
-        x = read_clip(c[3])
-        quiet[i % 2].append(model(x)[:, [column[w] for w in words]])
-        seconds[i % 2] += len(x) / RATE
-    events, rows = {}, []
+    scores, heard_hours = score_speech(model, words, speech, hours)
+    events, found, false = {}, [], []
+    snrs = " | ".join("%d dB" % c for c in CONDITIONS[1:])
+    log("| key word | threshold | in silence | %s | clips | false alarms an hour |" % snrs)
+    log("|---" * (4 + len(CONDITIONS)) + "|")
     for k, w in enumerate(words):
-        alarms = lambda half, on: sum(begins(p[:, k], on, 0.5 * on) for p in quiet[half]) / (seconds[half] / 3600)
+        alarms = lambda half, on: sum(begins(p[:, k], on, 0.5 * on) for p in scores[half]) / heard_hours[half]
         on = next((t for t in np.arange(LEAST, MOST, 0.02) if alarms(0, t) <= ALARMS_PER_WORD), MOST)
         events[w] = dict(on=round(float(on), 2), off=round(float(on) / 2, 2), hold_s=0.3)
-        mine = [p for word, p in heard["test"] if word == w]
-        rows.append((w, on, [np.mean([p[j] >= on for p in mine]) for j in range(len(conditions))], len(mine), alarms(1, on)))
-    log("| key word | threshold | found in silence | 20 dB | 10 dB | 5 dB | clips | false alarms an hour |\n|---|---|---|---|---|---|---|---|")
-    for w, on, found, n, alarm in rows:
-        log("| %s | %.2f | %s | %d | %.2f |" % (w, on, " | ".join("%.0f %%" % (100 * f) for f in found), n, alarm))
-    log("| all | | %s | %d | %.2f in %.2f h |" % (" | ".join("%.0f %%" % (100 * np.average([r[2][j] for r in rows], weights=[r[3] for r in rows]))
-                                                  for j in range(len(conditions))), sum(r[3] for r in rows), sum(r[4] for r in rows), seconds[1] / 3600))
+        mine = np.array([p for word, p in heard if word == w]) >= on
+        found.append(mine)
+        false.append(alarms(1, on))
+        log("| %s | %.2f | %s | %d | %.2f |" % (w, on, percents(mine), len(mine), false[-1]))
+    log("| all | | %s | %d | **%.2f** in %.2f h |" % (percents(np.concatenate(found)), len(heard), sum(false), heard_hours[1]))
     return events
+
+
+def percents(found):
+    return " | ".join("%.0f %%" % (100 * v) for v in found.mean(0))
 
 
 # ---- classes --------------------------------------------------------------------------------------------------------
@@ -144,7 +163,8 @@ def score_classes(model, clips, music, log):
     log("| class | clips | average precision | threshold | F1, odd recordings |\n|---|---|---|---|---|")
     for row in sorted(rows, key=lambda r: -r[2]):
         log("| %s | %d | %.2f | %.2f | %.2f |" % row)
-    log("| mean of %d | %d | **%.3f** | | %.2f |" % (len(rows), len(clips), np.mean([r[2] for r in rows]), np.nanmean([r[4] for r in rows])))
+    means = np.mean([r[2] for r in rows]), np.nanmean([r[4] for r in rows])
+    log("| mean of %d | %d | **%.3f** | | %.2f |" % (len(rows), len(clips), *means))
     return events
 
 

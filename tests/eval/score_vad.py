@@ -101,14 +101,15 @@ def main():
     pairs = [pair for folder in a.pairs for pair in read_pairs(folder)]
     labels = {d: [activity(pair["clean"], d) for pair in pairs] for d in DEPTHS}
     hops = [len(y) for y in labels[DEPTHS[0]]]
-    print("| detector | speech is | area, 95 % interval | " + " | ".join("%s dB" % s for s in sorted({q["snr"] for q in pairs})) + " |")
-    print("|---" * (3 + len({q["snr"] for q in pairs})) + "|")
+    snrs = sorted({q["snr"] for q in pairs})
+    print("| detector | speech is | area, 95 % interval | " + " | ".join("%s dB" % s for s in snrs) + " |")
+    print("|---" * (3 + len(snrs)) + "|")
     for command in a.cmd:
         name, _, rest = command.partition("=")
         name, command = (name, rest) if rest and " " not in name else ("ours", command)
         scores = [by_command(command, pair, n) for pair, n in zip(pairs, hops)]
         report(name, scores, pairs, labels, np.random.default_rng(1))
-        each = sorted((whole_area([s], [y]) if 0 < y.sum() < len(y) else 1.0, pair["file"]) for s, y, pair in zip(scores, labels[35], pairs))
+        each = sorted((area(s, y), pair["file"]) for s, y, pair in zip(scores, labels[35], pairs) if 0 < y.sum() < len(y))
         for value, file in each[:a.worst]:
             print("    %.3f %s" % (value, file), file=sys.stderr)
     if a.silero:
