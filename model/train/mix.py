@@ -18,13 +18,14 @@ DEFAULTS = dict(
     speed=0.12,             # speech and noise play up to this much faster or slower, pitch with them
     joined=0.35,            # share of items whose speech changes to another crop on the way
     paused=0.25,            # share with a stretch of silence in the speech
+    pause_seconds=2.5,      # at most
     moving=0.20,            # share whose speech gets louder and softer
     reverb=0.35, second=0.5, babble=0.08, synthetic=0.18,
     noise_room=0.25, noise_moving=0.30, noise_starts=0.12,
     clean_only=0.10, noise_only=0.05, clipped=0.05, low_pass=0.20,
     telephone=0.06,         # speech and noise through one 3.3 to 3.9 kHz line
     offset=0.05,            # share with a constant added, up to five times the speech's RMS
-    silent=0.08,            # share that begins with seconds of silence or next to it
+    silent=0.0,             # share that begins with silence or next to it, up to three quarters of the item
     snr_low=-5.0, snr_high=35.0, rooms=1200, room_seconds=1.0)
 
 SINC_TAPS, SINC_STEPS = 16, 1024
@@ -239,7 +240,8 @@ class Mix:
         i = self._some(c["paused"])
         if len(i):
             begin = self._u(len(i), -0.5, 0.9) * seconds
-            keep = 1 - self._fade(begin) * (1 - self._fade(begin + self._u(len(i), 0.3, 2.5)))
+            pause = 0.3 * torch.exp(self._u(len(i)) * math.log(c["pause_seconds"] / 0.3))
+            keep = 1 - self._fade(begin) * (1 - self._fade(begin + pause))
             x[i] = x[i] * keep
         return x, band
 
@@ -455,4 +457,5 @@ class Mix:
         j = self._some(c["offset"])
         offset[j] = (2.0 * (self._u(len(j)) < 0.5).float() - 1.0) * torch.exp(self._u(len(j), math.log(0.02), math.log(5.0)))
         dither = torch.rand(B, self.n, device=self.device) - 0.5
+        dither[self._some(c["silent"])] = 0.0               # digital silence is nothing at all
         return self.assemble(speech, target, noise, speech_gain, noise_gain, offset, peak, clip, dither)

@@ -8,6 +8,9 @@ COMMON = dict(
     log_seconds=10.0, save_seconds=60.0, validate_seconds=120.0, poll_steps=200,
     speech_hours=36.0, noise_hours=18.0, narrow=1.0)
 
+# long crops, with long pauses and silence at the beginning
+PATIENT = dict(COMMON, seconds=26.88, lr=8e-4, warmup=200, ema=0.999, qat=0.3, paused=0.4, pause_seconds=25.0, silent=0.2)
+
 RECIPES = {
     # from nothing: version 1 was its six layers
     "denoise-16k": dict(COMMON, n_layer=5, minutes=18.0, lr=1.6e-3, qat=0),
@@ -19,13 +22,15 @@ RECIPES = {
     # any training. One length of crop, so that int8 rounding is the only thing that changes on the way.
     "denoise-16k-again": dict(COMMON, n_layer=5, minutes=14.0, seconds=8.96, batch=64, lr=8e-4, warmup=200, ema=0.999,
                               qat=0.3),
+    # version 3: from version 2 by --init. Crops long enough for what version 2 had never met and answered by muting the
+    # next second of speech: half a minute without any, in noise, in a quiet room or in digital silence
+    "denoise-16k-pauses": dict(PATIENT, n_layer=5, minutes=12.0, batch=20, lr=6e-4),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init
-    "denoise-48k": dict(COMMON, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, seconds=8.96,
-                        batch=48, lr=8e-4, warmup=300, ema=0.999, qat=0.3, speech_hours=11.0, noise_hours=8.0,
-                        narrow=0.5),
+    "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,
+                        speech_hours=12.3, noise_hours=8.0, narrow=0.5),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
-    "denoise-16k-low": dict(COMMON, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0,
-                            seconds=8.96, batch=48, lr=1.2e-3, warmup=300, ema=0.999, qat=0.3),
+    "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
+                            lr=1.2e-3),
     # a tiny model on the CPU: does the whole road work, from audio to an exported file?
     "smoke": dict(COMMON, name="smoke", minutes=2.0, d_model=32, n_layer=2, dt_rank=2, batch=6, seconds=1.28, lr=4e-3,
                   warmup=20, ema=0.98, rooms=20, room_seconds=0.4, scan="torch", compile=False, graph=False,

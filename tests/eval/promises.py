@@ -6,7 +6,7 @@
 DIR as score.py has it, 16 kHz. Prints a line a promise, kept or not, with the
 figures: word beginnings, quiet speech, clean speech, clipping, a constant in
 the input, telephone speech at 8 kHz, noise alone, and speech after hours of
-silence and of faint noise (--hours 0: not). Exit status 0: all kept.
+silence and of faint noise (--hours 0: not), and after half a minute's pause. Exit status 0: all kept.
 """
 import argparse
 import collections
@@ -27,6 +27,7 @@ from clips import active_level_db  # noqa: E402
 BLOCK = 160                     # 10 ms
 ONSET = 50                      # ms after a word's beginning
 QUIET_DBFS = -50.0
+PAUSE = 30                      # s
 
 
 def onsets(clean):
@@ -121,6 +122,30 @@ def noise_alone(model, pairs, plain, names):
     yield "  least: " + ", ".join(f"{name} {v:.1f}" for v, name in least), True
 
 
+def kept_after(model, pairs, lead):
+    """Mean dB kept of each mixture's first second of speech after lead(pair), less what is kept of it with nothing before."""
+    gaps = []
+    for p in pairs:
+        before = lead(p)
+        at = next((i for i in onsets(np.append(np.zeros(4000), p["clean"]))), 4000) - 4000
+        stop = max(at, 0) + model.rate
+        after = model(np.append(before, p["noisy"]))[len(before):]
+        gaps.append(kept_db(p["clean"], after, max(at, 0), stop) - kept_db(p["clean"], model(p["noisy"]), max(at, 0), stop))
+    return np.array(gaps)
+
+
+def pauses(model, pairs, plain):
+    rng, n = np.random.default_rng(2), PAUSE * model.rate
+    noise = lambda p: np.resize(p["noisy"] - p["clean"], n)
+    some = pairs[2::4]          # at 10 dB, as make_heldout.py orders them
+    for what, lead in (("the same noise", noise), ("the same noise 40 dB down", lambda p: 0.01 * noise(p)),
+                       ("noise at -90 dBFS", lambda p: 10 ** (-90 / 20) * rng.standard_normal(n)),
+                       ("digital silence", lambda p: np.zeros(n))):
+        gaps = kept_after(model, some, lead)
+        yield (f"{PAUSE} s of {what} before: the first second of speech {gaps.mean():+.2f} dB, worst {gaps.min():+.1f}",
+               gaps.mean() > -1)
+
+
 def after_hours(model, pairs, plain, hours):
     rng, few = np.random.default_rng(1), pairs[:8]
     speech = np.concatenate([p["noisy"] for p in few])
@@ -150,7 +175,7 @@ def main():
     pairs = score.read_pairs(a.pairs)
     model = Model(a.ssm, a.model, pairs[0]["rate"])
     plain = [model(p["noisy"]) for p in pairs]
-    promises = [word_beginnings, quiet_speech, clean_speech, clipped, constant, telephone,
+    promises = [word_beginnings, quiet_speech, clean_speech, clipped, constant, telephone, pauses,
                 lambda *v: noise_alone(*v, noise_names(a.pairs))]
     if a.hours:
         promises.append(lambda *v: after_hours(*v, a.hours))
