@@ -31,14 +31,15 @@ PAUSE = 30                      # s
 
 
 def onsets(clean):
-    """Samples at which a word begins: after 150 ms more than 30 dB below the active level, a 10 ms block that isn't and
-    within 100 ms of which that level is reached but for 10 dB."""
+    """Samples at which a word begins: the first 10 ms block within 20 dB of the active level, 100 ms at most after 150 ms
+    more than 30 dB below it."""
     blocks = clean[:len(clean) // BLOCK * BLOCK].reshape(-1, BLOCK)
     levels = 10 * np.log10(np.mean(blocks ** 2, 1) + 1e-12)
     active = active_level_db(clean)
     still = np.convolve(levels < active - 30, np.ones(15))[:len(levels)] == 15
-    return [BLOCK * i for i in range(15, len(levels) - 25)
-            if still[i - 1] and not still[i] and levels[i:i + 10].max() > active - 10]
+    loud = levels > active - 20
+    ends = [i for i in range(15, len(levels) - 35) if still[i - 1] and not still[i] and loud[i:i + 10].any()]
+    return [BLOCK * (i + int(np.argmax(loud[i:i + 10]))) for i in ends]
 
 
 def kept_db(clean, out, start, stop):
