@@ -7,9 +7,10 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "daemon/labels.h"
 #include "model/refuse.h"
 
-enum { LINE = 1 << 16, FIELDS_TEXT = READING_FIELDS * 65 };
+enum { LINE = 1 << 16 };
 
 struct sensor_file {
     FILE *file;
@@ -21,26 +22,12 @@ struct sensor_file {
     char line[LINE];
 };
 
-/* The model's own names, joined by commas; false where it has none. */
-static bool name_fields(const struct ssm_engine *engine, char *text)
-{
-    struct ssm_channel channel;
-    size_t n = 0;
-    for (int i = 0; ssm_describe_channel(engine, i, &channel); i++) {
-        if (channel.field[0] == '\0') {
-            return false;
-        }
-        n += (size_t)sprintf(text + n, "%s%s", i > 0 ? "," : "", channel.field);
-    }
-    return n > 0;
-}
-
 static int open_readings(struct sensor_file *file, const struct sensor_file_options *options,
                          const struct ssm_engine *engine, struct ssm_error *err)
 {
     const struct ssm_info *info = ssm_describe(engine);
-    char own[FIELDS_TEXT];
-    const char *fields = options->fields != NULL ? options->fields : name_fields(engine, own) ? own : NULL;
+    char own[LABELS_FIELDS_MAX];
+    const char *fields = options->fields != NULL ? options->fields : labels_fields(engine, own) ? own : NULL;
     if (fields == NULL) {
         return refuse(err, EX_USAGE, "the model %s doesn't name its %d channels; name the columns with --fields", info->name,
                       info->channels);

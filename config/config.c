@@ -36,6 +36,34 @@ static void check_publish(const struct config *config, const struct node *root, 
     }
 }
 
+/* A transport's address has to be there, and reachable from here alone. */
+static void check_sensor(const struct config *config, const struct config_pipeline *pipeline, const struct node *source,
+                         struct config_errors *errors)
+{
+    const struct config_source *sensor = &pipeline->source;
+    bool listens = sensor->transport != SENSOR_STDIN && sensor->transport != SENSOR_SUB;
+    bool pull = sensor->transport == SENSOR_PULL, ipc = strncmp(sensor->listen, "ipc://", 6) == 0;
+    const struct node *listen = node_find(source, "listen");
+    struct place at = listen ? listen->at : source->at;
+    char path[256], address[300];
+    snprintf(path, sizeof path, "pipelines.%s.source", pipeline->name);
+    snprintf(address, sizeof address, "tcp://%s", sensor->listen);
+    if (listens && !listen) {
+        errors_add(errors, at, path, "this transport needs listen: HOST:PORT");
+    } else if (listens && ipc && !pull) {
+        errors_add(errors, at, path, "ipc:// is for the transport pull");
+    } else if (listens && sensor->listen[0] && !ipc && !is_local(address) && !config->insecure) {
+        errors_add(errors, at, path, "%s can be reached from other machines, and whoever does can feed the model. Listen on "
+                   "127.0.0.1, or write insecure: true if that is what you want", sensor->listen);
+    }
+    if (sensor->transport == SENSOR_SUB && !node_find(source, "connect")) {
+        errors_add(errors, source->at, path, "the transport sub needs connect: tcp://HOST:PORT");
+    }
+    if (sensor->least > sensor->most) {
+        errors_add(errors, source->at, path, "least is above most");
+    }
+}
+
 /* A path some pipeline reads or writes. */
 struct use {
     const char *path;
@@ -129,6 +157,9 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     int n = 0;
     bool published = false;
     pipeline->line = node->key_at.line;
+    if (source && source->kind == NODE_MAP && pipeline->source.type == SOURCE_SENSOR) {
+        check_sensor(config, pipeline, source, errors);
+    }
     if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
         uses[n++] = (struct use){pipeline->source.path, NULL, place_of_path(source), pipeline->name, false};
     }

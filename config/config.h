@@ -12,11 +12,13 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#include "dsp/pcm.h" /* enum pcm_format */
+#include "dsp/pcm.h"      /* enum pcm_format */
+#include "dsp/readings.h" /* enum reading_format */
 
 enum { CONFIG_PIPELINES = 4096, CONFIG_SINKS = 8, CONFIG_CHANNELS = 64, CONFIG_ERRORS = 32 };
 
-enum source_type { SOURCE_FILE, SOURCE_AUDIO, SOURCE_PCM };
+enum source_type { SOURCE_FILE, SOURCE_AUDIO, SOURCE_PCM, SOURCE_SENSOR };
+enum sensor_transport { SENSOR_STDIN, SENSOR_UDP, SENSOR_TCP, SENSOR_PULL, SENSOR_SUB };
 enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE, SINK_JSONL };
 
 struct config_source {
@@ -25,12 +27,22 @@ struct config_source {
     bool paced;       /* file: at the speed of real time (default) or as fast as it goes                 */
     bool loop;        /* file: start again at its end                                                    */
     char device[256]; /* audio: "default" or a device's name as `ssm devices` prints it                   */
-    int rate;         /* audio, pcm: Hz; 0 = the device's own                                            */
+    int rate;         /* audio, pcm: Hz; 0 = the device's own. sensor: readings a second without a time; 0 = the model's */
     int channels[CONFIG_CHANNELS]; /* audio, file: channel numbers from 0, each a stream; pcm: all                    */
     int n_channels;                /* 0 = all (file) or the first (audio)                                             */
     int pcm_channels;              /* pcm: interleaved channels in the input                                          */
     enum pcm_format format;        /* pcm                                                                             */
     double buffer_s;               /* ring length in seconds                                                          */
+    enum sensor_transport transport; /* sensor                                                                        */
+    char listen[256];              /* sensor over udp, tcp, pull: HOST:PORT; pull also ipc://PATH                     */
+    char connect[256];             /* sensor over sub: a ZeroMQ address                                               */
+    char topic[256];               /* sensor over sub: what messages begin with                                       */
+    enum reading_format lines;     /* sensor                                                                          */
+    char fields[2048];             /* sensor: "ax,ay,az"; "" = as the model names them                                */
+    char units[1024];              /* sensor: "g,g,g": have to be the model's; "" = not told                          */
+    char time[64];                 /* sensor: the time's name; "" = t, time or timestamp                              */
+    double reorder_s, gap_s;       /* sensor                                                                          */
+    double least, most;            /* sensor: of a value; both 0 = any                                                */
 };
 
 struct config_sink {

@@ -11,11 +11,15 @@
 #define COUNT(array)       (int)(sizeof(array) / sizeof *(array))
 
 static const char *const source_types[] = {
-    [SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", NULL};
+    [SOURCE_FILE] = "file", [SOURCE_AUDIO] = "audio", [SOURCE_PCM] = "pcm", [SOURCE_SENSOR] = "sensor", NULL};
 static const char *const sink_types[] = {
     [SINK_PUBLISH] = "publish", [SINK_AUDIO] = "audio", [SINK_FILE] = "file", [SINK_JSONL] = "jsonl", NULL};
 static const char *const formats[] = {
     [PCM_F32LE] = "f32le", [PCM_S16LE] = "s16le", [PCM_S24LE] = "s24le", [PCM_S32LE] = "s32le", NULL};
+
+static const char *const transports[] = {[SENSOR_STDIN] = "stdin", [SENSOR_UDP] = "udp", [SENSOR_TCP] = "tcp",
+                                         [SENSOR_PULL] = "pull", [SENSOR_SUB] = "sub", NULL};
+static const char *const line_formats[] = {[READING_CSV] = "csv", [READING_JSONL] = "jsonl", NULL};
 
 static const char lower[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
 static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
@@ -110,6 +114,50 @@ static const char *check_pcm_path(const char *text)
     return fine ? NULL : "must be - for standard input, unix:PATH or tcp://HOST:PORT";
 }
 
+static const char *check_any(const char *text)
+{
+    (void)text;
+    return NULL;
+}
+
+static const char *check_listen(const char *text)
+{
+    bool fine = has_port(text, 1) || (strncmp(text, "ipc://", 6) == 0 && text[6]);
+    return fine ? NULL : "must be HOST:PORT, or with transport pull ipc://PATH";
+}
+
+static const char *check_connect(const char *text)
+{
+    bool fine = (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1)) || (strncmp(text, "ipc://", 6) == 0 && text[6]);
+    return fine ? NULL : "must be tcp://HOST:PORT or ipc://PATH";
+}
+
+/* Every part between commas has `least` to `most` letters. */
+static bool has_parts(const char *text, size_t least, size_t most)
+{
+    for (;; text++) {
+        size_t n = strcspn(text, ",");
+        if (n < least || n > most) {
+            return false;
+        }
+        text += n;
+        if (*text == '\0') {
+            return true;
+        }
+    }
+}
+
+static const char *check_fields(const char *text)
+{
+    bool fine = has_parts(text, 1, 63) && text[strcspn(text, "\"\\")] == '\0';
+    return fine ? NULL : "must be names of 1 to 63 letters without quote and backslash";
+}
+
+static const char *check_units(const char *text)
+{
+    return has_parts(text, 0, 31) ? NULL : "must be units of at most 31 letters";
+}
+
 static const char *check_sound_path(const char *text)
 {
     static const char *const endings[] = {".wav", ".flac", ".ogg", ".opus", ".w64", ".rf64"};
@@ -124,11 +172,11 @@ static const char *check_sound_path(const char *text)
 
 /* A row is two or three lines, the sentence for the reader last. */
 /* clang-format off */
-enum { FILES = 1 << SOURCE_FILE, AUDIO = 1 << SOURCE_AUDIO, PCM = 1 << SOURCE_PCM };
+enum { FILES = 1 << SOURCE_FILE, AUDIO = 1 << SOURCE_AUDIO, PCM = 1 << SOURCE_PCM, SENSOR = 1 << SOURCE_SENSOR };
 
 static const struct key source_rows[] = {
     {.name = "type", .kind = KEY_WORD, FIELD(struct config_source, type), .words = source_types, .required = true,
-     .about = "Where the samples come from: a sound file, a sound device, or raw PCM."},
+     .about = "Where the samples come from: a sound file, a sound device, raw PCM, or a sensor's lines."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = FILES, .required = true,
      .check = check_not_empty, .pattern = ".", .about = "The sound file to read: any format libsndfile knows."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = PCM, .required = true,
@@ -151,6 +199,35 @@ static const struct key source_rows[] = {
      .most = CONFIG_CHANNELS, .standard = "1", .about = "Interleaved channels in the PCM; each is a stream of its own."},
     {.name = "format", .kind = KEY_WORD, FIELD(struct config_source, format), .types = PCM, .words = formats,
      .standard = "s16le", .about = "What a PCM sample is: signed integers or floats, little-endian."},
+    {.name = "transport", .kind = KEY_WORD, FIELD(struct config_source, transport), .types = SENSOR, .words = transports,
+     .required = true, .about = "How lines come: stdin, udp (listen), tcp (listen), or ZeroMQ: pull (listen) or sub (connect)."},
+    {.name = "listen", .kind = KEY_TEXT, FIELD(struct config_source, listen), .types = SENSOR, .check = check_listen,
+     .pattern = "^(.+:[0-9]+|ipc://.+)$", .about = "Where udp, tcp and pull listen: HOST:PORT; pull also ipc://PATH."},
+    {.name = "connect", .kind = KEY_TEXT, FIELD(struct config_source, connect), .types = SENSOR, .check = check_connect,
+     .pattern = "^(tcp://.+:[0-9]+|ipc://.+)$", .about = "What sub connects to: tcp://HOST:PORT or ipc://PATH."},
+    {.name = "topic", .kind = KEY_TEXT, FIELD(struct config_source, topic), .types = SENSOR, .pattern = "",
+     .check = check_any, .about = "For sub: what messages begin with; the line is in the last frame. Without it all of them."},
+    {.name = "format", .kind = KEY_WORD, FIELD(struct config_source, lines), .types = SENSOR, .words = line_formats,
+     .standard = "jsonl", .about = "What a line is: jsonl, an object of JSON, or csv."},
+    {.name = "fields", .kind = KEY_TEXTS, FIELD(struct config_source, fields), .types = SENSOR, .least = 1,
+     .most = READING_FIELDS, .check = check_fields, .pattern = "^[^,\"]{1,63}$",
+     .about = "The keys or columns that become the model's channels, in its order; without it as the model names them."},
+    {.name = "units", .kind = KEY_TEXTS, FIELD(struct config_source, units), .types = SENSOR, .least = 1,
+     .most = READING_FIELDS, .check = check_units, .pattern = "^[^,]{0,31}$",
+     .about = "The fields' units; where the model tells its own, they have to be the same."},
+    {.name = "time", .kind = KEY_TEXT, FIELD(struct config_source, time), .types = SENSOR, .check = check_fields,
+     .pattern = "^[^,\"]{1,63}$",
+     .about = "The key or column of the time, in seconds or a date; without it t, time or timestamp, if there is one."},
+    {.name = "rate", .kind = KEY_INT, FIELD(struct config_source, rate), .types = SENSOR, .least = 1, .most = 10000000,
+     .about = "Readings a second, where they carry no time; without it the model's rate."},
+    {.name = "reorder", .kind = KEY_SECONDS, FIELD(struct config_source, reorder_s), .types = SENSOR, .least = 0, .most = 60,
+     .standard = "0s", .about = "How late a reading may come and still be put in order; it delays all of them by as much."},
+    {.name = "gap", .kind = KEY_SECONDS, FIELD(struct config_source, gap_s), .types = SENSOR, .least = 0, .most = 1000000,
+     .standard = "0s", .about = "A longer pause ends events and is told as a gap; 0s is 1 s, or five hops if that is more."},
+    {.name = "least", .kind = KEY_REAL, FIELD(struct config_source, least), .types = SENSOR, .least = -1e30, .most = 1e30,
+     .about = "The smallest value there can be, with most; a line beyond is not taken, and counted."},
+    {.name = "most", .kind = KEY_REAL, FIELD(struct config_source, most), .types = SENSOR, .least = -1e30, .most = 1e30,
+     .about = "The largest value there can be, with least."},
     {.name = "buffer", .kind = KEY_SECONDS, FIELD(struct config_source, buffer_s), .least = 0.02, .most = 60,
      .standard = "2s", .about = "Sound the source may run ahead of the model before samples are lost and counted."},
 };

@@ -12,6 +12,7 @@ enum key_kind {
     KEY_TEXT,    /* char[]                                             */
     KEY_BOOL,    /* bool                                               */
     KEY_INT,     /* int                                                */
+    KEY_REAL,    /* double                                             */
     KEY_SECONDS, /* double, from "20ms", "1.5s", "2min", "1h"          */
     KEY_WORD,    /* an enum's value: one of `words`                    */
     KEY_TEXTS,   /* char[], from one text or a list of them: "a,b"     */
@@ -29,7 +30,7 @@ struct key {
     size_t offset, size; /* of the field, in bytes */
     size_t count_offset; /* INTS, LIST, NAMED: of the int that counts */
     size_t item_size;    /* LIST, NAMED: of one struct */
-    double least, most;  /* INT, INTS: of a value; SECONDS: of seconds; TEXTS, LIST, NAMED: of entries */
+    double least, most;  /* INT, REAL, INTS: of a value; SECONDS: of seconds; TEXTS, LIST, NAMED: of entries */
     int types;           /* bits of the types that have this key; 0: all */
     bool required;
     const char *standard;                   /* the default, as it would stand in the file; NULL: none, the field is 0 */

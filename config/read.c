@@ -79,7 +79,8 @@ static const char *other_meaning(const char *text)
     if (strcmp(text, "~") == 0 || strcasecmp(text, "null") == 0) {
         return "nothing";
     }
-    return text[strspn(text, "+-0123456789_.:")] == '\0' && strpbrk(text, "0123456789") ? "a number" : NULL;
+    bool dots = strchr(text, '.') != strrchr(text, '.'); /* 127.0.0.1:9000 is text in every version */
+    return !dots && text[strspn(text, "+-0123456789_.:")] == '\0' && strpbrk(text, "0123456789") ? "a number" : NULL;
 }
 
 static void read_text(struct reader *reader, const struct key *key, const struct node *node, char *field)
@@ -100,7 +101,7 @@ static void read_text(struct reader *reader, const struct key *key, const struct
 /* A list of texts, joined by commas: each is checked where it stands, all of them together at the list. */
 static void read_texts(struct reader *reader, const struct key *key, const struct node *node, char *field)
 {
-    char joined[1024] = "";
+    char joined[2048] = ""; /* no field is longer */
     size_t n = 0;
     if (node->n < key->least || node->n > key->most) {
         REFUSE(reader, node->at, "must have %.0f to %.0f entries, got %d", key->least, key->most, node->n);
@@ -199,6 +200,22 @@ static bool read_int(struct reader *reader, const struct key *key, const struct 
     }
     *field = value;
     return true;
+}
+
+/* Digits with a point and an exponent perhaps: what every YAML takes for a number. */
+static void read_real(struct reader *reader, const struct key *key, const struct node *node, double *field)
+{
+    char *end;
+    double value = strtod(node->text, &end);
+    bool number = node->plain && *end == '\0' && end > node->text &&
+                  node->text[strspn(node->text, "+-.0123456789eE")] == '\0';
+    if (!number) {
+        REFUSE(reader, node->at, "must be a number, got \"%.64s\"", node->text);
+    } else if (!(value >= key->least && value <= key->most)) {
+        REFUSE(reader, node->at, "must be %g to %g, got %.64s", key->least, key->most, node->text);
+    } else {
+        *field = value;
+    }
 }
 
 static const struct unit {
@@ -338,6 +355,8 @@ static void read_scalar(struct reader *reader, const struct key *key, const stru
         read_bool(reader, node, field);
     } else if (key->kind == KEY_INT) {
         read_int(reader, key, node, field);
+    } else if (key->kind == KEY_REAL) {
+        read_real(reader, key, node, field);
     } else if (key->kind == KEY_SECONDS) {
         read_seconds(reader, key, node, field);
     } else {

@@ -66,6 +66,9 @@ static void print_kind(FILE *file, const struct key *key)
     case KEY_INT:
         fprintf(file, "\"type\": \"integer\", \"minimum\": %.0f, \"maximum\": %.0f", key->least, key->most);
         break;
+    case KEY_REAL:
+        fprintf(file, "\"type\": \"number\", \"minimum\": %g, \"maximum\": %g", key->least, key->most);
+        break;
     case KEY_SECONDS:
         fprintf(file, "\"type\": \"string\", \"pattern\": \"^[0-9]+(\\\\.[0-9]+)?(us|ms|s|min|h)$\"");
         break;

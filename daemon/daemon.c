@@ -12,13 +12,14 @@
 #include "daemon/log.h"
 #include "daemon/loop.h"
 #include "daemon/publish.h"
+#include "daemon/rows.h"
 #include "daemon/sink.h"
 #include "daemon/source.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512 };
+enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512, ROWS_LEAST = 64 };
 
 /* One distinct model of the configuration. */
 struct model {
@@ -33,6 +34,7 @@ struct pipeline {
     struct source *source;
     struct model *model;
     struct feed **feeds;       /* (channels) */
+    struct rows *rows;         /* of a sensor */
     struct counters *counters; /* (channels) */
     struct sink *sinks[CONFIG_SINKS];
     int n_sinks, n_channels;
@@ -155,6 +157,7 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
                                .channels = source->channels,
                                .n_channels = source->n_channels,
                                .source_rate = source->rate,
+                               .rate = source->sensor ? CADENCE_TICKS : ssm_describe(pipeline->model->engine)->rate,
                                .patient = source->patient,
                                .counters = pipeline->counters,
                                .publisher = daemon->publisher,
@@ -183,6 +186,29 @@ static float share_of(const struct config_pipeline *config)
     return config->strength < 100 ? powf(10, -(float)config->strength / 20) : 0;
 }
 
+static int open_feed(struct pipeline *pipeline, int i, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    source->feeds[i] = feed_create((size_t)(pipeline->config->source.buffer_s * source->rate));
+    pipeline->feeds[i] = source->feeds[i];
+    return source->feeds[i] ? 0 : refuse_memory(err);
+}
+
+/* A sensor's one stream: the model says what a row is. */
+static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
+{
+    (void)i;
+    struct source *source = pipeline->source;
+    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+    double hops = pipeline->config->source.buffer_s * model->rate / model->hop;
+    source->rate = model->rate;
+    if (source->ops->fit(source, pipeline->model->engine, err) < 0) {
+        return -1;
+    }
+    source->rows = pipeline->rows = rows_create((size_t)model->inputs, (size_t)fmax(hops, ROWS_LEAST));
+    return source->rows ? 0 : refuse_memory(err);
+}
+
 static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct source *source = pipeline->source;
@@ -193,14 +219,7 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
     source->engine = engine_thread_waker(daemon->engine);
     source->counters = pipeline->counters;
     for (int i = 0; i < source->n_channels; i++) {
-        source->feeds[i] = feed_create((size_t)(pipeline->config->source.buffer_s * source->rate));
-        if (!source->feeds[i]) {
-            return refuse_memory(err);
-        }
-        pipeline->feeds[i] = source->feeds[i];
         struct stream_setup setup = {.engine = pipeline->model->engine,
-                                     .feed = source->feeds[i],
-                                     .rate = source->rate,
                                      .patient = source->patient,
                                      .sinks = pipeline->sinks,
                                      .n_sinks = pipeline->n_sinks,
@@ -208,6 +227,12 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
                                      .share = share_of(pipeline->config),
                                      .bypass = pipeline->config->bypass,
                                      .counters = &pipeline->counters[i]};
+        if ((source->sensor ? open_rows : open_feed)(pipeline, i, err) < 0) {
+            return -1;
+        }
+        setup.feed = source->feeds[i];
+        setup.rows = source->rows;
+        setup.rate = source->rate;
         if (engine_thread_add(daemon->engine, &setup, err) < 0) {
             return -1;
         }
@@ -661,6 +686,7 @@ void daemon_close(struct daemon *daemon)
         for (int k = 0; pipeline->feeds && k < pipeline->n_channels; k++) {
             feed_destroy(pipeline->feeds[k]);
         }
+        rows_destroy(pipeline->rows);
         free(pipeline->feeds);
         free(pipeline->counters);
     }

@@ -23,7 +23,8 @@ struct skip {
 };
 
 struct stream {
-    struct feed *feed;
+    struct feed *feed; /* NULL: it has rows */
+    struct rows *rows;
     struct sink *const *sinks;
     int n_sinks, channel, rate;
     bool patient;
@@ -45,6 +46,8 @@ struct stream {
     uint64_t skipped;          /* the feed's rate: left out so far                                          */
     uint64_t entered;          /* entered: staging[0]                                                       */
     float elapsed;             /* of the next step                                                          */
+    struct row row[ENGINE_HOPS]; /* of a sensor: those in staging                                           */
+    uint64_t ticks;            /* of a sensor: end of the last row                                          */
     struct skip skip;
     struct hole hole;          /* to be told with the next hop that goes out                                */
     bool faulted;              /* the device failed in the hop before                                       */
@@ -164,12 +167,13 @@ static void find_unit(struct stream *stream)
 static int stream_allocate(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = stream->model;
-    stream->resampler = resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
-    stream->raw = calloc(RAW, sizeof(float));
-    stream->staging = calloc((size_t)model->hop * ENGINE_HOPS, sizeof(float));
+    stream->staging = calloc((size_t)model->inputs * ENGINE_HOPS, sizeof(float));
     stream->out = calloc((size_t)model->outputs * ENGINE_HOPS, sizeof(float));
     stream->blend = stream->scores ? NULL : blend_create(model->delay, model->rate, setup->share, setup->bypass);
-    bool ok = stream->resampler && stream->raw && stream->staging && stream->out && (stream->blend || stream->scores);
+    stream->resampler = stream->rows ? NULL : resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
+    stream->raw = stream->rows ? NULL : calloc(RAW, sizeof(float));
+    bool ok = stream->staging && stream->out && (stream->blend || stream->scores);
+    ok = ok && (stream->rows || (stream->resampler && stream->raw));
     return ok ? 0 : refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
 }
 
@@ -184,13 +188,16 @@ static void name_device(struct stream *stream, const struct ssm_engine *engine)
 static int stream_init(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = ssm_describe(setup->engine);
-    *stream = (struct stream){.feed = setup->feed, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
+    *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
                               .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay,
                               .scores = strcmp(model->task, "tag") == 0, .bypass = setup->bypass};
-    if (model->channels != 1 || (!stream->scores && model->outputs != model->hop)) {
-        return refuse(err, 65, "the model %s takes sensors or gives neither samples nor tags: the daemon can't run it",
-                      model->name);
+    if (!stream->scores && (stream->rows || model->outputs != model->hop)) {
+        return refuse(err, 65, "the model %s gives neither sound of sound nor tags: the daemon can't run it", model->name);
+    }
+    if (!stream->rows && model->channels != 1) {
+        return refuse(err, 65, "the model %s takes %d channels of a sensor, and the source is sound", model->name,
+                      model->channels);
     }
     if (stream_allocate(stream, setup, err) < 0) {
         return -1;
@@ -380,6 +387,20 @@ static size_t fill(struct stream *stream, size_t hops)
     return stream->staged / hop;
 }
 
+/* Of a sensor: stage as many rows as one step may take: only the first may be told of time. */
+static size_t fill_rows(struct stream *stream, size_t hops)
+{
+    size_t n = 0, inputs = (size_t)stream->model->inputs;
+    for (const struct row *row; n < hops && (row = rows_front(stream->rows)) && (n == 0 || row->hop.elapsed == 1);) {
+        memcpy(stream->staging + n * inputs, row->hop.values, inputs * sizeof(float));
+        stream->row[n++] = *row;
+        rows_pass(stream->rows);
+    }
+    stream->elapsed = n > 0 ? stream->row[0].hop.elapsed : 1;
+    stream->flushed = rows_ended(stream->rows);
+    return n;
+}
+
 static size_t room_in_sinks(const struct stream *stream)
 {
     size_t room = ENGINE_HOPS;
@@ -398,7 +419,8 @@ static int gather(struct batch *batch)
         if (atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
             continue;
         }
-        size_t room = room_in_sinks(stream), hops = room > 0 ? fill(stream, room) : 0;
+        size_t room = room_in_sinks(stream);
+        size_t hops = room == 0 ? 0 : (stream->rows ? fill_rows : fill)(stream, room);
         if (hops > 0) {
             batch->taken[n] = stream;
             batch->hops[n++] = (struct ssm_hop){.stream = stream->slot, .in = stream->staging, .out = stream->out,
@@ -436,6 +458,21 @@ static void note_fault(struct stream *stream, uint64_t from, size_t n)
     count(stream->counters, COUNTER_DEVICE_FAULT, n);
 }
 
+/* n samples, or scores about them, to the sinks, with the hole they show. */
+static void hand_on(struct stream *stream, struct delivery *delivery, const float *out, size_t n)
+{
+    delivery->n = n;
+    delivery->samples = stream->scores ? NULL : out;
+    delivery->scores = stream->scores ? out : NULL;
+    bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
+    delivery->hole = hole ? stream->hole : (struct hole){.n = stream->hole.n};
+    delivery->flags = (delivery->flags & ~(unsigned)WIRE_GAP) | (hole ? WIRE_GAP : 0);
+    for (int i = 0; i < stream->n_sinks; i++) {
+        stream->sinks[i]->ops->write(stream->sinks[i], stream->channel, delivery);
+    }
+    stream->hole.from = hole ? stream->hole.to : stream->hole.from;
+}
+
 /* Give n samples, the first of them `left`, or the scores about them to the sinks; what lies beyond the input's end is only the
  * model's delay. out NULL: the device failed. */
 static void emit(struct stream *stream, struct delivery *delivery, int64_t left, const float *out, size_t n)
@@ -451,18 +488,9 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
         note_fault(stream, delivery->s0, n);
         return;
     }
-    delivery->n = n;
-    delivery->samples = stream->scores ? NULL : out;
-    delivery->scores = stream->scores ? out : NULL;
     delivery->tm = capture_time(stream, delivery->s0);
     delivery->tm_error = (uint32_t)fmin(clock_error_ns(&stream->clock), UINT32_MAX);
-    bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
-    delivery->hole = hole ? stream->hole : (struct hole){.n = stream->hole.n};
-    delivery->flags = (delivery->flags & ~(unsigned)WIRE_GAP) | (hole ? WIRE_GAP : 0);
-    for (int i = 0; i < stream->n_sinks; i++) {
-        stream->sinks[i]->ops->write(stream->sinks[i], stream->channel, delivery);
-    }
-    stream->hole.from = hole ? stream->hole.to : stream->hole.from;
+    hand_on(stream, delivery, out, n);
     atomic_fetch_add_explicit(&stream->samples_out, n, memory_order_relaxed);
 }
 
@@ -519,6 +547,53 @@ static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     atomic_store_explicit(&stream->samples_in, stream->position, memory_order_relaxed);
 }
 
+/* A pause, or what found no room before a row: a hole up to it. */
+static void note_gap(struct stream *stream, const struct row *row, uint64_t delay)
+{
+    uint64_t from = stream->ticks > delay ? stream->ticks - delay : 0, to = row->hop.from > delay ? row->hop.from - delay : 0;
+    if (row->hop.gap && to > from) {
+        stream->hole.from = stream->hole.to > stream->hole.from ? stream->hole.from : from;
+        stream->hole.to = to;
+        stream->hole.n += to - from;
+        stream->hole.why = row->lost > 0 ? COUNTER_RING_FULL : COUNTER_MISSING_READING;
+    }
+}
+
+/* One row out, NULL for one that wasn't computed, about the time that ends with it, less the model's delay. */
+static void deliver_row(struct stream *stream, struct delivery *delivery, const struct row *row, const float *scores)
+{
+    uint64_t delay = (uint64_t)stream->model->delay * CADENCE_TICKS / (uint64_t)stream->model->rate;
+    uint64_t from = row->hop.from > delay ? row->hop.from - delay : 0, to = row->hop.to > delay ? row->hop.to - delay : 0;
+    note_gap(stream, row, delay);
+    stream->ticks = row->hop.to;
+    delivery->s0 = from;
+    delivery->tm = row->arrived - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS);
+    delivery->tm_error = (uint32_t)(SECOND / stream->model->rate); /* whenever in its interval it was measured */
+    delivery->sourced = row->hop.timed;
+    delivery->origin = row->hop.time - (double)row->hop.to / CADENCE_TICKS;
+    if (!scores) {
+        note_fault(stream, from, (size_t)(to - from));
+    } else if (row->hop.to > delay) {
+        hand_on(stream, delivery, scores, (size_t)(to - from));
+        atomic_fetch_add_explicit(&stream->samples_out, (uint64_t)stream->model->hop, memory_order_relaxed);
+    }
+}
+
+static void deliver_rows(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+{
+    bool failed = step->status != SSM_OK;
+    for (int i = 0; i < step->count; i++) {
+        struct delivery delivery = {.cap = stream->row[i].arrived, .enq = enq, .inf = inf};
+        memcpy(delivery.device, stream->device, sizeof delivery.device);
+        delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
+        deliver_row(stream, &delivery, &stream->row[i], failed ? NULL : stream->out + i * stream->model->outputs);
+        stream->faulted = failed;
+    }
+    count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
+    stream->position += (uint64_t)(step->count * stream->model->hop);
+    atomic_store_explicit(&stream->samples_in, stream->position, memory_order_relaxed);
+}
+
 /* Streams whose last hop is out tell their sinks so. */
 static size_t retire(struct engine_thread *thread)
 {
@@ -568,7 +643,7 @@ size_t engine_turn(struct engine_thread *thread)
         ssm_step(batch->engine, batch->hops, n);
         int64_t inf = clock_now();
         for (int i = 0; i < n; i++) {
-            deliver(batch->taken[i], &batch->hops[i], enq, inf);
+            (batch->taken[i]->rows ? deliver_rows : deliver)(batch->taken[i], &batch->hops[i], enq, inf);
             hops += (size_t)batch->hops[i].count;
         }
         histogram_add(&thread->step_times, inf - enq);
@@ -591,9 +666,10 @@ static bool some_are_late(struct engine_thread *thread)
 {
     bool ready = false, late = false;
     for (int i = 0; i < thread->n_streams; i++) {
-        bool has = has_hop(&thread->streams[i]);
+        const struct stream *stream = &thread->streams[i];
+        bool has = stream->rows ? rows_front(stream->rows) != NULL : has_hop(stream);
         ready = ready || has;
-        late = late || (!has && !feed_ended(thread->streams[i].feed));
+        late = late || (!has && stream->feed && !feed_ended(stream->feed)); /* a sensor comes when it comes */
     }
     return ready && late;
 }

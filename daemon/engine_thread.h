@@ -14,13 +14,16 @@
  * missing, whole hops are skipped and the next one carries elapsed = 1 + skipped hops; what is left of a hole (less than a
  * hop, or than the smallest number of samples that is whole hops at both rates) is silence. Sample numbers run on over both.
  * Hops that a failing device did not compute are a hole too, told with the next hop; the stream goes on on the processor.
- * At the end of a stream the model's delay is pushed out with silence, and the output is cut to the input's length. */
+ * A sensor's stream gets its hops as they are, each with the time since the one before (daemon/rows.h); its deliveries count
+ * CADENCE_TICKS a second.
+ * At the end of a stream of sound the model's delay is pushed out with silence, and the output is cut to the input's length. */
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/counters.h"
 #include "daemon/feed.h"
+#include "daemon/rows.h"
 #include "daemon/sink.h"
 #include "daemon/waker.h"
 #include "model/ssm.h"
@@ -38,7 +41,8 @@ void engine_thread_destroy(struct engine_thread *thread);
 struct stream_setup {
     struct ssm_engine *engine; /* opened with max_hops = ENGINE_HOPS and a free slot */
     struct feed *feed;
-    int rate;                  /* of the feed, Hz                                    */
+    struct rows *rows;         /* of a sensor, instead of a feed; else NULL          */
+    int rate;                  /* of the feed, Hz; of rows the model's               */
     bool patient;              /* never loses a hop: waits for room in its sinks     */
     struct sink *const *sinks; /* (n_sinks)                                          */
     int n_sinks;

@@ -5,7 +5,7 @@
 
 /* A row a kind, at the place of its name in config/config.h. */
 static const struct source_ops *const sources[] = {
-    [SOURCE_FILE] = &source_file, [SOURCE_AUDIO] = &source_audio, [SOURCE_PCM] = &source_pcm};
+    [SOURCE_FILE] = &source_file, [SOURCE_AUDIO] = &source_audio, [SOURCE_PCM] = &source_pcm, [SOURCE_SENSOR] = &source_sensor};
 static const struct sink_ops *const sinks[] = {
     [SINK_PUBLISH] = &sink_publish, [SINK_AUDIO] = &sink_audio, [SINK_FILE] = &sink_file, [SINK_JSONL] = &sink_jsonl};
 

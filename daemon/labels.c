@@ -33,6 +33,16 @@ struct events *labels_events(const struct labels *labels, int rate, events_told 
     return events;
 }
 
+bool labels_fields(const struct ssm_engine *engine, char text[LABELS_FIELDS_MAX])
+{
+    struct ssm_channel channel = {.field = ""};
+    size_t n = 0;
+    for (int i = 0; ssm_describe_channel(engine, i, &channel) && channel.field[0]; i++) {
+        n += (size_t)snprintf(text + n, LABELS_FIELDS_MAX - n, "%s%s", i > 0 ? "," : "", channel.field);
+    }
+    return n > 0 && channel.field[0];
+}
+
 /* A probability in the digits it has. */
 static double rounded(float p)
 {

@@ -2,7 +2,7 @@
 #ifndef DAEMON_LABELS_H
 #define DAEMON_LABELS_H
 
-/* A tag model's labels, and its events in words: the same map as a message of event/, as a line of a jsonl sink and as what
+/* A model's names: of its channels, of a tag model's labels, and its events in words: the same map as a message of event/, as a line of a jsonl sink and as what
  * `ssm tag` prints. */
 
 #include <stdbool.h>
@@ -23,6 +23,11 @@ struct labels *labels_create(const struct ssm_engine *engine);
 
 /* events_create with the labels' own thresholds and times; `rate` is of the sample numbers. */
 struct events *labels_events(const struct labels *labels, int rate, events_told *told, void *context);
+
+enum { LABELS_FIELDS_MAX = 64 * 65 };
+
+/* The names of a model's channels, joined by commas: "ax,ay,az"; false where it doesn't name them. */
+bool labels_fields(const struct ssm_engine *engine, char text[LABELS_FIELDS_MAX]);
 
 /* Where an event is from. */
 struct labels_source {

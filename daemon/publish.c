@@ -138,8 +138,10 @@ bool publisher_send(struct publisher *publisher, struct topic *topic, struct wir
     header->version = WIRE_VERSION;
     header->seq = topic->seq++;
     memcpy(header->boot, publisher->boot, sizeof header->boot);
-    header->tw = header->tm + publisher->utc_offset;
-    snprintf(header->clk, sizeof header->clk, "sys");
+    if (header->clk[0] == '\0') {
+        header->tw = header->tm + publisher->utc_offset;
+        snprintf(header->clk, sizeof header->clk, "sys");
+    }
     header->pub = clock_now() - header->tm;
     size_t n = wire_encode(header, bytes, sizeof bytes);
     bool all = send_topic(publisher, topic);

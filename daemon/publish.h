@@ -25,7 +25,7 @@ void publisher_close(struct publisher *publisher); /* what is queued has 1 s to 
 struct topic *publisher_topic(struct publisher *publisher, const char *kind, const char *pipeline, int channel,
                               const char *model);
 
-/* Send one message. Fills in v, seq, boot, tw, clk and pub; the caller the rest. False: a subscriber's queue ran full; it
+/* Send one message. Fills in v, seq, boot and pub, and tw and clk unless clk is set; the caller the rest. False: a subscriber's queue ran full; it
  * misses this message and the next ones until it has read some. */
 bool publisher_send(struct publisher *publisher, struct topic *topic, struct wire_header *header, const void *payload,
                     size_t size);

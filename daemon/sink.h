@@ -36,6 +36,8 @@ struct delivery {
     struct hole hole;     /* to > from: missing before or inside this hop                                 */
     unsigned flags;       /* enum wire_flag                                                               */
     char device[16];      /* the model ran on: "cpu", "cuda:0"                                            */
+    bool sourced;         /* the source told its own time: sample s0's is origin + s0 / rate              */
+    double origin;        /* s, of sample 0, by the source's clock; 0 when it told none                   */
     float in_square, in_peak; /* the input hop that went with it: sum of squares, largest absolute value  */
 };
 
@@ -48,6 +50,7 @@ struct sink_setup {
     const int *channels;  /* (n_channels) their numbers in the source             */
     int n_channels;
     int source_rate;      /* Hz                                                   */
+    int rate;             /* of what deliveries count: samples at the model's rate, of a sensor CADENCE_TICKS */
     bool patient;         /* the source waits for room                            */
     struct counters *counters; /* (n_channels)                                    */
     struct publisher *publisher;

@@ -19,9 +19,13 @@ struct lane {
     struct jsonl_sink *jsonl;
     struct events *events;
     uint64_t next;              /* engine's: sample after the last row                     */
+    double origin;              /* engine's: of the last row                               */
     _Atomic uint64_t put, taken;
     atomic_bool ended;
-    struct event *queue;        /* (jsonl->queue)                                          */
+    struct queued {
+        struct event event;
+        double origin;
+    } *queue; /* (jsonl->queue) */
 };
 
 struct jsonl_sink {
@@ -58,7 +62,7 @@ static void queue_event(void *context, const struct event *event)
         return;
     }
     uint64_t put = atomic_load_explicit(&lane->put, memory_order_relaxed);
-    lane->queue[put % jsonl->queue] = *event;
+    lane->queue[put % jsonl->queue] = (struct queued){*event, lane->origin};
     atomic_store_explicit(&lane->put, put + 1, memory_order_release);
 }
 
@@ -76,6 +80,7 @@ static void jsonl_write(struct sink *sink, int channel, const struct delivery *h
     if (hop->hole.to > hop->hole.from || hop->s0 != lane->next) {
         events_cut(lane->events);
     }
+    lane->origin = hop->origin;
     events_push(lane->events, hop->s0, hop->n, hop->scores);
     lane->next = hop->s0 + hop->n;
 }
@@ -90,12 +95,12 @@ static void jsonl_end(struct sink *sink, int channel, const struct hole *hole, u
 
 /* ---- Writer thread. ---- */
 
-static void write_event(struct jsonl_sink *jsonl, int channel, const struct event *event)
+static void write_event(struct jsonl_sink *jsonl, int channel, const struct queued *queued)
 {
     uint8_t room[LABELS_EVENT_MAX];
     struct wire_bytes bytes = {.at = room, .room = sizeof room};
-    const struct labels_source source = {jsonl->pipeline, jsonl->channels[channel], jsonl->rate, 0};
-    labels_put_event(&bytes, jsonl->labels, event, &source);
+    const struct labels_source source = {jsonl->pipeline, jsonl->channels[channel], jsonl->rate, queued->origin};
+    labels_put_event(&bytes, jsonl->labels, &queued->event, &source);
     wire_json(jsonl->file, bytes.at, bytes.n);
     fputc('\n', jsonl->file);
     if (fflush(jsonl->file) != 0 && !jsonl->broken) { /* each line on its own: a crash leaves whole ones */
@@ -163,7 +168,7 @@ static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error 
     jsonl->path = setup->config->path;
     jsonl->pipeline = setup->pipeline;
     jsonl->channels = setup->channels;
-    jsonl->rate = setup->model->rate;
+    jsonl->rate = setup->rate;
     jsonl->hop = setup->model->hop;
     jsonl->queue = (uint64_t)jsonl->labels->n * QUEUE_HOPS;
     jsonl->queue = jsonl->queue > QUEUE_LEAST ? jsonl->queue : QUEUE_LEAST;

@@ -11,7 +11,10 @@
 #include "model/refuse.h"
 
 /* Hops wait here for the loop: about 0.3 s of them. */
-enum { SLOTS = 32, METERS_A_SECOND = 10, META_MAX = 1 << 16 };
+enum { SLOTS = 32, METERS_A_SECOND = 10, META_MAX = 1 << 16, SECOND = 1000000000 };
+
+/* A source's time beyond this, in 1973, is a date rather than its uptime. */
+static const double DATE_LEAST = 1e8;
 
 /* One channel's queue from the engine thread to the loop. */
 struct outbox {
@@ -84,7 +87,7 @@ static bool open_topics(struct outbox *outbox, const struct sink_setup *setup, i
     if (setup->labels) {
         outbox->event = open_topic(setup, "event", i);
         outbox->meta = open_topic(setup, "meta", i);
-        outbox->events = labels_events(setup->labels, setup->model->rate, publish_event, outbox);
+        outbox->events = labels_events(setup->labels, setup->rate, publish_event, outbox);
     } else {
         outbox->meter = open_topic(setup, "meter", i);
     }
@@ -111,7 +114,7 @@ static void publish_init(struct publish_sink *publish, const struct sink_setup *
     publish->labels = setup->labels;
     publish->pipeline = setup->pipeline;
     publish->channels = setup->channels;
-    publish->rate = model->rate;
+    publish->rate = setup->rate;
     publish->hop = model->hop;
     publish->n = setup->n_channels;
     publish->width = (size_t)(setup->labels ? model->outputs : model->hop);
@@ -173,7 +176,7 @@ static void publish_write(struct sink *sink, int channel, const struct delivery 
     struct hole *missed = &outbox->missed;
     join_hole(missed, &hop->hole);
     if (slots_free(outbox) == 0) {
-        count(outbox->counters, COUNTER_QUEUE_FULL, hop->n);
+        count(outbox->counters, COUNTER_QUEUE_FULL, hop->scores ? (uint64_t)outbox->publish->hop : hop->n);
         join_hole(missed, &(struct hole){.from = hop->s0, .to = hop->s0 + hop->n, .why = COUNTER_QUEUE_FULL});
         missed->n += hop->n;
         return;
@@ -214,14 +217,29 @@ static void fill_lost(struct wire_lost *lost, const struct hole *hole)
     }
 }
 
+/* So many samples in ns. */
+static int64_t time_of(const struct publish_sink *publish, int64_t samples)
+{
+    return samples / publish->rate * SECOND + samples % publish->rate * SECOND / publish->rate;
+}
+
+static uint32_t narrow(uint64_t n)
+{
+    return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
 static struct wire_header header_of(const struct publish_sink *publish, const struct outbox *outbox, const struct delivery *hop)
 {
-    struct wire_header header = {.s0 = hop->s0, .n = (uint32_t)hop->n, .sr = (uint32_t)publish->rate, .ch = 1,
+    struct wire_header header = {.s0 = hop->s0, .n = narrow(hop->n), .sr = (uint32_t)publish->rate, .ch = 1,
                                  .tm = hop->tm, .te = hop->tm_error, .cap = hop->cap - hop->tm,
                                  .enq = hop->enq - hop->tm, .inf = hop->inf - hop->tm, .flags = hop->flags};
     fill_lost(&header.lost, &hop->hole);
     memcpy(header.mdl, publish->mdl, sizeof header.mdl);
     memcpy(header.st, outbox->device, sizeof header.st);
+    if (hop->sourced && hop->origin > DATE_LEAST) {
+        header.tw = llround((hop->origin + (double)hop->s0 / publish->rate) * SECOND);
+        snprintf(header.clk, sizeof header.clk, "src");
+    }
     return header;
 }
 
@@ -237,7 +255,7 @@ static void send_gap(const struct publish_sink *publish, struct outbox *outbox, 
 {
     struct wire_header header = header_of(publish, outbox, hop);
     header.s0 = hop->hole.from;
-    header.n = (uint32_t)(hop->hole.to - hop->hole.from);
+    header.n = narrow(hop->hole.to - hop->hole.from);
     header.flags |= WIRE_GAP;
     send(publish, outbox, outbox->gap, &header, NULL, 0);
 }
@@ -272,7 +290,7 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
     struct delivery span = *hop;
     span.s0 = outbox->level.from;
     span.n = outbox->level.n;
-    span.tm -= (int64_t)(hop->s0 - span.s0) * 1000000000 / publish->rate;
+    span.tm -= time_of(publish, (int64_t)(hop->s0 - span.s0));
     struct wire_header header = header_of(publish, outbox, &span);
     header.shp[0] = 4;
     header.n_shp = 1;
@@ -294,12 +312,13 @@ static void publish_event(void *context, const struct event *event)
     struct publish_sink *publish = outbox->publish;
     uint8_t room[LABELS_EVENT_MAX];
     struct wire_bytes bytes = {.at = room, .room = sizeof room};
-    const struct labels_source source = {publish->pipeline, publish->channels[outbox - publish->outboxes], publish->rate, 0};
+    const struct labels_source source = {publish->pipeline, publish->channels[outbox - publish->outboxes], publish->rate,
+                                         outbox->told.origin};
     labels_put_event(&bytes, publish->labels, event, &source);
     struct delivery span = outbox->told;
     span.s0 = event->from;
     span.n = (size_t)(event->to - event->from);
-    span.tm -= ((int64_t)outbox->told.s0 - (int64_t)event->from) * 1000000000 / publish->rate;
+    span.tm -= time_of(publish, (int64_t)(outbox->told.s0 - event->from));
     span.hole = (struct hole){.n = outbox->told.hole.n};
     struct wire_header header = header_of(publish, outbox, &span);
     snprintf(header.dt, sizeof header.dt, "msgpack");

@@ -13,6 +13,7 @@
 #include "daemon/waker.h"
 #include "model/ssm.h"
 
+struct rows;
 struct worker;
 
 /* The part every source begins with. `open` fills in the first block; the pipeline the second, before `start`. */
@@ -23,8 +24,10 @@ struct source {
     int n_channels;
     bool patient;                      /* waits for room in the feeds: never loses a sample        */
     bool endless;                      /* does not end by itself                                   */
+    bool sensor;                       /* one stream of rows, instead of a feed a channel          */
 
     struct feed *feeds[CONFIG_CHANNELS]; /* (n_channels) the source is their only writer           */
+    struct rows *rows;                 /* of a sensor: the same                                    */
     struct counters *counters;         /* (n_channels)                                             */
     struct waker *engine;              /* woken when there is something in the feeds               */
     atomic_int code;                   /* sysexits code of what ended it too early; 0              */
@@ -39,6 +42,8 @@ struct source_setup {
 struct source_ops {
     const char *name;
     struct source *(*open)(const struct source_setup *setup, struct ssm_error *err);
+    /* Of a sensor, before start: does what comes fit the model? 0 or -1. */
+    int (*fit)(struct source *source, const struct ssm_engine *engine, struct ssm_error *err);
     int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
     /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
     void (*stop)(struct source *source);
@@ -46,7 +51,7 @@ struct source_ops {
     void (*close)(struct source *source);
 };
 
-extern const struct source_ops source_file, source_audio, source_pcm;
+extern const struct source_ops source_file, source_audio, source_pcm, source_sensor;
 const struct source_ops *source_find(enum source_type type);
 
 #endif

@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/socket.h"
 #include "daemon/source.h"
 #include "dsp/clock.h"
 #include "dsp/pcm.h"
@@ -36,67 +33,6 @@ struct pcm_source {
     float samples[BLOCK];
 };
 
-/* A socket left behind by a daemon that was killed, rather than one somebody listens on. */
-static bool is_abandoned(const struct sockaddr_un *address)
-{
-    struct stat found;
-    if (stat(address->sun_path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
-        return false;
-    }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
-    close(fd);
-    return refused;
-}
-
-static int bind_unix(const char *path, struct ssm_error *err)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) {
-        return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
-    }
-    strcpy(address.sun_path, path);
-    if (is_abandoned(&address)) {
-        unlink(path);
-    }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    mode_t mask = umask(0117);
-    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
-    umask(mask);
-    if (!ok) {
-        refuse(err, 73, "can't listen on unix:%s: %s", path, strerror(errno));
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
-static int bind_tcp(const char *text, struct ssm_error *err)
-{
-    char host[256];
-    const char *colon = strrchr(text, ':');
-    if (!colon || colon == text || (size_t)(colon - text) >= sizeof host) {
-        return refuse(err, 78, "tcp://%s: want tcp://host:port", text);
-    }
-    bool brackets = text[0] == '[' && colon[-1] == ']';
-    snprintf(host, sizeof host, "%.*s", (int)(colon - text) - 2 * brackets, text + brackets);
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *address = NULL;
-    int error = getaddrinfo(host, colon + 1, &hints, &address);
-    if (error != 0) {
-        return refuse(err, 78, "tcp://%s: %s", text, gai_strerror(error));
-    }
-    int one = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-              bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, 4) == 0;
-    freeaddrinfo(address);
-    if (!ok) {
-        refuse(err, 69, "can't listen on tcp://%s: %s", text, strerror(errno));
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
 static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error *err)
 {
     if (strcmp(path, "-") == 0) {
@@ -105,9 +41,9 @@ static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error 
     }
     pcm->source.endless = true;
     if (strncmp(path, "unix:", 5) == 0) {
-        pcm->listener = bind_unix(path + 5, err);
+        pcm->listener = socket_listen_unix(path + 5, err);
     } else if (strncmp(path, "tcp://", 6) == 0) {
-        pcm->listener = bind_tcp(path + 6, err);
+        pcm->listener = socket_listen_tcp(path + 6, err);
     } else {
         return refuse(err, 78, "%s: PCM comes from \"-\", unix:/path or tcp://host:port", path);
     }

@@ -48,13 +48,13 @@ struct wire_header {
     uint64_t seq;      /* counts this topic's messages within one boot, from 0                          */
     uint8_t boot[16];  /* changes when the daemon starts again                                          */
     uint64_t s0;       /* number of the first sample, from the stream's first, at `sr`; holes count     */
-    uint32_t n, sr;    /* samples, Hz                                                                   */
+    uint32_t n, sr;    /* samples, Hz; of a sensor us, 1000000. n stays at its largest beyond that     */
     uint32_t ch;       /* channels in the payload                                                       */
     char dt[12];       /* "f32le", "s16le", "msgpack", "" for an empty payload                          */
     uint32_t shp[4];   /* shape of the payload                                                          */
     uint32_t n_shp;
     int64_t tm;        /* CLOCK_MONOTONIC ns at which sample s0 was captured                            */
-    int64_t tw;        /* the same in UTC ns since 1970                                                 */
+    int64_t tw;        /* the same in UTC ns since 1970; clk "src": as the source says                  */
     uint32_t te;       /* estimated error of tm, ns                                                     */
     char clk[8];       /* whose clock: "sys", "ptp", "src"                                              */
     int64_t cap, enq, inf, pub; /* ns after tm: arrived, taken by the engine, out of the model, published */

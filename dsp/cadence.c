@@ -140,14 +140,15 @@ static bool take(struct cadence *c, struct reading *reading)
 }
 
 /* A hop that ends at `end`, in readings of the model's rate since the origin. */
-static void give(struct cadence *c, double end, double time, struct cadence_hop *hop)
+static void give(struct cadence *c, double end, const struct reading *last, struct cadence_hop *hop)
 {
     double length = c->options.hop, readings = c->given >= 0 && end > c->given ? end - c->given : length;
     bool gap = c->given >= 0 && (c->set_back || readings / c->rate > c->options.gap_s);
     double ticks = CADENCE_TICKS / c->rate, from = fmax(end - (gap ? length : readings), 0);
     float elapsed = (float)(readings / length);
     *hop = (struct cadence_hop){.values = c->values, .elapsed = elapsed < ELAPSED_MOST ? elapsed : ELAPSED_MOST, .gap = gap,
-                                .from = (uint64_t)llround(from * ticks), .to = (uint64_t)llround(end * ticks), .time = time};
+                                .from = (uint64_t)llround(from * ticks), .to = (uint64_t)llround(end * ticks),
+                                .timed = last->timed, .time = last->time};
     hop->from = hop->from > c->given_ticks ? hop->from : c->given_ticks; /* rounding */
     hop->to = hop->to > hop->from ? hop->to : hop->from;
     c->given_ticks = hop->to;
@@ -198,11 +199,11 @@ bool cadence_next(struct cadence *c, struct cadence_hop *hop)
         c->passed = reading.time;
         if (c->options.hop == 1 && !reading.missing) {
             store(c, &reading, 0);
-            give(c, since * c->rate, reading.time, hop);
+            give(c, since * c->rate, &reading, hop);
             return true;
         }
         if (c->options.hop > 1 && fill(c, &reading, since)) {
-            give(c, (double)c->index, reading.time, hop);
+            give(c, (double)c->index, &reading, hop);
             return true;
         }
     }

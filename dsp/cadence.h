@@ -32,7 +32,8 @@ struct cadence_hop {
     uint64_t from, to;   /* ticks since the first reading was due: the hop and what elapsed before it, or after a gap
                             the hop alone                                                           */
     bool gap;            /* before it, longer than gap_s                                            */
-    double time;         /* s, of its last reading, by the source's clock; since the start where there is none */
+    bool timed;          /* its last reading had a time                                             */
+    double time;         /* s, of that, by the source's clock; since the start where there is none  */
 };
 
 struct cadence;

@@ -92,7 +92,12 @@ static void every_type_of_source_and_sink_is_read(void **state)
         "  c:\n    source: {type: file, path: \"1\", paced: false, loop: true}\n"
         "    model: m\n    strength: 12\n    bypass: true\n    sinks: [{type: audio}]\n"
         "  d:\n    source: {type: file, path: \"2\"}\n"
-        "    model: m\n    sinks: [{type: jsonl, path: \"-\"}, {type: jsonl, path: e.jsonl}]\n";
+        "    model: m\n    sinks: [{type: jsonl, path: \"-\"}, {type: jsonl, path: e.jsonl}]\n"
+        "  e:\n    source: {type: sensor, transport: pull, listen: 127.0.0.1:9000, fields: [ax, ay], units: [g, g], time: at,\n"
+        "             rate: 50, reorder: 20ms, gap: 3s, least: -1.5, most: 1e3, format: csv}\n"
+        "    model: m\n    sinks: [{type: publish}]\n"
+        "  f:\n    source: {type: sensor, transport: sub, connect: ipc:///x, topic: a/}\n"
+        "    model: m\n    sinks: [{type: publish}]\n";
     struct config_errors errors;
     struct config *config = parse(text, &errors);
     print_errors(&errors);
@@ -123,6 +128,25 @@ static void every_type_of_source_and_sink_is_read(void **state)
     assert_false(config->pipelines[3].bypass);
     assert_int_equal(config->pipelines[3].sinks[1].type, SINK_JSONL);
     assert_string_equal(config->pipelines[3].sinks[1].path, "e.jsonl");
+    const struct config_source *e = &config->pipelines[4].source, *f = &config->pipelines[5].source;
+    assert_int_equal(e->type, SOURCE_SENSOR);
+    assert_int_equal(e->transport, SENSOR_PULL);
+    assert_string_equal(e->listen, "127.0.0.1:9000");
+    assert_string_equal(e->fields, "ax,ay");
+    assert_string_equal(e->units, "g,g");
+    assert_string_equal(e->time, "at");
+    assert_int_equal(e->rate, 50);
+    assert_close(e->reorder_s, 0.02, 1e-12);
+    assert_close(e->gap_s, 3, 0);
+    assert_close(e->least, -1.5, 0);
+    assert_close(e->most, 1000, 0);
+    assert_int_equal(e->lines, READING_CSV);
+    assert_int_equal(f->transport, SENSOR_SUB);
+    assert_string_equal(f->connect, "ipc:///x");
+    assert_string_equal(f->topic, "a/");
+    assert_int_equal(f->lines, READING_JSONL);
+    assert_string_equal(f->fields, "");
+    assert_close(f->most, 0, 0);
     config_destroy(config);
 }
 
@@ -136,6 +160,20 @@ static const struct {
     {1, "version: \"1\"", "t.yaml:1:10: version: must be 1 without quotes; in quotes it is text"},
     {1, "version: 01",
      "t.yaml:1:10: version: 01 is 1 (octal) in YAML 1.1 and 1 in 1.2; write it without the leading 0"},
+    {5, "    source: {type: sensor, transport: udp}",
+     "t.yaml:5:13: pipelines.mic.source: this transport needs listen: HOST:PORT"},
+    {5, "    source: {type: sensor, transport: udp, listen: '*:9000'}",
+     "t.yaml:5:52: pipelines.mic.source: *:9000 can be reached from other machines, and ..."},
+    {5, "    source: {type: sensor, transport: tcp, listen: ipc:///x}",
+     "t.yaml:5:52: pipelines.mic.source: ipc:// is for the transport pull"},
+    {5, "    source: {type: sensor, transport: sub}",
+     "t.yaml:5:13: pipelines.mic.source: the transport sub needs connect: tcp://HOST:PORT"},
+    {5, "    source: {type: sensor, transport: stdin, least: 2, most: 1}",
+     "t.yaml:5:13: pipelines.mic.source: least is above most"},
+    {5, "    source: {type: sensor, transport: stdin, least: two}",
+     "t.yaml:5:53: pipelines.mic.source.least: must be a number, got \"two\""},
+    {5, "    source: {type: sensor, transport: stdin, fields: [a, '']}",
+     "t.yaml:5:58: pipelines.mic.source.fields: must be names of 1 to 63 letters without quote and backslash; got \"\""},
     {2, "publsh: x", "t.yaml:2:1: publsh: no such key; did you mean publish?"},
     {2, "zebra: x", "t.yaml:2:1: zebra: no such key; a configuration has version, node, device, precision, ..."},
     {2, "publish: tcp://127.0.0.1", "t.yaml:2:10: publish: must be tcp://HOST:PORT with a port ..."},
@@ -190,14 +228,14 @@ static const struct {
     {5, "    source: file",
      "t.yaml:5:13: pipelines.mic.source: must be a map of keys (key: value), got a single value"},
     {5, "    source: {type: files, path: x.wav}",
-     "t.yaml:5:20: pipelines.mic.source.type: must be file, audio or pcm, got \"files\""},
+     "t.yaml:5:20: pipelines.mic.source.type: must be file, audio, pcm or sensor, got \"files\""},
     {5, "    source: {path: x.wav}", "t.yaml:5:13: pipelines.mic.source: the key type is missing: Where ..."},
     {5, "    source: {type: file}",
      "t.yaml:5:13: pipelines.mic.source: the key path is missing: The sound file to read: ..."},
     {5, "    source: {type: audio, paced: true}",
      "t.yaml:5:27: pipelines.mic.source.paced: is a key of type file; this source is of type audio"},
     {5, "    source: {type: file, path: x.wav, rate: 16000}",
-     "t.yaml:5:39: pipelines.mic.source.rate: is a key of type audio or pcm; this source is of type file"},
+     "t.yaml:5:39: pipelines.mic.source.rate: is a key of type audio, pcm or sensor; this source is of type file"},
     {5, "    source: {type: pcm, path: x.raw, rate: 16000}",
      "t.yaml:5:31: pipelines.mic.source.path: must be - for standard input, unix:PATH or tcp://HOST:PORT; got "
      "\"x.raw\""},
@@ -509,7 +547,7 @@ static void the_built_in_and_the_shipped_configurations_are_right(void **state)
     assert_non_null(config);
     config_destroy(config);
     const char *const shipped[] = {"config/denoise-mic.yaml", "config/denoise-files.yaml", "config/many-files.yaml",
-                                   "config/tag-mic.yaml"};
+                                   "config/tag-mic.yaml", "config/sensor-udp.yaml"};
     for (size_t i = 0; i < sizeof shipped / sizeof *shipped; i++) {
         config = config_load(shipped[i], NULL, 0, &errors);
         print_errors(&errors);
@@ -561,7 +599,7 @@ static void the_schema_is_json_and_says_what_the_table_says(void **state)
     assert_int_equal(
         json_unpack(pipelines, "{s:{s:{s:{s:o}}}}", "additionalProperties", "properties", "source", "oneOf", &sources),
         0);
-    assert_int_equal(json_array_size(sources), 3);
+    assert_int_equal(json_array_size(sources), 4);
     first = json_object_get(json_array_get(sources, SOURCE_FILE), "properties");
     assert_string_equal(json_string_value(json_object_get(json_object_get(first, "type"), "const")), "file");
     standard = json_object_get(json_object_get(first, "paced"), "default");

@@ -608,7 +608,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     struct counters counters = {0};
     struct sink_setup setup = {.config = &file_config, .node = "test", .pipeline = "p",
                                .model = ssm_describe(rig.engine), .channels = channels, .n_channels = 1,
-                               .source_rate = RATE, .counters = &counters, .publisher = publisher,
+                               .source_rate = RATE, .rate = RATE, .counters = &counters, .publisher = publisher,
                                .latency = &latency, .writer = writer, .engine = engine_thread_waker(rig.thread)};
     others[0] = sink_file.open(&setup, &err);
     setup.config = &publish_config;

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_PULL_H
+#define DAEMON_PULL_H
+
+/* Messages from other processes over ZeroMQ: a PULL socket that they connect to, or a SUB socket connected to theirs. One
+ * thread. */
+
+#include <stddef.h>
+
+#include "model/ssm.h"
+
+struct pull;
+
+/* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`. NULL with *err. */
+struct pull *pull_bind(const char *endpoint, struct ssm_error *err);
+struct pull *pull_subscribe(const char *endpoint, const char *topic, struct ssm_error *err);
+void pull_close(struct pull *pull); /* NULL is fine */
+
+/* Becomes readable when pull_receive may have something; edge-triggered: receive until there is nothing. */
+int pull_fd(const struct pull *pull);
+
+/* The last frame of the next message (of SUB: behind the topic): its first `size` bytes, and its whole length; -1 when none
+ * waits. */
+long pull_receive(struct pull *pull, void *bytes, size_t size);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/socket.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "model/refuse.h"
+
+/* A socket left behind by a daemon that was killed, rather than one somebody listens on. */
+static bool is_abandoned(const struct sockaddr_un *address)
+{
+    struct stat found;
+    if (stat(address->sun_path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
+        return false;
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
+    close(fd);
+    return refused;
+}
+
+int socket_listen_unix(const char *path, struct ssm_error *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) {
+        return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
+    }
+    strcpy(address.sun_path, path);
+    if (is_abandoned(&address)) {
+        unlink(path);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mode_t mask = umask(0117);
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
+    umask(mask);
+    if (!ok) {
+        refuse(err, 73, "can't listen on unix:%s: %s", path, strerror(errno));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* What `text`, HOST:PORT, means: to freeaddrinfo, or NULL with *err. */
+static struct addrinfo *find_address(const char *text, int type, struct ssm_error *err)
+{
+    char host[256];
+    const char *colon = strrchr(text, ':');
+    if (!colon || colon == text || (size_t)(colon - text) >= sizeof host) {
+        refuse(err, 78, "%s: want HOST:PORT", text);
+        return NULL;
+    }
+    bool brackets = text[0] == '[' && colon[-1] == ']';
+    snprintf(host, sizeof host, "%.*s", (int)(colon - text) - 2 * brackets, text + brackets);
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = type}, *address = NULL;
+    int error = getaddrinfo(host, colon + 1, &hints, &address);
+    if (error != 0) {
+        refuse(err, 78, "%s: %s", text, gai_strerror(error));
+    }
+    return error == 0 ? address : NULL;
+}
+
+static int bind_address(const char *text, int type, struct ssm_error *err)
+{
+    struct addrinfo *address = find_address(text, type, err);
+    if (!address) {
+        return -1;
+    }
+    int one = 1, fd = socket(address->ai_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool tcp = type == SOCK_STREAM;
+    bool ok = fd >= 0 && (!tcp || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0) &&
+              bind(fd, address->ai_addr, address->ai_addrlen) == 0 && (!tcp || listen(fd, 4) == 0);
+    freeaddrinfo(address);
+    if (!ok) {
+        refuse(err, 69, "can't listen on %s: %s", text, strerror(errno));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+int socket_listen_tcp(const char *address, struct ssm_error *err)
+{
+    return bind_address(address, SOCK_STREAM, err);
+}
+
+int socket_bind_udp(const char *address, struct ssm_error *err)
+{
+    return bind_address(address, SOCK_DGRAM, err);
+}

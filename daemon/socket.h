@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_SOCKET_H
+#define DAEMON_SOCKET_H
+
+/* Sockets that sources listen on: non-blocking, closed on exec. Each gives the descriptor, or -1 with *err. */
+
+#include "model/ssm.h"
+
+/* A stream socket that this user and group may connect to. One left behind by a daemon that was killed is replaced, one
+ * somebody listens on is not. */
+int socket_listen_unix(const char *path, struct ssm_error *err);
+/* "HOST:PORT", "[::1]:PORT" */
+int socket_listen_tcp(const char *address, struct ssm_error *err);
+int socket_bind_udp(const char *address, struct ssm_error *err);
+
+#endif

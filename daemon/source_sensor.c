@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/labels.h"
+#include "daemon/log.h"
+#include "daemon/pull.h"
+#include "daemon/rows.h"
+#include "daemon/socket.h"
+#include "daemon/source.h"
+#include "dsp/clock.h"
+#include "dsp/lines.h"
+#include "model/refuse.h"
+
+/* Lines from standard input, datagrams, whoever connects (one at a time) or ZeroMQ. A thread reads them, makes hops of them and
+ * puts these into the rows. Where there is no room, who writes to a pipe, a connection or PULL is slowed down; of UDP and SUB
+ * hops are lost. */
+enum { LINE = 1 << 14, BYTES = 1 << 16, ROOM_POLL = 2000000 };
+
+struct sensor_source {
+    struct source source;
+    const struct config_source *config;
+    const char *pipeline;
+    struct waker stop;
+    atomic_bool stopping;
+    pthread_t thread;
+    bool running;
+    int listener, client; /* -1: none. Standard input and UDP are clients */
+    struct pull *pull;
+
+    /* The thread's. */
+    struct lines *lines;
+    struct readings *readings;
+    struct cadence *cadence;
+    int64_t arrived; /* the bytes being read     */
+    bool quoted;     /* a bad line has been told */
+    char bytes[BYTES];
+};
+
+static int open_pull(struct sensor_source *sensor, struct ssm_error *err)
+{
+    const struct config_source *config = sensor->config;
+    char endpoint[sizeof config->listen + 8];
+    bool whole = strstr(config->listen, "://") != NULL;
+    snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
+    sensor->pull = config->transport == SENSOR_PULL ? pull_bind(endpoint, err)
+                                                    : pull_subscribe(config->connect, config->topic, err);
+    return sensor->pull ? 0 : -1;
+}
+
+static int open_transport(struct sensor_source *sensor, struct ssm_error *err)
+{
+    const char *listen = sensor->config->listen;
+    sensor->source.endless = sensor->config->transport != SENSOR_STDIN;
+    switch (sensor->config->transport) {
+    case SENSOR_STDIN:
+        sensor->client = dup(0);
+        return sensor->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
+    case SENSOR_UDP:
+        return (sensor->client = socket_bind_udp(listen, err)) < 0 ? -1 : 0;
+    case SENSOR_TCP:
+        return (sensor->listener = socket_listen_tcp(listen, err)) < 0 ? -1 : 0;
+    default:
+        return open_pull(sensor, err);
+    }
+}
+
+static void sensor_close(struct source *source)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    if (sensor->running) {
+        pthread_join(sensor->thread, NULL);
+    }
+    if (sensor->client >= 0) {
+        close(sensor->client);
+    }
+    if (sensor->listener >= 0) {
+        close(sensor->listener);
+    }
+    pull_close(sensor->pull);
+    waker_finish(&sensor->stop);
+    lines_destroy(sensor->lines);
+    readings_destroy(sensor->readings);
+    cadence_destroy(sensor->cadence);
+    free(sensor);
+}
+
+static struct source *sensor_open(const struct source_setup *setup, struct ssm_error *err)
+{
+    struct sensor_source *sensor = calloc(1, sizeof *sensor);
+    if (!sensor) {
+        refuse_memory(err);
+        return NULL;
+    }
+    sensor->source.ops = &source_sensor;
+    sensor->source.n_channels = 1;
+    sensor->source.sensor = true;
+    enum sensor_transport transport = setup->config->transport;
+    sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB;
+    sensor->config = setup->config;
+    sensor->pipeline = setup->pipeline;
+    sensor->listener = sensor->client = sensor->stop.fd = -1;
+    sensor->lines = lines_create(LINE);
+    if (!sensor->lines || waker_init(&sensor->stop) < 0) {
+        refuse_memory(err);
+        goto fail;
+    }
+    if (open_transport(sensor, err) < 0) {
+        goto fail;
+    }
+    return &sensor->source;
+fail:
+    sensor_close(&sensor->source);
+    return NULL;
+}
+
+/* ---- What the model takes has to be what comes. ---- */
+
+/* The i-th of the parts that commas separate; false past the last. */
+static bool part_of(const char *list, int i, char *part, size_t size)
+{
+    for (; i > 0 && *list; i--) {
+        list += strcspn(list, ",");
+        list += *list == ',';
+    }
+    snprintf(part, size, "%.*s", (int)strcspn(list, ","), list);
+    return *list != '\0';
+}
+
+static int check_units(const struct sensor_source *sensor, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ssm_channel channel;
+    char unit[sizeof channel.unit];
+    for (int i = 0; sensor->config->units[0] && ssm_describe_channel(engine, i, &channel); i++) {
+        part_of(sensor->config->units, i, unit, sizeof unit);
+        if (channel.unit[0] && strcmp(unit, channel.unit) != 0) {
+            return refuse(err, 78, "pipeline %s: the model %s takes its channel %d in %s, and the source gives \"%s\"",
+                          sensor->pipeline, ssm_describe(engine)->name, i, channel.unit, unit);
+        }
+    }
+    return 0;
+}
+
+/* Another order of the model's own names is a mistake; names of one's own are not. */
+static int check_order(const struct sensor_source *sensor, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ssm_channel channel, other;
+    char field[sizeof channel.field];
+    for (int i = 0; ssm_describe_channel(engine, i, &channel); i++) {
+        part_of(sensor->config->fields, i, field, sizeof field);
+        for (int k = 0; k != i && ssm_describe_channel(engine, k, &other); k++) {
+            if (other.field[0] && strcmp(field, other.field) == 0 && strcmp(field, channel.field) != 0) {
+                return refuse(err, 78, "pipeline %s: the model %s takes %s as its channel %d, not %d", sensor->pipeline,
+                              ssm_describe(engine)->name, field, k, i);
+            }
+        }
+    }
+    return 0;
+}
+
+static int sensor_fit(struct source *source, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    const struct config_source *config = sensor->config;
+    const struct ssm_info *model = ssm_describe(engine);
+    char own[LABELS_FIELDS_MAX];
+    if (!config->fields[0] && !labels_fields(engine, own)) {
+        return refuse(err, 78, "pipeline %s: the model %s doesn't name its %d channels; add fields: [...] to the source",
+                      sensor->pipeline, model->name, model->channels);
+    }
+    sensor->readings = readings_create(&(struct readings_options){.format = config->lines,
+                                                                  .fields = config->fields[0] ? config->fields : own,
+                                                                  .time = config->time,
+                                                                  .least = config->least,
+                                                                  .most = config->most});
+    if (!sensor->readings || readings_fields(sensor->readings) != model->channels) {
+        return refuse(err, 78, "pipeline %s: the fields %.200s are not %d, as many as the model %s takes", sensor->pipeline,
+                      config->fields, model->channels, model->name);
+    }
+    if (config->fields[0] && (check_order(sensor, engine, err) < 0 || check_units(sensor, engine, err) < 0)) {
+        return -1;
+    }
+    sensor->cadence = cadence_create(&(struct cadence_options){.channels = model->channels,
+                                                               .hop = model->hop,
+                                                               .model_rate = model->rate,
+                                                               .rate = config->rate,
+                                                               .reorder_s = config->reorder_s,
+                                                               .gap_s = config->gap_s});
+    return sensor->cadence ? 0 : refuse_memory(err);
+}
+
+/* ---- The thread. ---- */
+
+/* Wait for room where nothing may be lost; false when told to stop. */
+static bool wait_for_room(struct sensor_source *sensor)
+{
+    while (sensor->source.patient && rows_full(sensor->source.rows)) {
+        if (atomic_load(&sensor->stopping)) {
+            return false;
+        }
+        waker_wait(&sensor->stop, ROOM_POLL);
+    }
+    return true;
+}
+
+static void give_hops(struct sensor_source *sensor)
+{
+    bool some = false;
+    for (struct cadence_hop hop; wait_for_room(sensor) && cadence_next(sensor->cadence, &hop); some = true) {
+        if (!rows_put(sensor->source.rows, &hop, sensor->arrived)) {
+            count(sensor->source.counters, COUNTER_RING_FULL, 1);
+        }
+        if (rows_full(sensor->source.rows)) {
+            waker_wake(sensor->source.engine);
+        }
+    }
+    if (some) {
+        waker_wake(sensor->source.engine);
+    }
+}
+
+/* Count it, and show the first. */
+static void note_bad(struct sensor_source *sensor, const char *line, size_t n)
+{
+    char quote[80];
+    count(sensor->source.counters, COUNTER_BAD_LINE, 1);
+    if (!sensor->quoted) {
+        readings_quote(quote, sizeof quote, line, n);
+        log_line(LOG_WARNING, "pipeline %s: a line can't be taken: %s: \"%s\"; more of them are only counted", sensor->pipeline,
+                 readings_fault(sensor->readings), quote);
+        sensor->quoted = true;
+    }
+}
+
+static void take_line(void *context, const char *line, size_t n)
+{
+    struct sensor_source *sensor = context;
+    struct counters *counters = sensor->source.counters;
+    struct reading reading;
+    enum reading_status status = readings_parse(sensor->readings, line, n, &reading);
+    if (status == READING_RANGE || status == READING_BAD) {
+        note_bad(sensor, line, n);
+    }
+    if (status != READING_OK && status != READING_MISSING) {
+        return;
+    }
+    count(counters, COUNTER_MISSING_READING, status == READING_MISSING);
+    count(counters, COUNTER_LATE_READING, !cadence_push(sensor->cadence, &reading));
+    give_hops(sensor);
+}
+
+/* n bytes more; `whole`: they end a line even without its end. */
+static void take_bytes(struct sensor_source *sensor, size_t n, bool whole)
+{
+    uint64_t before = lines_too_long(sensor->lines);
+    sensor->arrived = clock_now();
+    lines_push(sensor->lines, sensor->bytes, n, take_line, sensor);
+    if (whole) {
+        lines_finish(sensor->lines, take_line, sensor);
+    }
+    count(sensor->source.counters, COUNTER_BAD_LINE, lines_too_long(sensor->lines) - before);
+}
+
+static void drain_pull(struct sensor_source *sensor)
+{
+    for (long n; !atomic_load(&sensor->stopping) && (n = pull_receive(sensor->pull, sensor->bytes, BYTES)) >= 0;) {
+        take_bytes(sensor, n < BYTES ? (size_t)n : BYTES, true);
+    }
+}
+
+/* Read what is there. False: standard input ended, or this client is gone. */
+static bool read_some(struct sensor_source *sensor)
+{
+    bool datagram = sensor->config->transport == SENSOR_UDP;
+    ssize_t got = read(sensor->client, sensor->bytes, BYTES);
+    if (got < 0 && (datagram || errno == EINTR || errno == EAGAIN)) {
+        return true;
+    }
+    take_bytes(sensor, got > 0 ? (size_t)got : 0, datagram || got <= 0);
+    return got > 0 || datagram;
+}
+
+static bool accept_client(struct sensor_source *sensor, struct pollfd *stop)
+{
+    sensor->client = accept4(sensor->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (sensor->client < 0) {
+        poll(stop, 1, 100); /* no descriptors left, say: the listener stays readable, so don't spin on it */
+    }
+    return true;
+}
+
+/* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
+static bool turn(struct sensor_source *sensor)
+{
+    int fd = sensor->pull ? pull_fd(sensor->pull) : sensor->client >= 0 ? sensor->client : sensor->listener;
+    struct pollfd fds[2] = {{.fd = sensor->stop.fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    if (sensor->pull) {
+        drain_pull(sensor); /* its descriptor only tells of changes */
+    }
+    if (poll(fds, 2, -1) < 0 || fds[1].revents == 0 || sensor->pull) {
+        return true;
+    }
+    if (sensor->client < 0) {
+        return accept_client(sensor, fds);
+    }
+    if (read_some(sensor)) {
+        return true;
+    }
+    close(sensor->client);
+    sensor->client = -1;
+    return sensor->listener >= 0;
+}
+
+static void *run(void *arg)
+{
+    struct sensor_source *sensor = arg;
+    while (!atomic_load(&sensor->stopping) && turn(sensor)) {
+    }
+    cadence_finish(sensor->cadence);
+    give_hops(sensor);
+    rows_end(sensor->source.rows);
+    waker_wake(sensor->source.engine);
+    return NULL;
+}
+
+static int sensor_start(struct source *source, struct ssm_error *err)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
+    return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
+}
+
+static void sensor_stop(struct source *source)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    atomic_store(&sensor->stopping, true);
+    waker_wake(&sensor->stop);
+}
+
+const struct source_ops source_sensor = {.name = "sensor",
+                                         .open = sensor_open,
+                                         .fit = sensor_fit,
+                                         .start = sensor_start,
+                                         .stop = sensor_stop,
+                                         .close = sensor_close};

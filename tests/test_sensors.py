@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""A sensor's lines into the real daemon, by every transport; the same events as `ssm tag` finds in them."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import msgpack
+import zmq
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+SSMD = os.environ.get("SSMD", "build/release/ssmd")
+MODEL = "tests/data/tiny-sensor.safetensors"
+START = 1_700_000_000.0  # a date
+
+
+def rows(n=300):
+    """(time, ax, ay, az), irregular, with a second's pause and a few lost."""
+    for i in range(n):
+        t = START + 0.01 * i + (0.003 if i % 5 == 0 else 0) + (2.0 if i >= 200 else 0)
+        if i % 17 != 3:
+            yield round(t, 4), *(round(math.sin(i * k / 30), 3) for k in (1, 2, 3))
+
+
+def json_lines():
+    return [json.dumps({"t": t, "ax": x, "ay": y, "az": z}) for t, x, y, z in rows()]
+
+
+def csv_lines():
+    return ["time,ax,ay,az"] + [f"{t},{x},{y},{z}" for t, x, y, z in rows()]
+
+
+def told_by_tool(folder, ending, lines):
+    with open(f"{folder}/in.{ending}", "w") as file:
+        file.write("\n".join(lines) + "\n")
+    text = subprocess.run([SSM, "tag", f"{folder}/in.{ending}", "--model", MODEL, "--step"], capture_output=True, text=True,
+                          check=True).stdout
+    events = [{**json.loads(line), "source": "pump", "channel": 0} for line in text.splitlines()]
+    assert len(events) > 5 and any("cut" in event for event in events), events
+    return events
+
+
+class Daemon:
+    def __init__(self, folder, source, sinks=None):
+        self.lines = f"{folder}/out.jsonl"
+        sinks = sinks or f"[{{type: publish}}, {{type: jsonl, path: {self.lines}}}]"
+        with open(f"{folder}/c.yaml", "w") as file:
+            file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\npipelines:\n  pump:\n"
+                       f"    source: {{type: sensor, {source}}}\n    model: {MODEL}\n    sinks: {sinks}\n")
+        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_ready(self):
+        for line in self.process.stderr:
+            if "ready:" in line:
+                return
+        raise AssertionError("not ready")
+
+    def end(self, status=0):
+        """Let what was sent arrive, then drain; gives stderr."""
+        time.sleep(0.3)
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(status)
+
+    def wait(self, status=0, text=None):
+        _, err = self.process.communicate(text, timeout=30)
+        assert self.process.returncode == status, (self.process.returncode, err)
+        return err
+
+    def events(self):
+        return [json.loads(line) for line in open(self.lines)]
+
+
+def free_port(kind):
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def stdin_gives_what_the_tool_finds():
+    for ending, lines in (("jsonl", json_lines()), ("csv", csv_lines())):
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = told_by_tool(folder, ending, lines)
+            daemon = Daemon(folder, f"transport: stdin, format: {ending}")
+            err = daemon.wait(text="\n".join(lines))  # the last line without its end
+            assert daemon.events() == wanted, (daemon.events()[:2], wanted[:2], err)
+            assert f"drained: {len(lines) - (ending == 'csv')} hops in" in err, err
+
+
+def udp_takes_datagrams():
+    with tempfile.TemporaryDirectory() as folder:
+        port, lines = free_port(socket.SOCK_DGRAM), json_lines()
+        wanted = told_by_tool(folder, "jsonl", lines)
+        daemon = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}, reorder: 40ms")
+        daemon.wait_ready()
+        order = list(range(len(lines)))
+        order[50], order[51] = order[51], order[50]  # out of order, within the window
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            for i in order:
+                out.sendto(lines[i].encode(), ("127.0.0.1", port))
+                time.sleep(0.0005)
+        err = daemon.end()
+        assert daemon.events() == wanted and "late_reading" not in err, err
+
+
+def tcp_takes_one_after_the_other():
+    with tempfile.TemporaryDirectory() as folder:
+        port, lines = free_port(socket.SOCK_STREAM), csv_lines()
+        wanted = told_by_tool(folder, "csv", lines)
+        daemon = Daemon(folder, f"transport: tcp, listen: 127.0.0.1:{port}, format: csv")
+        daemon.wait_ready()
+        for part in (lines[:100], lines[:1] + lines[100:]):  # each begins with the header
+            with socket.create_connection(("127.0.0.1", port)) as out:
+                out.sendall("\n".join(part).encode())
+            time.sleep(0.2)
+        daemon.end()
+        assert daemon.events() == wanted
+
+
+def zeromq_pull_and_sub():
+    context, lines = zmq.Context.instance(), json_lines()
+    for transport, kind in (("pull", zmq.PUSH), ("sub", zmq.PUB)):
+        with tempfile.TemporaryDirectory() as folder:
+            wanted, end = told_by_tool(folder, "jsonl", lines), f"ipc://{folder}/in"
+            out = context.socket(kind)
+            if transport == "sub":
+                out.bind(end)
+            source = f"transport: pull, listen: '{end}'" if transport == "pull" else \
+                f"transport: sub, connect: '{end}', topic: vibration/"
+            daemon = Daemon(folder, source)
+            daemon.wait_ready()
+            if transport == "pull":
+                out.connect(end)
+            time.sleep(0.3)  # PUB leaves out who isn't there yet
+            for line in lines:
+                if transport == "pull":
+                    out.send(line.encode())
+                else:
+                    out.send_multipart([b"other/", b"no line"])
+                    out.send_multipart([b"vibration/1", line.encode()])
+                    time.sleep(0.0005)  # SUB doesn't slow PUB down
+            err = daemon.end()
+            out.close(0)
+            assert daemon.events() == wanted and "bad_line" not in err, err
+
+
+def subscribers_get_the_sources_time():
+    with tempfile.TemporaryDirectory() as folder:
+        sub = zmq.Context.instance().socket(zmq.SUB)
+        sub.connect(f"ipc://{folder}/pub")
+        sub.subscribe("")
+        daemon = Daemon(folder, "transport: stdin", "[{type: publish}]")
+        daemon.wait_ready()
+        while not sub.recv_multipart()[0].startswith(b"meta/"):
+            pass
+        lines = json_lines()
+        arrived = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        daemon.process.stdin.write("\n".join(lines[:250]) + "\n")
+        daemon.process.stdin.flush()
+        heard = {}
+        while len(heard.get("tags", [])) < 250:
+            assert sub.poll(10000), "nothing comes"
+            topic, header, payload = sub.recv_multipart()
+            heard.setdefault(topic.decode().split("/")[0], []).append((msgpack.unpackb(header), payload))
+        daemon.end()
+        sub.close(0)
+        times = [t for t, *_ in rows()]
+        for i, (header, payload) in enumerate(heard["tags"][:250]):
+            assert header["clk"] == "src" and header["sr"] == 1_000_000 and header["shp"] == [2], header
+            begin = times[i] - 0.01 if i == 0 or times[i] - times[i - 1] > 1 else times[i - 1]
+            assert abs(header["tw"] / 1e9 - begin) < 1e-5, (i, header["tw"], begin)
+            assert abs(header["n"] / 1e6 - (times[i] - begin)) < 2e-6, (i, header)
+            assert 0 <= header["tm"] + header["cap"] - arrived < 10e9, header  # when it came, by our clock
+        gaps = heard["gap"]
+        assert len(gaps) == 1 and 1.9e6 < gaps[0][0]["n"] < 2.1e6, gaps
+        assert gaps[0][0]["lost"]["why"] == "missing_reading", gaps
+        first = msgpack.unpackb(heard["event"][0][1])
+        assert START - 0.011 <= first["t0"] < START + 1 and first["event"] == "begin", first
+
+
+def bad_lines_are_counted_and_one_is_quoted():
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(folder, "transport: stdin, least: -2, most: 2, time: t")
+        lines = json_lines()[:20]
+        lines[3:3] = ["nonsense \x01", '{"t": 1, "ax": 5, "ay": 0, "az": 0}', '{"ax": 0, "ay": null, "az": 1}', "x" * 20000, ""]
+        err = daemon.wait(text="\n".join(lines) + "\n")
+        assert 'not an object of JSON: "nonsense ."; more of them' in err and err.count("can't be taken") == 1, err
+        assert "3 lines bad_line" in err and "1 readings missing_reading" in err and "20 hops in, 20 out" in err, err
+
+
+def sensors_and_models_that_do_not_fit_are_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        for source, words in [("transport: stdin, fields: [ax, az, ay]", "takes ay as its channel 1, not 2"),
+                              ("transport: stdin, fields: [ax, ay]", "are not 3, as many as"),
+                              ("transport: stdin, fields: [a, b, c], units: [g, g, m]", 'channel 2 in g, and the source gives "m"'),
+                              ("transport: tcp, listen: 256.1.1.1:9000", "256.1.1.1:9000")]:
+            err = Daemon(folder, source).wait(status=78)
+            assert words in err, (words, err)
+        port = free_port(socket.SOCK_DGRAM)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("127.0.0.1", port))
+            err = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}").wait(status=69)
+            assert "Address already in use" in err, err
+
+
+def main():
+    cases = [stdin_gives_what_the_tool_finds, udp_takes_datagrams, tcp_takes_one_after_the_other, zeromq_pull_and_sub,
+             subscribers_get_the_sources_time, bad_lines_are_counted_and_one_is_quoted,
+             sensors_and_models_that_do_not_fit_are_refused]
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
