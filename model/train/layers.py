@@ -153,10 +153,22 @@ def s4d_kernel(log_dt, log_A_real, A_imag, C, L):
     return 2 * (decay * (w_re[..., None] * torch.cos(turn) - w_im[..., None] * torch.sin(turn))).sum(1)
 
 
+def smooth_length(n):
+    """The least even number >= n with no prime factor above 5: others cost an FFT several times as much."""
+    while True:
+        m = n
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        if m == 1 and n % 2 == 0:
+            return n
+        n += 1
+
+
 def convolve(u, kernel, D):
     """Causal convolution of (batch, L, E) with (E, L) by FFT, plus D u."""
     L = u.shape[1]
-    n = 2 * L
+    n = smooth_length(2 * L)
     spectrum = torch.fft.rfft(u, n=n, dim=1) * torch.fft.rfft(kernel.t(), n=n, dim=0)
     return torch.fft.irfft(spectrum, n=n, dim=1)[:, :L] + D * u
 

@@ -13,6 +13,8 @@ import math
 
 import torch
 
+from layers import smooth_length
+
 DEFAULTS = dict(
     batch=128, seconds=4.48,
     speed=0.12,             # speech and noise play up to this much faster or slower, pitch with them
@@ -29,18 +31,6 @@ DEFAULTS = dict(
     snr_low=-5.0, snr_high=35.0, rooms=1200, room_seconds=1.0)
 
 SINC_TAPS, SINC_STEPS = 16, 1024
-
-
-def smooth_length(n):
-    """The least even number >= n with no prime factor above 5."""
-    while True:
-        m = n
-        for p in (2, 3, 5):
-            while m % p == 0:
-                m //= p
-        if m == 1 and n % 2 == 0:
-            return n
-        n += 1
 
 
 def sinc_table(device):

@@ -171,6 +171,6 @@ if __name__ == "__main__":
     p.add_argument("--version", default="1")
     a = p.parse_args()
     run = torch.load(a.checkpoint, map_location="cpu")
-    r = run["recipe"]
-    export(run["model"], run["config"], a.out, a.name, a.version, trained="%d steps of %d sequences, %s" % (
-        run["count"], r["batch"], run["task"]))
+    chosen = run["best"] or run
+    export(chosen["model"], run["config"], a.out, a.name, a.version, trained="%d steps of %d sequences, %s" % (
+        chosen["count"], run["recipe"]["batch"], run["task"]))
