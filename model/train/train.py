@@ -315,9 +315,9 @@ def transform_of(config):
     return dict(rate=config["rate"], window=config["window"], hop=config["hop"], taps=taps[0])
 
 
-def read_weights(path, keep, recipe):
+def read_weights(path, keep, recipe, memory=None):
     """{name: tensor} of an ema.pt or a model file, for recipe's transform if theirs is another; keep: the Mamba layers
-    to take, in order (None: all)."""
+    to take, in order (None: all); memory: what their states may remember, in seconds (None: what they do)."""
     if path.endswith(".safetensors"):
         config, arrays = reference.read_safetensors(path)
         config, tensors = transform_of(config), {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
@@ -327,6 +327,8 @@ def read_weights(path, keep, recipe):
     c = layers.complete(recipe)
     if any(config[key] != c[key] for key in ("rate", "window", "hop", "taps")):
         tensors = warm.adapt(tensors, config, c)
+    if memory:
+        tensors = warm.forget(tensors, c, memory)
     if keep is None:
         return tensors
     prefix = "backbone.layers."
@@ -386,7 +388,7 @@ class Run:
             self.count, self.spent, self.heard = s["count"], s["spent"], s["heard"]
             self.log("resume: step %d, %.1f minutes in" % (self.count, self.spent / 60))
         elif self.args.init:
-            self.flat.load_average(read_weights(self.args.init, self.args.keep, self.recipe))
+            self.flat.load_average(read_weights(self.args.init, self.args.keep, self.recipe, self.args.memory))
             self.log("init: weights from %s%s" % (self.args.init, ", layers %s" % self.args.keep if self.args.keep else ""))
 
     def elapsed(self):
@@ -527,6 +529,7 @@ def parse(argv=None):
     p.add_argument("--resume", action="store_true", help="go on from OUT/full.pt if it is there")
     p.add_argument("--init", help="start from the weights of an ema.pt or a model file")
     p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
+    p.add_argument("--memory", type=float, metavar="SECONDS", help="let --init's states remember no longer than this")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a recipe's key (value as JSON)")
     args = p.parse_args(argv)
     recipe = dict(RECIPES[args.recipe])

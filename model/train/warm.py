@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The weights of one denoiser as another's start: other rate, window, hop or taps, the same blocks.
+"""The weights of one denoiser as another's start: other rate, window, hop or taps, or shorter memory, the same blocks.
 
 adapt() keeps what the first has learned as far as the shapes let it:
 
@@ -72,6 +72,19 @@ def convolution(weight, slower):
         for j in range(K):
             last = math.inf if j == K - 1 else j + 1        # the oldest tap takes what lies beyond it
             out[..., K - 1 - j] += weight[..., K - 1 - k] * max(0.0, min(end, last) - max(begin, j)) / (end - begin)
+    return out
+
+
+def forget(tensors, config, seconds):
+    """The same weights with states that remember this long at most, at the step dt that their bias gives: what a state of
+    10 s gathers in a long pause is what no training crop ever had it hold."""
+    c = complete(config)
+    out = dict(tensors)
+    for name in tensors:
+        if name.endswith("A_log"):
+            dt = F.softplus(tensors[name.replace("A_log", "dt_proj.bias")])
+            least = -torch.log(dt * (seconds * c["rate"] / c["hop"]))
+            out[name] = torch.maximum(tensors[name], least[:, None])
     return out
 
 
