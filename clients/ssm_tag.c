@@ -77,7 +77,7 @@ static void place_row(struct track *track, const float *row)
     }
 }
 
-/* A sensor's row: it is about the time since the one before, less the model's delay. */
+/* A sensor's row: it is about its readings' time, less the model's delay. */
 static void place_sensor_row(struct track *track, const struct cadence_hop *hop, const float *row)
 {
     const struct ssm_info *info = track->job->info;
@@ -86,7 +86,7 @@ static void place_sensor_row(struct track *track, const struct cadence_hop *hop,
         events_cut(track->events);
     }
     if (track->rows++ == 0) {
-        track->job->writer.origin = hop->time - (double)hop->to / CADENCE_TICKS;
+        track->job->writer.origin = cadence_origin(hop, info->rate);
     }
     if (hop->to > delay && hop->to > hop->from) {
         take_row(track, hop->from > delay ? hop->from - delay : 0, hop->to - delay, row);

@@ -559,7 +559,7 @@ static void note_gap(struct stream *stream, const struct row *row, uint64_t dela
     }
 }
 
-/* One row out, NULL for one that wasn't computed, about the time that ends with it, less the model's delay. */
+/* One row out, NULL for one that wasn't computed, about its readings' time, less the model's delay. */
 static void deliver_row(struct stream *stream, struct delivery *delivery, const struct row *row, const float *scores)
 {
     uint64_t delay = (uint64_t)stream->model->delay * CADENCE_TICKS / (uint64_t)stream->model->rate;
@@ -567,10 +567,11 @@ static void deliver_row(struct stream *stream, struct delivery *delivery, const 
     note_gap(stream, row, delay);
     stream->ticks = row->hop.to;
     delivery->s0 = from;
-    delivery->tm = row->arrived - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS);
-    delivery->tm_error = (uint32_t)(SECOND / stream->model->rate); /* whenever in its interval it was measured */
+    int64_t reading = SECOND / stream->model->rate;
+    delivery->tm = row->arrived + reading - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS);
+    delivery->tm_error = (uint32_t)reading; /* how long it was on its way is not known */
     delivery->sourced = row->hop.timed;
-    delivery->origin = row->hop.time - (double)row->hop.to / CADENCE_TICKS;
+    delivery->origin = cadence_origin(&row->hop, stream->model->rate);
     if (!scores) {
         note_fault(stream, from, (size_t)(to - from));
     } else if (row->hop.to > delay) {

@@ -18,7 +18,6 @@ enum { QUEUE_LEAST = 256, QUEUE_HOPS = 16, PERIOD = 50000000 };
 struct lane {
     struct jsonl_sink *jsonl;
     struct events *events;
-    uint64_t next;              /* engine's: sample after the last row                     */
     double origin;              /* engine's: of the last row                               */
     _Atomic uint64_t put, taken;
     atomic_bool ended;
@@ -77,12 +76,11 @@ static size_t jsonl_room(const struct sink *sink, int channel)
 static void jsonl_write(struct sink *sink, int channel, const struct delivery *hop)
 {
     struct lane *lane = &((struct jsonl_sink *)sink)->lanes[channel];
-    if (hop->hole.to > hop->hole.from || hop->s0 != lane->next) {
+    if (hop->hole.to > hop->hole.from) {
         events_cut(lane->events);
     }
     lane->origin = hop->origin;
     events_push(lane->events, hop->s0, hop->n, hop->scores);
-    lane->next = hop->s0 + hop->n;
 }
 
 static void jsonl_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)

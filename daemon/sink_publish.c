@@ -370,7 +370,7 @@ static void publish_welcome(struct sink *sink)
 /* The row's events; none reaches over a hole. */
 static void publish_events(struct outbox *outbox, const struct delivery *hop)
 {
-    if (hop->hole.to > hop->hole.from || hop->s0 != outbox->next) {
+    if (hop->hole.to > hop->hole.from) {
         events_cut(outbox->events);
     }
     outbox->told = *hop;

@@ -25,7 +25,7 @@ struct cadence {
     bool begun;
     double origin;  /* of these times, by the source's clock                */
     double passed;  /* the last reading's time, by the source's clock       */
-    double clock;   /* of readings without a time                           */
+    double clock;   /* of the next reading without a time                   */
     int late;       /* in a row                                             */
     bool set_back;  /* the clock was, since the last hop                    */
 
@@ -66,13 +66,6 @@ void cadence_destroy(struct cadence *c)
     }
 }
 
-/* The first reading ends the first of the model's intervals. */
-static void begin(struct cadence *c, double time)
-{
-    c->begun = true;
-    c->origin = time - 1 / c->rate;
-}
-
 /* The source's clock was set back to just before `time`: go on from where it was. */
 static void set_back(struct cadence *c, double time)
 {
@@ -103,8 +96,8 @@ bool cadence_push(struct cadence *c, const struct reading *reading)
 {
     struct reading copy = *reading;
     if (!copy.timed) {
-        c->clock += 1 / c->options.rate;
         copy.time = c->clock;
+        c->clock += 1 / c->options.rate;
     }
     bool late = is_late(c, copy.time);
     c->late = late ? c->late + 1 : 0;
@@ -144,12 +137,12 @@ static void give(struct cadence *c, double end, const struct reading *last, stru
 {
     double length = c->options.hop, readings = c->given >= 0 && end > c->given ? end - c->given : length;
     bool gap = c->given >= 0 && (c->set_back || readings / c->rate > c->options.gap_s);
-    double ticks = CADENCE_TICKS / c->rate, from = fmax(end - (gap ? length : readings), 0);
+    double ticks = CADENCE_TICKS / c->rate, from = fmax(end - length, 0);
     float elapsed = (float)(readings / length);
     *hop = (struct cadence_hop){.values = c->values, .elapsed = elapsed < ELAPSED_MOST ? elapsed : ELAPSED_MOST, .gap = gap,
                                 .from = (uint64_t)llround(from * ticks), .to = (uint64_t)llround(end * ticks),
                                 .timed = last->timed, .time = last->time};
-    hop->from = hop->from > c->given_ticks ? hop->from : c->given_ticks; /* rounding */
+    hop->from = hop->from > c->given_ticks ? hop->from : c->given_ticks;
     hop->to = hop->to > hop->from ? hop->to : hop->from;
     c->given_ticks = hop->to;
     c->given = end;
@@ -166,7 +159,7 @@ static void store(struct cadence *c, const struct reading *reading, size_t place
 static void skip_missing(struct cadence *c, double since)
 {
     uint64_t hop = (uint64_t)c->options.hop;
-    double ahead = since * c->rate - 1 - (double)c->index;
+    double ahead = since * c->rate - (double)c->index;
     if (ahead >= (double)hop / 2) {
         c->index += (uint64_t)llround(ahead);
         c->spoilt = c->index % hop != 0;
@@ -193,13 +186,14 @@ bool cadence_next(struct cadence *c, struct cadence_hop *hop)
     struct reading reading;
     while (take(c, &reading)) {
         if (!c->begun) {
-            begin(c, reading.time);
+            c->begun = true;
+            c->origin = reading.time;
         }
         double since = reading.time - c->origin;
         c->passed = reading.time;
         if (c->options.hop == 1 && !reading.missing) {
             store(c, &reading, 0);
-            give(c, since * c->rate, &reading, hop);
+            give(c, since * c->rate + 1, &reading, hop);
             return true;
         }
         if (c->options.hop > 1 && fill(c, &reading, since)) {

@@ -29,8 +29,8 @@ struct cadence_options {
 struct cadence_hop {
     const float *values; /* (hop, channels), borrowed until the next call                           */
     float elapsed;       /* hops since the one before; 1 for the first                              */
-    uint64_t from, to;   /* ticks since the first reading was due: the hop and what elapsed before it, or after a gap
-                            the hop alone                                                           */
+    uint64_t from, to;   /* ticks since the first reading: from the hop's first on, for as long as the hop lasts at the
+                            model's rate; `from` not before the last `to`                           */
     bool gap;            /* before it, longer than gap_s                                            */
     bool timed;          /* its last reading had a time                                             */
     double time;         /* s, of that, by the source's clock; since the start where there is none  */
@@ -48,5 +48,11 @@ bool cadence_push(struct cadence *cadence, const struct reading *reading);
 void cadence_finish(struct cadence *cadence);
 
 bool cadence_next(struct cadence *cadence, struct cadence_hop *hop);
+
+/* When tick 0 was, in s by the source's clock: the hop's last reading began a reading's length before its end. */
+static inline double cadence_origin(const struct cadence_hop *hop, int model_rate)
+{
+    return hop->time - ((double)hop->to / CADENCE_TICKS - 1.0 / model_rate);
+}
 
 #endif

@@ -9,7 +9,8 @@ struct label {
     bool active, told;
     uint64_t from, to;       /* [from, to) belongs to the event for sure; what follows is a dip so far   */
     float peak;
-    double sum, dip_sum;     /* of scores times samples: in [from, to), and in the dip                   */
+    double sum, weight;      /* of scores times samples and of samples, in [from, to)                    */
+    double dip_sum, dip_weight; /* ... and in the dip                                                    */
 };
 
 struct events {
@@ -49,7 +50,7 @@ void events_destroy(struct events *events)
 
 static void tell(struct events *events, const struct label *label, enum event_kind kind)
 {
-    double mean = label->to > label->from ? label->sum / (double)(label->to - label->from) : 0;
+    double mean = label->weight > 0 ? label->sum / label->weight : 0;
     struct event event = {.kind = kind, .label = (int)(label - events->labels), .from = label->from, .to = label->to,
                           .peak = label->peak, .mean = (float)mean};
     events->told(events->context, &event);
@@ -68,7 +69,7 @@ static void begin(struct label *label, uint64_t s0)
     label->active = true;
     label->from = label->to = s0;
     label->peak = 0;
-    label->sum = label->dip_sum = 0;
+    label->sum = label->weight = label->dip_sum = label->dip_weight = 0;
 }
 
 /* A row at `off` or above: the dip before it, if any, was one inside the event. */
@@ -77,7 +78,8 @@ static void extend(struct events *events, struct label *label, uint64_t s0, uint
     label->to = s0 + n;
     label->peak = score > label->peak ? score : label->peak;
     label->sum += label->dip_sum + (double)score * (double)n;
-    label->dip_sum = 0;
+    label->weight += label->dip_weight + (double)n;
+    label->dip_sum = label->dip_weight = 0;
     if (!label->told && label->to - label->from >= label->min) {
         tell(events, label, EVENT_BEGIN);
         label->told = true;
@@ -102,6 +104,7 @@ static void step(struct events *events, struct label *label, uint64_t s0, uint64
         end(events, label, EVENT_END);
     } else {
         label->dip_sum += (double)score * (double)n;
+        label->dip_weight += (double)n;
     }
 }
 

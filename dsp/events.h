@@ -34,7 +34,7 @@ struct event {
     enum event_kind kind;
     int label;
     uint64_t from, to; /* samples [from, to)                                                     */
-    float peak, mean;  /* of the scores in [from, to); at BEGIN so far                           */
+    float peak, mean;  /* of the scores in [from, to), each by its samples; at BEGIN so far      */
 };
 
 /* Called from inside the functions below; must not call back into the same events. */
@@ -45,8 +45,8 @@ struct events *events_create(const struct event_rule *rules, int labels, bool ex
                              void *context);
 void events_destroy(struct events *events); /* NULL is fine */
 
-/* One row: scores (labels) that speak of the n samples from s0 on, s0 not before the end of the row before. A NaN counts as
- * 0. */
+/* One row: scores (labels) that speak of the n samples from s0 on, s0 not before the end of the row before; between the two
+ * there may be time of which none speaks. A NaN counts as 0. */
 void events_push(struct events *events, uint64_t s0, uint64_t n, const float *scores);
 
 /* A gap, or the end: what is on ends where the last row that belongs to it did. Rows may follow. */

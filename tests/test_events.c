@@ -113,6 +113,20 @@ static void rows_of_different_lengths_count_by_their_time(void **state)
     events_destroy(events);
 }
 
+static void time_of_which_no_row_speaks_weighs_nothing(void **state)
+{
+    (void)state;
+    struct heard heard = {.n = 0};
+    struct event_rule rule = {.on = 0.5f, .off = 0.3f};
+    struct events *events = events_create(&rule, 1, false, RATE, keep, &heard);
+    events_push(events, 0, 10, (float[]){0.9f});
+    events_push(events, 50, 10, (float[]){0.5f});
+    events_push(events, 100, 10, (float[]){0});
+    assert_event(&heard.at[1], EVENT_END, 0, 0, 60);
+    assert_close(heard.at[1].mean, 0.7, 1e-6);
+    events_destroy(events);
+}
+
 static void a_nan_counts_as_zero(void **state)
 {
     (void)state;
@@ -211,6 +225,7 @@ int main(void)
         cmocka_unit_test(a_long_event_is_cut_and_goes_on_as_another),
         cmocka_unit_test(a_cut_ends_at_the_last_row_that_belongs),
         cmocka_unit_test(rows_of_different_lengths_count_by_their_time),
+        cmocka_unit_test(time_of_which_no_row_speaks_weighs_nothing),
         cmocka_unit_test(a_nan_counts_as_zero),
         cmocka_unit_test(of_exclusive_labels_the_best_alone_is_on),
         cmocka_unit_test(an_exclusive_label_stays_while_no_other_reaches_on),
