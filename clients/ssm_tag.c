@@ -169,6 +169,7 @@ static void finish(struct job *job)
 static int set_format(struct job *job)
 {
     static const char *const names[] = {[TAG_JSONL] = "jsonl", [TAG_AUDACITY] = "audacity", [TAG_VTT] = "vtt"};
+    format = verb_json ? "jsonl" : format;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(format, names[i]) == 0) {
             job->writer.format = (enum tag_format)i;

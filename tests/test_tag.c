@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "model/ssm.h"
+#include "tests/model_file.h"
 
 #define MODEL " --model tests/data/tiny-tag.safetensors"
 
@@ -103,6 +104,43 @@ static void tag_tells_when_and_where(void **state)
         assert_event(1, "high", 1, 1.5, 3.2, false);
         assert_event(2, "low", 1, 3.5, 4, true);
     }
+}
+
+/* A model that says of a hop of ten samples whether it is loud, and claims to say it 30 samples late. */
+static void the_models_delay_is_taken_off(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    float weight[10], bias = -5;
+    for (int i = 0; i < 10; i++) {
+        weight[i] = 1;
+    }
+    model_file_add(file, "head.weight", "[1, 10]", weight, 10);
+    model_file_add(file, "head.bias", "[1]", &bias, 1);
+    const char *path = model_file_write(
+        file, "{'format':1,'name':'late','task':'tag','rate':1000,'hop':10,'latency':40,'labels':['loud'],"
+              "'layers':[{'type':'linear','name':'head','in':10,'out':1},{'type':'sigmoid'}]}");
+    struct sound sound = silent(1000, 1, 0.507);
+    for (size_t i = 200; i < 300; i++) {
+        sound.samples[i] = 1;
+    }
+    write_sound("loud.wav", &sound);
+    free(sound.samples);
+    char arguments[256];
+    snprintf(arguments, sizeof arguments, "tag %%/loud.wav --model %s", path);
+    assert_runs(arguments);
+    assert_int_equal(lines(), 1);
+    json_t *json = line(0);
+    assert_close(number_of(json, "t0"), 0.17, 1e-9);
+    assert_close(number_of(json, "t1"), 0.27, 1e-9);
+    json_decref(json);
+    strcat(arguments, " --scores");
+    assert_runs(arguments);
+    assert_int_equal(lines(), 51); /* as many as the sound has hops, whatever the delay */
+    json = line(50);
+    assert_close(number_of(json, "t1"), 0.507, 1e-9);
+    json_decref(json);
+    model_file_destroy(file);
 }
 
 static void scores_are_a_line_a_hop(void **state)
@@ -331,6 +369,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tag_tells_when_and_where),
+        cmocka_unit_test(the_models_delay_is_taken_off),
         cmocka_unit_test(scores_are_a_line_a_hop),
         cmocka_unit_test(whole_is_the_best_label_at_the_end),
         cmocka_unit_test(threshold_is_for_every_label),

@@ -127,6 +127,13 @@ def sinks_and_models_that_do_not_fit_are_refused():
             assert done.returncode in (73, 78) and words in done.stderr, (words, done)
 
 
+def a_full_disk_is_told():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        done = run(folder, f"{{type: file, path: {folder}/in.wav, paced: false}}", "[{type: jsonl, path: /dev/full}]")
+        assert done.returncode == 74 and "/dev/full: No space left on device; events are lost" in done.stderr, done
+
+
 def bypass_gives_the_file_back():
     with tempfile.TemporaryDirectory() as folder:
         write_tones(f"{folder}/in.wav")
@@ -140,7 +147,7 @@ def bypass_gives_the_file_back():
 
 def main():
     cases = [the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-             sinks_and_models_that_do_not_fit_are_refused, bypass_gives_the_file_back]
+             sinks_and_models_that_do_not_fit_are_refused, a_full_disk_is_told, bypass_gives_the_file_back]
     failed = 0
     for case in cases:
         try:

@@ -49,7 +49,9 @@ def main():
         if number > due.get(key, number):
             print(f"{topic}  LOST: messages {due[key]} to {number - 1} never came here")
         due[key] = number + 1
-        told = f"{level_db(payload):6.1f} dB" if isinstance(payload, array.array) else payload
+        scores = topic.startswith("tags/")
+        told = payload if not isinstance(payload, array.array) else \
+            " ".join(f"{p:.2f}" for p in payload) if scores else f"{level_db(payload):6.1f} dB"
         print(f"{topic}  #{number}  {told}  {header['pub'] / 1e6:.1f} ms after capture", flush=True)
 
 
