@@ -36,6 +36,29 @@ static void check_publish(const struct config *config, const struct node *root, 
     }
 }
 
+/* A source that listens at `address`, tcp://HOST:PORT. */
+static void check_reach(const struct config *config, const char *address, struct place at, const char *path,
+                        struct config_errors *errors)
+{
+    if (!is_local(address) && !config->insecure) {
+        errors_add(errors, at, path, "%s can be reached from other machines, and whoever does can feed the model. Listen on "
+                   "127.0.0.1, or write insecure: true if that is what you want", address + strlen("tcp://"));
+    }
+}
+
+static void check_pcm(const struct config *config, const struct config_pipeline *pipeline, const struct node *source,
+                      struct config_errors *errors)
+{
+    const struct node *node = node_find(source, "path");
+    const char *listened = pipeline->source.path;
+    char path[256];
+    snprintf(path, sizeof path, "pipelines.%s.source.path", pipeline->name);
+    listened += strncmp(listened, "pull:", 5) == 0 ? 5 : 0;
+    if (node && strncmp(listened, "tcp://", 6) == 0) {
+        check_reach(config, listened, node->at, path, errors);
+    }
+}
+
 /* A transport's address has to be there, and reachable from here alone. */
 static void check_sensor(const struct config *config, const struct config_pipeline *pipeline, const struct node *source,
                          struct config_errors *errors)
@@ -52,9 +75,8 @@ static void check_sensor(const struct config *config, const struct config_pipeli
         errors_add(errors, at, path, "this transport needs listen: HOST:PORT");
     } else if (listens && ipc && !pull) {
         errors_add(errors, at, path, "ipc:// is for the transport pull");
-    } else if (listens && sensor->listen[0] && !ipc && !is_local(address) && !config->insecure) {
-        errors_add(errors, at, path, "%s can be reached from other machines, and whoever does can feed the model. Listen on "
-                   "127.0.0.1, or write insecure: true if that is what you want", sensor->listen);
+    } else if (listens && sensor->listen[0] && !ipc) {
+        check_reach(config, address, at, path, errors);
     }
     if (sensor->transport == SENSOR_SUB && !node_find(source, "connect")) {
         errors_add(errors, source->at, path, "the transport sub needs connect: tcp://HOST:PORT");
@@ -159,6 +181,9 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     pipeline->line = node->key_at.line;
     if (source && source->kind == NODE_MAP && pipeline->source.type == SOURCE_SENSOR) {
         check_sensor(config, pipeline, source, errors);
+    }
+    if (source && source->kind == NODE_MAP && pipeline->source.type == SOURCE_PCM) {
+        check_pcm(config, pipeline, source, errors);
     }
     if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
         uses[n++] = (struct use){pipeline->source.path, NULL, place_of_path(source), pipeline->name, false};

@@ -107,11 +107,19 @@ static const char *check_publish(const char *text)
                 : "must be tcp://HOST:PORT with a port from 2 to 65535 (control takes the port below), or ipc://PATH";
 }
 
+/* ZeroMQ's */
+static bool is_endpoint(const char *text)
+{
+    return (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1)) || (strncmp(text, "ipc://", 6) == 0 && text[6]);
+}
+
 static const char *check_pcm_path(const char *text)
 {
     bool fine = strcmp(text, "-") == 0 || (strncmp(text, "unix:", 5) == 0 && text[5]) ||
-                (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1));
-    return fine ? NULL : "must be - for standard input, unix:PATH or tcp://HOST:PORT";
+                (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1)) ||
+                (strncmp(text, "pull:", 5) == 0 && is_endpoint(text + 5)) ||
+                (strncmp(text, "sub:", 4) == 0 && is_endpoint(text + 4));
+    return fine ? NULL : "must be - for standard input, unix:PATH, tcp://HOST:PORT, or for ZeroMQ pull:ADDRESS or sub:ADDRESS";
 }
 
 static const char *check_any(const char *text)
@@ -128,8 +136,7 @@ static const char *check_listen(const char *text)
 
 static const char *check_connect(const char *text)
 {
-    bool fine = (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1)) || (strncmp(text, "ipc://", 6) == 0 && text[6]);
-    return fine ? NULL : "must be tcp://HOST:PORT or ipc://PATH";
+    return is_endpoint(text) ? NULL : "must be tcp://HOST:PORT or ipc://PATH";
 }
 
 /* Every part between commas has `least` to `most` letters. */
@@ -180,8 +187,9 @@ static const struct key source_rows[] = {
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = FILES, .required = true,
      .check = check_not_empty, .pattern = ".", .about = "The sound file to read: any format libsndfile knows."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_source, path), .types = PCM, .required = true,
-     .check = check_pcm_path, .pattern = "^(-|unix:.+|tcp://.+:[0-9]+)$",
-     .about = "Where PCM comes from: - is standard input, unix:PATH or tcp://HOST:PORT a socket to listen on."},
+     .check = check_pcm_path, .pattern = "^(-|unix:.+|tcp://.+:[0-9]+|(pull|sub):(tcp://.+:[0-9]+|ipc://.+))$",
+     .about = "Where PCM comes from: - is standard input; unix:PATH or tcp://HOST:PORT a socket to listen on; of ZeroMQ "
+              "pull:ADDRESS one to listen on, sub:ADDRESS one to connect to, each message whole samples."},
     {.name = "paced", .kind = KEY_BOOL, FIELD(struct config_source, paced), .types = FILES, .standard = "true",
      .about = "Read at the speed of real time, as if it were live; false: as fast as it goes."},
     {.name = "loop", .kind = KEY_BOOL, FIELD(struct config_source, loop), .types = FILES, .standard = "false",

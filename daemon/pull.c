@@ -8,8 +8,8 @@
 
 #include "model/refuse.h"
 
-/* Messages that wait for us at most; 1 MiB each at most, or the sender is cut off. */
-enum { WAITING_MOST = 1000, MESSAGE_MOST = 1 << 20, HEARTBEAT_MS = 1000, HEARTBEAT_TIMEOUT_MS = 3000 };
+/* Messages that wait for us at most. */
+enum { WAITING_MOST = 1000, HEARTBEAT_MS = 1000, HEARTBEAT_TIMEOUT_MS = 3000 };
 
 struct pull {
     void *context, *socket;
@@ -23,7 +23,7 @@ static void set(void *socket, int option, int value)
 static struct pull *open_socket(int type, struct ssm_error *err)
 {
     struct pull *pull = calloc(1, sizeof *pull);
-    int64_t most = MESSAGE_MOST;
+    int64_t most = PULL_MOST;
     bool ok = pull && (pull->context = zmq_ctx_new()) && (pull->socket = zmq_socket(pull->context, type));
     if (!ok) {
         pull_close(pull);

@@ -9,6 +9,8 @@
 
 #include "model/ssm.h"
 
+enum { PULL_MOST = 1 << 20 }; /* bytes of a message; who sends more is cut off */
+
 struct pull;
 
 /* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`. NULL with *err. */

@@ -8,14 +8,15 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/pull.h"
 #include "daemon/socket.h"
 #include "daemon/source.h"
 #include "dsp/clock.h"
 #include "dsp/pcm.h"
 #include "model/refuse.h"
 
-/* Interleaved PCM from standard input, or from whoever connects to a socket, one at a time. A thread reads it and waits for
- * room in the feeds, so that a pipe is slowed down rather than cut. */
+/* Interleaved PCM from standard input, from whoever connects to a socket, one at a time, or in ZeroMQ's messages, each of whole
+ * samples. A thread reads it and waits for room in the feeds, so that a pipe is slowed down rather than cut. */
 enum { BLOCK = 512, ROOM_POLL = 2000000 };
 
 struct pcm_source {
@@ -26,10 +27,11 @@ struct pcm_source {
     pthread_t thread;
     bool running;
     int listener, client; /* -1: none. Standard input is a client */
+    struct pull *pull;    /* NULL: none                           */
 
     /* The thread's. */
     size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
-    uint8_t *bytes;     /* (BLOCK, frame)                                                  */
+    uint8_t *bytes;     /* (BLOCK, frame), or a message                                    */
     float samples[BLOCK];
 };
 
@@ -45,9 +47,10 @@ static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error 
     } else if (strncmp(path, "tcp://", 6) == 0) {
         pcm->listener = socket_listen_tcp(path + 6, err);
     } else {
-        return refuse(err, 78, "%s: PCM comes from \"-\", unix:/path or tcp://host:port", path);
+        bool pull = strncmp(path, "pull:", 5) == 0;
+        pcm->pull = pull ? pull_bind(path + 5, err) : pull_subscribe(path + strlen("sub:"), "", err);
     }
-    return pcm->listener < 0 ? -1 : 0;
+    return pcm->listener < 0 && !pcm->pull ? -1 : 0;
 }
 
 static void pcm_close(struct source *source)
@@ -65,6 +68,7 @@ static void pcm_close(struct source *source)
             unlink(pcm->config->path + 5);
         }
     }
+    pull_close(pcm->pull);
     waker_finish(&pcm->stop);
     free(pcm->bytes);
     free(pcm);
@@ -88,12 +92,12 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     for (int i = 0; i < config->pcm_channels; i++) {
         pcm->source.channels[i] = i;
     }
-    pcm->bytes = calloc(BLOCK, pcm->frame);
-    if (!pcm->bytes || waker_init(&pcm->stop) < 0) {
-        refuse_memory(err);
+    if (open_path(pcm, config->path, err) < 0) {
         goto fail;
     }
-    if (open_path(pcm, config->path, err) < 0) {
+    pcm->bytes = pcm->pull ? malloc(PULL_MOST) : calloc(BLOCK, pcm->frame);
+    if (!pcm->bytes || waker_init(&pcm->stop) < 0) {
+        refuse_memory(err);
         goto fail;
     }
     return &pcm->source;
@@ -104,11 +108,11 @@ fail:
 
 /* ---- The thread. ---- */
 
-/* Wait until every feed takes samples; gives how many, at most n; 0 when told to stop. */
+/* Wait until every feed takes samples; gives how many, at most n and a block; 0 when told to stop. */
 static size_t wait_for_room(struct pcm_source *pcm, size_t n)
 {
     while (!atomic_load(&pcm->stopping)) {
-        size_t fits = n;
+        size_t fits = n < BLOCK ? n : BLOCK;
         for (int i = 0; i < pcm->source.n_channels; i++) {
             size_t room = feed_room(pcm->source.feeds[i]);
             fits = room < fits ? room : fits;
@@ -165,6 +169,23 @@ static bool read_some(struct pcm_source *pcm)
     return true;
 }
 
+/* Every message that waits, each of whole samples: a lost one doesn't shift the bytes of those behind it. */
+static void drain_pull(struct pcm_source *pcm)
+{
+    for (long n; !atomic_load(&pcm->stopping) && (n = pull_receive(pcm->pull, pcm->bytes, PULL_MOST)) >= 0;) {
+        give(pcm, (size_t)n / pcm->frame, clock_now());
+    }
+}
+
+/* Its descriptor only tells of changes. */
+static bool turn_pull(struct pcm_source *pcm)
+{
+    struct pollfd fds[2] = {{.fd = pcm->stop.fd, .events = POLLIN}, {.fd = pull_fd(pcm->pull), .events = POLLIN}};
+    drain_pull(pcm);
+    poll(fds, 2, -1);
+    return true;
+}
+
 /* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
 static bool turn(struct pcm_source *pcm)
 {
@@ -191,7 +212,7 @@ static bool turn(struct pcm_source *pcm)
 static void *run(void *arg)
 {
     struct pcm_source *pcm = arg;
-    while (!atomic_load(&pcm->stopping) && turn(pcm)) {
+    while (!atomic_load(&pcm->stopping) && (pcm->pull ? turn_pull : turn)(pcm)) {
     }
     for (int i = 0; i < pcm->source.n_channels; i++) {
         feed_end(pcm->source.feeds[i]);

@@ -237,8 +237,13 @@ static const struct {
     {5, "    source: {type: file, path: x.wav, rate: 16000}",
      "t.yaml:5:39: pipelines.mic.source.rate: is a key of type audio, pcm or sensor; this source is of type file"},
     {5, "    source: {type: pcm, path: x.raw, rate: 16000}",
-     "t.yaml:5:31: pipelines.mic.source.path: must be - for standard input, unix:PATH or tcp://HOST:PORT; got "
-     "\"x.raw\""},
+     "t.yaml:5:31: pipelines.mic.source.path: must be - for standard input, unix:PATH, tcp://HOST:PORT, or for ZeroMQ "
+     "pull:ADDRESS or sub:ADDRESS; got \"x.raw\""},
+    {5, "    source: {type: pcm, path: 'pull:tcp://1', rate: 16000}", "t.yaml:5:31: pipelines.mic.source.path: must be - ..."},
+    {5, "    source: {type: pcm, path: 'pull:tcp://*:9000', rate: 16000}",
+     "t.yaml:5:31: pipelines.mic.source.path: *:9000 can be reached from other machines, ..."},
+    {5, "    source: {type: pcm, path: 'tcp://10.0.0.1:9000', rate: 16000}",
+     "t.yaml:5:31: pipelines.mic.source.path: 10.0.0.1:9000 can be reached from other machines, ..."},
     {5, "    source: {type: pcm, path: \"-\"}", "t.yaml:5:13: pipelines.mic.source: the key rate is missing: ..."},
     {5, "    source: {type: audio, channels: 0}",
      "t.yaml:5:37: pipelines.mic.source.channels: must be a list ([a, b], or lines that begin with -), got a single "
@@ -547,7 +552,7 @@ static void the_built_in_and_the_shipped_configurations_are_right(void **state)
     assert_non_null(config);
     config_destroy(config);
     const char *const shipped[] = {"config/denoise-mic.yaml", "config/denoise-files.yaml", "config/many-files.yaml",
-                                   "config/tag-mic.yaml", "config/sensor-udp.yaml"};
+                                   "config/tag-mic.yaml", "config/sensors.yaml"};
     for (size_t i = 0; i < sizeof shipped / sizeof *shipped; i++) {
         config = config_load(shipped[i], NULL, 0, &errors);
         print_errors(&errors);

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import wave
 
 import msgpack
@@ -127,6 +128,38 @@ def sinks_and_models_that_do_not_fit_are_refused():
             assert done.returncode in (73, 78) and words in done.stderr, (words, done)
 
 
+def pcm_comes_over_zeromq():
+    context = zmq.Context.instance()
+    for way, kind in (("pull", zmq.PUSH), ("sub", zmq.PUB)):
+        with tempfile.TemporaryDirectory() as folder:
+            write_tones(f"{folder}/in.wav")
+            out, end = context.socket(kind), f"ipc://{folder}/in"
+            out.setsockopt(zmq.LINGER, 0)
+            if way == "sub":
+                out.bind(end)
+            source = f"{{type: pcm, path: '{way}:{end}', rate: 16000, pcm_channels: 2}}"
+            path = configuration(folder, source, f"[{{type: jsonl, path: {folder}/e.jsonl}}]")
+            daemon = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
+            while "ready:" not in daemon.stderr.readline():
+                pass
+            if way == "pull":
+                out.connect(end)
+            time.sleep(0.3)  # PUB leaves out who isn't there yet
+            with wave.open(f"{folder}/in.wav") as file:
+                while frames := file.readframes(1000):
+                    out.send(frames + b"\0")  # a byte too many is left out of each message
+            until = time.monotonic() + 20
+            while sum(1 for _ in open(f"{folder}/e.jsonl")) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            daemon.send_signal(signal.SIGTERM)
+            err = daemon.communicate(timeout=20)[1]
+            out.close()
+            assert daemon.returncode == 0, err
+            lines = [json.loads(line) for line in open(f"{folder}/e.jsonl")]
+            assert in_order(lines) == in_order(told_by_tool(f"{folder}/in.wav")), (way, lines, err)
+
+
 def a_full_disk_is_told():
     with tempfile.TemporaryDirectory() as folder:
         write_tones(f"{folder}/in.wav")
@@ -147,7 +180,8 @@ def bypass_gives_the_file_back():
 
 def main():
     cases = [the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-             sinks_and_models_that_do_not_fit_are_refused, a_full_disk_is_told, bypass_gives_the_file_back]
+             sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq,
+             a_full_disk_is_told, bypass_gives_the_file_back]
     failed = 0
     for case in cases:
         try:
