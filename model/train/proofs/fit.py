@@ -181,7 +181,8 @@ class Run:
             return
         length, sequences = self.recipe["check"]
         with self.on_stream():
-            right, answers, loss = score(self.model, self.task, length, sequences, self.device, self.scan, seed=54321)
+            right, answers, loss = score(self.model, self.task, length, sequences, self.device, self.scan, seed=54321,
+                                         at_once=1 << 18)
             if self.best is None or (right, -loss) >= (self.best["right"], -self.best["loss"]):
                 self.best = dict(right=right, loss=loss, count=self.count,
                                  model={k: v.clone() for k, v in self.model.state_dict().items()})
