@@ -4,12 +4,17 @@
 
     python3 log_lines.py text OUT.log [--lines 400000] [--seed 1]       ordinary lines
     python3 log_lines.py mixed OUT.log [--odd 0.02] [--seed 2]          with odd ones among them; OUT.log.labels says which
+    python3 log_lines.py roc MIXED.log [--model M]                      how well `ssm lines` tells them, kind by kind
 
 Five small hosts in syslog's form: their clock runs, daemons keep their process numbers, users and addresses come back, and a
 session that opens also closes. An odd line is an ordinary one spoiled, or a message that training never saw.
 """
 import argparse
+import bisect
+import json
+import os
 import random
+import subprocess
 import time
 
 HOSTS = ("alder", "birch", "cedar", "maple", "rowan")
@@ -186,19 +191,55 @@ def mixed(seed, count, share):
         yield "", line
 
 
+# ---- how well are they told? -----------------------------------------------------------------------------------------
+
+TOOL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "build", "release", "ssm")
+FALSE_ALARMS = (1e-4, 1e-3, 1e-2)
+
+
+def scores_of(path, model):
+    """The score of every line of a file."""
+    said = subprocess.run([TOOL, "lines", path, "--all", "--json", "--model", model], stdout=subprocess.PIPE, check=True)
+    return [json.loads(line)["score"] for line in said.stdout.splitlines()]
+
+
+def area(ordinary, odd):
+    """Probability that an odd line scores above an ordinary one (sorted scores); ties count half."""
+    return sum(bisect.bisect_left(ordinary, s) + bisect.bisect_right(ordinary, s) for s in odd) / (2 * len(ordinary) * len(odd))
+
+
+def roc(path, model):
+    """Area under the ROC of each kind, and the share found at thresholds that flag these shares of the ordinary lines."""
+    by_kind = {}
+    with open(path + ".labels") as labels:
+        for score, kind in zip(scores_of(path, model), labels):
+            by_kind.setdefault(kind.strip(), []).append(score)
+    ordinary = sorted(by_kind.pop(""))
+    thresholds = [ordinary[-1 - int(share * len(ordinary))] for share in FALSE_ALARMS]
+    print("%d ordinary lines; flagged %s of them above %s bits" % (
+        len(ordinary), ", ".join("%g" % f for f in FALSE_ALARMS), ", ".join("%.2f" % t for t in thresholds)))
+    for kind, odd in sorted(by_kind.items()) + [("all", sum(by_kind.values(), []))]:
+        found = ["%5.1f %%" % (100 * sum(s > t for s in odd) / len(odd)) for t in thresholds]
+        print("%-14s %5d lines   area %.4f   found %s" % (kind, len(odd), area(ordinary, odd), ", ".join(found)))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    p.add_argument("what", choices=("text", "mixed"))
-    p.add_argument("out")
+    p.add_argument("what", choices=("text", "mixed", "roc"))
+    p.add_argument("file")
     p.add_argument("--lines", type=int, default=400000)
     p.add_argument("--odd", type=float, default=0.02)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--model", default="log-lines")
     a = p.parse_args()
-    with open(a.out, "w") as text:
+    if a.what == "roc":
+        roc(a.file, a.model)
+        return
+    with open(a.file, "w") as text:
         if a.what == "text":
             text.writelines(line + "\n" for line in lines(a.seed, a.lines))
             return
-        with open(a.out + ".labels", "w") as labels:
+        with open(a.file + ".labels", "w") as labels:
             for kind, line in mixed(a.seed, a.lines, a.odd):
                 text.write(line + "\n")
                 labels.write(kind + "\n")
