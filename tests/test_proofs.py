@@ -17,6 +17,8 @@ except ImportError:
     np = None
 try:
     import torch
+    import torch.nn.functional as F
+    import log_lines
     import tasks
     import tokens
     import export
@@ -117,12 +119,35 @@ def s4d_legs_starts_from_the_poles_of_hippo():
     assert np.abs(ours - theirs).max() < 1e-9 * theirs.max(), np.abs(ours - theirs).max()
 
 
+def ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes():
+    torch.manual_seed(4)
+    model = tokens.TokenModel(dict(d_model=16, n_layer=1, vocabulary=256))
+    text = "".join(line + "\n" for line in log_lines.lines(1, 12)).encode() + b"\x1b[2J\xff no newline"
+    x = torch.tensor(list(text))[None]
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        model.head.weight.mul_(10)
+        path = os.path.join(folder, "bytes.safetensors")
+        tokens.export(model.state_dict(), model.config, path, "bytes")
+        logits = model.logits(x, layers.make_scan("torch"))[0, :-1]
+        bits = [0.0] + (F.cross_entropy(logits, x[0, 1:], reduction="none") / np.log(2)).tolist()
+        text_file = os.path.join(folder, "some.log")
+        with open(text_file, "wb") as file:
+            file.write(text)
+        said = log_lines.scores_of(text_file, path)
+    wanted, at = [], 0
+    for line in text.splitlines(True):
+        wanted.append(np.convolve(bits[at:at + len(line)], np.full(8, 0.125))[:len(line)].max())
+        at += len(line)
+    assert np.abs(np.array(said) - wanted).max() < 1e-4, (said, wanted)
+
+
 CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4d_legs_remembers_what_real_poles_forget]
 CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, s4d_legs_starts_from_the_poles_of_hippo,
                selective_copying_can_be_answered_from_its_tokens,
                induction_heads_can_be_answered_from_their_tokens]
 CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned,
-                 s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned]
+                 s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned,
+                 ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes]
 
 
 def main():

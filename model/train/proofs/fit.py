@@ -37,7 +37,7 @@ import train  # noqa: E402
 COMMON = dict(seed=1, beta2=0.999, eps=1e-8, warmup=0, decay=0.0, clip=0.0, check=None, tf32=False, compile=True)
 RECIPES = {
     "selective-copying": dict(COMMON, batch=64, stages=[[4096, 1, 0.9998]], steps=400000, lr=1e-4, clip=1.0, tf32=True),
-    "induction-heads": dict(COMMON, batch=8, stages=[[256, 1, 2]], steps=204800, lr=1e-3, check=[1 << 18, 32]),
+    "induction-heads": dict(COMMON, batch=8, stages=[[256, 1, 2]], steps=204800, lr=1e-3, check=[1 << 20, 12]),
     "log-lines": dict(COMMON, vocabulary=256, d_model=128, n_layer=3, batch=32, stages=[[2048, 1, 2]], steps=5000, lr=2e-3,
                       warmup=300, decay=0.5, clip=1.0, tf32=True),
 }
@@ -181,8 +181,7 @@ class Run:
             return
         length, sequences = self.recipe["check"]
         with self.on_stream():
-            right, answers, loss = score(self.model, self.task, length, sequences, self.device, self.scan, seed=54321,
-                                         at_once=1 << 18)
+            right, answers, loss = score(self.model, self.task, length, sequences, self.device, self.scan, seed=54321)
             if self.best is None or (right, -loss) >= (self.best["right"], -self.best["loss"]):
                 self.best = dict(right=right, loss=loss, count=self.count,
                                  model={k: v.clone() for k, v in self.model.state_dict().items()})
@@ -232,6 +231,8 @@ def fit(runs, end, log_seconds, save_seconds, log):
         if check.due():
             for run in training:
                 run.check()
+            if runs[0].cuda:
+                torch.cuda.empty_cache()        # a check takes gigabytes, on each run's stream its own
         if save.due():
             for run in runs:
                 run.save()
