@@ -163,6 +163,13 @@ def export(state, config, path, name, version="1", licence="MIT", trained=""):
     model_file.write_safetensors(path, tensors, {"ssm.config": json.dumps(description, separators=(",", ":"))})
 
 
+def export_checkpoint(run, path, name, version="1"):
+    """The same of a checkpoint of fit.py: its best weights where it kept some, else its last."""
+    chosen = run["best"] or run
+    export(chosen["model"], run["config"], path, name, version, trained="%d steps of %d sequences, %s" % (
+        chosen["count"], run["recipe"]["batch"], run["task"]))
+
+
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="A checkpoint of fit.py -> a model file.")
     p.add_argument("checkpoint")
@@ -170,7 +177,4 @@ if __name__ == "__main__":
     p.add_argument("--name", required=True)
     p.add_argument("--version", default="1")
     a = p.parse_args()
-    run = torch.load(a.checkpoint, map_location="cpu")
-    chosen = run["best"] or run
-    export(chosen["model"], run["config"], a.out, a.name, a.version, trained="%d steps of %d sequences, %s" % (
-        chosen["count"], run["recipe"]["batch"], run["task"]))
+    export_checkpoint(torch.load(a.checkpoint, map_location="cpu"), a.out, a.name, a.version)
