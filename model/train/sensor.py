@@ -181,20 +181,21 @@ class Vibration:
         self.window = int(self.seconds * 375)
 
     def draw(self, rng, whole):
-        """A training batch: the classes alike, windows from anywhere, each with its own gain, low-pass, and unless whole loss
-        and rest."""
+        """A training batch: the classes alike, windows from anywhere, each with its own speed, gain, low-pass, and unless whole
+        loss and rest."""
         items = []
         for i in range(self.batch):
             label = i % len(self.labels)
             mine = [rows for rows, y in self.train if y == label]
             rows = mine[rng.integers(len(mine))]
-            begin = rng.integers(len(rows) - self.window)
-            x = rows[begin:begin + self.window].reshape(-1)
-            x = x[rng.integers(32):]
+            at = np.arange(self.window * 32) * rng.uniform(0.975, 1.025)
+            n = int(at[-1]) + 2
+            begin = rng.integers(rows.size - n)
+            x = np.interp(at, np.arange(n), rows.reshape(-1)[begin:begin + n])
             x = x * 10 ** (rng.uniform(-4, 4) / 20) * rng.choice((-1, 1)) + rng.normal(0, 0.003, len(x))
             if rng.random() < 0.25:
                 x = low_pass(x, rng.uniform(2500, 6000) / 12000)
-            x = x[:len(x) // 32 * 32].reshape(-1, 32)
+            x = x.reshape(-1, 32)
             keep = lose(rng, len(x), 0.0 if whole else rng.uniform(0, 0.6), 1 if rng.random() < 0.5 else rng.uniform(2, 30))
             keep &= np.arange(len(x)) % (1 if whole else rng.choice((1, 1, 2, 4))) == 0
             items.append((x[keep].astype(np.float32), np.flatnonzero(keep).astype(float), label))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Gathers what the taggers train on: parts made by pack.py, the key words, ESC-50 and the baby cries.
 
-    python3 tag_pack.py --parts PART... --root SOURCES --out OUT [--speech 75] [--noise 50]
+    python3 tag_pack.py --parts PART... --root SOURCES --out OUT [--speech 75] [--noise 60]
 
 OUT/audio holds Ogg Opus, OUT/index.csv says path, kind (speech, noise, word), label, source, seconds; OUT/digits.flac the
 spoken digits end to end at 8 kHz with digits.csv (digit, speaker, split, samples). tag_sources.csv says which label a
@@ -121,7 +121,7 @@ def main():
     p.add_argument("--root", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--speech", type=float, default=75)
-    p.add_argument("--noise", type=float, default=50, help="without ESC-50 and the baby cries, which come whole")
+    p.add_argument("--noise", type=float, default=60, help="without ESC-50 and the baby cries, which come whole")
     a = p.parse_args()
     os.makedirs(os.path.join(a.out, "audio"), exist_ok=True)
     labelled = [(c, label_of(*c[:3])) for c in part_clips(a.parts)]

@@ -91,6 +91,14 @@ def report(name, scores, pairs, labels, rng):
             name, depth, 100 * np.concatenate(y).mean(), whole_area(scores, y), low, high, " | ".join("%.3f" % v for v in per)))
 
 
+def best_threshold(scores, labels):
+    """The threshold with the largest sum of hops found and hops rightly left out, and that sum's half."""
+    p, y = np.concatenate(scores), np.concatenate(labels)
+    grid = np.arange(0.05, 0.96, 0.01)
+    value = [((p >= t) & y).sum() / y.sum() / 2 + ((p < t) & ~y).sum() / (~y).sum() / 2 for t in grid]
+    return grid[int(np.argmax(value))], max(value)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--pairs", required=True, nargs="+")
@@ -109,6 +117,7 @@ def main():
         name, command = (name, rest) if rest and " " not in name else ("ours", command)
         scores = [by_command(command, pair, n) for pair, n in zip(pairs, hops)]
         report(name, scores, pairs, labels, np.random.default_rng(1))
+        print("    best threshold at 24 dB %.2f, right there %.3f" % best_threshold(scores, labels[24]), file=sys.stderr)
         each = sorted((area(s, y), pair["file"]) for s, y, pair in zip(scores, labels[35], pairs) if 0 < y.sum() < len(y))
         for value, file in each[:a.worst]:
             print("    %.3f %s" % (value, file), file=sys.stderr)
