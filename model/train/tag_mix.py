@@ -319,7 +319,8 @@ class Digits:
         target = torch.zeros(*said.shape, len(self.labels), device=self.device)
         target[torch.arange(len(digit), device=self.device), :, 1 + digit] = said
         target[..., 0] = 1.0 - said
-        return target, (1.0 - either)[..., None].expand_as(target)
+        weight = (1.0 - either) * (1.0 + 3.0 * said)                    # a digit is asked for in a sixth of the hops
+        return target, weight[..., None].expand_as(target)
 
 
 def data_of_digits(folder):
