@@ -95,7 +95,7 @@ def run(a, name, recipe):
     torch.set_float32_matmul_precision("high")
     pool = tag_mix.Pool(a.data, device)
     log("data: " + pool.told)
-    make = maker(name, recipe, pool, device, a.data, a.left_out)
+    make = maker(name, recipe, pool, device, a.data[0], a.left_out)
     config = tagger.complete(dict(recipe, labels=tuple(make.labels)))
     model = tagger.Tagger(config).to(device)
     path = os.path.join(a.out, title + ".pt")
@@ -169,7 +169,7 @@ def digit_accuracy(model, clips, device, before=800, after=1200):
 def run_all(a):
     """Each model in a process of its own on the same device; the digits' runs share one after the other."""
     command = [sys.executable, os.path.abspath(__file__)]
-    rest = ["--data", a.data, "--out", a.out, "--scan", a.scan, "--steps", str(a.steps), "--device", a.device]
+    rest = ["--data", *a.data, "--out", a.out, "--scan", a.scan, "--steps", str(a.steps), "--device", a.device]
     scale = ["--scale", str(a.scale)]
     others = [subprocess.Popen(command + [name] + rest + scale) for name in ("vad", "tag-audio")]
     for speaker in (None,) + SPEAKERS:
@@ -180,7 +180,7 @@ def run_all(a):
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("name", choices=sorted(RECIPES) + ["all"])
-    p.add_argument("--data", required=True)
+    p.add_argument("--data", nargs="+", required=True, help="tag_pack.py's folders; the digits are the first one's")
     p.add_argument("--out", default="run")
     p.add_argument("--minutes", type=float)
     p.add_argument("--scale", type=float, default=1.0, help="times the recipe's minutes")

@@ -64,12 +64,14 @@ class Named(data.Bank):
         return self.start[i], self.length[i], self.number[i]
 
 
-def read_pack(folder, workers=0):
-    """[(kind, label, source, samples int16)] of tag_pack.py's folder; weights of repeated labels are the caller's."""
-    with open(os.path.join(folder, "index.csv"), newline="") as f:
-        rows = list(csv.DictReader(f))
-    with multiprocessing.Pool(workers or max(1, min(16, os.cpu_count() - 1))) as pool:
-        sounds = pool.map(_decode, [os.path.join(folder, r["path"]) for r in rows], chunksize=8)
+def read_packs(folders):
+    """[(kind, label, source, samples int16)] of tag_pack.py's folders."""
+    rows = []
+    for folder in folders:
+        with open(os.path.join(folder, "index.csv"), newline="") as f:
+            rows += [dict(r, path=os.path.join(folder, r["path"])) for r in csv.DictReader(f)]
+    with multiprocessing.Pool(max(1, min(16, os.cpu_count() - 1))) as pool:
+        sounds = pool.map(_decode, [r["path"] for r in rows], chunksize=4)
     return [(r["kind"], r["label"], r["source"], x) for r, x in zip(rows, sounds) if len(x) > 1600]
 
 
@@ -91,10 +93,10 @@ def spoken(x):
 
 
 class Pool:
-    """Speech, noise and key words of a pack on the device; `noise_labels` are what noise is called, in order."""
+    """Speech, noise and key words of packs on the device; `noise_labels` are what noise is called, in order."""
 
-    def __init__(self, folder, device):
-        clips = read_pack(folder)
+    def __init__(self, folders, device):
+        clips = read_packs(folders)
         kind = lambda k: [c for c in clips if c[0] == k]
         speech, noise, words = kind("speech"), kind("noise"), kind("word")
         self.noise_labels = sorted({c[1] for c in noise} - {""})

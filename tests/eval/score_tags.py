@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Key words, noise classes, music and silence: what tag-audio hears in recordings it was not trained on.
 
-    score_tags.py --model tag-audio.safetensors --root SOURCES --parts PART... --pack PACK [--events OUT.json]
+    score_tags.py --model tag-audio.safetensors --root SOURCES --parts PART... --pack PACK... [--events OUT.json]
 
 Half of what is held out chooses the thresholds (--events writes them for tag_export.py), the other half is reported:
 of the speech of the parts that PACK (tag_pack.py's folder) doesn't hold, every other clip; of ESC-50's fold 5 the recordings
@@ -70,9 +70,10 @@ def word_clips(root):
     return out
 
 
-def unheard_speech(parts, pack):
-    """Speech clips of the parts that are not in the pack; Mycroft's are key words, "computer" among them."""
-    used = {(r["source"], r["name"], "%.2f" % float(r["seconds"])) for r in tag_pack.read_csv(os.path.join(pack, "index.csv"))}
+def unheard_speech(parts, packs):
+    """Speech clips of the parts that are not in the packs; Mycroft's are key words, "computer" among them."""
+    used = {(r["source"], r["name"], "%.2f" % float(r["seconds"]))
+            for pack in packs for r in tag_pack.read_csv(os.path.join(pack, "index.csv"))}
     return [c for c in tag_pack.part_clips(parts) if c[0] == "speech" and c[1] != "mycroft"
             and (c[1], c[2], "%.2f" % c[4]) not in used]
 
@@ -98,11 +99,11 @@ def score_speech(model, words, speech, hours):
     return scores, [s / 3600 for s in seconds]
 
 
-def score_words(model, root, parts, pack, noises, hours, log):
+def score_words(model, root, parts, packs, noises, hours, log):
     clips, rng = word_clips(root), np.random.default_rng(3)
     words = sorted({w for w, _ in clips})
     heard = heard_words(model, clips, noises, rng)
-    speech = unheard_speech(parts, pack)
+    speech = unheard_speech(parts, packs)
     rng.shuffle(speech)
     scores, heard_hours = score_speech(model, words, speech, hours)
     events, found, false = {}, [], []
@@ -173,7 +174,7 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--root", required=True)
     p.add_argument("--parts", nargs="+", required=True)
-    p.add_argument("--pack", required=True)
+    p.add_argument("--pack", nargs="+", required=True)
     p.add_argument("--music", nargs="*", default=[], help="held-out music")
     p.add_argument("--hours", type=float, default=2.0, help="speech without key words, both halves together")
     p.add_argument("--events")
