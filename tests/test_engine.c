@@ -211,6 +211,18 @@ static void models_of_sensors_and_of_tokens_answer_as_pytorch(void **state)
     check_golden("tests/data/golden_tokens.safetensors", "tests/data/golden_tokens_io.safetensors");
 }
 
+static void shipped_models_of_labels_answer_as_pytorch(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"motion", "vibration-tags"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char model[128], io[128];
+        snprintf(model, sizeof model, "model/pretrained/%s.safetensors", names[i]);
+        snprintf(io, sizeof io, "tests/data/golden_%s_io.safetensors", names[i]);
+        check_golden(model, io);
+    }
+}
+
 static void an_int8_denoiser_answers_as_numpy(void **state)
 {
     (void)state;
@@ -561,6 +573,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_mamba_ssm_checkpoint_loads_by_name_and_answers_as_pytorch),
         cmocka_unit_test(models_of_sensors_and_of_tokens_answer_as_pytorch),
+        cmocka_unit_test(shipped_models_of_labels_answer_as_pytorch),
         cmocka_unit_test(an_int8_denoiser_answers_as_numpy),
         cmocka_unit_test(sound_passes_the_tiny_model_late_by_its_delay),
         cmocka_unit_test(scan_gives_the_same_bits_as_step_on_one_thread),
