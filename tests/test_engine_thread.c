@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "daemon/labels.h"
 #include "daemon/publish.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
@@ -17,7 +18,8 @@
 #define SANITIZED 0
 #endif
 
-static const char model_path[] = "tests/data/tiny-denoise.safetensors", tag_path[] = "tests/data/tiny-tag.safetensors";
+static const char model_path[] = "tests/data/tiny-denoise.safetensors", tag_path[] = "tests/data/tiny-tag.safetensors",
+                  sensor_path[] = "tests/data/tiny-sensor.safetensors";
 enum { RATE = 16000, HOP = 160 };
 
 /* ---- What a watched thread takes from the allocator, and which locks. ---- */
@@ -148,7 +150,6 @@ static void rig_open_model(struct rig *rig, const char *model, int streams, int 
     *rig = (struct rig){.engine = ssm_open(model, &options, &err), .thread = engine_thread_create(streams, 0)};
     assert_string_equal(err.text, "");
     assert_non_null(rig->engine);
-    assert_int_equal(ssm_describe(rig->engine)->hop, HOP);
 }
 
 static void rig_open(struct rig *rig, int streams, int threads)
@@ -445,6 +446,83 @@ static void scores_come_out_in_their_place(void **state)
     free(in);
 }
 
+/* The i-th of a sensor's hops: irregular, and in the middle a pause that is told as a gap. */
+static struct cadence_hop sensor_hop(int i, float values[3])
+{
+    uint64_t from = (uint64_t)i * 10000 + (i >= 20 ? 2000000 : 0);
+    for (int k = 0; k < 3; k++) {
+        values[k] = sinf((float)(i * (k + 1)));
+    }
+    return (struct cadence_hop){.values = values, .elapsed = i == 20 ? 201 : i % 7 == 0 ? 1.5f : 1, .from = from,
+                                .to = from + 10000, .gap = i == 20, .timed = true, .time = (double)from / 1e6};
+}
+
+/* Each row comes out where it belongs, and says what ssm_step says that is told the same times; neither memory nor a lock is
+ * taken on the way, events and all. */
+static void a_sensors_rows_reach_the_model_with_their_time(void **state)
+{
+    (void)state;
+    enum { N = 300, WHERE = 200 };
+    struct rig rig;
+    struct ssm_error err = {0};
+    struct histogram latency = {0};
+    struct worker *writer = worker_create();
+    struct publisher *publisher = publisher_open("inproc://rows", "test", 1, &err);
+    rig_open_model(&rig, sensor_path, 1, 1);
+    struct ssm_engine *alone = ssm_open(sensor_path, NULL, &err);
+    struct labels *labels = labels_create(rig.engine);
+    const struct config_sink jsonl_config = {.type = SINK_JSONL, .path = "/dev/null"}, publish_config = {0};
+    struct memory_sink *memory = rig.memories[rig.n++] = memory_create((N + WHERE) * 10000);
+    struct sink_setup setup = {.config = &jsonl_config, .node = "test", .pipeline = "p", .model = ssm_describe(rig.engine),
+                               .labels = labels, .channels = (int[]){0}, .n_channels = 1, .rate = CADENCE_TICKS,
+                               .counters = rig.counters, .publisher = publisher, .latency = &latency, .writer = writer,
+                               .engine = engine_thread_waker(rig.thread)};
+    struct sink *sinks[3] = {&memory->sink, sink_jsonl.open(&setup, &err), NULL};
+    setup.config = &publish_config;
+    sinks[2] = sink_publish.open(&setup, &err);
+    struct rows *rows = rows_create(3, N);
+    struct stream_setup stream = {.engine = rig.engine, .rows = rows, .rate = 100, .sinks = sinks, .n_sinks = 3,
+                                  .counters = rig.counters};
+    assert_int_equal(engine_thread_add(rig.thread, &stream, &err), 0);
+    ssm_stream slot;
+    assert_int_equal(ssm_stream_open(alone, &slot), SSM_OK);
+
+    float expected[N];
+    for (int i = 0; i < N; i++) {
+        float values[3], out[2];
+        struct cadence_hop hop = sensor_hop(i, values);
+        struct ssm_hop step = {.stream = slot, .in = values, .out = out, .count = 1, .elapsed = hop.elapsed};
+        assert_int_equal(ssm_step(alone, &step, 1), 1);
+        expected[i] = out[1];
+        assert_true(rows_put(rows, &hop, 5));
+    }
+    rows_end(rows);
+    allocations = locks = 0;
+    memory->watch = true;
+    run_dry(&rig);
+    assert_int_equal(allocations, 0);
+    assert_int_equal(locks, 0);
+    assert_true(memory->ended);
+    assert_int_equal(memory->given, N * 10000);
+    for (int i = 0; i < N; i++) {
+        float values[3];
+        assert_memory_equal(&memory->samples[sensor_hop(i, values).from], &expected[i], sizeof(float));
+    }
+    assert_int_equal(memory->holes.n, 1);
+    assert_int_equal(memory->hole.from, 200000);
+    assert_int_equal(memory->hole.to, 2200000);
+    assert_int_equal(engine_stream_hops(rig.thread, 0), N);
+    for (int i = 1; i < 3; i++) {
+        sinks[i]->ops->close(sinks[i]);
+    }
+    rig_close(&rig);
+    rows_destroy(rows);
+    free(labels);
+    ssm_close(alone);
+    worker_destroy(writer);
+    publisher_close(publisher);
+}
+
 static void engine_tells_of_a_hole_at_the_end(void **state)
 {
     (void)state;
@@ -671,6 +749,7 @@ int main(void)
         cmocka_unit_test(strength_leaves_its_share_of_the_input_in),
         cmocka_unit_test(bypass_is_switched_while_it_runs),
         cmocka_unit_test(scores_come_out_in_their_place),
+        cmocka_unit_test(a_sensors_rows_reach_the_model_with_their_time),
         cmocka_unit_test(engine_tells_of_a_hole_at_the_end),
         cmocka_unit_test(engine_gives_as_much_as_it_takes),
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),
