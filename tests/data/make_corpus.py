@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Write the seeds of fuzz_safetensors, fuzz_model and fuzz_state: corpus_safetensors, corpus_model, corpus_state."""
+"""Write the seeds of fuzz_safetensors, fuzz_model, fuzz_state and fuzz_readings: corpus_safetensors, corpus_model and so on."""
 
 import json
 import os
@@ -66,7 +66,16 @@ def make_states():
     write("state", "raw", b"SSMSTATE\1\0\0\0\x30\0\0\0" + bytes(32))
 
 
+def make_readings():
+    """The first byte chooses the format, the hop and the window (tests/fuzz_readings.c)."""
+    write("readings", "csv", b"0time,ax,ay,az\n1,2,3,4\n1.01,,5,6\n1.03,7,8,9\n")
+    write("readings", "dates", b"61;2;3;4\n2;3;4;5\n3;4;5;6\n4;5;6;7\n0.5;1;1;1\n2026-11-22T09:30:00.25Z;1;2;3\n")
+    write("readings", "json", b'1{"t":1.5,"ax":1,"ay":-2e3,"az":null,"x":{"y":[1,"\\""]}}\n{"t":1.6,"ax":1,"ay":2,"az":3}\n')
+    write("readings", "hops", b'3{"ax":1,"ay":2,"az":3}\n{"ax":1,"ay":2,"az":3}\n{"ax":1}\n')
+
+
 if __name__ == "__main__":
     make_safetensors()
     make_configs()
     make_states()
+    make_readings()
