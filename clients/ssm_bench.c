@@ -22,6 +22,7 @@ enum { WARM_UP = 1, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS
 /* Steps of a trial in the search for the most streams, and before them; and a p99.9 is one of at least so many. The number
  * found is held up to HOLDS times, each time with fewer streams. */
 enum { TRIAL_STEPS = 40, TRIAL_WARM_UP = 10, SURE_STEPS = 1000, HOLDS = 12 };
+enum { GPU_FIRST = 8192 }; /* streams of a GPU that the search begins with: fewer say little about what one more costs */
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *streams_text = "auto";
 static int threads, seconds = 10;
@@ -44,6 +45,7 @@ struct timing { /* of one step, seconds */
     long preempted;      /* times the stepping thread had to make room */
     double copy_s;       /* age of the oldest copy of a state that a failure is survived with */
     double device_mib;   /* of GPUs' memory; 0: the processor */
+    int gpus;
     bool in_time;        /* p99.9 within the hop */
 };
 
@@ -248,7 +250,9 @@ static void tell_devices(const struct ssm_engine *engine, struct timing *timing)
 {
     struct ssm_device_info info;
     for (int i = 0; ssm_describe_device(engine, i, &info); i++) {
-        timing->device_mib += strncmp(info.name, "cpu", 3) != 0 ? (double)info.bytes / (1 << 20) : 0;
+        bool gpu = strncmp(info.name, "cpu", 3) != 0;
+        timing->device_mib += gpu ? (double)info.bytes / (1 << 20) : 0;
+        timing->gpus += gpu;
         timing->copy_s = fmax(timing->copy_s, info.copy_s);
     }
 }
@@ -366,7 +370,7 @@ static double as_many(const struct search *search)
 static int make_room(struct search *search, int n, struct ssm_error *err)
 {
     int status = fill(&search->load, n, search->n_threads, err);
-    while ((status == EX_OSERR || status == EX_UNAVAILABLE) && search->good > 0 && n > search->good) {
+    while ((status == EX_OSERR || status == EX_UNAVAILABLE) && n > 1 && n > search->good) {
         n = search->good + (n - search->good) / 2;
         status = fill(&search->load, n, search->n_threads, err);
     }
@@ -422,11 +426,12 @@ static int hold(struct search *search, struct timing *best, struct ssm_error *er
     return status;
 }
 
-/* The most streams whose p99.9 stays within the hop. */
-static int find_most(int n_threads, double one_s, double hop_s, struct timing *best, struct ssm_error *err)
+/* The most streams whose p99.9 stays within the hop; one alone is known. */
+static int find_most(int n_threads, const struct timing *one, double hop_s, struct timing *best, struct ssm_error *err)
 {
     struct search search = {.hop_s = hop_s, .n_threads = n_threads};
-    int status = grow(&search, (int)fmax(1, fmin(hop_s / one_s * n_threads / 4, MOST_STREAMS)), err);
+    double first = one->gpus > 0 ? one->gpus * (double)GPU_FIRST : hop_s / one->p50 * n_threads / 4;
+    int status = grow(&search, (int)fmax(1, fmin(first, MOST_STREAMS)), err);
     if (status == 0) {
         status = narrow(&search, err);
         status = status == 0 && search.good > 0 ? hold(&search, best, err) : status;
@@ -618,7 +623,7 @@ static int measure_all(struct report *report, int streams, struct ssm_error *err
     if (status == 0 && streams > 0) {
         status = measure(streams, n_threads, &report->many, err);
     } else if (status == 0) {
-        status = find_most(n_threads, report->one.p50, hop_s, &report->many, err);
+        status = find_most(n_threads, &report->one, hop_s, &report->many, err);
     }
     report->peak_mib = peak_mib();
     if (status == 0) {

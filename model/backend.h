@@ -36,6 +36,7 @@ struct backend {
     size_t bytes;  /* taken by open               */
     int scan_hops; /* hops it likes in a scan call */
     bool checks;   /* it tells of NaN and inf      */
+    bool blown;    /* set with any hop's; the caller clears it */
     int copies;    /* states that copy_begin takes at once; 0: it has no copy_begin */
     struct backend_spent spent;
 };

@@ -14,6 +14,7 @@
 
 /* Copies take 1 / COPY_SHARE of a hop's time at most, and 1 ms; none is less than COPY_LEAST hops old. */
 enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
+enum { AHEAD = 16 }; /* hops that memory is asked for before they are written */
 
 /* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one, then
  * carried to the standby by a thread of their own. */
@@ -61,6 +62,7 @@ struct fleet {
 
     const struct backend_hop *hops; /* the step in progress */
     int n;
+    int found[FLEET_DEVICES][FLEET_DEVICES]; /* by each member, of each device's */
 };
 
 static struct shard *shard_of(struct fleet *fleet, int slot)
@@ -283,24 +285,43 @@ static void settle(struct fleet *fleet)
     }
 }
 
-static int pick(const struct fleet *fleet, int member, struct backend_hop *hops)
+/* The hops among which a member looks for each device's. */
+static int share_of(const struct fleet *fleet, int member)
 {
-    int n = 0;
-    for (int i = 0; i < fleet->n; i++) {
-        if (fleet->hops[i].slot % fleet->n_shards == member) {
-            hops[n] = fleet->hops[i];
-            hops[n++].slot /= fleet->n_shards;
-        }
+    return (int)((int64_t)fleet->n * member / fleet->n_shards);
+}
+
+/* Hand out the hops to their devices: each member those of a share, in two passes, so that with more devices and streams it
+ * takes no longer. Gives how many are the member's own. */
+static int route(struct fleet *fleet, int member)
+{
+    int from = share_of(fleet, member), to = share_of(fleet, member + 1), shards = fleet->n_shards, n = 0;
+    int *found = fleet->found[member], at[FLEET_DEVICES] = {0};
+    memset(found, 0, sizeof fleet->found[member]);
+    for (int i = from; i < to; i++) {
+        found[fleet->hops[i].slot % shards]++;
     }
+    team_barrier(fleet->team);
+    for (int i = 0; i < shards; i++) {
+        for (int k = 0; k < shards; k++) {
+            at[k] += i < member ? fleet->found[i][k] : 0;
+        }
+        n += fleet->found[i][member];
+    }
+    for (int i = from; i < to; i++) {
+        int slot = fleet->hops[i].slot, k = slot % shards;
+        struct backend_hop *hop = &fleet->shards[k].hops[at[k]++];
+        __builtin_prefetch(hop + AHEAD, 1); /* past the end is fine */
+        *hop = fleet->hops[i];
+        hop->slot = slot / shards;
+    }
+    team_barrier(fleet->team);
     return n;
 }
 
-static void step_shard(struct fleet *fleet, int member)
+static void step_shard(struct fleet *fleet, int member, const struct backend_hop *hops, int n)
 {
     struct shard *shard = &fleet->shards[member];
-    bool alone = fleet->n_shards == 1;
-    const struct backend_hop *hops = alone ? fleet->hops : shard->hops;
-    int n = alone ? fleet->n : pick(fleet, member, shard->hops);
     if (n == 0) {
         return;
     }
@@ -356,8 +377,10 @@ static void step_standby(struct fleet *fleet)
 static void step_member(void *arg, int member)
 {
     struct fleet *fleet = arg;
+    bool alone = fleet->n_shards == 1;
+    int n = alone ? fleet->n : route(fleet, member);
     if (!fleet->shards[member].lost) {
-        step_shard(fleet, member);
+        step_shard(fleet, member, alone ? fleet->hops : fleet->shards[member].hops, n);
     }
     if (member == fleet->relief) {
         step_standby(fleet);
@@ -372,6 +395,7 @@ static int fleet_step(struct backend *backend, const struct backend_hop *hops, i
     fleet->n = n;
     for (int i = 0; i < fleet->n_shards; i++) {
         fleet->shards[i].void_hops = 0;
+        fleet->shards[i].backend->blown = false;
     }
     if (fleet->team) {
         team_run(fleet->team, fleet->n_shards, step_member, fleet);
@@ -380,6 +404,7 @@ static int fleet_step(struct backend *backend, const struct backend_hop *hops, i
     }
     for (int i = 0; i < fleet->n_shards; i++) {
         fleet->health.failed_hops += (uint64_t)fleet->shards[i].void_hops;
+        backend->blown = backend->blown || fleet->shards[i].backend->blown;
     }
     settle(fleet);
     return fleet->health.failed_hops > before ? -1 : 0;

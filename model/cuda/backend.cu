@@ -187,7 +187,7 @@ bool is_finite(const float *x, size_t n)
     return !odd;
 }
 
-void read_output(const struct cuda *cuda, const struct call *call, int row)
+void read_output(struct cuda *cuda, const struct call *call, int row)
 {
     const float *out = output_at(cuda, row);
     int at;
@@ -196,6 +196,7 @@ void read_output(const struct cuda *cuda, const struct call *call, int row)
     memcpy(hop->out + size_t(at) * width, out, width * sizeof *out);
     if (hop->blown && !is_finite(out, width)) {
         __atomic_store_n(hop->blown, true, __ATOMIC_RELAXED); /* rows of one recording go to several threads */
+        __atomic_store_n(&cuda->base.blown, true, __ATOMIC_RELAXED);
     }
 }
 
@@ -499,13 +500,15 @@ int run_parts(struct cuda *cuda, const struct call *call)
 
 /* ---- the operations ----------------------------------------------------------------------------------------- */
 
-/* The hops that have a hop number `pass`. */
-int pick(struct cuda *cuda, const struct backend_hop *hops, int n, int pass)
+/* The hops that have a hop number `pass`; do any have one more? */
+int pick(struct cuda *cuda, const struct backend_hop *hops, int n, int pass, bool *more)
 {
     int rows = 0;
+    *more = false;
     for (int i = 0; i < n; i++) {
         if (hops[i].count > pass) {
             cuda->picked[rows++] = i;
+            *more = *more || hops[i].count > pass + 1;
         }
     }
     return rows;
@@ -514,10 +517,11 @@ int pick(struct cuda *cuda, const struct backend_hop *hops, int n, int pass)
 int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
 {
     struct cuda *cuda = of(backend);
-    int rows, error = enter(cuda);
-    for (int pass = 0; !error && (rows = pick(cuda, hops, n, pass)); pass++) {
-        const struct call call = {hops, cuda->picked, pass, rows, STEP_PART};
-        error = rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call);
+    int error = enter(cuda);
+    bool more = true;
+    for (int pass = 0; more && !error; pass++) {
+        const struct call call = {hops, cuda->picked, pass, pick(cuda, hops, n, pass, &more), STEP_PART};
+        error = call.rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call);
     }
     return error;
 }

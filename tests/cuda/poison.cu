@@ -35,8 +35,10 @@ extern "C" int stall_end(void)
     return cudaDeviceSynchronize();
 }
 
-extern "C" void poison(void)
+extern "C" void poison(int device)
 {
+    cudaSetDevice(device);
     trap<<<1, 1>>>();
     cudaDeviceSynchronize();
+    cudaSetDevice(0);
 }

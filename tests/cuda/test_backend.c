@@ -16,8 +16,8 @@ enum { HOPS = 96 };
 
 static const struct backend_ops *cuda;
 
-/* Kills the GPU's context as a broken kernel would; holds it up for so long, and waits for the end of that (poison.cu). */
-void poison(void);
+/* Kills a GPU's context as a broken kernel would; holds it up for so long, and waits for the end of that (poison.cu). */
+void poison(int device);
 int stall(int ms);
 int stall_end(void);
 
@@ -771,6 +771,104 @@ static void a_gpu_that_hangs_is_given_up(void **state)
     model_close(model);
 }
 
+/* Host memory that this program has, bytes. */
+static size_t resident_bytes(void)
+{
+    size_t pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%*s %zu", &pages), 1);
+    fclose(file);
+    return pages * 4096;
+}
+
+static void free_bytes_of_two(size_t bytes[2])
+{
+    struct backend_cuda_device devices[2];
+    struct ssm_error err;
+    assert_true(backend_cuda_devices(devices, 2, &err) >= 2);
+    bytes[0] = devices[0].bytes_free;
+    bytes[1] = devices[1].bytes_free;
+}
+
+/* Of two crowds in step, those streams of the first that aren't on the processor are the same bits in the second; gives how
+ * many those are. */
+static int assert_same_on_gpus(const struct crowd *two, const struct crowd *one)
+{
+    int n = 0;
+    for (int i = 0; i < CROWD; i++) {
+        if (ssm_stream_device(two->engine, two->hops[i].stream) >= 0) {
+            assert_memory_equal(two->out[i], one->out[i], sizeof one->out[i]);
+            n++;
+        }
+    }
+    return n;
+}
+
+/* Neither two GPUs' memory nor the program's grows by stepping; a byte a stream and step would be more than 512 KiB. */
+static void assert_memory_stays(struct crowd *crowd, const float *in)
+{
+    size_t before[2], after[2], resident = 0;
+    for (int t = 0; t < 12000; t++) {
+        if (t == 1000) {
+            free_bytes_of_two(before);
+            resident = resident_bytes();
+        }
+        assert_int_equal(step_crowd(crowd, in, t % 400), CROWD);
+    }
+    free_bytes_of_two(after);
+    print_message("in 11000 steps the program grew by %ld KiB\n", ((long)resident_bytes() - (long)resident) / 1024);
+    assert_true(resident_bytes() < resident + (1 << 19));
+    assert_memory_equal(before, after, sizeof before);
+}
+
+static void one_of_two_gpus_fails_and_the_other_goes_on(void **state)
+{
+    (void)state;
+    enum { BEFORE = 230, AFTER = 100 };
+    static struct crowd two, one, filler;
+    struct backend_cuda_device devices[2];
+    struct ssm_error err;
+    if (backend_cuda_devices(devices, 2, &err) < 2) {
+        print_message("needs two GPUs\n");
+        skip();
+    }
+    struct model *model = open_model(DENOISE);
+    float *in = play(model, 1000);
+    open_crowd(&filler, "cuda:0,cuda:1");
+    assert_memory_stays(&filler, in);
+    ssm_close(filler.engine);
+    open_crowd(&two, "cuda:0,cuda:1");
+    open_crowd(&one, "cuda:0");
+    for (int t = 0; t < BEFORE; t++) {
+        assert_int_equal(step_crowd(&two, in, t), CROWD);
+        assert_int_equal(step_crowd(&one, in, t), CROWD);
+        assert_int_equal(assert_same_on_gpus(&two, &one), CROWD);
+    }
+    poison(1);
+    int64_t start = clock_now();
+    assert_int_equal(step_crowd(&two, in, BEFORE), CROWD / 2);
+    assert_int_equal(step_crowd(&two, in, BEFORE + 1), CROWD);
+    double ms = (double)(clock_now() - start) * 1e-6;
+    const struct ssm_health *health = ssm_health(two.engine);
+    print_message("%s: %d streams on the processor %.1f ms later\n", health->last, (int)health->moved, ms);
+    assert_true(ms < 100);
+    assert_int_equal(health->faults, 1);
+    assert_int_equal(health->moved, CROWD / 2);
+    assert_int_equal(health->failed_hops, CROWD / 2);
+    step_crowd(&one, in, BEFORE);
+    step_crowd(&one, in, BEFORE + 1);
+    for (int t = BEFORE + 2; t < BEFORE + AFTER; t++) {
+        assert_int_equal(step_crowd(&two, in, t), CROWD);
+        assert_int_equal(step_crowd(&one, in, t), CROWD);
+        assert_int_equal(assert_same_on_gpus(&two, &one), CROWD / 2);
+    }
+    ssm_close(two.engine);
+    ssm_close(one.engine);
+    free(in);
+    model_close(model);
+}
+
 static void a_gpu_that_fails_says_so_and_the_engine_goes_on_without(void **state)
 {
     (void)state;
@@ -790,7 +888,7 @@ static void a_gpu_that_fails_says_so_and_the_engine_goes_on_without(void **state
             step_crowd(&gapped, in, t);
         }
     }
-    poison();
+    poison(0);
     assert_crowd_goes_on(&crowd, &healthy, &gapped, in, BEFORE);
     assert_backend_is_dead(gpu, model, in, out);
     assert_none_opens(model);
@@ -824,6 +922,7 @@ int main(void)
         cmocka_unit_test(gpu_memory_is_constant_after_open),
         cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
         cmocka_unit_test(a_gpu_that_hangs_is_given_up),
+        cmocka_unit_test(one_of_two_gpus_fails_and_the_other_goes_on),
         cmocka_unit_test(a_gpu_that_fails_says_so_and_the_engine_goes_on_without),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
