@@ -53,8 +53,9 @@ struct backend_ops {
     int (*scan)(struct backend *backend, const struct backend_hop *hop);
     int (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
     int (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
-    /* Copies of states beside the steps. begin reads 1..copies different slots as they are now, while later calls go on; end
-     * gives 1 and them, (n, model->state), the backend's until the next begin; 0: not there yet, -1: the device failed. */
+    /* Copies of states beside the steps, one begin at a time. begin reads 1..copies different slots as they are now, while
+     * later calls go on; end gives 1 and them, (n, model->state), the backend's until the begin after the next; 0: not there
+     * yet, -1: the device failed. */
     int (*copy_begin)(struct backend *backend, const int *slots, int n);
     int (*copy_end)(struct backend *backend, const float **states);
     const char *(*fault)(const struct backend *backend); /* what happened, until close; NULL: nothing */

@@ -16,14 +16,19 @@
 enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
 enum { AHEAD = 16 }; /* hops that memory is asked for before they are written */
 
-/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one, then
- * carried to the standby by a thread of their own. */
-struct copies {
-    enum { NONE, BEGUN, CARRIED } stage;
-    int *slots; /* (backend->copies)  the shard's; -1: written to since, no longer wanted */
+/* States on their way to the standby. */
+struct copy_set {
+    int *slots;  /* (backend->copies)  the shard's; -1: written to since, no longer wanted */
     float *ages; /* (backend->copies)  as they were begun */
     int n;
     const float *states;
+};
+
+/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one, then
+ * carried to the standby by a thread of their own, while the device makes the next set. */
+struct copies {
+    struct copy_set sets[2], *begun, *carried; /* NULL: there is none */
+    bool *under_way; /* (slots)  in one of them */
     bool has_thread, loaded, over; /* under the mutex */
     pthread_t thread;
     pthread_mutex_t mutex;
@@ -102,10 +107,11 @@ static void *carry(void *arg)
             break;
         }
         pthread_mutex_unlock(&copies->mutex);
-        for (int i = 0; i < copies->n; i++) {
-            if (copies->slots[i] >= 0) {
-                standby->ops->state_put(standby, copies->slots[i] * shard->fleet->n_shards + shard->member,
-                                        copies->states + (size_t)i * shard->fleet->model->state);
+        const struct copy_set *set = copies->carried;
+        for (int i = 0; i < set->n; i++) {
+            if (set->slots[i] >= 0) {
+                standby->ops->state_put(standby, set->slots[i] * shard->fleet->n_shards + shard->member,
+                                        set->states + (size_t)i * shard->fleet->model->state);
             }
         }
         pthread_mutex_lock(&copies->mutex);
@@ -116,43 +122,52 @@ static void *carry(void *arg)
     return NULL;
 }
 
-/* Are those under way with the standby? Then they count. */
-static bool arrive(struct shard *shard, bool wait)
+/* Those carried, if any: once they are with the standby, they count. */
+static void arrive(struct shard *shard, bool wait)
 {
     struct copies *copies = &shard->copies;
+    if (!copies->carried) {
+        return;
+    }
     pthread_mutex_lock(&copies->mutex);
     while (copies->loaded && wait) {
         pthread_cond_wait(&copies->changed, &copies->mutex);
     }
     bool there = !copies->loaded;
     pthread_mutex_unlock(&copies->mutex);
-    for (int i = 0; i < copies->n && there; i++) {
-        if (copies->slots[i] >= 0) {
-            shard->age[copies->slots[i]] -= copies->ages[i];
+    for (int i = 0; i < copies->carried->n && there; i++) {
+        int slot = copies->carried->slots[i];
+        if (slot >= 0) {
+            shard->age[slot] -= copies->carried->ages[i];
+            copies->under_way[slot] = false;
         }
     }
-    copies->stage = there ? NONE : CARRIED;
-    return there;
+    copies->carried = there ? NULL : copies->carried;
 }
 
 static void load(struct copies *copies)
 {
+    copies->carried = copies->begun;
+    copies->begun = NULL;
     pthread_mutex_lock(&copies->mutex);
     copies->loaded = true;
     pthread_cond_broadcast(&copies->changed);
     pthread_mutex_unlock(&copies->mutex);
-    copies->stage = CARRIED;
 }
 
 /* A slot's state changes otherwise: no copy from before may come after that. */
 static void forget_copy(struct shard *shard, int slot)
 {
     struct copies *copies = &shard->copies;
-    if (copies->stage == CARRIED) {
-        arrive(shard, true);
+    bool under_way = copies->has_thread && copies->under_way[slot];
+    for (int i = 0; under_way && copies->begun && i < copies->begun->n; i++) {
+        if (copies->begun->slots[i] == slot) {
+            copies->begun->slots[i] = -1;
+            copies->under_way[slot] = under_way = false;
+        }
     }
-    for (int i = 0; i < copies->n && copies->stage == BEGUN; i++) {
-        copies->slots[i] = copies->slots[i] == slot ? -1 : copies->slots[i];
+    if (under_way) {
+        arrive(shard, true);
     }
 }
 
@@ -160,18 +175,21 @@ static void forget_copy(struct shard *shard, int slot)
 static void begin_copies(struct shard *shard, const struct backend_hop *hops, int n)
 {
     struct copies *copies = &shard->copies;
+    struct copy_set *set = &copies->sets[copies->carried == copies->sets];
     int at = shard->cursor < n ? shard->cursor : 0;
-    copies->n = 0;
-    for (int i = 0; i < n && copies->n < shard->backend->copies; i++, at = at + 1 < n ? at + 1 : 0) {
-        if (shard->age[hops[at].slot] >= shard->fleet->due) {
-            copies->slots[copies->n] = hops[at].slot;
-            copies->ages[copies->n++] = shard->age[hops[at].slot];
+    set->n = 0;
+    for (int i = 0; i < n && set->n < shard->backend->copies; i++, at = at + 1 < n ? at + 1 : 0) {
+        int slot = hops[at].slot;
+        if (shard->age[slot] >= shard->fleet->due && !copies->under_way[slot]) {
+            set->slots[set->n] = slot;
+            set->ages[set->n++] = shard->age[slot];
+            copies->under_way[slot] = true;
         }
     }
     shard->cursor = at;
-    if (copies->n > 0) {
-        shard->down = shard->backend->ops->copy_begin(shard->backend, copies->slots, copies->n) < 0;
-        copies->stage = shard->down ? NONE : BEGUN;
+    if (set->n > 0) {
+        shard->down = shard->backend->ops->copy_begin(shard->backend, set->slots, set->n) < 0;
+        copies->begun = set;
     }
 }
 
@@ -179,26 +197,32 @@ static void begin_copies(struct shard *shard, const struct backend_hop *hops, in
 static void move_copies(struct shard *shard, const struct backend_hop *hops, int n)
 {
     struct copies *copies = &shard->copies;
-    if (copies->stage == BEGUN) {
-        int there = shard->backend->ops->copy_end(shard->backend, &copies->states);
+    arrive(shard, false);
+    if (copies->begun && !copies->carried) {
+        int there = shard->backend->ops->copy_end(shard->backend, &copies->begun->states);
         shard->down = there < 0;
         if (there > 0) {
             load(copies);
         }
-    } else if (copies->stage == NONE || arrive(shard, false)) {
+    }
+    if (!copies->begun && !shard->down) {
         begin_copies(shard, hops, n);
     }
 }
 
-static int open_copies(struct shard *shard, struct ssm_error *err)
+static int open_copies(struct shard *shard, int slots, struct ssm_error *err)
 {
     struct copies *copies = &shard->copies;
     size_t most = (size_t)shard->backend->copies;
     pthread_mutex_init(&copies->mutex, NULL);
     pthread_cond_init(&copies->changed, NULL);
-    copies->slots = calloc(most, sizeof *copies->slots);
-    copies->ages = calloc(most, sizeof *copies->ages);
-    if (!copies->slots || !copies->ages) {
+    bool fine = (copies->under_way = calloc((size_t)slots, sizeof *copies->under_way));
+    for (int i = 0; i < 2; i++) {
+        copies->sets[i].slots = calloc(most, sizeof *copies->sets[i].slots);
+        copies->sets[i].ages = calloc(most, sizeof *copies->sets[i].ages);
+        fine = fine && copies->sets[i].slots && copies->sets[i].ages;
+    }
+    if (!fine) {
         return refuse_memory(err);
     }
     copies->has_thread = pthread_create(&copies->thread, NULL, carry, shard) == 0;
@@ -214,8 +238,11 @@ static void close_copies(struct copies *copies)
         pthread_mutex_unlock(&copies->mutex);
         pthread_join(copies->thread, NULL);
     }
-    free(copies->slots);
-    free(copies->ages);
+    for (int i = 0; i < 2; i++) {
+        free(copies->sets[i].slots);
+        free(copies->sets[i].ages);
+    }
+    free(copies->under_way);
 }
 
 /* ---- Copies one by one. ---- */
@@ -276,8 +303,8 @@ static void settle(struct fleet *fleet)
             note_words(fleet, shard, first);
             first = false;
             shard->lost = true;
-            forget_copy(shard, -1);
-            shard->copies.stage = NONE;
+            arrive(shard, true);
+            shard->copies.begun = NULL;
             fleet->base.checks = false; /* the processor doesn't */
             fleet->health.faults++;
             fleet->relief = fleet->relief < 0 || i < fleet->relief ? i : fleet->relief;
@@ -627,6 +654,7 @@ static int open_standby(struct fleet *fleet, const struct ssm_options *options, 
 {
     const struct ssm_info *info = &fleet->model->info;
     size_t streams = (size_t)fleet->streams;
+    int slots = (fleet->streams + fleet->n_shards - 1) / fleet->n_shards;
     float copy_s = options->copy_s > 0 ? options->copy_s : 1;
     double share_ns = 1e9 * info->hop / info->rate / COPY_SHARE;
     fleet->due = fmaxf(0.5f * copy_s * (float)info->rate / (float)info->hop, COPY_LEAST);
@@ -643,7 +671,7 @@ static int open_standby(struct fleet *fleet, const struct ssm_options *options, 
     }
     bool fine = fleet->standby || options->copy_s < 0;
     for (int i = 0; i < fleet->n_shards && fine && fleet->standby; i++) {
-        fine = fleet->shards[i].backend->copies == 0 || open_copies(&fleet->shards[i], err) == 0;
+        fine = fleet->shards[i].backend->copies == 0 || open_copies(&fleet->shards[i], slots, err) == 0;
     }
     return fine ? 0 : -1;
 }

@@ -25,7 +25,7 @@ struct scripted {
     struct backend base;
     struct backend *cpu;
     struct script *script;
-    float *copies;    /* (beside, states) */
+    float *copies[2]; /* (beside, states)  of the last begin, and of the one before */
     size_t state;
     int asked;        /* for copies, since they were begun */
 };
@@ -55,7 +55,9 @@ static inline struct backend *scripted_open(const struct model *model, const str
     device->base.scan_hops = 64;
     device->base.copies = device->script->beside;
     device->state = model->state;
-    device->copies = calloc((size_t)device->script->beside * model->state + 1, sizeof *device->copies);
+    for (int i = 0; i < 2; i++) {
+        device->copies[i] = calloc((size_t)device->script->beside * model->state + 1, sizeof *device->copies[i]);
+    }
     snprintf(device->base.device, sizeof device->base.device, "%s scripted", options->device);
     return &device->base;
 }
@@ -117,9 +119,12 @@ static inline int scripted_copy_begin(struct backend *backend, const int *slots,
 {
     struct scripted *device = (struct scripted *)backend;
     assert_in_range(n, 1, device->base.copies);
+    float *copies = device->copies[1];
+    device->copies[1] = device->copies[0];
+    device->copies[0] = copies;
     device->asked = 0;
     for (int i = 0; i < n; i++) {
-        device->cpu->ops->state_get(device->cpu, slots[i], device->copies + (size_t)i * device->state);
+        device->cpu->ops->state_get(device->cpu, slots[i], copies + (size_t)i * device->state);
         device->script->steps_of[slots[i]] = 0;
     }
     return fails(device, GET) ? -1 : 0;
@@ -130,7 +135,7 @@ static inline int scripted_copy_end(struct backend *backend, const float **state
 {
     struct scripted *device = (struct scripted *)backend;
     device->script->after += device->script->failed;
-    *states = device->copies;
+    *states = device->copies[0];
     return device->asked++;
 }
 
@@ -144,7 +149,8 @@ static inline void scripted_close(struct backend *backend)
     struct scripted *device = (struct scripted *)backend;
     if (device) {
         device->cpu->ops->close(device->cpu);
-        free(device->copies);
+        free(device->copies[0]);
+        free(device->copies[1]);
         free(device);
     }
 }

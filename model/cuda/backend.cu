@@ -59,9 +59,9 @@ enum {
     OPEN_PATIENCE_S = 100, /* code is loaded */
     GLANCE_MS = 10 /* who waits doesn't count more at once: that it didn't run itself is no sign of the GPU's */
 };
-/* A set of copies is begun every second step at best, so this bounds what they take of the bus and of the host's memory to
- * 20 MB a step, which at a hop of 10 ms is every state once a second up to 10,000 streams of 198 KB. Larger sets have the
- * steps they go beside wait for the bus, and the processor that would take the streams over carries far fewer. */
+/* A set of copies is begun every step at best, so this is what they take of the bus and of the host's memory: at a hop of
+ * 10 ms every state once a second up to 20,000 streams of 198 KB. Larger sets have the steps they go beside wait for the
+ * bus (160 MB: by 0.7 ms), and one thread carries no more to the standby in a hop. */
 constexpr size_t COPY_BYTES = 40000000;
 constexpr size_t SLACK = size_t(256) << 20; /* left free on the GPU: kernels and graphs take some */
 
@@ -106,7 +106,8 @@ struct cuda {
     cudaEvent_t gathered, copied;
     int32_t *copy_slots;     /* (copies) pinned                     */
     float *copies_gpu;       /* (copies, model->state)              */
-    float *copies;           /* the same, pinned                    */
+    float *copies;           /* (2, copies, model->state) pinned    */
+    bool second;             /* the copies begun last are there     */
     bool gathering;          /* the lanes have yet to wait for that */
     char *gpu_memory, *pinned_memory;
     bool unordered; /* lane 0 has work that the others must wait for */
@@ -564,6 +565,12 @@ int cuda_state_put(struct backend *backend, int slot, const float *state)
     return state ? wait_lane(cuda, "writing a state") : 0;
 }
 
+/* Where those begun last come to: in turn, for those before are still read. */
+float *copies_at(const struct cuda *cuda)
+{
+    return cuda->copies + (cuda->second ? size_t(cuda->base.copies) * cuda->model->state : 0);
+}
+
 /* Gathered in the GPU's memory, which the next step waits for, and brought to the host's while it runs. */
 cudaError_t copy_states(struct cuda *cuda, int n)
 {
@@ -572,7 +579,7 @@ cudaError_t copy_states(struct cuda *cuda, int n)
     error = error ? error
                   : chain_state_get_all(cuda->chain, &cuda->slots, cuda->copy_slots, n, cuda->copies_gpu, cuda->aside);
     error = error ? error : cudaEventRecord(cuda->gathered, cuda->aside);
-    error = error ? error : move_out(cuda->copies_gpu, cuda->copies, size_t(n) * cuda->model->state, cuda->aside);
+    error = error ? error : move_out(cuda->copies_gpu, copies_at(cuda), size_t(n) * cuda->model->state, cuda->aside);
     return error ? error : cudaEventRecord(cuda->copied, cuda->aside);
 }
 
@@ -584,6 +591,7 @@ int cuda_copy_begin(struct backend *backend, const int *slots, int n)
     }
     std::copy(slots, slots + n, cuda->copy_slots);
     cuda->gathering = true;
+    cuda->second = !cuda->second;
     return check(cuda, copy_states(cuda, n), "copying states");
 }
 
@@ -591,7 +599,7 @@ int cuda_copy_end(struct backend *backend, const float **states)
 {
     struct cuda *cuda = of(backend);
     const cudaError_t state = enter(cuda) ? cudaErrorUnknown : cudaEventQuery(cuda->copied);
-    *states = cuda->copies;
+    *states = copies_at(cuda);
     return state == cudaErrorNotReady ? 0 : check(cuda, state, "copying states") ? -1 : 1;
 }
 
@@ -623,7 +631,7 @@ void lay_out_pinned(struct cuda *cuda, struct arena *arena)
     cuda->done = arena_take<uint32_t>(arena, 1);
     cuda->state = arena_take<float>(arena, cuda->model->state);
     cuda->copy_slots = arena_take<int32_t>(arena, size_t(cuda->base.copies));
-    cuda->copies = arena_take<float>(arena, size_t(cuda->base.copies) * cuda->model->state);
+    cuda->copies = arena_take<float>(arena, 2 * size_t(cuda->base.copies) * cuda->model->state);
     cuda->records = arena_take<char>(arena, cuda->room * move_record_bytes(cuda->model->info.inputs));
     cuda->out = arena_take<float>(arena, cuda->room * size_t(cuda->model->info.outputs));
 }

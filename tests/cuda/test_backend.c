@@ -537,6 +537,7 @@ static void copies_beside_the_steps_are_the_states(void **state)
     struct model *model = open_model(DENOISE);
     struct backend *gpu = open_backend(cuda, model, STREAMS, 2, NULL);
     float *in = record(model, STREAMS + STEPS, 21), *out = room(model, STREAMS), *want = calloc(model->state, sizeof *want);
+    float *first = calloc(model->state, sizeof *first);
     static struct backend_hop hops[STREAMS];
     int slots[512];
     assert_in_range(gpu->copies, 2, 512);
@@ -551,7 +552,7 @@ static void copies_beside_the_steps_are_the_states(void **state)
         for (int i = 0; i < count; i++) {
             slots[i] = (which + i) % n;
         }
-        const float *states;
+        const float *states, *before;
         int there = 0;
         assert_int_equal(gpu->ops->copy_begin(gpu, slots, count), 0);
         assert_int_equal(gpu->ops->step(gpu, hops, n), 0);
@@ -560,6 +561,8 @@ static void copies_beside_the_steps_are_the_states(void **state)
         }
         assert_int_equal(there, 1);
         assert_memory_equal(states, want, model->state * sizeof *want);
+        memcpy(first, want, model->state * sizeof *want);
+        before = states;
         int last = slots[count - 1];
         assert_int_equal(gpu->ops->step(gpu, hops + last, 1), 0);
         assert_int_equal(gpu->ops->state_get(gpu, last, want), 0);
@@ -567,10 +570,12 @@ static void copies_beside_the_steps_are_the_states(void **state)
         while ((there = gpu->ops->copy_end(gpu, &states)) == 0) {
         }
         assert_memory_equal(states, want, model->state * sizeof *want);
+        assert_memory_equal(before, first, model->state * sizeof *first);
     }
     free(in);
     free(out);
     free(want);
+    free(first);
     gpu->ops->close(gpu);
     model_close(model);
 }
