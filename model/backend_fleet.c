@@ -106,8 +106,8 @@ static void *carry(void *arg)
         if (copies->over) {
             break;
         }
-        pthread_mutex_unlock(&copies->mutex);
         const struct copy_set *set = copies->carried;
+        pthread_mutex_unlock(&copies->mutex);
         for (int i = 0; i < set->n; i++) {
             if (set->slots[i] >= 0) {
                 standby->ops->state_put(standby, set->slots[i] * shard->fleet->n_shards + shard->member,
@@ -135,14 +135,17 @@ static void arrive(struct shard *shard, bool wait)
     }
     bool there = !copies->loaded;
     pthread_mutex_unlock(&copies->mutex);
-    for (int i = 0; i < copies->carried->n && there; i++) {
+    if (!there) {
+        return;
+    }
+    for (int i = 0; i < copies->carried->n; i++) {
         int slot = copies->carried->slots[i];
         if (slot >= 0) {
             shard->age[slot] -= copies->carried->ages[i];
             copies->under_way[slot] = false;
         }
     }
-    copies->carried = there ? NULL : copies->carried;
+    copies->carried = NULL;
 }
 
 static void load(struct copies *copies)
