@@ -24,15 +24,25 @@ static bool is_local(const char *address)
     return strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == n;
 }
 
-static void check_publish(const struct config *config, const struct node *root, struct config_errors *errors)
+static void refuse_foreign(const struct node *node, const char *key, const char *address, struct config_errors *errors)
 {
-    const struct node *node = node_find(root, "publish");
-    if (node && !is_local(config->publish) && !config->insecure) {
-        errors_add(
-            errors, node->at, "publish",
-            "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
-            "Bind 127.0.0.1, or write insecure: true if that is what you want",
-            config->publish);
+    errors_add(errors, node->at, key,
+               "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
+               "Bind 127.0.0.1, or write insecure: true if that is what you want",
+               address);
+}
+
+/* What listens at the top level. */
+static void check_local(const struct config *config, const struct node *root, struct config_errors *errors)
+{
+    const struct node *publish = node_find(root, "publish"), *http = node_find(root, "http");
+    char address[300];
+    snprintf(address, sizeof address, "tcp://%s", config->http);
+    if (publish && !is_local(config->publish) && !config->insecure) {
+        refuse_foreign(publish, "publish", config->publish, errors);
+    }
+    if (http && config->http[0] && !is_local(address) && !config->insecure) {
+        refuse_foreign(http, "http", config->http, errors);
     }
 }
 
@@ -207,7 +217,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
 /* What no single key can know. */
 static void check_together(struct config *config, const struct node *root, struct config_errors *errors)
 {
-    check_publish(config, root, errors);
+    check_local(config, root, errors);
     struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
     const struct node *pipelines = node_find(root, "pipelines");
     const struct node *node = pipelines ? pipelines->children : NULL;

@@ -70,6 +70,7 @@ struct config {
     char precision[16]; /* of products on a GPU: auto, fp32, tf32, bf16, bf16-state */
     int threads;       /* engine threads; 0 = all cores */
     char publish[256]; /* XPUB address; "" = none */
+    char http[256];    /* HOST:PORT of the web server that tells how it runs; "" = none */
     bool insecure;     /* publish beyond loopback without CURVE */
     double deadline_s; /* a batch waits at most this long for more streams */
     double drain_s;    /* SIGTERM: time allowed to drain */

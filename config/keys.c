@@ -113,6 +113,11 @@ static bool is_endpoint(const char *text)
     return (strncmp(text, "tcp://", 6) == 0 && has_port(text + 6, 1)) || (strncmp(text, "ipc://", 6) == 0 && text[6]);
 }
 
+static const char *check_http(const char *text)
+{
+    return text[0] == '\0' || has_port(text, 1) ? NULL : "must be HOST:PORT";
+}
+
 static const char *check_pcm_path(const char *text)
 {
     bool fine = strcmp(text, "-") == 0 || (strncmp(text, "unix:", 5) == 0 && text[5]) ||
@@ -295,8 +300,10 @@ static const struct key rows[] = {
     {.name = "publish", .kind = KEY_TEXT, FIELD(struct config, publish), .check = check_publish,
      .pattern = "^(tcp://.+:[0-9]+|ipc://.+)?$",
      .about = "Address results are published on (ZeroMQ XPUB): tcp://127.0.0.1:5571 or ipc:///run/ssmd/publish."},
+    {.name = "http", .kind = KEY_TEXT, FIELD(struct config, http), .check = check_http, .pattern = "^(.+:[0-9]+)?$",
+     .about = "Where a web server tells how it runs, 127.0.0.1:9464: /metrics for Prometheus, /health, /ready, /ping."},
     {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",
-     .about = "Allow publishing beyond this machine without encryption: whoever reaches the port can listen."},
+     .about = "Allow ports that other machines reach without encryption: whoever reaches them can listen, or feed a model."},
     {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config, deadline_s), .least = 0, .most = 1, .standard = "2ms",
      .about = "The longest a hop waits for other streams to be computed with."},
     {.name = "drain", .kind = KEY_SECONDS, FIELD(struct config, drain_s), .least = 0, .most = 600, .standard = "10s",

@@ -4,23 +4,48 @@
 #include <math.h>
 
 const struct counter_row counter_table[COUNTERS] = {
-    [COUNTER_RING_FULL] = {"ring_full", "samples", "input dropped because the engine was late"},
-    [COUNTER_DEVICE_OVERFLOW] = {"device_overflow", "times", "the sound card or server said it lost input"},
-    [COUNTER_NAN_INPUT] = {"nan_input", "samples", "NaN or inf in the input, taken as silence"},
-    [COUNTER_BLOWN] = {"blown", "hops", "the model gave NaN or inf: silence was sent and the stream reset"},
-    [COUNTER_DEVICE_FAULT] = {"device_fault", "samples", "not computed because the device failed: the processor took over"},
-    [COUNTER_QUEUE_FULL] = {"queue_full", "samples", "not published because the publishing loop was late"},
-    [COUNTER_SUBSCRIBER_FULL] = {"subscriber_full", "times", "a subscriber read too slowly: it misses messages until it has caught up"},
-    [COUNTER_FILE_FULL] = {"file_full", "samples", "silence in an output file because the disk was late"},
-    [COUNTER_FILE_ERROR] = {"file_error", "samples", "not written because the file could not take them"},
-    [COUNTER_EVENT_FULL] = {"event_full", "events", "not written because the disk was late"},
-    [COUNTER_BAD_LINE] = {"bad_line", "lines", "not taken: not to be read, too long or a value out of range"},
-    [COUNTER_MISSING_READING] = {"missing_reading", "readings", "without a value; the model was told the time over them"},
-    [COUNTER_LATE_READING] = {"late_reading", "readings", "later than reorder allows, or twice"},
-    [COUNTER_PLAYBACK_DROPPED] = {"playback_dropped", "samples", "not played because the player's clock is slower"},
-    [COUNTER_PLAYBACK_INSERTED] = {"playback_inserted", "samples", "silence played because nothing was there in time"},
-    [COUNTER_DEVICE_UNDERFLOW] = {"device_underflow", "times", "the sound card or server said it ran dry"},
+    [COUNTER_RING_FULL] = {"ring_full", "samples", "input dropped because the engine was late",
+        .metric = "source_lost_samples_total"},
+    [COUNTER_DEVICE_OVERFLOW] = {"device_overflow", "times", "the sound card or server said it lost input",
+        .metric = "source_xruns_total"},
+    [COUNTER_NAN_INPUT] = {"nan_input", "samples", "NaN or inf in the input, taken as silence",
+        .metric = "source_bad_samples_total"},
+    [COUNTER_BLOWN] = {"blown", "hops", "the model gave NaN or inf: silence was sent and the stream reset",
+        .metric = "stream_blown_hops_total"},
+    [COUNTER_DEVICE_FAULT] = {"device_fault", "samples", "not computed because the device failed: the processor took over",
+        .metric = "stream_lost_samples_total"},
+    [COUNTER_QUEUE_FULL] = {"queue_full", "samples", "not published because the publishing loop was late",
+        .metric = "pub_dropped_samples_total"},
+    [COUNTER_SUBSCRIBER_FULL] = {"subscriber_full", "times", "a subscriber read too slowly: it misses messages until it has caught up",
+        .metric = "pub_slow_subscribers_total"},
+    [COUNTER_FILE_FULL] = {"file_full", "samples", "silence in an output file because the disk was late",
+        .metric = "sink_lost_samples_total"},
+    [COUNTER_FILE_ERROR] = {"file_error", "samples", "not written because the file could not take them",
+        .metric = "sink_lost_samples_total"},
+    [COUNTER_EVENT_FULL] = {"event_full", "events", "not written because the disk was late",
+        .metric = "sink_lost_events_total"},
+    [COUNTER_BAD_LINE] = {"bad_line", "lines", "not taken: not to be read, too long or a value out of range",
+        .metric = "source_bad_lines_total"},
+    [COUNTER_MISSING_READING] = {"missing_reading", "readings", "without a value; the model was told the time over them",
+        .metric = "source_lost_readings_total"},
+    [COUNTER_LATE_READING] = {"late_reading", "readings", "later than reorder allows, or twice",
+        .metric = "source_lost_readings_total"},
+    [COUNTER_PLAYBACK_DROPPED] = {"playback_dropped", "samples", "not played because the player's clock is slower",
+        .metric = "sink_slipped_samples_total"},
+    [COUNTER_PLAYBACK_INSERTED] = {"playback_inserted", "samples", "silence played because nothing was there in time",
+        .metric = "sink_slipped_samples_total"},
+    [COUNTER_DEVICE_UNDERFLOW] = {"device_underflow", "times", "the sound card or server said it ran dry",
+        .metric = "sink_xruns_total"},
 };
+
+uint64_t counted_in(const struct counters *counters, int n, enum counter counter)
+{
+    uint64_t total = 0;
+    for (int i = 0; i < n; i++) {
+        total += counted(&counters[i], counter);
+    }
+    return total;
+}
 
 void histogram_add(struct histogram *histogram, int64_t ns)
 {
@@ -29,6 +54,7 @@ void histogram_add(struct histogram *histogram, int64_t ns)
     int bin = (octave - 10) * HISTOGRAM_STEPS + (int)(t >> (octave - 4) & (HISTOGRAM_STEPS - 1)); /* the next 4 bits */
     bin = bin < HISTOGRAM_BINS ? bin : HISTOGRAM_BINS - 1;
     atomic_fetch_add_explicit(&histogram->bins[bin], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&histogram->sum, ns > 0 ? (uint64_t)ns : 0, memory_order_relaxed);
 }
 
 uint64_t histogram_count(const struct histogram *histogram)
@@ -56,4 +82,31 @@ double histogram_quantile(const struct histogram *histogram, double share)
         }
     }
     return 0;
+}
+
+uint64_t histogram_below(const struct histogram *histogram, const double *edges, size_t n, uint64_t *below)
+{
+    uint64_t seen = 0;
+    size_t edge = 0;
+    for (int i = 0; i < HISTOGRAM_BINS; i++) {
+        for (; edge < n && bin_time(i) > edges[edge]; edge++) {
+            below[edge] = seen;
+        }
+        seen += atomic_load_explicit(&histogram->bins[i], memory_order_relaxed);
+    }
+    for (; edge < n; edge++) {
+        below[edge] = seen;
+    }
+    return seen;
+}
+
+const char *const stage_names[STAGES] = {
+    [STAGE_WAIT] = "wait", [STAGE_STEP] = "step", [STAGE_PUBLISH] = "publish", [STAGE_TOTAL] = "total"};
+
+void stages_add(struct stages *stages, int64_t cap, int64_t enq, int64_t inf, int64_t pub)
+{
+    histogram_add(&stages->at[STAGE_WAIT], enq - cap);
+    histogram_add(&stages->at[STAGE_STEP], inf - enq);
+    histogram_add(&stages->at[STAGE_PUBLISH], pub - inf);
+    histogram_add(&stages->at[STAGE_TOTAL], pub - cap);
 }

@@ -5,14 +5,17 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
+#include "daemon/health.h"
 #include "daemon/labels.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
 #include "daemon/publish.h"
 #include "daemon/rows.h"
+#include "daemon/running.h"
 #include "daemon/sink.h"
 #include "daemon/source.h"
 #include "daemon/worker.h"
@@ -20,44 +23,6 @@
 #include "model/refuse.h"
 
 enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512, ROWS_LEAST = 64 };
-
-/* One distinct model of the configuration. */
-struct model {
-    const char *name; /* as the configuration says it */
-    struct ssm_engine *engine;
-    struct labels *labels; /* of a tag model, else NULL */
-    int streams;
-};
-
-struct pipeline {
-    const struct config_pipeline *config;
-    struct source *source;
-    struct model *model;
-    struct feed **feeds;       /* (channels) */
-    struct rows *rows;         /* of a sensor */
-    struct counters *counters; /* (channels) */
-    struct sink *sinks[CONFIG_SINKS];
-    int n_sinks, n_channels;
-    int first; /* index of its first stream */
-};
-
-struct daemon {
-    const struct config *config;
-    struct pipeline *pipelines;
-    struct model *models;
-    int n_pipelines, n_models, n_streams;
-    struct worker *reader, *writer;
-    struct engine_thread *engine;
-    struct publisher *publisher;
-    struct topic *state_topic;
-    uint8_t *state_bytes;
-    size_t state_room;
-    struct loop *loop;
-    struct histogram latency; /* capture to publish */
-    bool patient, stay, draining, forced, sources_started;
-    int64_t started, drain_until;
-    int faults_told;
-};
 
 /* ---- Opening. ---- */
 
@@ -161,7 +126,7 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
                                .patient = source->patient,
                                .counters = pipeline->counters,
                                .publisher = daemon->publisher,
-                               .latency = &daemon->latency,
+                               .stages = &daemon->stages,
                                .writer = daemon->writer,
                                .engine = engine_thread_waker(daemon->engine)};
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
@@ -271,6 +236,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     }
     daemon->config = config;
     daemon->started = clock_now();
+    daemon->started_utc = (double)time(NULL);
     daemon->pipelines = calloc(n, sizeof *daemon->pipelines);
     daemon->models = calloc(n, sizeof *daemon->models);
     daemon->reader = worker_create();
@@ -285,6 +251,9 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         goto fail;
     }
     daemon->patient = is_patient(daemon);
+    if (config->http[0] && !(daemon->http = http_open(config->http, health_pages, HEALTH_PAGES, daemon, err))) {
+        goto fail;
+    }
     return daemon;
 fail:
     daemon_close(daemon);
@@ -302,10 +271,7 @@ static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
 {
     uint64_t n = 0;
     for (int i = 0; i < daemon->n_pipelines; i++) {
-        const struct pipeline *pipeline = &daemon->pipelines[i];
-        for (int k = 0; k < pipeline->n_channels; k++) {
-            n += counted(&pipeline->counters[k], counter);
-        }
+        n += counted_in(daemon->pipelines[i].counters, daemon->pipelines[i].n_channels, counter);
     }
     return n;
 }
@@ -398,7 +364,7 @@ static void publish_state(struct daemon *daemon)
     wire_put_uint(&bytes, publisher_messages(daemon->publisher));
     wire_put_text(&bytes, "device_faults");
     wire_put_uint(&bytes, (uint64_t)daemon->faults_told);
-    put_times(&bytes, "capture_to_publish", &daemon->latency);
+    put_times(&bytes, "capture_to_publish", &daemon->stages.at[STAGE_TOTAL]);
     put_times(&bytes, "step", engine_step_times(daemon->engine));
     wire_put_text(&bytes, "streams");
     wire_put_array(&bytes, (size_t)daemon->n_streams);
@@ -480,6 +446,7 @@ static void on_wake(void *arg)
 static void on_second(void *arg)
 {
     struct daemon *daemon = arg;
+    health_note(daemon);
     if (daemon->publisher) {
         publish_state(daemon);
         publisher_hugz(daemon->publisher);
@@ -622,9 +589,10 @@ static void say_goodbye(struct daemon *daemon)
                     counted_all(daemon, COUNTER_DEVICE_FAULT) +
                     counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR);
     char latency[128] = "";
-    if (histogram_count(&daemon->latency) > 0) {
-        snprintf(latency, sizeof latency, "; capture to publish p50 %.2f ms p99 %.2f ms",
-                 histogram_quantile(&daemon->latency, 0.5) / 1e6, histogram_quantile(&daemon->latency, 0.99) / 1e6);
+    const struct histogram *total = &daemon->stages.at[STAGE_TOTAL];
+    if (histogram_count(total) > 0) {
+        snprintf(latency, sizeof latency, "; capture to publish p50 %.2f ms p99 %.2f ms", histogram_quantile(total, 0.5) / 1e6,
+                 histogram_quantile(total, 0.99) / 1e6);
     }
     const struct histogram *step = engine_step_times(daemon->engine);
     log_line(LOG_INFO, "%s: %llu hops in, %llu out, %llu samples lost; step p50 %.3f ms p99 %.3f ms%s",
@@ -656,6 +624,8 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
         stop(daemon);
         return err->code;
     }
+    atomic_store(&daemon->progress, clock_now());
+    atomic_store(&daemon->ready, true);
     log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
     loop_run(daemon->loop);
@@ -676,6 +646,7 @@ void daemon_close(struct daemon *daemon)
     if (!daemon) {
         return;
     }
+    http_close(daemon->http);
     for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
         daemon->pipelines[i].source->ops->close(daemon->pipelines[i].source);
     }

@@ -82,7 +82,7 @@ struct engine_thread {
     struct stream *streams;
     int n_batches, n_streams, room;
     atomic_int running;
-    _Atomic uint64_t n_steps;
+    _Atomic uint64_t n_steps, n_turns;
     struct histogram step_times;
     char faults[ENGINE_FAULTS][sizeof((struct ssm_health *)0)->last];
     atomic_int n_faults; /* those of them that are written */
@@ -688,7 +688,9 @@ static void *run(void *arg)
 {
     struct engine_thread *thread = arg;
     while (!atomic_load(&thread->stopping) && engine_running(thread) > 0) {
-        if (engine_turn(thread) > 0) {
+        size_t n = engine_turn(thread);
+        atomic_fetch_add_explicit(&thread->n_turns, 1, memory_order_relaxed);
+        if (n > 0) {
             thread->delivered(thread->arg);
         } else {
             waker_wait(&thread->waker, -1);
@@ -756,6 +758,11 @@ bool engine_stream_ended(const struct engine_thread *thread, int stream)
 uint64_t engine_batches(const struct engine_thread *thread)
 {
     return atomic_load_explicit(&thread->n_steps, memory_order_relaxed);
+}
+
+uint64_t engine_turns(const struct engine_thread *thread)
+{
+    return atomic_load_explicit(&thread->n_turns, memory_order_relaxed);
 }
 
 const struct histogram *engine_step_times(const struct engine_thread *thread)

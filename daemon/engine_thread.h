@@ -79,6 +79,8 @@ uint64_t engine_stream_hops(const struct engine_thread *thread, int stream);    
 uint64_t engine_stream_samples(const struct engine_thread *thread, int stream); /* input position, feed's rate */
 bool engine_stream_ended(const struct engine_thread *thread, int stream);
 uint64_t engine_batches(const struct engine_thread *thread);
+/* Turns of its own thread, idle ones too: after a wake, or with work, they go on as long as the thread is alive. */
+uint64_t engine_turns(const struct engine_thread *thread);
 const struct histogram *engine_step_times(const struct engine_thread *thread);
 /* What the i-th device to fail said, "" past the last; of any engine, in the order in which it was seen. */
 const char *engine_fault(const struct engine_thread *thread, int i);

@@ -141,3 +141,9 @@ size_t feed_fill(const struct feed *feed)
 {
     return ring_fill(feed->ring);
 }
+
+double feed_share(const struct feed *feed)
+{
+    size_t fill = ring_fill(feed->ring), size = ring_size(feed->ring);
+    return fill <= size ? (double)fill / (double)size : 0; /* the reader went on between the two positions: as good as empty */
+}

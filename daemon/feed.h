@@ -42,5 +42,7 @@ size_t feed_read(struct feed *feed, float *samples, size_t n, struct feed_note *
 bool feed_ended(struct feed *feed);
 /* Reader: samples waiting. */
 size_t feed_fill(const struct feed *feed);
+/* Any thread: how full it is, 0..1. */
+double feed_share(const struct feed *feed);
 
 #endif

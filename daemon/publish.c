@@ -2,6 +2,7 @@
 #include "daemon/publish.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -28,7 +29,7 @@ struct publisher {
     struct topic *hugz;
     uint8_t *bytes; /* hugz's payload: room for every topic */
     size_t room;
-    uint64_t messages;
+    _Atomic uint64_t messages;
     int64_t utc_offset; /* looked up with each hugz */
 };
 
@@ -147,7 +148,7 @@ bool publisher_send(struct publisher *publisher, struct topic *topic, struct wir
     bool all = send_topic(publisher, topic);
     zmq_send(publisher->socket, bytes, n, ZMQ_SNDMORE | ZMQ_DONTWAIT);
     zmq_send(publisher->socket, payload, size, ZMQ_DONTWAIT);
-    publisher->messages++;
+    atomic_fetch_add_explicit(&publisher->messages, 1, memory_order_relaxed);
     return all;
 }
 
@@ -193,5 +194,5 @@ bool publisher_turn(struct publisher *publisher)
 
 uint64_t publisher_messages(const struct publisher *publisher)
 {
-    return publisher->messages;
+    return atomic_load_explicit(&publisher->messages, memory_order_relaxed);
 }

@@ -39,6 +39,6 @@ int publisher_fd(const struct publisher *publisher);
 /* Read what subscribers asked for. True: somebody subscribed to something since the last call. */
 bool publisher_turn(struct publisher *publisher);
 
-uint64_t publisher_messages(const struct publisher *publisher); /* sent */
+uint64_t publisher_messages(const struct publisher *publisher); /* sent; any thread */
 
 #endif

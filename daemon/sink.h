@@ -54,7 +54,7 @@ struct sink_setup {
     bool patient;         /* the source waits for room                            */
     struct counters *counters; /* (n_channels)                                    */
     struct publisher *publisher;
-    struct histogram *latency; /* capture to publish                              */
+    struct stages *stages; /* how long published hops took                        */
     struct worker *writer; /* the thread that writes files                        */
     struct waker *engine;  /* to be woken when the writer made room               */
 };

@@ -47,7 +47,7 @@ struct outbox {
 struct publish_sink {
     struct sink sink;
     struct publisher *publisher;
-    struct histogram *latency;
+    struct stages *stages;
     const struct labels *labels; /* NULL: sound */
     const char *pipeline;
     const int *channels;
@@ -110,7 +110,7 @@ static void publish_init(struct publish_sink *publish, const struct sink_setup *
     const struct ssm_info *model = setup->model;
     publish->sink.ops = &sink_publish;
     publish->publisher = setup->publisher;
-    publish->latency = setup->latency;
+    publish->stages = setup->stages;
     publish->labels = setup->labels;
     publish->pipeline = setup->pipeline;
     publish->channels = setup->channels;
@@ -389,7 +389,7 @@ static void publish_hop(struct publish_sink *publish, struct outbox *outbox, con
     header.n_shp = 1;
     snprintf(header.dt, sizeof header.dt, "f32le");
     send(publish, outbox, outbox->hops, &header, publish->labels ? hop->scores : hop->samples, values * sizeof(float));
-    histogram_add(publish->latency, header.pub - header.cap);
+    stages_add(publish->stages, header.cap, header.enq, header.inf, header.pub);
     if (publish->labels) {
         publish_events(outbox, hop);
     } else {

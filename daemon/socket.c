@@ -75,7 +75,7 @@ static int bind_address(const char *text, int type, struct ssm_error *err)
     int one = 1, fd = socket(address->ai_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool tcp = type == SOCK_STREAM;
     bool ok = fd >= 0 && (!tcp || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0) &&
-              bind(fd, address->ai_addr, address->ai_addrlen) == 0 && (!tcp || listen(fd, 4) == 0);
+              bind(fd, address->ai_addr, address->ai_addrlen) == 0 && (!tcp || listen(fd, 64) == 0);
     freeaddrinfo(address);
     if (!ok) {
         refuse(err, 69, "can't listen on %s: %s", text, strerror(errno));

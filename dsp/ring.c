@@ -59,6 +59,11 @@ void ring_destroy(struct ring *ring)
     }
 }
 
+size_t ring_size(const struct ring *ring)
+{
+    return ring->mask + 1;
+}
+
 size_t ring_fill(const struct ring *ring)
 {
     uint64_t written = atomic_load_explicit(&ring->written, memory_order_acquire);

@@ -26,6 +26,7 @@ size_t ring_write_strided(struct ring *ring, const float *samples, size_t step, 
 size_t ring_room(const struct ring *ring);
 
 /* Reader: samples waiting. */
+size_t ring_size(const struct ring *ring); /* all of it */
 size_t ring_fill(const struct ring *ring);
 /* Reader: copy out exactly n samples if that many wait, else none. Gives n or 0. */
 size_t ring_read(struct ring *ring, float *samples, size_t n);

@@ -35,6 +35,7 @@ only() {
 only uv.h daemon/loop.c
 only portaudio.h daemon/portaudio.c
 only zmq.h daemon/publish.c daemon/pull.c clients/subscriber.c
+only microhttpd.h daemon/http.c
 only yaml.h config/document.c
 only msgpack.h daemon/wire.c
 only sndfile.h dsp/sound_file.c

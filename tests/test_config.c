@@ -160,6 +160,8 @@ static const struct {
     {1, "version: \"1\"", "t.yaml:1:10: version: must be 1 without quotes; in quotes it is text"},
     {1, "version: 01",
      "t.yaml:1:10: version: 01 is 1 (octal) in YAML 1.1 and 1 in 1.2; write it without the leading 0"},
+    {2, "http: 0.0.0.0:9464", "t.yaml:2:7: http: 0.0.0.0:9464 can be reached from other machines and nothing is encrypted: ..."},
+    {2, "http: localhost", "t.yaml:2:7: http: must be HOST:PORT; got \"localhost\""},
     {5, "    source: {type: sensor, transport: udp}",
      "t.yaml:5:13: pipelines.mic.source: this transport needs listen: HOST:PORT"},
     {5, "    source: {type: sensor, transport: udp, listen: '*:9000'}",

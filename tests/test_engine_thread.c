@@ -675,7 +675,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     enum { N = 4 };
     struct rig rig;
     struct ssm_error err = {0};
-    struct histogram latency = {0};
+    struct stages stages = {0};
     struct worker *writer = worker_create();
     struct publisher *publisher = publisher_open("inproc://hops", "test", N, &err);
     assert_non_null(publisher);
@@ -687,7 +687,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     struct sink_setup setup = {.config = &file_config, .node = "test", .pipeline = "p",
                                .model = ssm_describe(rig.engine), .channels = channels, .n_channels = 1,
                                .source_rate = RATE, .rate = RATE, .counters = &counters, .publisher = publisher,
-                               .latency = &latency, .writer = writer, .engine = engine_thread_waker(rig.thread)};
+                               .stages = &stages, .writer = writer, .engine = engine_thread_waker(rig.thread)};
     others[0] = sink_file.open(&setup, &err);
     setup.config = &publish_config;
     others[1] = sink_publish.open(&setup, &err);

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/metrics.h"
+
+#include <dirent.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "daemon/engine_thread.h"
+#include "daemon/publish.h"
+#include "daemon/running.h"
+#include "daemon/source.h"
+
+/* ---- The format. ---- */
+
+struct label {
+    const char *name, *value;
+};
+
+/* What every process tells has the same names everywhere. */
+static const char *prefix(const char *name)
+{
+    return strncmp(name, "process_", 8) == 0 ? "" : "ssmd_";
+}
+
+static void put_family(FILE *file, const char *name, const char *type, const char *help)
+{
+    fprintf(file, "# HELP %s%s %s\n# TYPE %s%s %s\n", prefix(name), name, help, prefix(name), name, type);
+}
+
+/* Names of models and devices come from outside: what would break the line is escaped, other control characters and bytes
+ * that may not be UTF-8 become '?'. */
+static void put_value(FILE *file, const char *text)
+{
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\') {
+            fputc('\\', file);
+        }
+        fputc(c < 0x20 || c > 0x7e ? '?' : c, file);
+    }
+}
+
+/* labels end with one without a name; NULL: none. */
+static void put_labels(FILE *file, const struct label *labels)
+{
+    for (int i = 0; labels && labels[i].name; i++) {
+        fprintf(file, "%s%s=\"", i == 0 ? "{" : ",", labels[i].name);
+        put_value(file, labels[i].value);
+        fputc('"', file);
+    }
+    fputs(labels && labels[0].name ? "}" : "", file);
+}
+
+static void put(FILE *file, const char *name, const struct label *labels, double value)
+{
+    fprintf(file, "%s%s", prefix(name), name);
+    put_labels(file, labels);
+    fprintf(file, " %.15g\n", value);
+}
+
+static void put_one(FILE *file, const char *name, const char *type, const char *help, double value)
+{
+    put_family(file, name, type, help);
+    put(file, name, NULL, value);
+}
+
+/* stage NULL: no label. */
+static void put_histogram(FILE *file, const char *name, const char *stage, const struct histogram *histogram)
+{
+    static const double ms[] = {.05, .1, .2, .5, 1, 2, 5, 10, 20, 40, 80, 160};
+    enum { EDGES = sizeof ms / sizeof *ms };
+    double edges[EDGES];
+    uint64_t below[EDGES];
+    char series[96], le[24];
+    for (int i = 0; i < EDGES; i++) {
+        edges[i] = ms[i] * 1e6;
+    }
+    uint64_t n = histogram_below(histogram, edges, EDGES, below);
+    const struct label stage_label[] = {{stage ? "stage" : NULL, stage}, {0}};
+    snprintf(series, sizeof series, "%s_bucket", name);
+    for (int i = 0; i <= EDGES; i++) {
+        snprintf(le, sizeof le, "%g", i < EDGES ? ms[i] / 1000 : 0);
+        const struct label labels[] = {{"le", i < EDGES ? le : "+Inf"}, stage_label[0], {0}};
+        put(file, series, labels, (double)(i < EDGES ? below[i] : n));
+    }
+    snprintf(series, sizeof series, "%s_sum", name);
+    put(file, series, stage_label, (double)atomic_load_explicit(&histogram->sum, memory_order_relaxed) / 1e9);
+    snprintf(series, sizeof series, "%s_count", name);
+    put(file, series, stage_label, (double)n);
+}
+
+/* ---- The process. ---- */
+
+static double count_files(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    double n = -3; /* ".", ".." and the folder itself */
+    while (folder && readdir(folder)) {
+        n++;
+    }
+    if (folder) {
+        closedir(folder);
+    }
+    return n > 0 ? n : 0;
+}
+
+static void put_process(FILE *file, const struct daemon *daemon)
+{
+    struct rusage usage;
+    struct rlimit files;
+    long pages[2] = {0};
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (statm) {
+        if (fscanf(statm, "%ld %ld", &pages[0], &pages[1]) != 2) {
+            pages[0] = pages[1] = 0;
+        }
+        fclose(statm);
+    }
+    getrusage(RUSAGE_SELF, &usage);
+    getrlimit(RLIMIT_NOFILE, &files);
+    double page = (double)sysconf(_SC_PAGESIZE);
+    put_one(file, "process_cpu_seconds_total", "counter", "processor time of all threads",
+            (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec));
+    put_one(file, "process_resident_memory_bytes", "gauge", "memory in use", (double)pages[1] * page);
+    put_one(file, "process_virtual_memory_bytes", "gauge", "address space", (double)pages[0] * page);
+    put_one(file, "process_open_fds", "gauge", "open file descriptors", count_files());
+    put_one(file, "process_max_fds", "gauge", "file descriptors there may be", (double)files.rlim_cur);
+    put_one(file, "process_start_time_seconds", "gauge", "when the daemon started, since 1970", daemon->started_utc);
+}
+
+/* ---- What runs. ---- */
+
+static void put_models(FILE *file, const struct daemon *daemon)
+{
+    put_family(file, "backend_info", "gauge", "a model that runs, and what computes it");
+    for (int i = 0; i < daemon->n_models; i++) {
+        const struct ssm_info *info = ssm_describe(daemon->models[i].engine);
+        char backend[16];
+        snprintf(backend, sizeof backend, "%.*s", (int)strcspn(info->device, " :"), info->device);
+        const struct label labels[] = {
+            {"backend", backend}, {"device", info->device}, {"model", info->name}, {"digest", info->digest}, {0}};
+        put(file, "backend_info", labels, 1);
+    }
+}
+
+static void put_engine(FILE *file, const struct daemon *daemon)
+{
+    int faults = 0;
+    while (*engine_fault(daemon->engine, faults)) {
+        faults++;
+    }
+    put_one(file, "backend_faults_total", "counter", "devices that failed", faults);
+    put_one(file, "streams", "gauge", "streams that were opened", daemon->n_streams);
+    put_one(file, "streams_active", "gauge", "streams that have not ended", engine_running(daemon->engine));
+    put_one(file, "batches_total", "counter", "steps of a batch of streams", (double)engine_batches(daemon->engine));
+    put_family(file, "batch_step_seconds", "histogram", "how long a batch's step took");
+    put_histogram(file, "batch_step_seconds", NULL, engine_step_times(daemon->engine));
+}
+
+static void put_published(FILE *file, const struct daemon *daemon)
+{
+    if (!daemon->publisher) {
+        return;
+    }
+    put_one(file, "pub_messages_total", "counter", "messages sent to subscribers",
+            (double)publisher_messages(daemon->publisher));
+    put_family(file, "stream_latency_seconds", "histogram",
+               "published hops: waiting for the engine, in the step, until published, and in total after capture");
+    for (int i = 0; i < STAGES; i++) {
+        put_histogram(file, "stream_latency_seconds", stage_names[i], &daemon->stages.at[i]);
+    }
+}
+
+static void put_sources(FILE *file, const struct daemon *daemon)
+{
+    static const char *const states[] = {"running", "ended", "failed"};
+    put_family(file, "source_state", "gauge", "1 for what a pipeline's source does now");
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        const struct pipeline *pipeline = &daemon->pipelines[i];
+        int state = 1;
+        for (int k = 0; k < pipeline->n_channels; k++) {
+            state = engine_stream_ended(daemon->engine, pipeline->first + k) ? state : 0;
+        }
+        state = atomic_load(&pipeline->source->code) != 0 ? 2 : state;
+        for (int k = 0; k < 3; k++) {
+            const struct label labels[] = {
+                {"pipeline", pipeline->config->name}, {"type", pipeline->source->ops->name}, {"state", states[k]}, {0}};
+            put(file, "source_state", labels, k == state);
+        }
+    }
+}
+
+/* Numbers a stream has, each a family. */
+static double hops_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    return (double)engine_stream_hops(daemon->engine, pipeline->first + channel);
+}
+static double samples_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    return (double)engine_stream_samples(daemon->engine, pipeline->first + channel);
+}
+static double fill_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    (void)daemon;
+    return pipeline->feeds[channel] ? feed_share(pipeline->feeds[channel]) : 0;
+}
+
+static void put_streams(FILE *file, const struct daemon *daemon)
+{
+    static const struct {
+        const char *name, *type, *help;
+        double (*value)(const struct daemon *daemon, const struct pipeline *pipeline, int channel);
+    } families[] = {{"stream_hops_total", "counter", "hops that came out of the model", hops_of},
+                    {"source_samples_total", "counter", "samples taken in, at the source's rate", samples_of},
+                    {"ring_fill_ratio", "gauge", "how full the buffer between source and engine is", fill_of}};
+    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+        put_family(file, families[f].name, families[f].type, families[f].help);
+        for (int i = 0; i < daemon->n_pipelines; i++) {
+            const struct pipeline *pipeline = &daemon->pipelines[i];
+            for (int k = 0; k < pipeline->n_channels; k++) {
+                char channel[16];
+                snprintf(channel, sizeof channel, "%d", pipeline->source->channels[k]);
+                const struct label labels[] = {{"pipeline", pipeline->config->name}, {"channel", channel}, {0}};
+                put(file, families[f].name, labels, families[f].value(daemon, pipeline, k));
+            }
+        }
+    }
+}
+
+/* One counter of every pipeline. */
+static void put_cause(FILE *file, const struct daemon *daemon, enum counter counter)
+{
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        const struct pipeline *pipeline = &daemon->pipelines[i];
+        const struct label labels[] = {{"pipeline", pipeline->config->name}, {"cause", counter_table[counter].name}, {0}};
+        put(file, counter_table[counter].metric, labels,
+            (double)counted_in(pipeline->counters, pipeline->n_channels, counter));
+    }
+}
+
+/* Counters of the same metric stand together, under the first one's place. */
+static void put_counters(FILE *file, const struct daemon *daemon)
+{
+    for (int i = 0; i < COUNTERS; i++) {
+        int first = COUNTERS, n = 0;
+        for (int k = COUNTERS - 1; k >= 0; k--) {
+            bool same = strcmp(counter_table[k].metric, counter_table[i].metric) == 0;
+            first = same ? k : first;
+            n += same;
+        }
+        if (first < i) {
+            continue;
+        }
+        put_family(file, counter_table[i].metric, "counter", n == 1 ? counter_table[i].help : "lost or spoilt, by cause");
+        for (int k = i; k < COUNTERS; k++) {
+            if (strcmp(counter_table[k].metric, counter_table[i].metric) == 0) {
+                put_cause(file, daemon, (enum counter)k);
+            }
+        }
+    }
+}
+
+void metrics_print(const struct daemon *daemon, FILE *file)
+{
+    put_family(file, "build_info", "gauge", "what runs");
+    put(file, "build_info", (const struct label[]){{"version", SSM_VERSION}, {"node", daemon->config->node}, {0}}, 1);
+    put_process(file, daemon);
+    put_models(file, daemon);
+    put_engine(file, daemon);
+    put_published(file, daemon);
+    put_sources(file, daemon);
+    put_streams(file, daemon);
+    put_counters(file, daemon);
+}

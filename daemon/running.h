@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_RUNNING_H
+#define DAEMON_RUNNING_H
+
+/* What runs, as daemon.c keeps it and daemon/pages.c tells of it. Nothing is opened or closed between daemon_open and
+ * daemon_close; what changes in between is atomic or belongs to the loop's thread. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "daemon/counters.h"
+
+struct engine_thread;
+struct feed;
+struct http;
+struct labels;
+struct loop;
+struct publisher;
+struct rows;
+struct sink;
+struct source;
+struct ssm_engine;
+struct topic;
+struct worker;
+
+/* One distinct model of the configuration. */
+struct model {
+    const char *name; /* as the configuration says it */
+    struct ssm_engine *engine;
+    struct labels *labels; /* of a tag model, else NULL */
+    int streams;
+};
+
+struct pipeline {
+    const struct config_pipeline *config;
+    struct source *source;
+    struct model *model;
+    struct feed **feeds;       /* (channels) */
+    struct rows *rows;         /* of a sensor */
+    struct counters *counters; /* (channels) */
+    struct sink *sinks[CONFIG_SINKS];
+    int n_sinks, n_channels;
+    int first; /* index of its first stream */
+    uint64_t seen[COUNTERS];         /* a second ago, over its channels */
+    _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
+};
+
+struct daemon {
+    const struct config *config;
+    struct pipeline *pipelines;
+    struct model *models;
+    int n_pipelines, n_models, n_streams;
+    struct worker *reader, *writer;
+    struct engine_thread *engine;
+    struct publisher *publisher;
+    struct topic *state_topic;
+    uint8_t *state_bytes;
+    size_t state_room;
+    struct loop *loop;
+    struct http *http;
+    struct stages stages;
+    atomic_bool ready, draining; /* all has started; told to stop */
+    bool patient, stay, forced, sources_started;
+    int64_t started, drain_until;
+    double started_utc;          /* s since 1970 */
+    int faults_told;
+    uint64_t turns;              /* of the engine, a second ago */
+    _Atomic int64_t progress;    /* when the loop last saw the engine turn, or have nothing left to turn for */
+};
+
+#endif

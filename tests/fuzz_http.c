@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+#include <arpa/inet.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/http.h"
+
+enum { PORT = 29164 };
+
+static int print_page(void *arg, FILE *file)
+{
+    (void)arg;
+    fputs("here\n", file);
+    return 200;
+}
+static const struct http_page page = {"/metrics", "text/plain", print_page};
+
+/* Every input is what one client sends; the server's thread reads it as it does in the daemon. */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct http *http;
+    char answer[4096];
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PORT), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    http = http ? http : http_open("127.0.0.1:29164", &page, 1, NULL, NULL);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (!http || connect(fd, (struct sockaddr *)&to, sizeof to) < 0) {
+        abort();
+    }
+    send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    poll(&(struct pollfd){fd, POLLIN, 0}, 1, 2); /* half a request has no answer */
+    recv(fd, answer, sizeof answer, MSG_DONTWAIT);
+    struct linger reset = {.l_onoff = 1}; /* leave no port waiting */
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    close(fd);
+    return 0;
+}
