@@ -37,6 +37,7 @@ struct sensor_source {
     struct lines *lines;
     struct readings *readings;
     struct cadence *cadence;
+    uint64_t hop;    /* readings in one          */
     int64_t arrived; /* the bytes being read     */
     bool quoted;     /* a bad line has been told */
     char bytes[BYTES];
@@ -185,6 +186,7 @@ static int sensor_fit(struct source *source, const struct ssm_engine *engine, st
     if (config->fields[0] && (check_order(sensor, engine, err) < 0 || check_units(sensor, engine, err) < 0)) {
         return -1;
     }
+    sensor->hop = (uint64_t)model->hop;
     sensor->cadence = cadence_create(&(struct cadence_options){.channels = model->channels,
                                                                .hop = model->hop,
                                                                .model_rate = model->rate,
@@ -213,7 +215,7 @@ static void give_hops(struct sensor_source *sensor)
     bool some = false;
     for (struct cadence_hop hop; wait_for_room(sensor) && cadence_next(sensor->cadence, &hop); some = true) {
         if (!rows_put(sensor->source.rows, &hop, sensor->arrived)) {
-            count(sensor->source.counters, COUNTER_RING_FULL, 1);
+            count(sensor->source.counters, COUNTER_RING_FULL, sensor->hop);
         }
         if (rows_full(sensor->source.rows)) {
             waker_wake(sensor->source.engine);

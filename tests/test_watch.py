@@ -89,6 +89,20 @@ def a_line_a_message():
         assert "gap  missing samples 1 to 6: ring_full" in lines[1], lines
 
 
+def scores_and_events_are_shown():
+    event = {"event": "begin", "t0": 1.5, "t1": 1.6, "label": "dog", "p": 0.93}
+    for more in ([], ["--json"]):
+        with Publisher() as publisher:
+            process = start(publisher, "--count", "2", *more)
+            publisher.send("tags/here/mic/0/tiny/", struct.pack("<2f", 0.25, 0.75), dt="f32le", n=160, shp=[2])
+            publisher.send("event/here/mic/0/tiny/", msgpack.packb(event), dt="msgpack", n=1600)
+            (scores, told), _ = end(process)
+            if more:
+                assert json.loads(scores)["scores"] == [0.25, 0.75] and json.loads(told)["payload"] == event, (scores, told)
+            else:
+                assert "  0.25 0.75  sample 0" in scores and '{"event":"begin","t0":1.5,' in told, (scores, told)
+
+
 def json_lines_are_json():
     with Publisher() as publisher:
         process = start(publisher, "--count", "3", "--json")
@@ -184,7 +198,7 @@ def the_python_subscriber_reads_the_wire():
 
 
 def main():
-    cases = [a_line_a_message, json_lines_are_json, a_jump_in_the_numbers_is_a_loss, a_loss_at_the_end_shows_in_hugz,
+    cases = [a_line_a_message, scores_and_events_are_shown, json_lines_are_json, a_jump_in_the_numbers_is_a_loss, a_loss_at_the_end_shows_in_hugz,
              a_restart_is_no_loss, bytes_of_another_wire_are_passed_over, silence_says_whether_anybody_is_there,
              the_python_subscriber_reads_the_wire]
     failed = 0
