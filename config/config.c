@@ -69,6 +69,18 @@ static void check_pcm(const struct config *config, const struct config_pipeline 
     }
 }
 
+/* Who reaches the control port can end the daemon and carry streams away. */
+static void check_control(const struct config *config, const struct node *root, struct config_errors *errors)
+{
+    const struct node *node = node_find(root, "control");
+    if (node && !is_local(config->control) && !config->insecure) {
+        errors_add(errors, node->at, "control",
+                   "%s can be reached from other machines and nobody is asked who they are: whoever reaches the port can end "
+                   "the daemon. Bind 127.0.0.1, or write insecure: true if that is what you want",
+                   config->control);
+    }
+}
+
 /* A transport's address has to be there, and reachable from here alone. */
 static void check_sensor(const struct config *config, const struct config_pipeline *pipeline, const struct node *source,
                          struct config_errors *errors)
@@ -218,6 +230,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
 static void check_together(struct config *config, const struct node *root, struct config_errors *errors)
 {
     check_local(config, root, errors);
+    check_control(config, root, errors);
     struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
     const struct node *pipelines = node_find(root, "pipelines");
     const struct node *node = pipelines ? pipelines->children : NULL;

@@ -70,6 +70,7 @@ struct config {
     char precision[16]; /* of products on a GPU: auto, fp32, tf32, bf16, bf16-state */
     int threads;       /* engine threads; 0 = all cores */
     char publish[256]; /* XPUB address; "" = none */
+    char control[256]; /* address requests are answered on; "" = none, "auto" = one port below `publish` */
     char http[256];    /* HOST:PORT of the web server that tells how it runs; "" = none */
     bool insecure;     /* publish beyond loopback without CURVE */
     double deadline_s; /* a batch waits at most this long for more streams */

@@ -118,6 +118,11 @@ static const char *check_http(const char *text)
     return text[0] == '\0' || has_port(text, 1) ? NULL : "must be HOST:PORT";
 }
 
+static const char *check_control(const char *text)
+{
+    return strcmp(text, "auto") == 0 ? NULL : check_publish(text) ? "must be auto, tcp://HOST:PORT or ipc://PATH" : NULL;
+}
+
 static const char *check_pcm_path(const char *text)
 {
     bool fine = strcmp(text, "-") == 0 || (strncmp(text, "unix:", 5) == 0 && text[5]) ||
@@ -300,6 +305,10 @@ static const struct key rows[] = {
     {.name = "publish", .kind = KEY_TEXT, FIELD(struct config, publish), .check = check_publish,
      .pattern = "^(tcp://.+:[0-9]+|ipc://.+)?$",
      .about = "Address results are published on (ZeroMQ XPUB): tcp://127.0.0.1:5571 or ipc:///run/ssmd/publish."},
+    {.name = "control", .kind = KEY_TEXT, FIELD(struct config, control), .check = check_control, .standard = "auto",
+     .pattern = "^(auto|tcp://.+:[0-9]+|ipc://.+)?$",
+     .about = "Address `ssm ctl` is answered on (ZeroMQ ROUTER); auto is 127.0.0.1 and one port below publish, or its ipc "
+              "path and .control; empty is none."},
     {.name = "http", .kind = KEY_TEXT, FIELD(struct config, http), .check = check_http, .pattern = "^(.+:[0-9]+)?$",
      .about = "Where a web server tells how it runs, 127.0.0.1:9464: /metrics for Prometheus, /health, /ready, /ping."},
     {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
 #include "daemon/labels.h"
@@ -96,6 +97,11 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
     return 0;
 }
 
+size_t daemon_state_room(const struct daemon *daemon)
+{
+    return STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
+}
+
 static int open_publisher(struct daemon *daemon, struct ssm_error *err)
 {
     const struct config *config = daemon->config;
@@ -107,7 +113,7 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
         return -1;
     }
     daemon->state_topic = publisher_topic(daemon->publisher, "state", NULL, -1, NULL);
-    daemon->state_room = STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
+    daemon->state_room = daemon_state_room(daemon);
     daemon->state_bytes = malloc(daemon->state_room);
     return daemon->state_topic && daemon->state_bytes ? 0 : refuse_memory(err);
 }
@@ -226,6 +232,26 @@ static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
     return 0;
 }
 
+/* "auto" is one port below the publisher's, of this machine alone. */
+static void control_address(const struct config *config, char *address, size_t size)
+{
+    const char *publish = config->publish, *port = strrchr(publish, ':');
+    snprintf(address, size, "%s", strcmp(config->control, "auto") == 0 ? "" : config->control);
+    if (strcmp(config->control, "auto") == 0 && strncmp(publish, "ipc://", 6) == 0) {
+        snprintf(address, size, "%s.control", publish);
+    } else if (strcmp(config->control, "auto") == 0 && port) {
+        snprintf(address, size, "tcp://127.0.0.1:%d", atoi(port + 1) - 1);
+    }
+}
+
+static int open_control(struct daemon *daemon, struct ssm_error *err)
+{
+    char address[300];
+    control_address(daemon->config, address, sizeof address);
+    daemon->control = address[0] ? control_open(address, daemon, err) : NULL;
+    return address[0] && !daemon->control ? -1 : 0;
+}
+
 struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
 {
     size_t n = (size_t)(config->n_pipelines > 0 ? config->n_pipelines : 1);
@@ -247,7 +273,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         goto fail;
     }
     if (open_sources(daemon, err) < 0 || open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
-        open_pipelines(daemon, err) < 0) {
+        open_pipelines(daemon, err) < 0 || open_control(daemon, err) < 0) {
         goto fail;
     }
     daemon->patient = is_patient(daemon);
@@ -343,36 +369,46 @@ static void put_times(struct wire_bytes *bytes, const char *name, const struct h
     }
 }
 
+void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes)
+{
+    wire_put_map(bytes, 10);
+    wire_put_text(bytes, "node");
+    wire_put_text(bytes, daemon->config->node);
+    wire_put_text(bytes, "version");
+    wire_put_text(bytes, SSM_VERSION);
+    wire_put_text(bytes, "state");
+    wire_put_text(bytes, phase(daemon));
+    wire_put_text(bytes, "uptime_s");
+    wire_put_number(bytes, (double)(clock_now() - daemon->started) / 1e9);
+    wire_put_text(bytes, "batches");
+    wire_put_uint(bytes, engine_batches(daemon->engine));
+    wire_put_text(bytes, "published");
+    wire_put_uint(bytes, daemon->publisher ? publisher_messages(daemon->publisher) : 0);
+    wire_put_text(bytes, "device_faults");
+    wire_put_uint(bytes, (uint64_t)daemon->faults_told);
+    put_times(bytes, "capture_to_publish", &daemon->stages.at[STAGE_TOTAL]);
+    put_times(bytes, "step", engine_step_times(daemon->engine));
+    wire_put_text(bytes, "streams");
+    daemon_put_streams(daemon, bytes);
+}
+
+void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes)
+{
+    wire_put_array(bytes, (size_t)daemon->n_streams);
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
+            put_stream(bytes, daemon, &daemon->pipelines[i], k);
+        }
+    }
+}
+
 static void publish_state(struct daemon *daemon)
 {
     if (!daemon->publisher) {
         return;
     }
     struct wire_bytes bytes = {.at = daemon->state_bytes, .room = daemon->state_room};
-    wire_put_map(&bytes, 10);
-    wire_put_text(&bytes, "node");
-    wire_put_text(&bytes, daemon->config->node);
-    wire_put_text(&bytes, "version");
-    wire_put_text(&bytes, SSM_VERSION);
-    wire_put_text(&bytes, "state");
-    wire_put_text(&bytes, phase(daemon));
-    wire_put_text(&bytes, "uptime_s");
-    wire_put_number(&bytes, (double)(clock_now() - daemon->started) / 1e9);
-    wire_put_text(&bytes, "batches");
-    wire_put_uint(&bytes, engine_batches(daemon->engine));
-    wire_put_text(&bytes, "published");
-    wire_put_uint(&bytes, publisher_messages(daemon->publisher));
-    wire_put_text(&bytes, "device_faults");
-    wire_put_uint(&bytes, (uint64_t)daemon->faults_told);
-    put_times(&bytes, "capture_to_publish", &daemon->stages.at[STAGE_TOTAL]);
-    put_times(&bytes, "step", engine_step_times(daemon->engine));
-    wire_put_text(&bytes, "streams");
-    wire_put_array(&bytes, (size_t)daemon->n_streams);
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            put_stream(&bytes, daemon, &daemon->pipelines[i], k);
-        }
-    }
+    daemon_put_state(daemon, &bytes);
     if (!bytes.full) {
         struct wire_header header = {.tm = clock_now(), .dt = "msgpack"};
         publisher_send(daemon->publisher, daemon->state_topic, &header, bytes.at, bytes.n);
@@ -423,6 +459,12 @@ static void on_publisher(void *arg)
     serve_publisher(arg);
 }
 
+static void on_control(void *arg)
+{
+    struct daemon *daemon = arg;
+    control_turn(daemon->control);
+}
+
 /* The engine thread only notes them. */
 static void tell_faults(struct daemon *daemon)
 {
@@ -438,6 +480,7 @@ static void on_wake(void *arg)
     bool done = engine_running(daemon->engine) == 0; /* before the sinks: then these have all there is */
     serve_sinks(daemon);
     serve_publisher(daemon);
+    control_turn(daemon->control);
     if (done && (daemon->draining || !daemon->stay)) {
         loop_stop(daemon->loop);
     }
@@ -464,14 +507,14 @@ static void force(struct daemon *daemon, const char *why)
 static void on_tick(void *arg)
 {
     struct daemon *daemon = arg;
+    control_turn(daemon->control); /* it answers a few requests a turn */
     if (daemon->draining && clock_now() > daemon->drain_until) {
         force(daemon, "draining took longer than drain allows");
     }
 }
 
-static void on_stop_signal(void *arg)
+void daemon_drain(struct daemon *daemon)
 {
-    struct daemon *daemon = arg;
     if (daemon->draining) {
         force(daemon, "told to stop again");
         return;
@@ -483,6 +526,11 @@ static void on_stop_signal(void *arg)
         daemon->pipelines[i].source->ops->stop(daemon->pipelines[i].source);
     }
     on_wake(daemon); /* everything may have ended before */
+}
+
+static void on_stop_signal(void *arg)
+{
+    daemon_drain(arg);
 }
 
 /* Engine thread, after each turn. */
@@ -507,6 +555,9 @@ static int start_loop(struct daemon *daemon)
               loop_every(daemon->loop, TICK_MS, on_tick, daemon) == 0;
     if (ok && daemon->publisher) {
         ok = loop_readable(daemon->loop, publisher_fd(daemon->publisher), on_publisher, daemon) == 0;
+    }
+    if (ok && daemon->control) {
+        ok = loop_readable(daemon->loop, control_fd(daemon->control), on_control, daemon) == 0;
     }
     return ok ? 0 : -1;
 }
@@ -667,6 +718,7 @@ void daemon_close(struct daemon *daemon)
     }
     worker_destroy(daemon->reader);
     worker_destroy(daemon->writer);
+    control_close(daemon->control);
     publisher_close(daemon->publisher);
     loop_destroy(daemon->loop);
     free(daemon->state_bytes);

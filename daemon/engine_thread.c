@@ -31,6 +31,7 @@ struct stream {
     bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
     const struct ssm_info *model;
+    struct ssm_engine *engine;
     ssm_stream slot;
     struct resampler *resampler;
     uint64_t unit_in, unit_out; /* the smallest hole that can be skipped: samples of the feed, samples (whole hops) of the model */
@@ -92,6 +93,7 @@ struct engine_thread {
     atomic_bool stopping;
     void (*delivered)(void *arg);
     void *arg;
+    _Atomic(struct engine_call *) posted;
 };
 
 /* ---- Set-up. ---- */
@@ -190,8 +192,9 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .elapsed = 1, .left = -(int64_t)model->delay,
-                              .scores = strcmp(model->task, "tag") == 0, .bypass = setup->bypass};
+                              .counters = setup->counters, .model = model, .engine = setup->engine, .elapsed = 1,
+                              .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
+                              .bypass = setup->bypass};
     if (!stream->scores && (stream->rows || model->outputs != model->hop)) {
         return refuse(err, 65, "the model %s gives neither sound of sound nor tags: the daemon can't run it", model->name);
     }
@@ -684,13 +687,25 @@ static void wait_for_more(struct engine_thread *thread)
     }
 }
 
+/* Run what was posted, if anything was. */
+static bool answer(struct engine_thread *thread)
+{
+    struct engine_call *call = atomic_load_explicit(&thread->posted, memory_order_acquire);
+    if (call) {
+        call->run(thread, call);
+        atomic_store_explicit(&thread->posted, NULL, memory_order_release);
+    }
+    return call != NULL;
+}
+
 static void *run(void *arg)
 {
     struct engine_thread *thread = arg;
-    while (!atomic_load(&thread->stopping) && engine_running(thread) > 0) {
+    while (!atomic_load(&thread->stopping)) {
+        bool answered = answer(thread);
         size_t n = engine_turn(thread);
         atomic_fetch_add_explicit(&thread->n_turns, 1, memory_order_relaxed);
-        if (n > 0) {
+        if (n > 0 || answered) {
             thread->delivered(thread->arg);
         } else {
             waker_wait(&thread->waker, -1);
@@ -721,6 +736,23 @@ void engine_thread_stop(struct engine_thread *thread)
         pthread_join(thread->thread, NULL);
         thread->started = false;
     }
+}
+
+void engine_post(struct engine_thread *thread, struct engine_call *call)
+{
+    atomic_store_explicit(&thread->posted, call, memory_order_release);
+    waker_wake(&thread->waker);
+}
+
+bool engine_answered(const struct engine_thread *thread)
+{
+    return atomic_load_explicit(&thread->posted, memory_order_acquire) == NULL;
+}
+
+int engine_stream_reset(struct engine_thread *thread, int stream)
+{
+    struct stream *s = &thread->streams[stream];
+    return ssm_stream_reset(s->engine, s->slot);
 }
 
 int engine_running(const struct engine_thread *thread)

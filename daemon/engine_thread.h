@@ -62,10 +62,23 @@ size_t engine_turn(struct engine_thread *thread);
 /* The number of streams that have not ended; 0: nothing more will come. Any thread. */
 int engine_running(const struct engine_thread *thread);
 
-/* Turn on a thread of its own until every stream has ended, or engine_thread_stop. `delivered(arg)` is called after each turn
+/* Turn on a thread of its own until engine_thread_stop. `delivered(arg)` is called after each turn
  * that came to something, to wake whoever serves the sinks. 0, or -1 with *err. */
 int engine_thread_start(struct engine_thread *thread, void (*delivered)(void *arg), void *arg, struct ssm_error *err);
 void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiting; safe to repeat */
+
+/* Something to be done on the engine's thread between two turns. It begins the caller's own struct, which stays until it is
+ * answered. */
+struct engine_call {
+    void (*run)(struct engine_thread *thread, struct engine_call *call);
+};
+
+/* Loop thread, after start: post a call, once the one before is answered. `delivered` follows it. */
+void engine_post(struct engine_thread *thread, struct engine_call *call);
+bool engine_answered(const struct engine_thread *thread);
+
+/* In a call: put a stream's model back to its zero state; sample numbers run on. Gives a status of ssm.h. */
+int engine_stream_reset(struct engine_thread *thread, int stream);
 
 /* What wakes the thread: given to sources, and to sinks that made room. */
 struct waker *engine_thread_waker(struct engine_thread *thread);

@@ -2,7 +2,7 @@
 #ifndef DAEMON_RUNNING_H
 #define DAEMON_RUNNING_H
 
-/* What runs, as daemon.c keeps it and daemon/pages.c tells of it. Nothing is opened or closed between daemon_open and
+/* What runs, as daemon.c keeps it and its other files tell of it. Nothing is opened or closed between daemon_open and
  * daemon_close; what changes in between is atomic or belongs to the loop's thread. */
 
 #include <stdatomic.h>
@@ -11,7 +11,9 @@
 
 #include "config/config.h"
 #include "daemon/counters.h"
+#include "daemon/wire.h"
 
+struct control;
 struct engine_thread;
 struct feed;
 struct http;
@@ -55,6 +57,7 @@ struct daemon {
     struct worker *reader, *writer;
     struct engine_thread *engine;
     struct publisher *publisher;
+    struct control *control;
     struct topic *state_topic;
     uint8_t *state_bytes;
     size_t state_room;
@@ -69,5 +72,13 @@ struct daemon {
     uint64_t turns;              /* of the engine, a second ago */
     _Atomic int64_t progress;    /* when the loop last saw the engine turn, or have nothing left to turn for */
 };
+
+/* Loop thread: what state/ says, and its list of streams alone, into daemon_state_room bytes. */
+size_t daemon_state_room(const struct daemon *daemon);
+void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes);
+void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes);
+
+/* Loop thread: stop every source, let what waits go through, then end. A second time: end at once. */
+void daemon_drain(struct daemon *daemon);
 
 #endif

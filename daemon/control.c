@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/control.h"
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/engine_thread.h"
+#include "daemon/router.h"
+#include "daemon/running.h"
+#include "daemon/source.h"
+#include "daemon/wire.h"
+#include "model/refuse.h"
+
+enum { TURN_REQUESTS = 8, ANSWER_BYTES = 8192, MODEL_BYTES = 1024, ERROR_BYTES = 512, ID_BYTES = 64 };
+
+/* The request that is being answered. */
+struct request {
+    bool json;         /* written as JSON                                  */
+    bool numbered;     /* id is a number                                   */
+    char text_id[ID_BYTES];
+    uint64_t id;
+    json_t *root;      /* all of it                                        */
+    const json_t *args;
+    const void *blob;
+    size_t blob_size;
+    char code[16], path[64], msg[ERROR_BYTES]; /* code "": nothing is wrong */
+    int stream;        /* of args.stream                                   */
+};
+
+struct control {
+    struct daemon *daemon;
+    struct router *router;
+    struct request request;
+    const struct operation *pending; /* its call is with the engine's thread */
+    struct engine_call call;
+    int stream, status;              /* the call's: what for, and what came of it */
+    bool drain;                      /* once the answer is sent */
+    struct wire_bytes bytes;         /* the answer */
+    char *text;                      /* the same as JSON */
+    size_t text_size;
+};
+
+/* A row an operation. `run` writes the result's map, or has something wrong with the request; with `finish`, it only begins:
+ * the engine's thread is at it, and `finish` writes the result. */
+struct operation {
+    const char *name, *args, *about;
+    bool streams; /* args.stream is needed */
+    void (*run)(struct control *control);
+    void (*finish)(struct control *control);
+};
+
+static void wrong(struct control *control, const char *code, const char *path, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+static void wrong(struct control *control, const char *code, const char *path, const char *format, ...)
+{
+    struct request *request = &control->request;
+    va_list values;
+    va_start(values, format);
+    vsnprintf(request->msg, sizeof request->msg, format, values);
+    va_end(values);
+    snprintf(request->code, sizeof request->code, "%s", code);
+    snprintf(request->path, sizeof request->path, "%s", path);
+}
+
+/* ---- Operations. ---- */
+
+static void put_pair(struct wire_bytes *bytes, const char *key, const char *text)
+{
+    wire_put_text(bytes, key);
+    wire_put_text(bytes, text);
+}
+
+static void put_count(struct wire_bytes *bytes, const char *key, uint64_t value)
+{
+    wire_put_text(bytes, key);
+    wire_put_uint(bytes, value);
+}
+
+static void put_model(struct wire_bytes *bytes, const struct model *model)
+{
+    const struct ssm_info *info = ssm_describe(model->engine);
+    wire_put_map(bytes, 9);
+    put_pair(bytes, "name", info->name);
+    put_pair(bytes, "digest", info->digest);
+    put_pair(bytes, "task", info->task);
+    put_pair(bytes, "device", info->device);
+    put_count(bytes, "rate", (uint64_t)info->rate);
+    put_count(bytes, "hop", (uint64_t)info->hop);
+    put_count(bytes, "latency", (uint64_t)info->latency);
+    put_count(bytes, "streams", (uint64_t)model->streams);
+    put_count(bytes, "state_bytes", info->state_bytes);
+}
+
+static void run_describe(struct control *control);
+
+static void run_snapshot(struct control *control)
+{
+    daemon_put_state(control->daemon, &control->bytes);
+}
+
+static void run_list(struct control *control)
+{
+    wire_put_map(&control->bytes, 1);
+    wire_put_text(&control->bytes, "streams");
+    daemon_put_streams(control->daemon, &control->bytes);
+}
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file) {
+        pages = fscanf(file, "%*u %lu", &pages) == 1 ? pages : 0;
+        fclose(file);
+    }
+    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void run_mem(struct control *control)
+{
+    struct wire_bytes *bytes = &control->bytes;
+    const struct daemon *daemon = control->daemon;
+    wire_put_map(bytes, 2);
+    put_count(bytes, "resident_bytes", resident_bytes());
+    wire_put_text(bytes, "models");
+    wire_put_array(bytes, (size_t)daemon->n_models);
+    for (int i = 0; i < daemon->n_models; i++) {
+        const struct ssm_info *info = ssm_describe(daemon->models[i].engine);
+        wire_put_map(bytes, 3);
+        put_pair(bytes, "name", info->name);
+        put_count(bytes, "engine_bytes", info->engine_bytes);
+        put_count(bytes, "state_bytes", info->state_bytes);
+    }
+}
+
+static void run_drain(struct control *control)
+{
+    if (control->daemon->draining) {
+        wrong(control, "refused", "op", "it is draining already");
+        return;
+    }
+    wire_put_map(&control->bytes, 1);
+    wire_put_text(&control->bytes, "draining");
+    wire_put_bool(&control->bytes, true);
+    control->drain = true;
+}
+
+static void post(struct control *control, void (*run)(struct engine_thread *thread, struct engine_call *call))
+{
+    control->stream = control->request.stream;
+    control->call.run = run;
+    engine_post(control->daemon->engine, &control->call);
+}
+
+static struct control *caller(struct engine_call *call)
+{
+    return (struct control *)((char *)call - offsetof(struct control, call));
+}
+
+static void reset_stream(struct engine_thread *thread, struct engine_call *call)
+{
+    struct control *control = caller(call);
+    control->status = engine_stream_reset(thread, control->stream);
+}
+
+static void run_reset(struct control *control)
+{
+    post(control, reset_stream);
+}
+
+static void finish_reset(struct control *control)
+{
+    if (control->status != SSM_OK) {
+        wrong(control, "internal", "op", "the stream's device failed");
+        return;
+    }
+    wire_put_map(&control->bytes, 1);
+    put_count(&control->bytes, "samples", engine_stream_samples(control->daemon->engine, control->stream));
+}
+
+static const struct operation operations[] = {
+    {.name = "describe", .about = "this list, and the models that run", .run = run_describe},
+    {.name = "snapshot", .about = "what state/ says each second", .run = run_snapshot},
+    {.name = "stream.list", .about = "the streams and how far they are", .run = run_list},
+    {.name = "stream.reset", .args = "stream", .about = "put a stream's model back to its zero state", .streams = true,
+     .run = run_reset, .finish = finish_reset},
+    {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
+    {.name = "drain", .about = "stop the sources, let what waits go through, and end", .run = run_drain},
+};
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+static void run_describe(struct control *control)
+{
+    struct wire_bytes *bytes = &control->bytes;
+    const struct daemon *daemon = control->daemon;
+    wire_put_map(bytes, 4);
+    put_pair(bytes, "node", daemon->config->node);
+    put_pair(bytes, "version", SSM_VERSION);
+    wire_put_text(bytes, "operations");
+    wire_put_array(bytes, OPERATIONS);
+    for (int i = 0; i < OPERATIONS; i++) {
+        wire_put_map(bytes, 3);
+        put_pair(bytes, "op", operations[i].name);
+        put_pair(bytes, "args", operations[i].args ? operations[i].args : "");
+        put_pair(bytes, "about", operations[i].about);
+    }
+    wire_put_text(bytes, "models");
+    wire_put_array(bytes, (size_t)daemon->n_models);
+    for (int i = 0; i < daemon->n_models; i++) {
+        put_model(bytes, &daemon->models[i]);
+    }
+}
+
+/* ---- Reading a request. ---- */
+
+/* MessagePack by way of JSON: one reader, and its limits, for both. */
+static json_t *read_messagepack(const void *body, size_t size)
+{
+    char *text = NULL;
+    size_t length = 0;
+    json_t *root = NULL;
+    FILE *file = open_memstream(&text, &length);
+    bool whole = file && wire_json(file, body, size);
+    if (file && fclose(file) == 0 && whole) {
+        root = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
+    }
+    free(text);
+    return root;
+}
+
+static bool read_id(struct control *control, const json_t *id)
+{
+    struct request *request = &control->request;
+    bool text = json_is_string(id) && json_string_length(id) < sizeof request->text_id;
+    request->numbered = json_is_integer(id) && json_integer_value(id) >= 0;
+    if (text) {
+        snprintf(request->text_id, sizeof request->text_id, "%s", json_string_value(id));
+    } else if (request->numbered) {
+        request->id = (uint64_t)json_integer_value(id);
+    } else if (id) {
+        wrong(control, "bad_request", "id", "an id is a text of at most %d bytes, or a number from 0", ID_BYTES - 1);
+    }
+    return text || request->numbered || !id;
+}
+
+static bool read_request(struct control *control, const void *body, size_t size)
+{
+    struct request *request = &control->request;
+    request->json = size > 0 && *(const char *)body == '{';
+    if (size <= CONTROL_REQUEST_MOST) {
+        request->root = request->json ? json_loadb(body, size, JSON_REJECT_DUPLICATES, NULL) : read_messagepack(body, size);
+    }
+    if (!json_is_object(request->root)) {
+        wrong(control, "bad_request", "", "a request is a map {op, id, args} of at most %d bytes, in MessagePack or JSON",
+              CONTROL_REQUEST_MOST);
+        return false;
+    }
+    request->args = json_object_get(request->root, "args");
+    if (!read_id(control, json_object_get(request->root, "id"))) {
+        return false;
+    }
+    if (request->args && !json_is_object(request->args)) {
+        wrong(control, "bad_request", "args", "args is a map");
+        return false;
+    }
+    return true;
+}
+
+static const struct operation *find_operation(struct control *control)
+{
+    const char *op = json_string_value(json_object_get(control->request.root, "op"));
+    for (int i = 0; op && i < OPERATIONS; i++) {
+        if (strcmp(operations[i].name, op) == 0) {
+            return &operations[i];
+        }
+    }
+    if (op) {
+        wrong(control, "unknown_op", "op", "there is no operation %.64s; describe lists them", op);
+    } else {
+        wrong(control, "bad_request", "op", "op is missing, or no text");
+    }
+    return NULL;
+}
+
+/* "mic/0", or "mic" of a pipeline with one stream. */
+static bool find_stream(struct control *control)
+{
+    const struct daemon *daemon = control->daemon;
+    const char *name = json_string_value(json_object_get(control->request.args, "stream"));
+    for (int i = 0; name && i < daemon->n_pipelines; i++) {
+        const struct pipeline *pipeline = &daemon->pipelines[i];
+        size_t n = strlen(pipeline->config->name);
+        for (int k = 0; strncmp(name, pipeline->config->name, n) == 0 && k < pipeline->n_channels; k++) {
+            char channel[16];
+            snprintf(channel, sizeof channel, "/%d", pipeline->source->channels[k]);
+            if (strcmp(name + n, channel) == 0 || (name[n] == '\0' && pipeline->n_channels == 1)) {
+                control->request.stream = pipeline->first + k;
+                return true;
+            }
+        }
+    }
+    if (name) {
+        wrong(control, "not_found", "args.stream", "there is no stream %.80s; stream.list lists pipelines and channels: mic/0", name);
+    } else {
+        wrong(control, "bad_request", "args.stream", "the stream is missing: pipeline and channel, mic/0");
+    }
+    return false;
+}
+
+/* ---- Writing the answer. ---- */
+
+static void put_error(struct wire_bytes *bytes, const struct request *request)
+{
+    wire_put_text(bytes, "err");
+    wire_put_map(bytes, 3);
+    put_pair(bytes, "code", request->code);
+    put_pair(bytes, "msg", request->msg);
+    put_pair(bytes, "path", request->path);
+}
+
+static void put_head(struct control *control, bool ok)
+{
+    struct wire_bytes *bytes = &control->bytes;
+    const struct request *request = &control->request;
+    bool identified = request->numbered || request->text_id[0];
+    bytes->n = 0;
+    bytes->full = false;
+    wire_put_map(bytes, identified ? 3 : 2);
+    if (request->numbered) {
+        put_count(bytes, "id", request->id);
+    } else if (identified) {
+        put_pair(bytes, "id", request->text_id);
+    }
+    wire_put_text(bytes, "ok");
+    wire_put_bool(bytes, ok);
+}
+
+static const void *as_json(struct control *control, size_t *size)
+{
+    free(control->text);
+    control->text = NULL;
+    FILE *file = open_memstream(&control->text, &control->text_size);
+    bool whole = file && wire_json(file, control->bytes.at, control->bytes.n);
+    bool ok = file && fclose(file) == 0 && whole;
+    *size = ok ? control->text_size : 2;
+    return ok ? control->text : "{}";
+}
+
+/* The answer's head, the result by `put`, and, had that to fail, the error instead. */
+static const void *write_answer(struct control *control, void (*put)(struct control *control), size_t *size)
+{
+    struct request *request = &control->request;
+    if (put && !request->code[0]) {
+        put_head(control, true);
+        wire_put_text(&control->bytes, "result");
+        put(control);
+    }
+    if (control->bytes.full && !request->code[0]) {
+        wrong(control, "internal", "op", "the answer is longer than there is room for");
+    }
+    if (request->code[0]) {
+        put_head(control, false);
+        put_error(&control->bytes, request);
+    }
+    json_decref(request->root);
+    request->root = NULL;
+    *size = control->bytes.n;
+    return request->json ? as_json(control, size) : control->bytes.at;
+}
+
+const void *control_answer(struct control *control, const void *body, size_t body_size, const void *blob, size_t blob_size,
+                           size_t *size)
+{
+    control->request = (struct request){.blob = blob, .blob_size = blob_size};
+    const struct operation *operation = read_request(control, body, body_size) ? find_operation(control) : NULL;
+    bool good = operation && (!operation->streams || find_stream(control));
+    if (good && operation->finish) {
+        operation->run(control);
+        control->pending = control->request.code[0] ? NULL : operation;
+        return control->pending ? NULL : write_answer(control, NULL, size);
+    }
+    return write_answer(control, good ? operation->run : NULL, size);
+}
+
+/* ---- The socket. ---- */
+
+struct control *control_open(const char *address, struct daemon *daemon, struct ssm_error *err)
+{
+    struct control *control = calloc(1, sizeof *control);
+    if (!control) {
+        refuse_memory(err);
+        return NULL;
+    }
+    control->daemon = daemon;
+    control->bytes.room = daemon_state_room(daemon) + ANSWER_BYTES + MODEL_BYTES * (size_t)daemon->n_models;
+    control->bytes.at = malloc(control->bytes.room);
+    if (!control->bytes.at) {
+        refuse_memory(err);
+        goto fail;
+    }
+    if (address[0] && !(control->router = router_open(address, CONTROL_REQUEST_MOST, err))) {
+        goto fail;
+    }
+    return control;
+fail:
+    control_close(control);
+    return NULL;
+}
+
+void control_close(struct control *control)
+{
+    if (control) {
+        router_close(control->router);
+        json_decref(control->request.root);
+        free(control->bytes.at);
+        free(control->text);
+        free(control);
+    }
+}
+
+int control_fd(const struct control *control)
+{
+    return router_fd(control->router);
+}
+
+static void send_answer(struct control *control, const void *answer, size_t size)
+{
+    router_reply(control->router, answer, size, NULL, 0);
+}
+
+/* False: the engine's thread is still at it. */
+static bool finish_pending(struct control *control)
+{
+    const struct operation *operation = control->pending;
+    if (operation && !engine_answered(control->daemon->engine)) {
+        return false;
+    }
+    if (operation) {
+        size_t size;
+        control->pending = NULL;
+        const void *answer = write_answer(control, operation->finish, &size);
+        send_answer(control, answer, size);
+    }
+    return true;
+}
+
+void control_turn(struct control *control)
+{
+    struct router_request request;
+    for (int i = 0; control && i < TURN_REQUESTS && finish_pending(control) && router_receive(control->router, &request); i++) {
+        size_t size;
+        const void *answer = control_answer(control, request.body, request.size, request.blob, request.blob_size, &size);
+        if (answer) {
+            send_answer(control, answer, size);
+        }
+    }
+    if (control && control->drain) {
+        control->drain = false;
+        daemon_drain(control->daemon);
+    }
+}

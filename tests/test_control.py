@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Requests to the real daemon, as `ssm ctl` and as strangers write them."""
+
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+
+import msgpack
+import zmq
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+SSMD = os.environ.get("SSMD", "build/release/ssmd")
+MODEL = "tests/data/tiny-denoise.safetensors"
+RATE, HOP = 16000, 160
+
+
+def write_sound(path, samples):
+    """Mono, 16 bits."""
+    data = struct.pack(f"<{len(samples)}h", *samples)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16,
+                               b"data", len(data)) + data)
+
+
+def read_sound(path):
+    """The samples' bytes, a list of hops."""
+    text = open(path, "rb").read()
+    at = text.index(b"data") + 8
+    step = HOP * struct.unpack_from("<H", text, text.index(b"fmt ") + 20)[0]  # bytes a sample
+    return [text[i:i + step] for i in range(at, len(text) - step + 1, step)]
+
+
+class Daemon:
+    """A looped sound of one hop through a small model, into a file and to subscribers."""
+
+    def __init__(self, folder, more=""):
+        self.address = f"ipc://{folder}/pub.control"
+        write_sound(f"{folder}/in.wav", [random.Random(3).randrange(-8000, 8000) for _ in range(HOP)])
+        with open(f"{folder}/c.yaml", "w") as file:
+            file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  p:\n"
+                       f"    source: {{type: file, path: {folder}/in.wav, loop: true}}\n    model: {MODEL}\n"
+                       f"    sinks: [{{type: publish}}, {{type: file, path: {folder}/out.wav}}]\n")
+        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if "ready:" in line:
+                return
+        raise AssertionError("not ready")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def ctl(self, *words, status=0):
+        done = subprocess.run([SSM, "ctl", *words, "--json", "--connect", self.address], capture_output=True, text=True)
+        assert done.returncode == status, (words, done)
+        return json.loads(done.stdout) if status == 0 else done.stderr
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self):
+        err = self.process.communicate(timeout=30)[1]
+        assert self.process.returncode == 0, (self.process.returncode, err)
+        return err
+
+
+def caller(daemon, kind=zmq.REQ):
+    one = zmq.Context.instance().socket(kind)
+    one.setsockopt(zmq.RCVTIMEO, 5000)
+    one.setsockopt(zmq.LINGER, 0)
+    one.connect(daemon.address)
+    return one
+
+
+def the_tool_asks_and_drains():
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
+        told = daemon.ctl("describe")
+        assert {"describe", "snapshot", "stream.list", "stream.reset", "mem", "drain"} <= {o["op"] for o in told["operations"]}
+        assert told["node"] == "here" and told["models"][0]["name"] == "tiny-denoise", told
+        assert daemon.ctl("snapshot")["state"] == "running"
+        streams = daemon.ctl("stream.list")["streams"]
+        assert [(s["pipeline"], s["channel"]) for s in streams] == [("p", 0)], streams
+        assert daemon.ctl("mem")["resident_bytes"] > 1 << 20
+        assert "no operation nope" in daemon.ctl("nope", status=64)
+        assert "no stream p/1" in daemon.ctl("stream.reset", "p/1", status=66)
+        assert "is missing" in daemon.ctl("stream.reset", status=64)
+        assert daemon.ctl("drain") == {"draining": True}
+        assert "drained" in daemon.wait()
+        assert "no answer" in daemon.ctl("mem", "--wait", "1", status=69)
+
+
+def a_reset_stream_begins_anew_and_loses_no_sample():
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
+        while daemon.ctl("stream.list")["streams"][0]["samples"] < RATE // 2:
+            pass
+        at = daemon.ctl("stream.reset", "p")["samples"] // HOP
+        while daemon.ctl("stream.list")["streams"][0]["samples"] < (at + 40) * HOP:
+            pass
+        assert " 0 samples lost" in daemon.end()
+        hops = read_sound(f"{folder}/out.wav")
+        assert hops[0] != hops[1] and hops[0] != hops[at - 10]
+        # The model's delay is one hop; the reset was before the hop that `samples` told of, or the next ones.
+        assert any(hops[i:i + 20] == hops[:20] for i in range(at - 3, at + 4)), at
+
+
+def json_and_messagepack_from_both_kinds_of_sockets():
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
+        for kind in (zmq.REQ, zmq.DEALER):
+            one = caller(daemon, kind)
+            one.send(msgpack.packb({"op": "mem", "id": 7}))
+            answer = msgpack.unpackb(one.recv())
+            assert answer["ok"] and answer["id"] == 7, answer
+            one.send_string('{"op": "stream.reset", "args": {"stream": "p/0"}, "id": "seven"}')
+            answer = json.loads(one.recv())
+            assert answer["ok"] and answer["id"] == "seven", answer
+            one.close()
+
+
+def strangers_are_answered_and_harm_nothing():
+    bodies = [b"", b"{", b"{}", b"[]", b"\xc1", b"\x80", b"\xdf\xff\xff\xff\xff", b'{"op": 5}', b'{"op": "mem", "op": "drain"}',
+              b'{"op": "mem", "id": -1}', b'{"op": "mem", "id": {}}', b'{"op": "mem", "args": []}', b"[" * 60000, b"{\"a\":" * 10000,
+              b'{"op": "stream.reset", "args": {"stream": 1}}', b'{"op": "stream.reset", "args": {"stream": "p/0/0"}}',
+              b'{"op": "' + b"x" * 60000 + b'"}', msgpack.packb({"op": "mem", "id": 2**64 - 1}), bytes(range(256))]
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
+        one = caller(daemon, zmq.DEALER)
+        for body in bodies:
+            one.send(body)
+            answer = one.recv()
+            answer = json.loads(answer) if answer[:1] == b"{" else msgpack.unpackb(answer)
+            assert not answer["ok"] and answer["err"]["code"] in ("bad_request", "unknown_op", "not_found"), (body[:40], answer)
+        one.send_multipart([b"1", b"2", b"3", b"4"])  # dropped
+        rush = caller(daemon, zmq.DEALER)
+        for i in range(2000):  # nobody reads these answers
+            rush.send(msgpack.packb({"op": "snapshot", "id": i}))
+        big = caller(daemon, zmq.DEALER)
+        big.send(b"{" + b" " * (9 << 20))  # cut off
+        assert daemon.ctl("snapshot")["state"] == "running"
+        for socket in (one, rush, big):
+            socket.close()
+        assert " 0 samples lost" in daemon.end()
+
+
+def beyond_this_machine_only_when_told_so():
+    with tempfile.TemporaryDirectory() as folder:
+        for more, status in (("control: tcp://0.0.0.0:5570\n", 78), ("control: tcp://0.0.0.0:5570\ninsecure: true\n", 0),
+                             ("control: \"\"\n", 0), ("control: inproc://x\n", 78)):
+            with open(f"{folder}/c.yaml", "w") as file:
+                file.write(f"version: 1\n{more}publish: tcp://127.0.0.1:5571\npipelines:\n  p:\n    source: {{type: audio}}\n"
+                           f"    model: {MODEL}\n    sinks: [{{type: publish}}]\n")
+            done = subprocess.run([SSM, "check", f"{folder}/c.yaml"], capture_output=True, text=True)
+            assert done.returncode == status and (status == 0 or "c.yaml:2:10: control:" in done.stderr), (more, done)
+
+
+def main():
+    cases = [the_tool_asks_and_drains, a_reset_stream_begins_anew_and_loses_no_sample,
+             json_and_messagepack_from_both_kinds_of_sockets, strangers_are_answered_and_harm_nothing,
+             beyond_this_machine_only_when_told_so]
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
