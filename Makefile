@@ -162,6 +162,11 @@ install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
 	$(if $(CUDA_TOO),install -Dm755 -t $(DESTDIR)$(PREFIX)/lib $(CUDA_TOO))
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/models $(wildcard model/pretrained/*)
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/examples $(wildcard config/*.yaml)
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd config/schema.json
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' config/systemd/ssmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ssmd.service
+	install -Dm644 config/systemd/ssmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ssmd.conf
+	install -Dm644 config/systemd/ssmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/ssmd.conf
 
 deps: build/deps ## install what building and testing need (apt; asks for sudo only when it must)
 build/deps: tests/deps.sh

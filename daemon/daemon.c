@@ -14,6 +14,7 @@
 #include "daemon/labels.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
+#include "daemon/notify.h"
 #include "daemon/publish.h"
 #include "daemon/rows.h"
 #include "daemon/running.h"
@@ -83,6 +84,7 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
                                       .streams = model->streams,
                                       .threads = threads,
                                       .max_hops = ENGINE_HOPS};
+        notify_loading(model->name);
         model->engine = ssm_open(model->name, &options, err);
         if (!model->engine) {
             return -1;
@@ -489,7 +491,9 @@ static void on_wake(void *arg)
 static void on_second(void *arg)
 {
     struct daemon *daemon = arg;
-    health_note(daemon);
+    if (health_note(daemon)) {
+        notify_alive();
+    }
     if (daemon->publisher) {
         publish_state(daemon);
         publisher_hugz(daemon->publisher);
@@ -522,6 +526,7 @@ void daemon_drain(struct daemon *daemon)
     daemon->draining = true;
     daemon->drain_until = clock_now() + (int64_t)(daemon->config->drain_s * 1e9);
     log_line(LOG_INFO, "draining");
+    notify_stopping(daemon->config->drain_s);
     for (int i = 0; i < daemon->n_pipelines; i++) {
         daemon->pipelines[i].source->ops->stop(daemon->pipelines[i].source);
     }
@@ -679,6 +684,7 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     atomic_store(&daemon->ready, true);
     log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
+    notify_ready("running");
     loop_run(daemon->loop);
     stop(daemon);
     tell_faults(daemon);

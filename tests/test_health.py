@@ -30,7 +30,7 @@ def free_port():
 class Daemon:
     """ssmd fed by raw samples, so that the test says when there are any and what is in them."""
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, **environment):
         self.folder = tempfile.TemporaryDirectory()
         self.port = free_port()
         path = os.path.join(self.folder.name, "c.yaml")
@@ -46,7 +46,8 @@ pipelines:
     sinks: [{{type: publish}}]
 """)
         command = [SSMD, "--config", path, *settings]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        env={**os.environ, **environment})
 
     def __enter__(self):
         for _ in range(400):
@@ -184,6 +185,21 @@ def a_daemon_that_drains_or_has_stopped_moving_is_not_ready():
         assert first[0] == 200 or "not moved for" in first[1], first
 
 
+def systemd_is_told():
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
+        notes.bind(folder + "/notify")
+        notes.settimeout(5)
+        with Daemon(NOTIFY_SOCKET=folder + "/notify", WATCHDOG_USEC="10000000") as daemon:
+            daemon.feed([0.0] * 160)
+            first = [notes.recv(2048).decode() for _ in range(4)]
+            assert "EXTEND_TIMEOUT_USEC=" in first[0] and MODEL in first[0], first
+            assert first[1].startswith("READY=1\n") and first[2:] == ["WATCHDOG=1"] * 2, first  # nothing comes in: idle is alive
+            daemon.process.send_signal(signal.SIGTERM)
+            while not (note := notes.recv(2048).decode()).startswith("STOPPING=1\n"):
+                assert note == "WATCHDOG=1", note
+            assert daemon.process.wait(10) == 0
+
+
 def the_schema_is_the_tool_s():
     with Daemon() as daemon:
         status, text, headers = daemon.get("/schema.json")
@@ -194,7 +210,8 @@ def the_schema_is_the_tool_s():
 
 def main():
     cases = [metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade,
-             a_daemon_that_drains_or_has_stopped_moving_is_not_ready, the_schema_is_the_tool_s]
+             a_daemon_that_drains_or_has_stopped_moving_is_not_ready, systemd_is_told,
+             the_schema_is_the_tool_s]
     failed = 0
     for case in cases:
         try:
