@@ -465,7 +465,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     enum { N = 300, WHERE = 200 };
     struct rig rig;
     struct ssm_error err = {0};
-    struct histogram latency = {0};
+    struct stages stages = {0};
     struct worker *writer = worker_create();
     struct publisher *publisher = publisher_open("inproc://rows", "test", 1, &err);
     rig_open_model(&rig, sensor_path, 1, 1);
@@ -475,7 +475,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     struct memory_sink *memory = rig.memories[rig.n++] = memory_create((N + WHERE) * 10000);
     struct sink_setup setup = {.config = &jsonl_config, .node = "test", .pipeline = "p", .model = ssm_describe(rig.engine),
                                .labels = labels, .channels = (int[]){0}, .n_channels = 1, .rate = CADENCE_TICKS,
-                               .counters = rig.counters, .publisher = publisher, .latency = &latency, .writer = writer,
+                               .counters = rig.counters, .publisher = publisher, .stages = &stages, .writer = writer,
                                .engine = engine_thread_waker(rig.thread)};
     struct sink *sinks[3] = {&memory->sink, sink_jsonl.open(&setup, &err), NULL};
     setup.config = &publish_config;
