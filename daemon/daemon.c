@@ -11,6 +11,7 @@
 #include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
+#include "daemon/fit.h"
 #include "daemon/labels.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -139,12 +140,7 @@ static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct s
                                .engine = engine_thread_waker(daemon->engine)};
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         setup.config = &pipeline->config->sinks[i];
-        const struct sink_ops *ops = sink_find(setup.config->type);
-        if (!(ops->takes & (setup.labels ? SINK_TAKES_SCORES : SINK_TAKES_SAMPLES))) {
-            return refuse(err, 78, "pipeline %s: a sink of type %s takes %s, and %s gives %s", setup.pipeline, ops->name,
-                          setup.labels ? "sound" : "tags", pipeline->config->model, setup.labels ? "tags" : "sound");
-        }
-        pipeline->sinks[i] = ops->open(&setup, err);
+        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
         if (!pipeline->sinks[i]) {
             return -1;
         }
@@ -175,7 +171,7 @@ static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
     const struct ssm_info *model = ssm_describe(pipeline->model->engine);
     double hops = pipeline->config->source.buffer_s * model->rate / model->hop;
     source->rate = model->rate;
-    if (source->ops->fit(source, pipeline->model->engine, err) < 0) {
+    if (source->ops->meet(source, pipeline->model->engine, err) < 0) {
         return -1;
     }
     source->rows = pipeline->rows = rows_create((size_t)model->inputs, (size_t)fmax(hops, ROWS_LEAST));
@@ -185,10 +181,6 @@ static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
 static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct source *source = pipeline->source;
-    if (pipeline->model->labels && (pipeline->config->strength < 100 || pipeline->config->bypass)) {
-        return refuse(err, 78, "pipeline %s: strength and bypass are for denoisers, and %s gives tags", pipeline->config->name,
-                      pipeline->config->model);
-    }
     source->engine = engine_thread_waker(daemon->engine);
     source->counters = pipeline->counters;
     for (int i = 0; i < source->n_channels; i++) {
@@ -227,7 +219,7 @@ static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
         if (!pipeline->counters || !pipeline->feeds) {
             return refuse_memory(err);
         }
-        if (open_sinks(daemon, pipeline, err) < 0 || open_streams(daemon, pipeline, err) < 0) {
+        if (fit_pipeline(pipeline->config, pipeline->model->engine, err) < 0 || open_sinks(daemon, pipeline, err) < 0 || open_streams(daemon, pipeline, err) < 0) {
             return -1;
         }
     }

@@ -195,13 +195,6 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
                               .counters = setup->counters, .model = model, .engine = setup->engine, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass};
-    if (!stream->scores && (stream->rows || model->outputs != model->hop)) {
-        return refuse(err, 65, "the model %s gives neither sound of sound nor tags: the daemon can't run it", model->name);
-    }
-    if (!stream->rows && model->channels != 1) {
-        return refuse(err, 65, "the model %s takes %d channels of a sensor, and the source is sound", model->name,
-                      model->channels);
-    }
     if (stream_allocate(stream, setup, err) < 0) {
         return -1;
     }

@@ -39,7 +39,7 @@ void engine_thread_destroy(struct engine_thread *thread);
 
 /* One stream; everything is borrowed until engine_thread_destroy. */
 struct stream_setup {
-    struct ssm_engine *engine; /* opened with max_hops = ENGINE_HOPS and a free slot */
+    struct ssm_engine *engine; /* opened with max_hops = ENGINE_HOPS and a free slot; its model fits (daemon/fit.h) */
     struct feed *feed;
     struct rows *rows;         /* of a sensor, instead of a feed; else NULL          */
     int rate;                  /* of the feed, Hz; of rows the model's               */

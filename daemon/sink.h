@@ -67,7 +67,7 @@ enum { SINK_TAKES_SAMPLES = 1, SINK_TAKES_SCORES = 2 };
 
 struct sink_ops {
     const char *name;
-    unsigned takes; /* SINK_TAKES_...: a pipeline whose model gives something else is refused */
+    unsigned takes; /* SINK_TAKES_...: a pipeline whose model gives something else is refused (daemon/fit.h) */
     struct sink *(*open)(const struct sink_setup *setup, struct ssm_error *err);
     int (*start)(struct sink *sink, struct ssm_error *err); /* 0 or -1; NULL: nothing to start */
 

@@ -42,8 +42,8 @@ struct source_setup {
 struct source_ops {
     const char *name;
     struct source *(*open)(const struct source_setup *setup, struct ssm_error *err);
-    /* Of a sensor, before start: does what comes fit the model? 0 or -1. */
-    int (*fit)(struct source *source, const struct ssm_engine *engine, struct ssm_error *err);
+    /* Of a sensor, before start: the model, which fits (daemon/fit.h). 0 or -1. */
+    int (*meet)(struct source *source, const struct ssm_engine *engine, struct ssm_error *err);
     int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
     /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
     void (*stop)(struct source *source);

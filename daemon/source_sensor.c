@@ -120,72 +120,18 @@ fail:
     return NULL;
 }
 
-/* ---- What the model takes has to be what comes. ---- */
-
-/* The i-th of the parts that commas separate; false past the last. */
-static bool part_of(const char *list, int i, char *part, size_t size)
-{
-    for (; i > 0 && *list; i--) {
-        list += strcspn(list, ",");
-        list += *list == ',';
-    }
-    snprintf(part, size, "%.*s", (int)strcspn(list, ","), list);
-    return *list != '\0';
-}
-
-static int check_units(const struct sensor_source *sensor, const struct ssm_engine *engine, struct ssm_error *err)
-{
-    struct ssm_channel channel;
-    char unit[sizeof channel.unit];
-    for (int i = 0; sensor->config->units[0] && ssm_describe_channel(engine, i, &channel); i++) {
-        part_of(sensor->config->units, i, unit, sizeof unit);
-        if (channel.unit[0] && strcmp(unit, channel.unit) != 0) {
-            return refuse(err, 78, "pipeline %s: the model %s takes its channel %d in %s, and the source gives \"%s\"",
-                          sensor->pipeline, ssm_describe(engine)->name, i, channel.unit, unit);
-        }
-    }
-    return 0;
-}
-
-/* Another order of the model's own names is a mistake; names of one's own are not. */
-static int check_order(const struct sensor_source *sensor, const struct ssm_engine *engine, struct ssm_error *err)
-{
-    struct ssm_channel channel, other;
-    char field[sizeof channel.field];
-    for (int i = 0; ssm_describe_channel(engine, i, &channel); i++) {
-        part_of(sensor->config->fields, i, field, sizeof field);
-        for (int k = 0; k != i && ssm_describe_channel(engine, k, &other); k++) {
-            if (other.field[0] && strcmp(field, other.field) == 0 && strcmp(field, channel.field) != 0) {
-                return refuse(err, 78, "pipeline %s: the model %s takes %s as its channel %d, not %d", sensor->pipeline,
-                              ssm_describe(engine)->name, field, k, i);
-            }
-        }
-    }
-    return 0;
-}
-
-static int sensor_fit(struct source *source, const struct ssm_engine *engine, struct ssm_error *err)
+static int sensor_meet(struct source *source, const struct ssm_engine *engine, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
     const struct config_source *config = sensor->config;
     const struct ssm_info *model = ssm_describe(engine);
-    char own[LABELS_FIELDS_MAX];
-    if (!config->fields[0] && !labels_fields(engine, own)) {
-        return refuse(err, 78, "pipeline %s: the model %s doesn't name its %d channels; add fields: [...] to the source",
-                      sensor->pipeline, model->name, model->channels);
-    }
+    char own[LABELS_FIELDS_MAX] = "";
+    labels_fields(engine, own);
     sensor->readings = readings_create(&(struct readings_options){.format = config->lines,
                                                                   .fields = config->fields[0] ? config->fields : own,
                                                                   .time = config->time,
                                                                   .least = config->least,
                                                                   .most = config->most});
-    if (!sensor->readings || readings_fields(sensor->readings) != model->channels) {
-        return refuse(err, 78, "pipeline %s: the fields %.200s are not %d, as many as the model %s takes", sensor->pipeline,
-                      config->fields, model->channels, model->name);
-    }
-    if (config->fields[0] && (check_order(sensor, engine, err) < 0 || check_units(sensor, engine, err) < 0)) {
-        return -1;
-    }
     sensor->hop = (uint64_t)model->hop;
     sensor->cadence = cadence_create(&(struct cadence_options){.channels = model->channels,
                                                                .hop = model->hop,
@@ -193,7 +139,7 @@ static int sensor_fit(struct source *source, const struct ssm_engine *engine, st
                                                                .rate = config->rate,
                                                                .reorder_s = config->reorder_s,
                                                                .gap_s = config->gap_s});
-    return sensor->cadence ? 0 : refuse_memory(err);
+    return sensor->readings && sensor->cadence ? 0 : refuse_memory(err);
 }
 
 /* ---- The thread. ---- */
@@ -346,7 +292,7 @@ static void sensor_stop(struct source *source)
 
 const struct source_ops source_sensor = {.name = "sensor",
                                          .open = sensor_open,
-                                         .fit = sensor_fit,
+                                         .meet = sensor_meet,
                                          .start = sensor_start,
                                          .stop = sensor_stop,
                                          .close = sensor_close};

@@ -198,14 +198,21 @@ def bad_lines_are_counted_and_one_is_quoted():
         assert "3 lines bad_line" in err and "1 readings missing_reading" in err and "20 hops in, 20 out" in err, err
 
 
+def checked(folder):
+    done = subprocess.run([SSM, "check", f"{folder}/c.yaml"], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
 def sensors_and_models_that_do_not_fit_are_refused():
     with tempfile.TemporaryDirectory() as folder:
-        for source, words in [("transport: stdin, fields: [ax, az, ay]", "takes ay as its channel 1, not 2"),
+        for source, words in [("transport: stdin, fields: [ax, az, ay]", "takes az as its channel 2, not 1"),
                               ("transport: stdin, fields: [ax, ay]", "are not 3, as many as"),
                               ("transport: stdin, fields: [a, b, c], units: [g, g, m]", 'channel 2 in g, and the source gives "m"'),
                               ("transport: tcp, listen: 256.1.1.1:9000", "256.1.1.1:9000")]:
             err = Daemon(folder, source).wait(status=78)
             assert words in err, (words, err)
+            code, said = checked(folder)  # check and start agree, but for addresses
+            assert "256" in source or (code == 78 and words in said), (code, said)
         port = free_port(socket.SOCK_DGRAM)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
             taken.bind(("127.0.0.1", port))

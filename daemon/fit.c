@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/fit.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/labels.h"
+#include "daemon/sink.h"
+#include "model/refuse.h"
+
+/* The i-th of the parts that commas separate; false past the last. */
+static bool part_of(const char *list, int i, char *part, size_t size)
+{
+    for (; i > 0 && *list; i--) {
+        list += strcspn(list, ",");
+        list += *list == ',';
+    }
+    snprintf(part, size, "%.*s", (int)strcspn(list, ","), list);
+    return *list != '\0';
+}
+
+static int count_parts(const char *list)
+{
+    int n = list[0] != '\0';
+    for (; *list; list++) {
+        n += *list == ',';
+    }
+    return n;
+}
+
+static int fit_units(const struct config_source *source, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ssm_channel channel;
+    char unit[sizeof channel.unit];
+    for (int i = 0; source->units[0] && ssm_describe_channel(engine, i, &channel); i++) {
+        part_of(source->units, i, unit, sizeof unit);
+        if (channel.unit[0] && strcmp(unit, channel.unit) != 0) {
+            return refuse(err, 78, "the model %s takes its channel %d in %s, and the source gives \"%s\"",
+                          ssm_describe(engine)->name, i, channel.unit, unit);
+        }
+    }
+    return 0;
+}
+
+/* Another order of the model's own names is a mistake; names of one's own are not. */
+static int fit_order(const struct config_source *source, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ssm_channel channel, other;
+    char field[sizeof channel.field];
+    for (int i = 0; ssm_describe_channel(engine, i, &channel); i++) {
+        part_of(source->fields, i, field, sizeof field);
+        for (int k = 0; strcmp(field, channel.field) != 0 && ssm_describe_channel(engine, k, &other); k++) {
+            if (strcmp(field, other.field) == 0) {
+                return refuse(err, 78, "the model %s takes %s as its channel %d, not %d", ssm_describe(engine)->name, field, k,
+                              i);
+            }
+        }
+    }
+    return 0;
+}
+
+static int fit_sensor(const struct config_source *source, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    const struct ssm_info *model = ssm_describe(engine);
+    char own[LABELS_FIELDS_MAX];
+    if (!source->fields[0]) {
+        return labels_fields(engine, own) ? fit_units(source, engine, err)
+                                          : refuse(err, 78, "the model %s doesn't name its %d channels; add fields: [...] to "
+                                                            "the source", model->name, model->channels);
+    }
+    if (count_parts(source->fields) != model->channels) {
+        return refuse(err, 78, "the fields %.200s are not %d, as many as the model %s takes", source->fields, model->channels,
+                      model->name);
+    }
+    return fit_order(source, engine, err) < 0 || fit_units(source, engine, err) < 0 ? -1 : 0;
+}
+
+static int fit_sound(const struct ssm_info *model, struct ssm_error *err)
+{
+    return model->channels == 1 ? 0 : refuse(err, 78, "the model %s takes %d channels of a sensor, and the source is sound",
+                                             model->name, model->channels);
+}
+
+static int fit_sinks(const struct config_pipeline *pipeline, const struct ssm_info *model, bool tags, struct ssm_error *err)
+{
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        const struct sink_ops *ops = sink_find(pipeline->sinks[i].type);
+        if (!(ops->takes & (tags ? SINK_TAKES_SCORES : SINK_TAKES_SAMPLES))) {
+            return refuse(err, 78, "a sink of type %s takes %s, and the model %s gives %s", ops->name, tags ? "sound" : "tags",
+                          model->name, tags ? "tags" : "sound");
+        }
+    }
+    return 0;
+}
+
+static int fit_all(const struct config_pipeline *pipeline, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    const struct ssm_info *model = ssm_describe(engine);
+    bool tags = strcmp(model->task, "tag") == 0, sensor = pipeline->source.type == SOURCE_SENSOR;
+    if (!tags && (sensor || model->outputs != model->hop)) {
+        return refuse(err, 78, "the model %s, for the task \"%s\", gives neither tags nor sound of sound", model->name,
+                      model->task);
+    }
+    if (tags && (pipeline->strength < 100 || pipeline->bypass)) {
+        return refuse(err, 78, "strength and bypass are for denoisers, and the model %s gives tags", model->name);
+    }
+    if ((sensor ? fit_sensor(&pipeline->source, engine, err) : fit_sound(model, err)) < 0) {
+        return -1;
+    }
+    return fit_sinks(pipeline, model, tags, err);
+}
+
+int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ssm_error why = {0};
+    return fit_all(pipeline, engine, &why) == 0 ? 0 : refuse(err, why.code, "pipeline %s: %.400s", pipeline->name, why.text);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_FIT_H
+#define DAEMON_FIT_H
+
+#include "config/config.h"
+#include "model/ssm.h"
+
+/* Does a pipeline's model take what its source gives, and do its sinks and settings take what the model gives? Asked by the
+ * daemon's start and by `ssm check`. 0, or -1 with *err (78). */
+int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine *engine, struct ssm_error *err);
+
+#endif
