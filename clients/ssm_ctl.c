@@ -100,6 +100,7 @@ const struct verb ssm_ctl = {
                "    snapshot       counters, latencies and streams, as state/ tells them each second\n"
                "    stream.list    the streams and how far they are\n"
                "    stream.reset   put STREAM's model back to its zero state\n"
+               "    stream.bypass  give a denoiser's input itself, as late as its output; stream.unbypass ends it\n"
                "    mem            the memory it uses\n"
                "    drain          stop the sources, let what waits go through, and end\n"
                "STREAM is a pipeline and a channel, mic/0, or just mic where the pipeline has one.",

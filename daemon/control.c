@@ -184,12 +184,37 @@ static void finish_reset(struct control *control)
     put_count(&control->bytes, "samples", engine_stream_samples(control->daemon->engine, control->stream));
 }
 
+static void switch_bypass(struct control *control, bool on)
+{
+    if (!engine_stream_bypass(control->daemon->engine, control->request.stream, on)) {
+        wrong(control, "refused", "op", "the stream's model gives tags; there is no sound to bypass");
+        return;
+    }
+    wire_put_map(&control->bytes, 1);
+    wire_put_text(&control->bytes, "bypass");
+    wire_put_bool(&control->bytes, on);
+}
+
+static void run_bypass(struct control *control)
+{
+    switch_bypass(control, true);
+}
+
+static void run_unbypass(struct control *control)
+{
+    switch_bypass(control, false);
+}
+
 static const struct operation operations[] = {
     {.name = "describe", .about = "this list, and the models that run", .run = run_describe},
     {.name = "snapshot", .about = "what state/ says each second", .run = run_snapshot},
     {.name = "stream.list", .about = "the streams and how far they are", .run = run_list},
     {.name = "stream.reset", .args = "stream", .about = "put a stream's model back to its zero state", .streams = true,
      .run = run_reset, .finish = finish_reset},
+    {.name = "stream.bypass", .args = "stream", .about = "give a denoiser's input itself, as late as its output, without a click",
+     .streams = true, .run = run_bypass},
+    {.name = "stream.unbypass", .args = "stream", .about = "give the denoiser's output again", .streams = true,
+     .run = run_unbypass},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
     {.name = "drain", .about = "stop the sources, let what waits go through, and end", .run = run_drain},
 };

@@ -758,9 +758,10 @@ struct waker *engine_thread_waker(struct engine_thread *thread)
     return &thread->waker;
 }
 
-void engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass)
+bool engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass)
 {
     atomic_store_explicit(&thread->streams[stream].bypass, bypass, memory_order_relaxed);
+    return thread->streams[stream].blend != NULL;
 }
 
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream)

@@ -84,8 +84,8 @@ int engine_stream_reset(struct engine_thread *thread, int stream);
 struct waker *engine_thread_waker(struct engine_thread *thread);
 
 /* Any thread: have the input itself, as late as the model's output, go out instead of that, from the next hop on; a fade of
- * 10 ms at each switch. The model goes on beside it. Nothing changes for a model that gives scores. */
-void engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass);
+ * 10 ms at each switch. The model goes on beside it. False: the model gives scores, there is nothing to bypass. */
+bool engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass);
 
 /* Any thread. */
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream);    /* given out so far            */

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 import msgpack
 import zmq
@@ -161,8 +162,22 @@ def beyond_this_machine_only_when_told_so():
             assert done.returncode == status and (status == 0 or "c.yaml:2:10: control:" in done.stderr), (more, done)
 
 
+def a_stream_is_bypassed_and_comes_back():
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
+        for op, on in (("stream.bypass", True), ("stream.unbypass", False)):
+            time.sleep(0.5)
+            assert daemon.ctl(op, "p") == {"bypass": on}
+        time.sleep(0.5)
+        daemon.end()
+        (sound,), hops = read_sound(f"{folder}/in.wav"), read_sound(f"{folder}/out.wav")
+        same = [hop == sound for hop in hops]
+        first, last = same.index(True), len(same) - same[::-1].index(True)
+        assert last - first > 30 and all(same[first:last]) and first > 20 and len(same) - last > 20, (first, last, len(same))
+
+
 def main():
     cases = [the_tool_asks_and_drains, a_reset_stream_begins_anew_and_loses_no_sample,
+             a_stream_is_bypassed_and_comes_back,
              json_and_messagepack_from_both_kinds_of_sockets, strangers_are_answered_and_harm_nothing,
              beyond_this_machine_only_when_told_so]
     failed = 0
