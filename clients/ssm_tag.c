@@ -370,10 +370,9 @@ static int tag_input(struct job *job)
     return tag_sound(job);
 }
 
-static int run_tag(char **arguments, int n)
+static int tag_one(const char *path)
 {
-    (void)n;
-    struct job job = {.path = arguments[0]};
+    struct job job = {.path = path};
     int status = set_format(&job);
     if (status != 0) {
         return status;
@@ -385,6 +384,20 @@ static int run_tag(char **arguments, int n)
     }
     close_job(&job);
     return status;
+}
+
+/* One after the other; the first that fails says the exit status, and the others are tagged all the same. */
+static int run_tag(char **arguments, int n)
+{
+    int first = 0;
+    if (n > 1 && strcmp(format, "jsonl") != 0 && !verb_json) {
+        return verb_fail(EX_USAGE, "--format %s is of one recording; jsonl tells of which each event is", format);
+    }
+    for (int i = 0; i < n && first != EX_USAGE && !ferror(stdout); i++) {
+        int status = tag_one(arguments[i]);
+        first = first != 0 ? first : status;
+    }
+    return first;
 }
 
 static const struct verb_option options[] = {
@@ -409,7 +422,7 @@ static const struct verb_option options[] = {
 
 const struct verb ssm_tag = {
     .name = "tag",
-    .arguments = "IN",
+    .arguments = "IN...",
     .summary = "tell what is in a recording, and when",
     .details =
         "Print the events a tag model hears in IN: label, beginning, end, probability. IN is any file libsndfile reads, at\n"
@@ -417,7 +430,7 @@ const struct verb ssm_tag = {
         "probability reaches its threshold and ends where it falls below a lower one; both, and the shortest event, come with\n"
         "the model. Times are seconds in IN, with the model's delay taken off; p is the highest probability in the event, mean\n"
         "the average, mid the AudioSet id where there is one, and cut is true where an event did not end by itself.\n"
-        "Memory stays constant whatever the length (WebVTT waits for the longest event).\n\n"
+        "Memory stays constant whatever the length (WebVTT waits for the longest event). Several INs are tagged one by one.\n\n"
         "IN may be a sensor's recording too, .csv or .jsonl: columns, or keys, with the names of the model's fields become its\n"
         "channels; t, time or timestamp says when (seconds, or a date), and t0 and t1 are in that time. What is missing, late\n"
         "or irregular becomes elapsed time for the model, never a made-up value; a pause of more than a second ends events.\n"
@@ -427,9 +440,9 @@ const struct verb ssm_tag = {
                 "  ssm tag talk.wav --model vad --format audacity >talk.txt\n"
                 "  ssm tag film.wav --format vtt >film.vtt\n"
                 "  ssm tag motor.csv --model vibration-tags\n"
-                "  ssm tag seven.wav --model digits --whole",
+                "  ssm tag *.wav --model digits --whole",
     .options = options,
     .least = 1,
-    .most = 1,
+    .most = 1 << 20,
     .run = run_tag,
 };

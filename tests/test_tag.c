@@ -175,6 +175,18 @@ static void whole_is_the_best_label_at_the_end(void **state)
     json_decref(json);
 }
 
+static void several_files_are_tagged_one_by_one(void **state)
+{
+    (void)state;
+    write_tones("one.wav", 16000);
+    write_tones("two.wav", 16000);
+    assert_says(66, "tag %/one.wav %/none.wav %/two.wav" MODEL, "none.wav: No such file");
+    assert_non_null(strstr(said, "one.wav\""));
+    assert_non_null(strstr(said, "two.wav\""));
+    assert_int_equal(lines(), 7); /* three events each, and the complaint */
+    assert_says(64, "tag %/one.wav %/two.wav --format vtt" MODEL, "of one recording");
+}
+
 static void threshold_is_for_every_label(void **state)
 {
     (void)state;
@@ -372,6 +384,7 @@ int main(void)
         cmocka_unit_test(the_models_delay_is_taken_off),
         cmocka_unit_test(scores_are_a_line_a_hop),
         cmocka_unit_test(whole_is_the_best_label_at_the_end),
+        cmocka_unit_test(several_files_are_tagged_one_by_one),
         cmocka_unit_test(threshold_is_for_every_label),
         cmocka_unit_test(audacity_takes_the_label_track),
         cmocka_unit_test(webvtt_is_in_order_of_beginnings),
