@@ -92,5 +92,9 @@ int socket_listen_tcp(const char *address, struct ssm_error *err)
 
 int socket_bind_udp(const char *address, struct ssm_error *err)
 {
-    return bind_address(address, SOCK_DGRAM, err);
+    int one = 1, fd = bind_address(address, SOCK_DGRAM, err);
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof one);
+    }
+    return fd;
 }

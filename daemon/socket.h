@@ -11,6 +11,7 @@
 int socket_listen_unix(const char *path, struct ssm_error *err);
 /* "HOST:PORT", "[::1]:PORT" */
 int socket_listen_tcp(const char *address, struct ssm_error *err);
+/* Messages carry how many before them the system dropped (SO_RXQ_OVFL). */
 int socket_bind_udp(const char *address, struct ssm_error *err);
 
 #endif

@@ -40,6 +40,7 @@ struct sensor_source {
     uint64_t hop;    /* readings in one          */
     int64_t arrived; /* the bytes being read     */
     bool quoted;     /* a bad line has been told */
+    uint32_t dropped; /* datagrams, by the system */
     char bytes[BYTES];
 };
 
@@ -221,16 +222,41 @@ static void drain_pull(struct sensor_source *sensor)
     }
 }
 
+/* The next datagram, and what the system dropped before it: the socket counts that from its start. */
+static void read_datagram(struct sensor_source *sensor)
+{
+    struct iovec bytes = {sensor->bytes, BYTES};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(uint32_t))];
+    } more;
+    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &more, .msg_controllen = sizeof more};
+    ssize_t got = recvmsg(sensor->client, &message, 0);
+    struct cmsghdr *head = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
+        uint32_t dropped;
+        memcpy(&dropped, CMSG_DATA(head), sizeof dropped);
+        count(sensor->source.counters, COUNTER_SOCKET_FULL, dropped - sensor->dropped);
+        sensor->dropped = dropped;
+    }
+    if (got >= 0) {
+        take_bytes(sensor, (size_t)got, true);
+    }
+}
+
 /* Read what is there. False: standard input ended, or this client is gone. */
 static bool read_some(struct sensor_source *sensor)
 {
-    bool datagram = sensor->config->transport == SENSOR_UDP;
-    ssize_t got = read(sensor->client, sensor->bytes, BYTES);
-    if (got < 0 && (datagram || errno == EINTR || errno == EAGAIN)) {
+    if (sensor->config->transport == SENSOR_UDP) {
+        read_datagram(sensor);
         return true;
     }
-    take_bytes(sensor, got > 0 ? (size_t)got : 0, datagram || got <= 0);
-    return got > 0 || datagram;
+    ssize_t got = read(sensor->client, sensor->bytes, BYTES);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
+        return true;
+    }
+    take_bytes(sensor, got > 0 ? (size_t)got : 0, got <= 0);
+    return got > 0;
 }
 
 static bool accept_client(struct sensor_source *sensor, struct pollfd *stop)

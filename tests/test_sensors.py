@@ -113,6 +113,23 @@ def udp_takes_datagrams():
         assert daemon.events() == wanted and "late_reading" not in err, err
 
 
+def dropped_datagrams_are_counted():
+    with tempfile.TemporaryDirectory() as folder:
+        port, sent = free_port(socket.SOCK_DGRAM), 5000
+        daemon = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}, buffer: 60s")
+        daemon.wait_ready()
+        daemon.process.send_signal(signal.SIGSTOP)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            for i in range(sent):
+                out.sendto(b'{"t": %d.%03d, "ax": 0, "ay": 0, "az": 1}' % (i // 100, i % 100 * 10), ("127.0.0.1", port))
+            daemon.process.send_signal(signal.SIGCONT)
+            time.sleep(1)
+            out.sendto(b'{"t": 60, "ax": 0, "ay": 0, "az": 1}', ("127.0.0.1", port))  # tells of those before it
+        err = daemon.end()
+        dropped, hops = int(err.split(" datagrams socket_full")[0].split()[-1]), int(err.split(" hops in")[0].split()[-1])
+        assert dropped > 100 and dropped + hops == sent + 1, (dropped, hops, err)
+
+
 def tcp_takes_one_after_the_other():
     with tempfile.TemporaryDirectory() as folder:
         port, lines = free_port(socket.SOCK_STREAM), csv_lines()
@@ -221,7 +238,7 @@ def sensors_and_models_that_do_not_fit_are_refused():
 
 
 def main():
-    cases = [stdin_gives_what_the_tool_finds, udp_takes_datagrams, tcp_takes_one_after_the_other, zeromq_pull_and_sub,
+    cases = [stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted, tcp_takes_one_after_the_other, zeromq_pull_and_sub,
              subscribers_get_the_sources_time, bad_lines_are_counted_and_one_is_quoted,
              sensors_and_models_that_do_not_fit_are_refused]
     failed = 0
