@@ -45,14 +45,14 @@ void json_text(struct json *json, const char *key, const char *text)
 void json_number(struct json *json, const char *key, double value)
 {
     if (!isfinite(value)) {
-        json_null(json, key);
+        json_nothing(json, key);
         return;
     }
     begin(json, key);
     fprintf(json->file, "%.9g", value);
 }
 
-void json_integer(struct json *json, const char *key, long long value)
+void json_whole(struct json *json, const char *key, long long value)
 {
     begin(json, key);
     fprintf(json->file, "%lld", value);
@@ -64,7 +64,7 @@ void json_flag(struct json *json, const char *key, bool value)
     fputs(value ? "true" : "false", json->file);
 }
 
-void json_null(struct json *json, const char *key)
+void json_nothing(struct json *json, const char *key)
 {
     begin(json, key);
     fputs("null", json->file);

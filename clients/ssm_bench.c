@@ -566,9 +566,9 @@ static void print_stages_json(struct json *json, const char *key, const double *
 static void print_timing_json(struct json *json, const char *key, const struct timing *t)
 {
     json_open(json, key, '{');
-    json_integer(json, "streams", t->streams);
-    json_integer(json, "threads", t->threads);
-    json_integer(json, "steps", t->steps);
+    json_whole(json, "streams", t->streams);
+    json_whole(json, "threads", t->threads);
+    json_whole(json, "steps", t->steps);
     json_number(json, "p50_us", 1e6 * t->p50);
     json_number(json, "p99_us", 1e6 * t->p99);
     json_number(json, "p99_9_us", 1e6 * t->p999);
@@ -576,10 +576,10 @@ static void print_timing_json(struct json *json, const char *key, const struct t
     print_stages_json(json, "mean_stages_us", t->stages);
     print_stages_json(json, "slowest_hundredth_stages_us", t->late_stages);
     json_number(json, "stolen", t->stolen);
-    json_integer(json, "preempted", t->preempted);
+    json_whole(json, "preempted", t->preempted);
     json_number(json, "oldest_copy_s", t->copy_s);
     json_number(json, "device_mib", t->device_mib);
-    json_integer(json, "room", t->room);
+    json_whole(json, "room", t->room);
     json_flag(json, "in_time", t->in_time);
     json_close(json, '}');
 }
@@ -594,14 +594,14 @@ static void print_json(const struct report *report)
     json_text(&json, "digest", info->digest);
     json_text(&json, "device", info->device);
     json_text(&json, "precision", precision);
-    json_integer(&json, "cores", report->cores);
+    json_whole(&json, "cores", report->cores);
     json_number(&json, "hop_ms", 1e3 * hop_s);
     json_number(&json, "rtf", report->one.mean / hop_s);
     print_timing_json(&json, "one", &report->one);
     print_timing_json(&json, "many", &report->many);
     json_number(&json, "scan_one_thread", report->scan_one);
     json_number(&json, "scan_all_threads", report->scan_all);
-    json_integer(&json, "state_bytes", (long long)info->state_bytes);
+    json_whole(&json, "state_bytes", (long long)info->state_bytes);
     json_number(&json, "peak_mib", report->peak_mib);
     json_close(&json, '}');
     putchar('\n');

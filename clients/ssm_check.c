@@ -77,12 +77,12 @@ static void print_json(const char *path, const struct config *config, const stru
     json_open(&json, NULL, '{');
     json_text(&json, "file", path);
     json_flag(&json, "ok", config != NULL && troubles->n == 0);
-    json_integer(&json, "pipelines", config != NULL ? config->n_pipelines : 0);
+    json_whole(&json, "pipelines", config != NULL ? config->n_pipelines : 0);
     json_open(&json, "errors", '[');
     for (int i = 0; config == NULL && i < errors->n; i++) {
         json_open(&json, NULL, '{');
-        json_integer(&json, "line", errors->at[i].line);
-        json_integer(&json, "column", errors->at[i].column);
+        json_whole(&json, "line", errors->at[i].line);
+        json_whole(&json, "column", errors->at[i].column);
         json_text(&json, "path", errors->at[i].path);
         json_text(&json, "text", errors->at[i].text);
         json_close(&json, '}');
@@ -90,7 +90,7 @@ static void print_json(const char *path, const struct config *config, const stru
     for (int i = 0; i < troubles->n; i++) {
         const struct config_pipeline *pipeline = &config->pipelines[troubles->at[i].pipeline];
         json_open(&json, NULL, '{');
-        json_integer(&json, "line", pipeline->line);
+        json_whole(&json, "line", pipeline->line);
         json_text(&json, "pipeline", pipeline->name);
         json_text(&json, "text", troubles->at[i].err.text);
         json_close(&json, '}');

@@ -178,9 +178,9 @@ static void print_json(const struct job *job)
     json_open(&json, NULL, '{');
     json_text(&json, "in", job->in_path);
     json_text(&json, "out", job->out_path);
-    json_integer(&json, "rate", job->info.rate);
-    json_integer(&json, "channels", job->info.channels);
-    json_integer(&json, "samples", job->taken);
+    json_whole(&json, "rate", job->info.rate);
+    json_whole(&json, "channels", job->info.channels);
+    json_whole(&json, "samples", job->taken);
     json_number(&json, "audio_s", audio);
     json_number(&json, "took_s", took);
     json_number(&json, "times_real_time", audio / took);
@@ -191,10 +191,10 @@ static void print_json(const struct job *job)
     json_text(&json, "way", step ? "step" : "scan");
     json_number(&json, "peak_mib", peak_mib());
     json_number(&json, "device_mib", job->device_mib);
-    json_integer(&json, "device_faults", (long long)job->health.faults);
-    json_integer(&json, "not_finite", (long long)sound_file_bad(job->in));
-    json_integer(&json, "beyond_full_scale", (long long)sound_file_bad(job->out));
-    json_integer(&json, "blown_hops", (long long)job->counts.blown);
+    json_whole(&json, "device_faults", (long long)job->health.faults);
+    json_whole(&json, "not_finite", (long long)sound_file_bad(job->in));
+    json_whole(&json, "beyond_full_scale", (long long)sound_file_bad(job->out));
+    json_whole(&json, "blown_hops", (long long)job->counts.blown);
     json_close(&json, '}');
     putchar('\n');
 }

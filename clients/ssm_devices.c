@@ -75,9 +75,9 @@ static void print_audio_json(struct json *json, const struct audio_device *devic
 {
     json_open(json, NULL, '{');
     json_text(json, "name", device->name);
-    json_integer(json, "inputs", device->inputs);
-    json_integer(json, "outputs", device->outputs);
-    json_integer(json, "rate", device->rate);
+    json_whole(json, "inputs", device->inputs);
+    json_whole(json, "outputs", device->outputs);
+    json_whole(json, "rate", device->rate);
     json_number(json, "latency_ms", device->latency_ms);
     json_flag(json, "default_input", device->default_input);
     json_flag(json, "default_output", device->default_output);
@@ -91,9 +91,9 @@ static void print_gpu_json(struct json *json, const struct backend_cuda_device *
     json_open(json, NULL, '{');
     json_text(json, "name", name);
     json_text(json, "processor", gpu->name);
-    json_integer(json, "multiprocessors", gpu->multiprocessors);
-    json_integer(json, "bytes", (long long)gpu->bytes);
-    json_integer(json, "bytes_free", (long long)gpu->bytes_free);
+    json_whole(json, "multiprocessors", gpu->multiprocessors);
+    json_whole(json, "bytes", (long long)gpu->bytes);
+    json_whole(json, "bytes_free", (long long)gpu->bytes_free);
     json_flag(json, "runs", gpu->runs);
     json_close(json, '}');
 }
@@ -114,7 +114,7 @@ static void print_json(const struct found *found)
     json_open(&json, NULL, '{');
     json_text(&json, "name", "cpu");
     json_text(&json, "kernels", kernels_best()->name);
-    json_integer(&json, "cores", sysconf(_SC_NPROCESSORS_ONLN));
+    json_whole(&json, "cores", sysconf(_SC_NPROCESSORS_ONLN));
     json_text(&json, "processor", found->processor);
     json_close(&json, '}');
     for (int i = 0; i < found->n_gpus; i++) {

@@ -90,7 +90,7 @@ static void print_json(const struct line *line, bool odd)
 {
     struct json json = {.file = stdout};
     json_open(&json, NULL, '{');
-    json_integer(&json, "line", (long long)line->number);
+    json_whole(&json, "line", (long long)line->number);
     json_number(&json, "score", line->score);
     json_number(&json, "bits_per_byte", line->sum / (double)line->bytes);
     json_flag(&json, "odd", odd);

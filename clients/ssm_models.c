@@ -28,9 +28,9 @@ static void print_json(struct json *json, const char *path, const struct ssm_inf
     json_text(json, "name", info->name);
     json_text(json, "version", info->version);
     json_text(json, "task", info->task);
-    json_integer(json, "rate", info->rate);
+    json_whole(json, "rate", info->rate);
     json_number(json, "latency_ms", 1e3 * info->latency / info->rate);
-    json_integer(json, "parameters", info->parameters);
+    json_whole(json, "parameters", info->parameters);
     json_text(json, "licence", info->licence);
     json_text(json, "path", path);
     json_close(json, '}');

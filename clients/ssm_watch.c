@@ -45,8 +45,8 @@ static void note_lost(void *context, const char *topic, uint64_t from, uint64_t 
         struct json json = {.file = stdout};
         json_open(&json, NULL, '{');
         json_text(&json, "lost", topic);
-        json_integer(&json, "from", (long long)from);
-        json_integer(&json, "to", (long long)to);
+        json_whole(&json, "from", (long long)from);
+        json_whole(&json, "to", (long long)to);
         json_close(&json, '}');
         putchar('\n');
     } else {
@@ -99,7 +99,7 @@ static void put_messagepack(struct json *json, const char *key, const uint8_t *b
     if (whole) {
         fwrite(text, 1, length, json_raw(json, key));
     } else {
-        json_null(json, key);
+        json_nothing(json, key);
     }
     free(text);
 }
@@ -121,7 +121,7 @@ static void print_json(const struct subscriber_message *message)
     } else if (strcmp(message->header.dt, "msgpack") == 0) {
         put_messagepack(&json, "payload", message->payload, message->payload_size);
     }
-    json_integer(&json, "payload_bytes", (long long)message->payload_size);
+    json_whole(&json, "payload_bytes", (long long)message->payload_size);
     json_close(&json, '}');
     putchar('\n');
 }

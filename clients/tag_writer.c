@@ -117,7 +117,7 @@ void tag_writer_scores(struct tag_writer *w, int channel, uint64_t from, uint64_
     fprintf(json_raw(&json, "t1"), "%.6f", seconds(w, to));
     json_text(&json, "source", w->source);
     if (w->channels > 1) {
-        json_integer(&json, "channel", channel);
+        json_whole(&json, "channel", channel);
     }
     json_open(&json, "scores", '{');
     for (int i = 0; i < w->labels->n; i++) {

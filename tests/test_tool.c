@@ -452,7 +452,8 @@ static void help_names_every_option(void **state)
     static const char *const contract[][2] = {
         {"denoise", "--model --device --precision --step --threads --state-in --state-out --quiet --json"},
         {"models", "--json"}, {"model inspect", "--json"}, {"check", "--json"}, {"schema", "--json"}, {"devices", "--json"},
-        {"watch", "--connect --count --json"}, {"bench", "--device --precision --streams --model --seconds --threads --json"},
+        {"watch", "--connect --count --json"}, {"top", "--connect --once --json"},
+        {"bench", "--device --precision --streams --model --seconds --threads --json"},
     };
     for (size_t i = 0; i < sizeof contract / sizeof *contract; i++) {
         char arguments[64], options[256], *rest = options, *option;

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""`ssm top` against a publisher that says what it likes."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+
+import msgpack
+
+from test_watch import Publisher
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+METER = "meter/here/mic/3/tiny/"
+
+
+def state(hops, lost=None, **keys):
+    times = {"n": hops, "p50_ms": 0.5, "p99_ms": 1.25, "p999_ms": 2}
+    streams = [{"pipeline": "mic", "channel": 3, "model": "tiny", "ended": False, "hops": hops, "samples": 160 * hops,
+                "lost": lost or {}},
+               {"pipeline": "file", "channel": 0, "model": "tiny", "ended": True, "hops": 7, "samples": 1120, "lost": {}}]
+    return {"node": "here", "version": "9.9", "state": "running", "uptime_s": 3723.5, "batches": hops, "published": 3 * hops,
+            "device_faults": 0, "capture_to_publish": times, "step": times, "streams": streams, **keys}
+
+
+def send_state(publisher, seconds, value):
+    payload = value if isinstance(value, bytes) else msgpack.packb(value)
+    publisher.send("state/here/", payload, dt="msgpack", tm=int(seconds * 1e9))
+
+
+def start(publisher, *arguments):
+    command = [SSM, "top", "--connect", publisher.address, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    publisher.wait(3)  # state/, meter/ and hugz/
+    return process
+
+
+def end(process, status=0):
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == status, (process.returncode, out, err)
+    return out.splitlines(), err
+
+
+def rates_are_of_the_time_between_two_states():
+    with Publisher() as publisher:
+        process = start(publisher, "--once")
+        publisher.send(METER, struct.pack("<4f", -20.5, -10, -30.25, -15), dt="f32le", n=4)
+        send_state(publisher, 10, state(100, {"ring_full": 5, "blown": 1}))
+        send_state(publisher, 10.1, state(100))  # somebody joined
+        send_state(publisher, 12, state(300, {"ring_full": 6, "blown": 1}))
+        lines, err = end(process)
+        assert not err and "9.9 on here  running  up 1:02:03  2 streams, 1 live  100 hops/s  300 messages/s" in lines[0], lines
+        assert "publish p50 0.50 p99 1.25 p99.9 2.00 ms   step p50 0.50" in lines[1], lines
+        assert lines[4].split() == ["mic", "3", "tiny", "100.0", "-20.5", "-30.2", "ring_full", "6+,", "blown", "1"], lines
+        assert lines[5].split() == ["file", "0", "tiny", "ended", "-", "-"], lines
+
+
+def json_is_the_state_with_rates_and_levels():
+    with Publisher() as publisher:
+        process = start(publisher, "--json")
+        send_state(publisher, 1, state(100))
+        send_state(publisher, 2, state(200, {"blown": 2}))
+        publisher.send(METER, struct.pack("<4f", -20, -10, -30, -15), dt="f32le", n=4)
+        first = json.loads(process.stdout.readline())
+        send_state(publisher, 3, state(50))  # a restart: no rate below zero
+        second = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        end(process)
+        assert first["hops_per_s"] == 100 and first["published_per_s"] == 300 and first["node"] == "here", first
+        assert first["streams"][0]["lost"] == {"blown": 2} and first["streams"][1]["in_db"] is None, first
+        assert second["hops_per_s"] == 0 and second["streams"][0]["out_db"] == -30, second
+
+
+def silence_ends_once_with_69():
+    with Publisher() as publisher:
+        lines, err = end(start(publisher, "--once"), 69)
+        assert not lines and "nothing came for 3 s" in err, err
+
+
+def strange_states_are_passed_over():
+    with Publisher() as publisher:
+        process = start(publisher, "--once")
+        for strange in (b"", b"\xc1", b"\x81\xa1", msgpack.packb([1, 2]), msgpack.packb("state")):
+            send_state(publisher, 1, strange)
+        publisher.send("meter/", struct.pack("<4f", 1, 2, 3, 4), dt="f32le")
+        publisher.send("meter/" + "x" * 200 + "/y/z/a/b/", struct.pack("<4f", 1, 2, 3, 4), dt="f32le")
+        publisher.send(METER, b"123", dt="f32le")
+        send_state(publisher, 1, {"streams": 3, "node": 4})
+        send_state(publisher, 2, state(10, {"\x1b[2J": 1}, node="\x1b]0;title\x07", streams=[1, {}, None, {"lost": 3}]))
+        lines, _ = end(process)
+        assert "\x1b" not in "".join(lines) and "on ?  running" in lines[0] and "4 streams" in lines[0], lines
+
+
+def main():
+    cases = [rates_are_of_the_time_between_two_states, json_is_the_state_with_rates_and_levels, silence_ends_once_with_69,
+             strange_states_are_passed_over]
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
