@@ -163,7 +163,12 @@ install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/models $(wildcard model/pretrained/*)
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/examples $(wildcard config/*.yaml)
 	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd config/schema.json
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/grafana config/grafana.json
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man8 daemon/ssmd.8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,share/man/man1 share/man/man5 lib/systemd/system)
+	$(BUILD)/ssm --help | sed -n '/^Commands:/,/^$$/s/^  \([a-z]*\( [a-z]\+\)\?\)   *\(.*\)/.TP\n\\fB\1\\fR\n\3/p' | \
+	  sed -e '/@COMMANDS@/{r /dev/stdin' -e 'd}' clients/ssm.1 >$(DESTDIR)$(PREFIX)/share/man/man1/ssm.1
+	$(BUILD)/ssm schema --man >$(DESTDIR)$(PREFIX)/share/man/man5/ssmd.yaml.5
 	sed 's|@PREFIX@|$(PREFIX)|' config/systemd/ssmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ssmd.service
 	install -Dm644 config/systemd/ssmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ssmd.conf
 	install -Dm644 config/systemd/ssmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/ssmd.conf

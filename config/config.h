@@ -103,5 +103,7 @@ const char *config_default(void);
 
 /* JSON Schema (draft-07) of the file, from the same table. */
 void config_schema(FILE *file);
+/* Its manual page, ssmd.yaml(5), from there too. */
+void config_manual(FILE *file);
 
 #endif

@@ -162,6 +162,16 @@ def metrics_are_prometheus_text_and_true():
             print("skipped: promtool check metrics: no promtool here")
 
 
+def the_dashboard_asks_for_what_there_is():
+    with open("config/grafana.json") as file, Daemon() as daemon:
+        asked = {name for panel in json.load(file)["panels"] for target in panel["targets"]
+                 for name in re.findall(r"(?:ssmd|process)_[a-z_]+", target["expr"])}
+        there = {name for name, _ in daemon.metrics()}
+        assert asked <= there, asked - there
+        losses = {name for name, labels in daemon.metrics() if "cause" in dict(labels)}
+        assert losses <= asked, losses - asked  # a new counter belongs there too
+
+
 def losses_are_counted_and_degrade():
     with Daemon() as daemon:
         assert daemon.health()["status"] == "ok" and daemon.health()["reasons"] == []
@@ -209,7 +219,7 @@ def the_schema_is_the_tool_s():
 
 
 def main():
-    cases = [metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade,
+    cases = [metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade, the_dashboard_asks_for_what_there_is,
              a_daemon_that_drains_or_has_stopped_moving_is_not_ready, systemd_is_told,
              the_schema_is_the_tool_s]
     failed = 0

@@ -20,8 +20,30 @@ unit=$root/usr/lib/systemd/system/ssmd.service
 
 check installs make --no-print-directory NVCC= install DESTDIR="$root" PREFIX=/usr
 check has_everything has bin/ssmd bin/ssm lib/libssm.so include/ssm.h share/ssmd/models/denoise-16k.safetensors \
-    share/ssmd/schema.json lib/systemd/system/ssmd.service lib/sysusers.d/ssmd.conf lib/tmpfiles.d/ssmd.conf
+    share/ssmd/schema.json share/ssmd/grafana/grafana.json share/man/man1/ssm.1 share/man/man5/ssmd.yaml.5 \
+    share/man/man8/ssmd.8 lib/systemd/system/ssmd.service lib/sysusers.d/ssmd.conf lib/tmpfiles.d/ssmd.conf
 check unit_starts_what_is_installed grep -q '^ExecStart=/usr/bin/ssmd ' "$unit"
+
+names_every_command() {
+    local name
+    "$root/usr/bin/ssm" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\( [a-z]\+\)\?\)   *.*/\1/p' >"$root/names"
+    [ "$(wc -l <"$root/names")" -ge 10 ] || return 1
+    while read -r name; do grep -qF "\\fB$name\\fR" "$root/usr/share/man/man1/ssm.1" || { echo "no $name"; return 1; }; done <"$root/names"
+}
+reads_as_a_manual() {
+    local page
+    for page in man1/ssm.1 man5/ssmd.yaml.5 man8/ssmd.8; do
+        man --warnings=w -E UTF-8 -l -Tutf8 -Z "$root/usr/share/man/$page" 2>&1 >/dev/null | grep . && return 1
+        ! grep -q @ "$root/usr/share/man/$page" || return 1
+    done
+    return 0
+}
+check manual_names_every_command names_every_command
+if command -v man >/dev/null && command -v groff >/dev/null; then
+    check manuals_are_read_without_a_warning reads_as_a_manual
+else
+    echo "skipped: manual pages: no man here"
+fi
 
 exposure() {
     local worst
