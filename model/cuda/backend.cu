@@ -121,12 +121,13 @@ struct cuda *of(struct backend *backend)
     return reinterpret_cast<struct cuda *>(backend);
 }
 
-/* Keep the first error's words. 0, or -1. */
+/* Keep the first error's words, and nothing for the next GPU that this thread asks. 0, or -1. */
 int check(struct cuda *cuda, cudaError_t error, const char *what)
 {
     if (error == cudaSuccess) {
         return 0;
     }
+    cudaGetLastError();
     if (!cuda->fault[0]) {
         snprintf(cuda->fault, sizeof cuda->fault, "failed in %s: %s", what, cudaGetErrorString(error));
     }
