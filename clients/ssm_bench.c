@@ -20,8 +20,8 @@
 enum { WARM_UP = 1, SIGNAL = 8, RING = 16, SCAN = 30, SCAN_FOR = 2, MOST_STREAMS = 1 << 20 };
 
 /* Steps of a trial in the search for the most streams, and before them; and a p99.9 is one of at least so many. The number
- * found is held up to HOLDS times, each time with fewer streams. */
-enum { TRIAL_STEPS = 40, TRIAL_WARM_UP = 10, SURE_STEPS = 1000, HOLDS = 12 };
+ * found is held up to HOLDS times, AGAIN times before it is lowered: what disturbs the machine for a moment isn't too much. */
+enum { TRIAL_STEPS = 40, TRIAL_WARM_UP = 10, SURE_STEPS = 1000, HOLDS = 16, AGAIN = 2, TRIALS = 64 };
 enum { GPU_FIRST = 8192 }; /* streams of a GPU that the search begins with: fewer say little about what one more costs */
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *streams_text = "auto";
@@ -58,9 +58,17 @@ struct load { /* an engine full of streams, each with its own samples */
     double due;        /* paced: when the next step is, by the clock */
 };
 
+struct trial { /* what a search went by */
+    int streams, steps;
+    double p50, p999;
+    bool in_time;
+};
+
 struct report {
     struct ssm_info info;
     struct timing one, many;
+    struct trial trials[TRIALS]; /* the first so many */
+    int n_trials;
     double scan_one, scan_all; /* times real time */
     int cores;
     double peak_mib;
@@ -329,8 +337,12 @@ static int measure(int n, int n_threads, struct timing *timing, struct ssm_error
     return status;
 }
 
-static void print_trial(const struct timing *trial, bool in_time)
+static void note_trial(struct report *report, const struct timing *trial, bool in_time)
 {
+    if (report->n_trials < TRIALS) {
+        report->trials[report->n_trials++] =
+            (struct trial){trial->streams, trial->steps, trial->p50, trial->p999, in_time};
+    }
     if (isatty(STDERR_FILENO)) {
         fprintf(stderr, "\r%d streams: p50 %.2f ms, p99.9 %.2f ms, %s\033[K", trial->streams, 1e3 * trial->p50,
                 1e3 * trial->p999, in_time ? "in time" : "too late");
@@ -341,6 +353,7 @@ static void print_trial(const struct timing *trial, bool in_time)
 struct search {
     struct load load;
     struct timing trial; /* the last */
+    struct report *report;
     double hop_s;
     int n_threads, good, bad; /* the most that were in time, and the fewest that weren't; 0: none yet */
 };
@@ -356,7 +369,7 @@ static int try_streams(struct search *search, int n, struct ssm_error *err)
     int status = measure_load(load, TRIAL_STEPS, TRIAL_STEPS, &search->trial, err);
     bool in_time = search->trial.p90 <= 0.98 * search->hop_s;
     *(in_time ? &search->good : &search->bad) = n;
-    print_trial(&search->trial, in_time);
+    note_trial(search->report, &search->trial, in_time);
     return status;
 }
 
@@ -412,29 +425,34 @@ static int narrow(struct search *search, struct ssm_error *err)
     return status;
 }
 
-/* Hold the number for SURE_STEPS at least, each time with fewer streams. */
-static int hold(struct search *search, struct timing *best, struct ssm_error *err)
+/* Hold the number for SURE_STEPS at least, each time it failed AGAIN times with fewer streams: 1/64 less, then 2/64 and so on,
+ * which halves them in the end. Trials end with the first steps that are late, so some time has to pass between them. */
+static int hold(struct search *search, struct ssm_error *err)
 {
+    struct timing *best = &search->report->many;
     int planned = (int)(seconds / search->hop_s), status = 0;
     planned = planned < SURE_STEPS ? SURE_STEPS : planned;
-    warm_up(&search->load, WARM_UP);
-    for (int i = 1, n = search->good; i <= HOLDS && n > 0 && status == 0 && !best->in_time; n -= 1 + n * i++ / 32) {
+    for (int i = 1, n = search->good; i <= HOLDS && n > 0 && status == 0 && !best->in_time; i++) {
         search->load.n = n;
+        warm_up(&search->load, WARM_UP);
         status = measure_load(&search->load, planned, planned / 1000, best, err);
-        print_trial(best, best->in_time);
+        note_trial(search->report, best, best->in_time);
+        n -= i % AGAIN == 0 ? 1 + (int)(n * (i / AGAIN) / 64.0) : 0;
     }
     return status;
 }
 
 /* The most streams whose p99.9 stays within the hop; one alone is known. */
-static int find_most(int n_threads, const struct timing *one, double hop_s, struct timing *best, struct ssm_error *err)
+static int find_most(int n_threads, double hop_s, struct report *report, struct ssm_error *err)
 {
-    struct search search = {.hop_s = hop_s, .n_threads = n_threads};
+    struct search search = {.report = report, .hop_s = hop_s, .n_threads = n_threads};
+    const struct timing *one = &report->one;
+    struct timing *best = &report->many;
     double first = one->gpus > 0 ? one->gpus * (double)GPU_FIRST : hop_s / one->p50 * n_threads / 4;
     int status = grow(&search, (int)fmax(1, fmin(first, MOST_STREAMS)), err);
     if (status == 0) {
         status = narrow(&search, err);
-        status = status == 0 && search.good > 0 ? hold(&search, best, err) : status;
+        status = status == 0 && search.good > 0 ? hold(&search, err) : status;
         unload(&search.load);
     }
     best->threads = n_threads;
@@ -584,6 +602,22 @@ static void print_timing_json(struct json *json, const char *key, const struct t
     json_close(json, '}');
 }
 
+static void print_trials_json(struct json *json, const struct report *report)
+{
+    json_open(json, "trials", '[');
+    for (int i = 0; i < report->n_trials; i++) {
+        const struct trial *trial = &report->trials[i];
+        json_open(json, NULL, '{');
+        json_whole(json, "streams", trial->streams);
+        json_whole(json, "steps", trial->steps);
+        json_number(json, "p50_us", 1e6 * trial->p50);
+        json_number(json, "p99_9_us", 1e6 * trial->p999);
+        json_flag(json, "in_time", trial->in_time);
+        json_close(json, '}');
+    }
+    json_close(json, ']');
+}
+
 static void print_json(const struct report *report)
 {
     const struct ssm_info *info = &report->info;
@@ -599,6 +633,7 @@ static void print_json(const struct report *report)
     json_number(&json, "rtf", report->one.mean / hop_s);
     print_timing_json(&json, "one", &report->one);
     print_timing_json(&json, "many", &report->many);
+    print_trials_json(&json, report);
     json_number(&json, "scan_one_thread", report->scan_one);
     json_number(&json, "scan_all_threads", report->scan_all);
     json_whole(&json, "state_bytes", (long long)info->state_bytes);
@@ -623,7 +658,7 @@ static int measure_all(struct report *report, int streams, struct ssm_error *err
     if (status == 0 && streams > 0) {
         status = measure(streams, n_threads, &report->many, err);
     } else if (status == 0) {
-        status = find_most(n_threads, &report->one, hop_s, &report->many, err);
+        status = find_most(n_threads, hop_s, report, err);
     }
     report->peak_mib = peak_mib();
     if (status == 0) {
