@@ -9,9 +9,11 @@
 
 /* -80 dBFS: what CPU and GPU may differ by (fp32). Backbones give activations, not samples: as much of their size. */
 #define TWIN_TOLERANCE 1e-4
-/* After a gap of 30 hops or a million the trained models make 1e-7 into 2e-4, as the processor's own kernels show that
- * differ in their order of sums. */
+/* After gaps of 30 hops and a million, which none was trained with, models amplify what sums in another order differ by:
+ * denoise-16k on the processor 1e-7 to 1e-3, between the plain C kernels and any of the others. So here it may be as much or
+ * TIMES what those differ by in the same steps. */
 #define GAP_TOLERANCE 1e-3
+enum { TIMES = 4 };
 enum { HOPS = 96 };
 
 static const struct backend_ops *cuda;
@@ -205,19 +207,34 @@ static void run_scan(struct backend *backend, const struct model *model, const f
     assert_int_equal(backend->ops->scan(backend, &hop), 0);
 }
 
-/* |a - b| within the twins' tolerance, of full scale or, where values are larger, of the largest. */
-static void assert_twins(const struct model *model, const float *a, const float *b, size_t hops, double tolerance,
-                         const char *what)
+/* The largest |a - b|, of full scale or, where b is larger, of its largest value; NaN where there is one. */
+static double difference(const struct model *model, const float *a, const float *b, size_t hops)
 {
     double largest = 1, worst = 0;
     for (size_t i = 0; i < hops * (size_t)model->info.outputs; i++) {
         largest = fmax(largest, fabs((double)b[i]));
-        double difference = fabs((double)a[i] - (double)b[i]);
-        worst = difference <= worst ? worst : difference; /* a NaN sticks */
+        double apart = fabs((double)a[i] - (double)b[i]);
+        worst = apart <= worst ? worst : apart; /* a NaN sticks */
     }
-    if (!(worst <= tolerance * largest)) {
-        fail_msg("%s, %s: differ by %.3g where the largest value is %.3g", model->info.name, what, worst, largest);
+    return worst / largest;
+}
+
+/* Says when they aren't. */
+static bool are_twins(const struct model *model, const float *a, const float *b, size_t hops, double tolerance,
+                      const char *what)
+{
+    double apart = difference(model, a, b, hops);
+    bool twins = apart <= tolerance;
+    if (!twins) {
+        print_error("%s, %s: differ by %.3g, more than %.3g\n", model->info.name, what, apart, tolerance);
     }
+    return twins;
+}
+
+static void assert_twins(const struct model *model, const float *a, const float *b, size_t hops, double tolerance,
+                         const char *what)
+{
+    assert_true(are_twins(model, a, b, hops, tolerance, what));
 }
 
 static const float *gaps(void)
@@ -231,40 +248,68 @@ static const float *gaps(void)
 
 /* ---- cases ---- */
 
+/* How far the plain C kernels, which are the definition, are from the processor's best in the same steps. */
+static double spread(const struct model *model, const float *in, const float *best, const float *elapsed)
+{
+    float *plain = room(model, HOPS);
+    setenv("SSM_KERNELS", "scalar", 1);
+    struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL);
+    unsetenv("SSM_KERNELS");
+    run_steps(cpu, model, in, plain, 0, HOPS, elapsed);
+    cpu->ops->close(cpu);
+    double apart = difference(model, plain, best, HOPS);
+    free(plain);
+    return apart;
+}
+
+/* By step, by scan, and in pieces. */
+static bool goes_as_on_the_processor(struct backend *gpu, const struct model *model, const float *in, const float *want,
+                                     const float *elapsed)
+{
+    double tolerance = elapsed ? fmax(GAP_TOLERANCE, TIMES * spread(model, in, want, elapsed)) : TWIN_TOLERANCE;
+    float *got = room(model, HOPS);
+    assert_int_equal(gpu->ops->state_put(gpu, 0, NULL), 0);
+    run_steps(gpu, model, in, got, 0, HOPS, elapsed);
+    bool same = are_twins(model, got, want, HOPS, tolerance, "step");
+    gpu->ops->state_put(gpu, 0, NULL);
+    run_scan(gpu, model, in, got, 0, HOPS, elapsed);
+    same &= are_twins(model, got, want, HOPS, tolerance, "scan");
+    gpu->ops->state_put(gpu, 0, NULL);
+    run_scan(gpu, model, in, got, 0, 1, elapsed);
+    run_steps(gpu, model, in, got, 1, 20, elapsed);
+    run_scan(gpu, model, in, got, 20, 57, elapsed);
+    run_scan(gpu, model, in, got, 57, HOPS, elapsed);
+    same &= are_twins(model, got, want, HOPS, tolerance, "pieces by scan and step");
+    free(got);
+    return same;
+}
+
 static void every_model_steps_and_scans_as_on_the_processor(void **state)
 {
     (void)state;
+    int wrong = 0;
     for (int i = 0; i < MODELS; i++) {
         struct model *model = open_model(i);
         struct backend *cpu = open_backend(&backend_cpu, model, 1, 1, NULL),
                        *gpu = open_backend(cuda, model, 1, 1, NULL);
-        float *in = record(model, HOPS, 5), *want = room(model, HOPS), *got = room(model, HOPS);
+        float *in = record(model, HOPS, 5), *want = room(model, HOPS);
         for (int gap = 0; gap < 2; gap++) {
             const float *elapsed = gap ? gaps() : NULL;
-            double tolerance = gap ? GAP_TOLERANCE : TWIN_TOLERANCE;
             cpu->ops->state_put(cpu, 0, NULL);
             run_steps(cpu, model, in, want, 0, HOPS, elapsed);
-            assert_int_equal(gpu->ops->state_put(gpu, 0, NULL), 0);
-            run_steps(gpu, model, in, got, 0, HOPS, elapsed);
-            assert_twins(model, got, want, HOPS, tolerance, "step");
-            gpu->ops->state_put(gpu, 0, NULL);
-            run_scan(gpu, model, in, got, 0, HOPS, elapsed);
-            assert_twins(model, got, want, HOPS, tolerance, "scan");
-            gpu->ops->state_put(gpu, 0, NULL);
-            run_scan(gpu, model, in, got, 0, 1, elapsed);
-            run_steps(gpu, model, in, got, 1, 20, elapsed);
-            run_scan(gpu, model, in, got, 20, 57, elapsed);
-            run_scan(gpu, model, in, got, 57, HOPS, elapsed);
-            assert_twins(model, got, want, HOPS, tolerance, "pieces by scan and step");
+            if (!goes_as_on_the_processor(gpu, model, in, want, elapsed)) {
+                print_error("model %d of this test, %s\n", i, gap ? "with gaps" : "without gaps");
+                wrong++;
+            }
         }
         assert_null(gpu->ops->fault(gpu));
         free(in);
         free(want);
-        free(got);
         gpu->ops->close(gpu);
         cpu->ops->close(cpu);
         model_close(model);
     }
+    assert_int_equal(wrong, 0);
 }
 
 /* The bundled recording again and again. On it the processor's own kernels, which differ in their order of sums, agree
