@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@
 #include "model/refuse.h"
 
 /* microhttpd's own limit lies above ours, so that it always takes one more and tells of it. */
-enum { SPARE = 4, IDLE_S = 5, MEMORY = 16384 };
+enum { SPARE = 4, IDLE_S = 5, MEMORY = 16384, NICE = 10 };
 
 struct http {
     const struct http_page *pages;
@@ -55,6 +56,9 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **s
             ((struct connection *)*slot)->number = 0;
         }
         return;
+    }
+    if (http->number == 0) {
+        setpriority(PRIO_PROCESS, 0, NICE); /* of this thread alone: whoever asks a lot is behind all who compute */
     }
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     for (int i = 0; i < HTTP_CONNECTIONS + SPARE && info && !*slot; i++) {

@@ -6,7 +6,7 @@
  * includes microhttpd.h.
  *
  * It owes nothing to its clients: at most HTTP_CONNECTIONS of them, where the oldest makes room for one more; each has some
- * kilobytes of memory, and 5 s to say something. */
+ * kilobytes of memory, and 5 s to say something. Its thread yields to all others. */
 
 #include <stdio.h>
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Write the seeds of fuzz_safetensors, fuzz_model, fuzz_state and fuzz_readings: corpus_safetensors, corpus_model and so on."""
+"""Write the seeds of fuzz_safetensors, fuzz_model, fuzz_state, fuzz_readings and fuzz_http: corpus_safetensors, corpus_model and so on."""
 
 import json
 import os
@@ -74,8 +74,16 @@ def make_readings():
     write("readings", "hops", b'3{"ax":1,"ay":2,"az":3}\n{"ax":1,"ay":2,"az":3}\n{"ax":1}\n')
 
 
+def make_requests():
+    write("http", "get", b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nRange: bytes=1-2\r\n\r\n")
+    write("http", "twice", b"GET /a?b=%41&c HTTP/1.1\r\nHost: x\r\nCookie: a=b; c\r\n\r\nHEAD /metrics HTTP/1.0\r\n\r\n")
+    write("http", "chunks", b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n0\r\nT: x\r\n\r\n")
+    write("http", "body", b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcde")
+
+
 if __name__ == "__main__":
     make_safetensors()
     make_configs()
     make_states()
     make_readings()
+    make_requests()
