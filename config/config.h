@@ -72,6 +72,7 @@ struct config {
     char publish[256]; /* XPUB address; "" = none */
     char control[256]; /* address requests are answered on; "" = none, "auto" = one port below `publish` */
     char http[256];    /* HOST:PORT of the web server that tells how it runs; "" = none */
+    char state_dir[1024]; /* where states outlive a crash; "" = nowhere */
     bool insecure;     /* publish beyond loopback without CURVE */
     double deadline_s; /* a batch waits at most this long for more streams */
     double drain_s;    /* SIGTERM: time allowed to drain */

@@ -311,6 +311,9 @@ static const struct key rows[] = {
               "path and .control; empty is none."},
     {.name = "http", .kind = KEY_TEXT, FIELD(struct config, http), .check = check_http, .pattern = "^(.+:[0-9]+)?$",
      .about = "Where a web server tells how it runs, 127.0.0.1:9464: /metrics for Prometheus, /health, /ready, /ping."},
+    {.name = "state_dir", .kind = KEY_TEXT, FIELD(struct config, state_dir), .check = check_any, .pattern = "",
+     .about = "Folder in which the states of live streams are kept, each second, for a restart to go on from, best in memory: "
+              "/run/ssmd; empty is nowhere."},
     {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",
      .about = "Allow ports that other machines reach without encryption: whoever reaches them can listen, or feed a model."},
     {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config, deadline_s), .least = 0, .most = 1, .standard = "2ms",

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/checkpoint.h"
 #include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
@@ -226,6 +227,65 @@ static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
     return 0;
 }
 
+/* The stream's sample, at the source's rate, that a source which ran on is at now. */
+static uint64_t sample_now(const struct source *source, int model_rate, const struct record *record, double age_s)
+{
+    return record->position * (uint64_t)source->rate / (uint64_t)model_rate + (uint64_t)llround(age_s * source->rate);
+}
+
+/* A pipeline's streams go on from their states. */
+static void resume(struct daemon *daemon, struct pipeline *pipeline)
+{
+    struct source *source = pipeline->source;
+    uint64_t at = 0;
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        struct ssm_error err = {0};
+        struct record record;
+        double age_s;
+        int stream = pipeline->first + i;
+        bool found = checkpoint_find(daemon->checkpoint, stream, &record, &age_s, &err);
+        if (found && source->ops->seek) { /* the channels of a file are where its first one is */
+            at = i == 0 ? sample_now(source, ssm_describe(pipeline->model->engine)->rate, &record, age_s) : at;
+            at = i > 0 || source->ops->seek(source, at) ? at : 0;
+            found = at > 0;
+        }
+        if (found && engine_stream_resume(daemon->engine, stream, &record, at, &err) == 0) {
+            log_line(LOG_INFO, "pipeline %s: channel %d goes on from a state of %.3f s ago", pipeline->config->name,
+                     source->channels[i], age_s);
+        } else if (err.code != 0) {
+            log_line(LOG_WARNING, "pipeline %s: channel %d begins anew: %s", pipeline->config->name, source->channels[i], err.text);
+        }
+    }
+}
+
+static int keep_pipeline(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);
+        if (checkpoint_add(daemon->checkpoint, daemon->engine, pipeline->first + i, name, pipeline->source->rate, err) < 0) {
+            return -1;
+        }
+    }
+    resume(daemon, pipeline);
+    return 0;
+}
+
+static int open_checkpoint(struct daemon *daemon, struct ssm_error *err)
+{
+    if (daemon->config->state_dir[0] == '\0') {
+        return 0;
+    }
+    daemon->checkpoint = checkpoint_open(daemon->config->state_dir, daemon->n_streams, err);
+    for (int i = 0; daemon->checkpoint && i < daemon->n_pipelines; i++) {
+        struct pipeline *pipeline = &daemon->pipelines[i];
+        if (engine_stream_keeps(daemon->engine, pipeline->first) && keep_pipeline(daemon, pipeline, err) < 0) {
+            return -1;
+        }
+    }
+    return daemon->checkpoint ? 0 : -1;
+}
+
 /* "auto" is one port below the publisher's, of this machine alone. */
 static void control_address(const struct config *config, char *address, size_t size)
 {
@@ -267,7 +327,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         goto fail;
     }
     if (open_sources(daemon, err) < 0 || open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
-        open_pipelines(daemon, err) < 0 || open_control(daemon, err) < 0) {
+        open_pipelines(daemon, err) < 0 || open_checkpoint(daemon, err) < 0 || open_control(daemon, err) < 0) {
         goto fail;
     }
     daemon->patient = is_patient(daemon);
@@ -534,6 +594,7 @@ static void on_stop_signal(void *arg)
 static void on_delivered(void *arg)
 {
     struct daemon *daemon = arg;
+    checkpoint_turn(daemon->checkpoint, daemon->engine);
     loop_wake(daemon->loop);
     if (daemon->patient) { /* somebody may be waiting for room, or for something to write */
         worker_wake(daemon->reader);
@@ -585,6 +646,9 @@ static int start(struct daemon *daemon, struct ssm_error *err)
     if (start_loop(daemon) < 0 || worker_start(daemon->writer) < 0) {
         return refuse(err, 71, "can't start the event loop or the writing thread");
     }
+    if (daemon->checkpoint && checkpoint_start(daemon->checkpoint, err) < 0) {
+        return -1;
+    }
     if (engine_thread_start(daemon->engine, on_delivered, daemon, err) < 0) {
         return -1;
     }
@@ -602,6 +666,9 @@ static void stop(struct daemon *daemon)
     }
     worker_stop(daemon->reader);
     engine_thread_stop(daemon->engine);
+    if (daemon->checkpoint) {
+        checkpoint_stop(daemon->checkpoint);
+    }
     worker_stop(daemon->writer);
 }
 
@@ -701,6 +768,7 @@ void daemon_close(struct daemon *daemon)
     }
     close_sinks(daemon);
     engine_thread_destroy(daemon->engine);
+    checkpoint_close(daemon->checkpoint);
     for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
         struct pipeline *pipeline = &daemon->pipelines[i];
         for (int k = 0; pipeline->feeds && k < pipeline->n_channels; k++) {

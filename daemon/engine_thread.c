@@ -22,6 +22,14 @@ struct skip {
     bool entered; /* the input is past it; the output follows `delay` samples later */
 };
 
+/* A state from another process that the stream goes on from. */
+struct resume {
+    bool pending;     /* until the source's first sample came                            */
+    uint64_t position, out; /* as in struct record                                       */
+    int64_t captured;
+    uint64_t at;      /* the feed's rate: number of the source's first sample; 0: by its time */
+};
+
 struct stream {
     struct feed *feed; /* NULL: it has rows */
     struct rows *rows;
@@ -33,6 +41,7 @@ struct stream {
     const struct ssm_info *model;
     struct ssm_engine *engine;
     ssm_stream slot;
+    struct resume resume;
     struct resampler *resampler;
     uint64_t unit_in, unit_out; /* the smallest hole that can be skipped: samples of the feed, samples (whole hops) of the model */
 
@@ -62,6 +71,9 @@ struct stream {
     float *out;          /* (ENGINE_HOPS, outputs) */
     int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
     uint64_t shift;  /* position = left + shift                                                             */
+
+    uint64_t began, began_in;    /* the first sample of this run, and the same at the feed's rate           */
+    _Atomic uint64_t *mark;      /* outlives a crash: where what went out ends. NULL: nobody wants to know  */
 
     _Atomic uint64_t samples_in, samples_out; /* `position` and what was given to the sinks, for others to read */
     atomic_bool ended;
@@ -284,6 +296,28 @@ static size_t silence_bad_samples(float *samples, size_t n)
     return bad;
 }
 
+/* The source's first `n` samples of this run have arrived: what went by since the state was taken is a hole. The stream goes on
+ * in it as behind any other: whole units are left out, of which the model is told as time, and the rest is silence. */
+static void go_on(struct stream *stream, size_t n, int64_t arrived)
+{
+    const struct resume *resume = &stream->resume;
+    int in = stream->rate, out = stream->model->rate;
+    double away = (double)(arrived - resume->captured) * 1e-9 * in - (double)n;
+    uint64_t at = resume->at > 0 ? resume->at : scale_up(resume->position, out, in) + (uint64_t)fmax(round(away), 0);
+    uint64_t units = at / stream->unit_in, to = scale_up(at, in, out);
+    stream->began_in = stream->position = stream->skipped = units * stream->unit_in;
+    stream->began = stream->shift = units * stream->unit_out;
+    stream->zeros = at - stream->position;
+    if (stream->began > resume->position) {
+        stream->elapsed = (float)fmin(1 + (double)(stream->began - resume->position) / stream->model->hop, 1e6);
+    }
+    if (to > resume->out) {
+        stream->hole = (struct hole){.n = to - resume->out, .from = resume->out, .to = to, .why = COUNTER_RESTART};
+        count(stream->counters, COUNTER_RESTART, to - resume->out);
+    }
+    stream->resume.pending = false;
+}
+
 /* Have raw samples or silence at hand; false when there are none now. */
 static bool refill(struct stream *stream)
 {
@@ -293,6 +327,9 @@ static bool refill(struct stream *stream)
     struct feed_note note;
     stream->raw_at = 0;
     stream->raw_n = feed_read(stream->feed, stream->raw, RAW, &note);
+    if (stream->resume.pending && stream->raw_n > 0) {
+        go_on(stream, stream->raw_n + note.rest, note.arrived);
+    }
     if (note.hole > 0) {
         note_hole(stream, note.hole);
     }
@@ -458,6 +495,7 @@ static void note_fault(struct stream *stream, uint64_t from, size_t n)
 static void hand_on(struct stream *stream, struct delivery *delivery, const float *out, size_t n)
 {
     delivery->n = n;
+    delivery->began = stream->began;
     delivery->samples = stream->scores ? NULL : out;
     delivery->scores = stream->scores ? out : NULL;
     bool hole = stream->hole.to > stream->hole.from && delivery->s0 + n > stream->hole.from;
@@ -467,6 +505,9 @@ static void hand_on(struct stream *stream, struct delivery *delivery, const floa
         stream->sinks[i]->ops->write(stream->sinks[i], stream->channel, delivery);
     }
     stream->hole.from = hole ? stream->hole.to : stream->hole.from;
+    if (stream->mark) {
+        atomic_store_explicit(stream->mark, delivery->s0 + n, memory_order_relaxed);
+    }
 }
 
 /* Give n samples, the first of them `left`, or the scores about them to the sinks; what lies beyond the input's end is only the
@@ -540,7 +581,7 @@ static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     stream->staged -= n;
     stream->entered += n;
     stream->elapsed = 1;
-    atomic_store_explicit(&stream->samples_in, stream->position, memory_order_relaxed);
+    atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
 /* A pause, or what found no room before a row: a hole up to it. */
@@ -588,7 +629,7 @@ static void deliver_rows(struct stream *stream, const struct ssm_hop *step, int6
     }
     count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
     stream->position += (uint64_t)(step->count * stream->model->hop);
-    atomic_store_explicit(&stream->samples_in, stream->position, memory_order_relaxed);
+    atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
 /* Streams whose last hop is out tell their sinks so. */
@@ -601,7 +642,7 @@ static size_t retire(struct engine_thread *thread)
             continue;
         }
         for (int k = 0; k < stream->n_sinks; k++) {
-            stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole, stream->position);
+            stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole, stream->position - stream->began_in);
         }
         atomic_store(&stream->ended, true);
         n++;
@@ -746,6 +787,46 @@ int engine_stream_reset(struct engine_thread *thread, int stream)
 {
     struct stream *s = &thread->streams[stream];
     return ssm_stream_reset(s->engine, s->slot);
+}
+
+bool engine_stream_keeps(const struct engine_thread *thread, int stream)
+{
+    return thread->streams[stream].feed && !thread->streams[stream].patient;
+}
+
+size_t engine_stream_state_size(const struct engine_thread *thread, int stream)
+{
+    return ssm_state_size(thread->streams[stream].engine);
+}
+
+int engine_stream_copy(struct engine_thread *thread, int stream, struct record *record, void *state, size_t size)
+{
+    struct stream *s = &thread->streams[stream];
+    uint64_t position = s->entered + s->shift + (s->skip.entered ? s->skip.samples : 0), delay = (uint64_t)s->model->delay;
+    int got = ssm_state_save(s->engine, s->slot, state, size);
+    *record = (struct record){.position = position, .out = position > delay ? position - delay : 0,
+                              .taken = s->position, .captured = capture_time(s, position), .rate = (uint32_t)s->rate,
+                              .state = state, .state_size = got > 0 ? (size_t)got : 0};
+    return got > 0 ? SSM_OK : got;
+}
+
+int engine_stream_resume(struct engine_thread *thread, int stream, const struct record *record, uint64_t at,
+                         struct ssm_error *err)
+{
+    struct stream *s = &thread->streams[stream];
+    if (record->rate != (uint32_t)s->rate) {
+        return refuse(err, 65, "a stream's state from a source of %u Hz, and this one has %d", record->rate, s->rate);
+    }
+    if (ssm_state_load(s->engine, s->slot, record->state, record->state_size, err) != SSM_OK) {
+        return -1;
+    }
+    s->resume = (struct resume){true, record->position, record->out, record->captured, at};
+    return 0;
+}
+
+void engine_stream_mark(struct engine_thread *thread, int stream, _Atomic uint64_t *mark)
+{
+    thread->streams[stream].mark = mark;
 }
 
 int engine_running(const struct engine_thread *thread)

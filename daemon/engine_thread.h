@@ -23,6 +23,7 @@
 
 #include "daemon/counters.h"
 #include "daemon/feed.h"
+#include "daemon/record.h"
 #include "daemon/rows.h"
 #include "daemon/sink.h"
 #include "daemon/waker.h"
@@ -80,6 +81,23 @@ bool engine_answered(const struct engine_thread *thread);
 /* In a call: put a stream's model back to its zero state; sample numbers run on. Gives a status of ssm.h. */
 int engine_stream_reset(struct engine_thread *thread, int stream);
 
+/* A stream of live sound: its state is worth keeping. */
+bool engine_stream_keeps(const struct engine_thread *thread, int stream);
+size_t engine_stream_state_size(const struct engine_thread *thread, int stream);
+
+/* On the engine's thread, between turns: copy where a stream is and its model's state, without what waits in front of the
+ * model. Gives a status of ssm.h. */
+int engine_stream_copy(struct engine_thread *thread, int stream, struct record *record, void *state, size_t size);
+
+/* Before start: go on from a copy. The source's first sample is the stream's sample `at` (at the source's rate), or where `at`
+ * is 0, the one that its time of arrival makes it. From record->out to it is a hole, which is told. -1 with *err: it is of
+ * another model or rate, or damaged; the stream is as before. */
+int engine_stream_resume(struct engine_thread *thread, int stream, const struct record *record, uint64_t at,
+                         struct ssm_error *err);
+
+/* Before start: keep writing the sample up to which a stream went out. */
+void engine_stream_mark(struct engine_thread *thread, int stream, _Atomic uint64_t *mark);
+
 /* What wakes the thread: given to sources, and to sinks that made room. */
 struct waker *engine_thread_waker(struct engine_thread *thread);
 
@@ -89,7 +107,7 @@ bool engine_stream_bypass(struct engine_thread *thread, int stream, bool bypass)
 
 /* Any thread. */
 uint64_t engine_stream_hops(const struct engine_thread *thread, int stream);    /* given out so far            */
-uint64_t engine_stream_samples(const struct engine_thread *thread, int stream); /* input position, feed's rate */
+uint64_t engine_stream_samples(const struct engine_thread *thread, int stream); /* taken in this run, feed's rate */
 bool engine_stream_ended(const struct engine_thread *thread, int stream);
 uint64_t engine_batches(const struct engine_thread *thread);
 /* Turns of its own thread, idle ones too: after a wake, or with work, they go on as long as the thread is alive. */

@@ -13,6 +13,7 @@
 #include "daemon/counters.h"
 #include "daemon/wire.h"
 
+struct checkpoint;
 struct control;
 struct engine_thread;
 struct feed;
@@ -58,6 +59,7 @@ struct daemon {
     struct engine_thread *engine;
     struct publisher *publisher;
     struct control *control;
+    struct checkpoint *checkpoint; /* NULL: no states are kept */
     struct topic *state_topic;
     uint8_t *state_bytes;
     size_t state_room;

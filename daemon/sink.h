@@ -27,6 +27,7 @@ struct hole {
  * model's delay is cut off). Times are CLOCK_MONOTONIC ns. */
 struct delivery {
     uint64_t s0;
+    uint64_t began;       /* the first sample of this run: above 0 in a stream that goes on from another's    */
     size_t n;             /* samples, at most a hop                                                       */
     const float *samples; /* (n), borrowed for the call; NULL from a model that gives scores              */
     const float *scores;  /* (outputs) about these n samples, borrowed; NULL from a model that gives samples */
@@ -74,7 +75,7 @@ struct sink_ops {
     /* Engine thread: never block, allocate nothing. `channel` is an index, 0 .. n_channels - 1. */
     size_t (*room)(const struct sink *sink, int channel); /* samples at the model's rate that `write` takes now */
     void (*write)(struct sink *sink, int channel, const struct delivery *hop);
-    /* Nothing follows. hole: what is missing at the end. length: the input's, in samples at the source's rate. */
+    /* Nothing follows. hole: what is missing at the end. length: this run's input's, in samples at the source's rate. */
     void (*end)(struct sink *sink, int channel, const struct hole *hole, uint64_t length);
 
     /* Loop thread: pass on what was written; NULL: nothing to do there. */

@@ -59,6 +59,7 @@ static size_t file_room(const struct sink *sink, int channel)
 static void file_write(struct sink *sink, int channel, const struct delivery *hop)
 {
     struct lane *lane = lane_of(sink, channel);
+    lane->expected = lane->expected > hop->began ? lane->expected : hop->began;
     if (hop->s0 > lane->expected) {
         feed_skip(lane->feed, hop->s0 - lane->expected);
     }

@@ -44,6 +44,9 @@ struct source_ops {
     struct source *(*open)(const struct source_setup *setup, struct ssm_error *err);
     /* Of a sensor, before start: the model, which fits (daemon/fit.h). 0 or -1. */
     int (*meet)(struct source *source, const struct ssm_engine *engine, struct ssm_error *err);
+    /* Before start, of a source that runs on while nobody listens: begin with its sample `at`. False: it can't be. NULL: its
+     * samples come when they come. */
+    bool (*seek)(struct source *source, uint64_t at);
     int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
     /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
     void (*stop)(struct source *source);

@@ -23,6 +23,7 @@ struct file_source {
     int columns;       /* channels in the file                */
     size_t block;      /* samples                             */
     float *samples;    /* (block, columns)                    */
+    uint64_t length;   /* samples in the file                 */
     uint64_t position; /* samples given out, loops and all    */
     int64_t started;   /* when sample 0 was due; 0: not yet   */
     uint64_t bad;      /* NaNs told to the counter            */
@@ -83,6 +84,7 @@ static struct source *file_open(const struct source_setup *setup, struct ssm_err
         goto fail;
     }
     file->columns = info.channels;
+    file->length = info.length > 0 ? (uint64_t)info.length : 0;
     file->source.rate = info.rate;
     file->source.patient = !setup->config->paced;
     file->source.endless = setup->config->loop;
@@ -198,6 +200,15 @@ static int64_t serve(void *item, int64_t now)
     return next;
 }
 
+static bool file_seek(struct source *source, uint64_t at)
+{
+    struct file_source *file = (struct file_source *)source;
+    if (file->length == 0 || (!file->config->loop && at >= file->length)) {
+        return false;
+    }
+    return sound_file_seek(file->file, (int64_t)(at % file->length));
+}
+
 static int file_start(struct source *source, struct ssm_error *err)
 {
     struct file_source *file = (struct file_source *)source;
@@ -212,4 +223,4 @@ static void file_stop(struct source *source)
 }
 
 const struct source_ops source_file = {
-    .name = "file", .open = file_open, .start = file_start, .stop = file_stop, .close = file_close};
+    .name = "file", .open = file_open, .seek = file_seek, .start = file_start, .stop = file_stop, .close = file_close};

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""kill -9 and a new start: no torn state, no sample twice, and the hole that is told is the one there is.
+
+In bypass a stream gives its input itself, so that each sample tells where in the file it came from. KILLS=1000 is the full run."""
+
+import array
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import msgpack
+import zmq
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+SSMD = os.environ.get("SSMD", "build/release/ssmd")
+KILLS = int(os.environ.get("KILLS", "5"))
+STREAMS, RATE, HOP = 64, 16000, 160
+MODEL = "tests/data/tiny-denoise.safetensors"
+
+
+def write_sound(path, seconds):
+    """Noise of 16 bits; gives its samples as float32 bytes."""
+    values = array.array("h", random.Random(1).randbytes(2 * RATE * seconds))
+    data = values.tobytes()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16,
+                               b"data", len(data)) + data)
+    return array.array("f", (v / 32768 for v in values)).tobytes()
+
+
+def configure(folder, streams, more="bypass: true"):
+    path = f"{folder}/c.yaml"
+    with open(path, "w") as file:
+        file.write(f"version: 1\nnode: t\ndevice: cpu\npublish: ipc://{folder}/pub\nstate_dir: {folder}/state\npipelines:\n")
+        for i in range(streams):
+            file.write(f"  p{i}:\n    source: {{type: file, path: {folder}/in.wav}}\n    model: {MODEL}\n    {more}\n"
+                       "    sinks: [{type: publish}]\n")
+    return path
+
+
+def start(path):
+    """The process, how long it took to be ready, and what it said until then, each line with its time."""
+    began, said = time.monotonic(), []
+    process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        said.append((time.monotonic(), line))
+        if "ready:" in line:
+            return process, time.monotonic() - began, said
+    raise AssertionError(said)
+
+
+class Listener:
+    """Where each stream is, through all lives of the daemon."""
+
+    def __init__(self, folder, sound):
+        self.socket = zmq.Context.instance().socket(zmq.SUB)
+        self.socket.setsockopt(zmq.RCVHWM, 100000)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 1)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"audio/")
+        self.socket.connect(f"ipc://{folder}/pub")
+        self.sound, self.next, self.boot = sound, {}, {}
+        self.exact = self.holes = 0
+
+    def drain(self, until=float("inf")):
+        """Until nothing comes any more, or then."""
+        while time.monotonic() < until and self.socket.poll(100):
+            topic, header, payload = self.socket.recv_multipart()
+            self.take(topic, msgpack.unpackb(header), payload)
+
+    def take(self, topic, header, payload):
+        s0, n, lost = header["s0"], header["n"], header["lost"]
+        if self.boot.get(topic) not in (None, header["boot"]) and lost["why"]:
+            assert lost["why"] == "restart", lost
+            # What the engine gave out and no subscriber got any more went down with the process: a few hops at most.
+            assert 0 <= lost["from"] - self.next[topic] <= RATE // 10, (lost, self.next[topic])
+            assert s0 <= lost["to"] < s0 + HOP, (s0, lost)
+            self.exact += lost["from"] == self.next[topic]
+            self.holes += 1
+        elif self.boot.get(topic) == header["boot"]:
+            assert s0 == self.next[topic], (topic, s0, self.next[topic])
+        silent = min(max(lost["to"] - s0, 0), n) if lost["why"] else 0
+        assert payload[4 * silent:] == self.sound[4 * (s0 + silent):4 * (s0 + n)], (topic, s0, silent)
+        self.boot[topic], self.next[topic] = header["boot"], s0 + n
+
+
+def a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole():
+    with tempfile.TemporaryDirectory() as folder:
+        listener = Listener(folder, write_sound(f"{folder}/in.wav", 20 + 4 * KILLS))
+        path = configure(folder, STREAMS)
+        process, _, said = start(path)
+        slowest = oldest = 0
+        for _ in range(KILLS):
+            listener.drain(time.monotonic() + random.uniform(1.2, 2.0))
+            process.kill()
+            killed = time.monotonic()
+            process.communicate()
+            listener.drain()
+            process, ready, said = start(path)
+            ages = [float(line.split(" of ")[1].split()[0]) - (now - killed) for now, line in said if "goes on" in line]
+            assert len(ages) == STREAMS, said
+            slowest, oldest = max(slowest, ready), max(oldest, max(ages))
+            assert ready < 1 and oldest < 1, (ready, oldest)
+        listener.drain(time.monotonic() + 1)
+        process.kill()
+        process.communicate()
+        listener.drain()
+        assert len(listener.next) == STREAMS and listener.holes == STREAMS * KILLS, (listener.holes, len(listener.next))
+        print(f"{KILLS} kills, {listener.holes} holes, {listener.exact} from the last sample that arrived on; ready in "
+              f"{slowest:.3f} s at most, states at most {oldest:.3f} s old")
+
+
+def what_does_not_fit_begins_anew():
+    with tempfile.TemporaryDirectory() as folder:
+        write_sound(f"{folder}/in.wav", 60)
+        path = configure(folder, 1)
+        state = f"{folder}/state/p0.0.state"
+
+        def life(change=None):
+            if change:
+                text = bytearray(open(state, "rb").read())
+                with open(state, "wb") as file:
+                    file.write(change(text))
+            process, _, said = start(path)
+            time.sleep(0.3)
+            process.kill()
+            process.communicate()
+            return "".join(line for _, line in said)
+
+        assert "goes on" not in life()
+        assert "goes on" in life()
+
+        def flip(at):
+            return lambda text: text[:at] + bytes([text[at] ^ 1]) + text[at + 1:]
+
+        for change in (flip(20), flip(100), flip(3), lambda text: text[:-1], lambda text: text + b"x", lambda text: text[:50]):
+            said = life(change)
+            assert "begins anew" in said or "goes on" not in said, said
+        assert "goes on" in life()
+        os.unlink(state)
+        assert "goes on" not in life()
+
+
+def main():
+    cases = [a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew]
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
