@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_SCAN_ROWS_H
 #define KERNELS_CUDA_SCAN_ROWS_H
 
-/* The selective scan of one stream over rows of time, in a stream's own state: for the sizes and discretisations that
+/* The selective scan of one stream over rows of time, in a stream's own state: for the discretisations that
  * selective_scan.h does not take. One thread walks a channel through all rows, so this is bound by how long one step
  * takes, some 40 ns a state and row, not by bytes. Twin: `selective_scan` in kernels/; arithmetic: math.cuh's.
  *

@@ -490,10 +490,10 @@ struct mamba_rows carve(const struct mamba_cuda *layer, int rows, void *workspac
     return r;
 }
 
-/* Euler and a power of two of states: the fast scan. It has its state the other way round. */
+/* Euler: the fast scan. It has its state the other way round. */
 bool scans_fast(const struct mamba_cuda *layer)
 {
-    return !layer->zoh && (layer->N & (layer->N - 1)) == 0;
+    return !layer->zoh;
 }
 
 struct selective_scan_cuda fast_scan(const struct mamba_node *node, const struct mamba_rows *r, int rows,
@@ -543,7 +543,7 @@ int scan_fast(const struct mamba_node *node, const struct passage *p, const stru
     return error ? error : state_cuda_from_scan(&p->rows, node->state_at, bf16, layer->N, layer->E, r->h[1], p->stream);
 }
 
-/* Sizes and discretisations the fast scan doesn't take. */
+/* Discretisations the fast scan doesn't take. */
 int scan_any(const struct mamba_node *node, const struct passage *p, const struct mamba_rows *r)
 {
     const struct mamba_cuda *layer = &node->step;
