@@ -34,69 +34,93 @@ int padded(int N)
     return N <= 4 ? 4 : N <= 8 ? 8 : N <= 16 ? 16 : N <= 32 ? 32 : 64;
 }
 
-/* Channels a lane, warps a block, chunks of time. */
+/* How channels and time are laid out: K channels a lane, P lanes a channel, blocks a multiprocessor holds. */
 struct plan {
-    int K, warps, chunks, chunk_steps;
+    int K, P, blocks, chunks, chunk_steps;
 };
 
-/* Measured on an H100 (132 multiprocessors). Chunks cost a second pass over the inputs, so time is split only where
- * channels give a multiprocessor fewer than ENOUGH warps, and then into FULL; blocks are of two warps below FULL, which
- * spreads them evener. Chunks are no shorter than MIN_CHUNK steps (a launch costs as much), than MIN_CHUNK_2 with two
- * channels a lane, and no longer than MAX_CHUNK. */
-constexpr int ENOUGH = 5, FULL = 12, MIN_CHUNK = 64, MIN_CHUNK_2 = 256, MAX_CHUNK = 12288;
+/* Measured on an H100 (132 multiprocessors). Chunks cost a second pass over the inputs, so time is cut only where
+ * channels give a multiprocessor fewer than ENOUGH warps, and then into as many chunks as it holds at once; no longer
+ * than MAX_CHUNK, and no shorter than MIN_FORWARD, MIN_BACKWARD (a launch costs as much), MIN_WIDE with two channels a
+ * lane. */
+constexpr int ENOUGH = 7, MIN_FORWARD = 32, MIN_BACKWARD = 64, MIN_WIDE = 192, MAX_CHUNK = 12288;
 
-int64_t warps_of(const selective_scan_cuda &s, int K)
+int64_t warps_of(const selective_scan_cuda &s, const plan &plan)
 {
-    return int64_t(s.batch) * ceil_div(s.channels, GROUPS * K);
+    return int64_t(s.batch) * ceil_div(s.channels, 32 / plan.P * plan.K);
 }
 
-bool fills(const selective_scan_cuda &s, int K, int64_t sms)
+/* Warps the machine holds at once. */
+int64_t wave_of(const plan &plan, int64_t sms)
 {
-    return warps_of(s, K) >= ENOUGH * sms;
+    return plan.blocks * WARPS * sms;
 }
 
-/* Steps a chunk that give FULL warps a multiprocessor. */
-int filling_steps(const selective_scan_cuda &s, int K, int64_t sms)
+/* Whole sequences fill three quarters of the waves they need. */
+bool fills(const selective_scan_cuda &s, const plan &plan, int64_t sms)
 {
-    int64_t chunks = FULL * sms / warps_of(s, K);
-    chunks = chunks > 1 ? chunks : 1;
+    const int64_t warps = warps_of(s, plan), wave = wave_of(plan, sms);
+    return 4 * warps >= 3 * wave * ceil_div(warps, wave);
+}
+
+/* Steps a chunk that fill one wave. */
+int filling_steps(const selective_scan_cuda &s, const plan &plan, int64_t sms)
+{
+    int64_t chunks = std::max<int64_t>(wave_of(plan, sms) / warps_of(s, plan), 1);
     while (s.length > chunks * MAX_CHUNK)
         chunks *= 2;
     return ceil_div(s.length, chunks);
 }
 
-void split(plan &plan, const selective_scan_cuda &s, int64_t sms)
+bool needs_cut(const selective_scan_cuda &s, const plan &plan, int64_t sms)
+{
+    return warps_of(s, plan) < ENOUGH * sms;
+}
+
+void split(plan &plan, const selective_scan_cuda &s, int64_t sms, int shortest)
 {
     int steps = s.chunk_steps ? s.chunk_steps : s.length;
-    if (!s.chunk_steps && !fills(s, plan.K, sms))
-        steps = std::max(filling_steps(s, plan.K, sms), MIN_CHUNK);
+    if (!s.chunk_steps && needs_cut(s, plan, sms))
+        steps = std::max(filling_steps(s, plan, sms), shortest);
     plan.chunk_steps = ceil_div(steps, TILE) * TILE;
     plan.chunks = ceil_div(s.length, plan.chunk_steps);
 }
 
-plan plan_forward(const selective_scan_cuda &s)
+/* Two channels a lane (wide) take fewer instructions an element: where they fill the machine, and where time is cut
+ * anyway. */
+bool goes_wide(const selective_scan_cuda &s, const plan &wide, const plan &narrow, int64_t sms)
 {
-    const int64_t sms = multiprocessors();
-    plan plan = {1, WARPS, 1, 0};
-    const bool good = fills(s, 2, sms) || (!fills(s, 1, sms) && filling_steps(s, 2, sms) >= MIN_CHUNK_2);
-    if (padded(s.d_state) == 16 && (s.channels_per_lane == 2 || (!s.channels_per_lane && good)))
-        plan.K = 2;
-    split(plan, s, sms);
-    if (warps_of(s, plan.K) * plan.chunks < (FULL - 1) * sms)
-        plan.warps = 2;
-    return plan;
+    return fills(s, wide, sms) || (needs_cut(s, narrow, sms) && filling_steps(s, wide, sms) >= MIN_WIDE);
 }
 
-plan plan_backward(const selective_scan_cuda &s)
+plan layout_forward(const selective_scan_cuda &s, int64_t sms)
 {
-    plan plan = {1, WARPS, 1, 0};
-    split(plan, s, multiprocessors());
-    return plan;
+    const int N = padded(s.d_state);
+    const auto layout = [N](int K, int P) { return plan{K, P, forward_blocks(N, K, P), 1, 0}; };
+    const plan narrow = layout(1, 4);
+    if (N != 16)
+        return narrow;
+    if (s.channels_per_lane)
+        return s.channels_per_lane == 1 ? narrow : layout(2, s.lanes_per_channel == 4 ? 4 : 2);
+    if (goes_wide(s, layout(2, 2), narrow, sms))
+        return layout(2, 2);
+    return fills(s, layout(2, 4), sms) ? layout(2, 4) : narrow;
+}
+
+plan layout_backward(const selective_scan_cuda &s, int64_t sms)
+{
+    const int N = padded(s.d_state);
+    const plan wide = {2, 4, backward_blocks(N), 1, 0}, narrow = {1, 4, backward_blocks(N), 1, 0};
+    const bool wanted = s.channels_per_lane ? s.channels_per_lane == 2 : goes_wide(s, wide, narrow, sms);
+    return N == 16 && wanted ? wide : narrow;
 }
 
 plan plan_scan(const selective_scan_cuda &s, bool backward)
 {
-    return backward ? plan_backward(s) : plan_forward(s);
+    const int64_t sms = multiprocessors();
+    plan plan = backward ? layout_backward(s, sms) : layout_forward(s, sms);
+    split(plan, s, sms, backward ? MIN_BACKWARD : MIN_FORWARD);
+    return plan;
 }
 
 bool vectors(const void *x, int64_t row, int size)
@@ -123,7 +147,8 @@ params make_params(const selective_scan_cuda &s, const plan &plan, bool backward
     params p = {};
     p.s = s;
     p.chunks = plan.chunks, p.chunk_steps = plan.chunk_steps, p.tiles = ceil_div(s.length, TILE);
-    p.groups = ceil_div(s.channels, GROUPS * WARPS), p.a_row = (s.channels * (s.d_state + 2) + 3) / 4 * 4;
+    p.groups = ceil_div(s.channels, GROUPS * plan.K * WARPS);
+    p.a_row = (s.channels * (s.d_state + 2) + 3) / 4 * 4;
     set_rows(p);
     float *at = static_cast<float *>(s.workspace);
     int64_t used = 0;
@@ -169,46 +194,51 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t
     return cudaLaunchKernelExC(&config, function, values);
 }
 
-template <typename T, int N, int K> cudaError_t forward(const params &p, const plan &plan, void *stream)
+template <typename T, int N, bool BACK> cudaError_t map_chunks(const params &p, void *stream)
 {
-    const int groups = ceil_div(p.s.channels, GROUPS * K * plan.warps), threads = 32 * plan.warps;
-    const size_t shared = size_t(plan.warps) * sizeof(forward_tile<N, K>);
-    const auto grid = [&](int chunks) { return dim3(unsigned(groups * chunks), unsigned(p.s.batch)); };
-    cudaError_t error = cudaSuccess;
-    if (p.chunks > 1)
-        error = launch(scan_map<T, N, K>, grid(p.chunks - 1), threads, shared, false, stream, p);
-    if (error == cudaSuccess)
-        error = launch(scan_forward<T, N, K>, grid(p.chunks), threads, shared, p.chunks > 1, stream, p);
-    return error;
+    if (p.chunks == 1)
+        return cudaSuccess;
+    const int blocks = ceil_div(p.s.channels, 32 * WARPS) * (p.chunks - 1) * (N / SPAN<N>);
+    return launch(scan_map<T, N, BACK>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS, 0, false, stream, p);
+}
+
+template <typename T, int N, int K, int P> cudaError_t forward(const params &p, void *stream)
+{
+    const int blocks = ceil_div(p.s.channels, 32 / P * K * WARPS) * p.chunks;
+    const cudaError_t error = map_chunks<T, N, false>(p, stream);
+    if (error != cudaSuccess)
+        return error;
+    return launch(scan_forward<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
+                  WARPS * sizeof(forward_tile<N, K, P>), p.chunks > 1, stream, p);
 }
 
 template <typename T> cudaError_t forward_of(const params &p, const plan &plan, void *stream)
 {
     switch (padded(p.s.d_state)) {
     case 4:
-        return forward<T, 4, 1>(p, plan, stream);
+        return forward<T, 4, 1, 4>(p, stream);
     case 8:
-        return forward<T, 8, 1>(p, plan, stream);
+        return forward<T, 8, 1, 4>(p, stream);
     case 32:
-        return forward<T, 32, 1>(p, plan, stream);
+        return forward<T, 32, 1, 4>(p, stream);
     case 64:
-        return forward<T, 64, 1>(p, plan, stream);
+        return forward<T, 64, 1, 4>(p, stream);
     default:
-        return plan.K == 2 ? forward<T, 16, 2>(p, plan, stream) : forward<T, 16, 1>(p, plan, stream);
+        if (plan.K == 1)
+            return forward<T, 16, 1, 4>(p, stream);
+        return plan.P == 2 ? forward<T, 16, 2, 2>(p, stream) : forward<T, 16, 2, 4>(p, stream);
     }
 }
 
-template <typename T, int N, int BLOCKS> cudaError_t backward(const params &p, void *stream)
+template <typename T, int N, int K> cudaError_t backward(const params &p, void *stream)
 {
     constexpr int PARTS = sizeof(T) == 2 ? 1 : 2;
-    const size_t shared = sizeof(backward_block<N>);
-    const auto grid = [&](int chunks) { return dim3(unsigned(p.groups * chunks), unsigned(p.s.batch)); };
+    const size_t shared = sizeof(backward_block<N, K>);
     const int64_t elements = int64_t(p.s.batch) * p.s.length * 2 * N, width = int64_t(p.s.channels) * (p.s.d_state + 2);
-    cudaError_t error = cudaSuccess;
-    if (p.chunks > 1)
-        error = launch(scan_backward_map<T, N>, grid(p.chunks - 1), 32 * WARPS, shared, false, stream, p);
+    cudaError_t error = map_chunks<T, N, true>(p, stream);
     if (error == cudaSuccess)
-        error = launch(scan_backward<T, N, PARTS, BLOCKS>, grid(p.chunks), 32 * WARPS, shared, false, stream, p);
+        error = launch(scan_backward<T, N, K, PARTS>, dim3(unsigned(p.groups * p.chunks), unsigned(p.s.batch)),
+                       32 * WARPS, shared, p.chunks > 1, stream, p);
     if (error == cudaSuccess)
         error = launch(reduce_bc<T, N>, dim3(unsigned(ceil_div(elements, 128))), 128, 0, false, stream, p);
     if (error == cudaSuccess)
@@ -216,19 +246,19 @@ template <typename T, int N, int BLOCKS> cudaError_t backward(const params &p, v
     return error;
 }
 
-template <typename T> cudaError_t backward_of(const params &p, void *stream)
+template <typename T> cudaError_t backward_of(const params &p, const plan &plan, void *stream)
 {
     switch (padded(p.s.d_state)) {
     case 4:
-        return backward<T, 4, 3>(p, stream);
+        return backward<T, 4, 1>(p, stream);
     case 8:
-        return backward<T, 8, 3>(p, stream);
+        return backward<T, 8, 1>(p, stream);
     case 32:
-        return backward<T, 32, 2>(p, stream);
+        return backward<T, 32, 1>(p, stream);
     case 64:
         return backward<T, 64, 1>(p, stream);
     default:
-        return backward<T, 16, 3>(p, stream);
+        return plan.K == 2 ? backward<T, 16, 2>(p, stream) : backward<T, 16, 1>(p, stream);
     }
 }
 
@@ -269,8 +299,9 @@ int selective_scan_cuda_backward(const struct selective_scan_cuda *scan, void *s
     size_t bytes;
     if (!sizes_valid(*scan) || !scan->states)
         return -1;
-    const params p = make_params(*scan, plan_scan(*scan, true), true, &bytes);
-    return scan->bf16 ? backward_of<__nv_bfloat16>(p, stream) : backward_of<float>(p, stream);
+    const plan plan = plan_scan(*scan, true);
+    const params p = make_params(*scan, plan, true, &bytes);
+    return scan->bf16 ? backward_of<__nv_bfloat16>(p, plan, stream) : backward_of<float>(p, plan, stream);
 }
 
 const char *selective_scan_cuda_error(int result)

@@ -18,17 +18,20 @@
  * The first two lines are fp32, or bf16 with `bf16` set; all else is fp32, and every state is kept in fp32.
  * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
  *
- * Mapping: four lanes share a channel, d_state / 4 states each in registers; a warp walks 8 or 16 channels through time
- * and waits for no other. Where channels are too few to fill the GPU, time is cut into chunks, and a first launch finds
- * what each chunk does to a state. d_state other than 4, 8, 16, 32, 64 costs what the next of them does.
+ * Mapping: two or four lanes share a channel; at d_state 16 a lane has 4 or 8 states of one or two channels in
+ * registers, else d_state / 4 of one. A warp walks 8 to 32 channels through time. Where channels are too few to fill
+ * the GPU, time is cut into chunks, and a first launch finds what each chunk does to a state. d_state other than 4,
+ * 8, 16, 32, 64 costs what the next of them does.
  *
  * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
- * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps; chunked, 17 more. What binds is neither but instructions: 143 to
- * 156 an element, about 100 more where chunked, 576 backward (515 bf16). check_scan.py prints floors and times.
+ * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps; chunked, 17 more. What binds is reads of shared memory where a
+ * lane has one channel (a float4 takes 4 cycles of a multiprocessor, however many lanes read the same), instructions
+ * where it has two: 137 an element, 95 more where chunked; 490 or 576 backward (460, 515 bf16). check_scan.py
+ * prints floors and times.
  *
  * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
- * of h instead (a slower path for those 16 steps), so that no rounding is the same at each step; 2e-8 times the root of
- * a chunk's steps is left. The backward's carry through such steps is not so treated, but between chunks.
+ * of h instead (a slower path for those 8 or 16 steps), so that no rounding is the same at each step; 2e-8 times the
+ * root of a chunk's steps is left. The backward's carry through such steps is not so treated, but between chunks.
  *
  * Nothing is allocated, synchronised or accumulated into: each call writes all of every output, works under CUDA graph
  * capture, and gives the same bits each time (sums over channels, batch and time have a fixed order, no atomics). */
@@ -45,8 +48,8 @@ struct selective_scan_cuda {
     int32_t d_state;                 /* 1..64; 16 is tuned                                                         */
     int32_t bf16;                    /* 1: u, dt, z, B, C, out, dout and their gradients are bf16                  */
     int32_t chunk_steps;             /* time steps a block walks; 0: picked to fill the machine (for tests, tuning) */
-    int32_t channels_per_lane;       /* 1 or 2; 2 in the forward at d_state 9..16 only; 0: picked                  */
-    int32_t reserved;
+    int32_t channels_per_lane;       /* 1 or 2, at d_state 9..16; 0: picked                                        */
+    int32_t lanes_per_channel;       /* 2 or 4, in a forward with 2 channels a lane; 0: picked                     */
     int64_t u_row, dt_row, z_row, B_row, C_row, out_row, dout_row, du_row, ddt_row, dz_row;
 
     const void *u, *dt, *z; /* z NULL: no gate                                                                     */
@@ -69,7 +72,7 @@ struct selective_scan_cuda {
     void *workspace; /* selective_scan_cuda_workspace_bytes(); free again once the stream has passed the call      */
 };
 
-/* Bytes of `workspace` for a forward (backward = 0) or backward call; only sizes, bf16 and the two tuning fields are
+/* Bytes of `workspace` for a forward (backward = 0) or backward call; only sizes, bf16 and the three tuning fields are
  * read. May be 0. Depends on the current device's multiprocessor count. */
 size_t selective_scan_cuda_workspace_bytes(const struct selective_scan_cuda *scan, int backward);
 

@@ -105,14 +105,19 @@ __device__ __forceinline__ float decay_exactly(float power, float h, float in)
     return fabsf(power) < 0x1p-6f ? near_one : any;
 }
 
-/* Sum four values over the four lanes of a channel, which are APART in the warp; lane `part` gets the sum of that
- * index. */
-template <int APART> __device__ __forceinline__ float fold4(const float (&v)[4], int part)
+/* Sum P values over the P lanes of a channel, which are APART in the warp; lane `part` gets the sum of that index. */
+template <int P, int APART> __device__ __forceinline__ float fold(const float (&v)[P], int part)
 {
-    const bool high = (part & 2) != 0, odd = (part & 1) != 0;
-    const float even_sum = (high ? v[2] : v[0]) + __shfl_xor_sync(ALL, high ? v[0] : v[2], 2 * APART);
-    const float odd_sum = (high ? v[3] : v[1]) + __shfl_xor_sync(ALL, high ? v[1] : v[3], 2 * APART);
-    return (odd ? odd_sum : even_sum) + __shfl_xor_sync(ALL, odd ? even_sum : odd_sum, APART);
+    static_assert(P == 2 || P == 4, "lanes a channel");
+    const bool odd = (part & 1) != 0;
+    if constexpr (P == 2) {
+        return (odd ? v[1] : v[0]) + __shfl_xor_sync(ALL, odd ? v[0] : v[1], APART);
+    } else {
+        const bool high = (part & 2) != 0;
+        const float even_sum = (high ? v[2] : v[0]) + __shfl_xor_sync(ALL, high ? v[0] : v[2], 2 * APART);
+        const float odd_sum = (high ? v[3] : v[1]) + __shfl_xor_sync(ALL, high ? v[1] : v[3], 2 * APART);
+        return (odd ? odd_sum : even_sum) + __shfl_xor_sync(ALL, odd ? even_sum : odd_sum, APART);
+    }
 }
 
 /* Sum over the four lanes of a channel; each gets it. */
@@ -168,18 +173,19 @@ template <typename T> struct column {
     }
 };
 
-/* Where a lane stands: part 0..3 of channel group + 8 k of its warp. */
-template <int K> struct place {
+/* Where a lane stands: part 0..P-1 of channel group + 32 / P k of its warp. */
+template <int K, int P = 4> struct place {
+    static constexpr int GROUPS = 32 / P;
     int warp, group, part, batch, chunk, first; /* first: the lane's first channel */
 
-    /* A channel's lanes are neighbours, or eight apart. */
+    /* A channel's lanes are neighbours, or GROUPS apart. */
     __device__ __forceinline__ place(int chunks, bool neighbours = true)
     {
         const int lane = int(threadIdx.x) % 32;
         warp = int(threadIdx.x) / 32;
-        group = neighbours ? lane / 4 : lane % 8, part = neighbours ? lane % 4 : lane / 8;
+        group = neighbours ? lane / P : lane % GROUPS, part = neighbours ? lane % P : lane / GROUPS;
         chunk = int(blockIdx.x) % chunks, batch = int(blockIdx.y);
-        first = (int(blockIdx.x) / chunks * (int(blockDim.x) / 32) + warp) * GROUPS * K + group;
+        first = (int(blockIdx.x) / chunks * WARPS + warp) * GROUPS * K + group;
     }
     __device__ __forceinline__ bool has(const params &p, int k) const
     {
@@ -193,48 +199,48 @@ template <int K> struct place {
 };
 
 /* The lane's states in an (E, width) table; width N (padded) or d_state. */
-template <int N, int K>
-__device__ __forceinline__ void load_states(float (&v)[K][N / 4], const float *table, const params &p,
-                                            const place<K> &at, int width)
+template <int N, int K, int P>
+__device__ __forceinline__ void load_states(float (&v)[K][N / P], const float *table, const params &p,
+                                            const place<K, P> &at, int width)
 {
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        const int n = at.part * (N / 4);
+        const int n = at.part * (N / P);
         const float *from = table + int64_t(at.channel(p, k)) * width + n;
         if (table && width == N)
-            load<N / 4>(v[k], from);
+            load<N / P>(v[k], from);
         else
 #pragma unroll
-            for (int s = 0; s < N / 4; s++)
+            for (int s = 0; s < N / P; s++)
                 v[k][s] = table && n + s < width ? from[s] : 0.0f;
     }
 }
 
-template <int N, int K>
-__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p,
-                                             const place<K> &at, int width)
+template <int N, int K, int P>
+__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / P], const params &p,
+                                             const place<K, P> &at, int width)
 {
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        const int n = at.part * (N / 4);
-        float *to = table + int64_t(at.first + GROUPS * k) * width + n;
+        const int n = at.part * (N / P);
+        float *to = table + int64_t(at.first + at.GROUPS * k) * width + n;
         if (!at.has(p, k))
             continue;
         if (width == N)
-            store<N / 4>(to, v[k]);
+            store<N / P>(to, v[k]);
         else
 #pragma unroll
-            for (int s = 0; s < N / 4; s++)
+            for (int s = 0; s < N / P; s++)
                 if (n + s < width)
                     to[s] = v[k][s];
     }
 }
 
-template <int N, int K>
-__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / 4], const params &p,
-                                             const place<K> &at)
+template <int N, int K, int P>
+__device__ __forceinline__ void store_states(float *table, const float (&v)[K][N / P], const params &p,
+                                             const place<K, P> &at)
 {
-    store_states<N, K>(table, v, p, at, p.s.d_state);
+    store_states<N, K, P>(table, v, p, at, p.s.d_state);
 }
 
 template <int N> __device__ __forceinline__ float *chunk_map(const params &p, int batch, int chunk)
@@ -242,8 +248,13 @@ template <int N> __device__ __forceinline__ float *chunk_map(const params &p, in
     return p.maps + (int64_t(batch) * p.chunks + chunk) * p.s.channels * N;
 }
 
+__device__ __forceinline__ float *chunk_sum(const params &p, int batch, int chunk, int channel)
+{
+    return p.sums + (int64_t(batch) * p.chunks + chunk) * p.s.channels + channel;
+}
+
 /* The states before step t0, a multiple of TILE. */
-template <int K> __device__ __forceinline__ float *checkpoint(const params &p, const place<K> &at, int t0)
+template <int K, int P> __device__ __forceinline__ float *checkpoint(const params &p, const place<K, P> &at, int t0)
 {
     return p.s.states + (int64_t(at.batch) * p.tiles + t0 / TILE) * p.s.channels * p.s.d_state;
 }
@@ -283,29 +294,30 @@ template <> struct quad<__nv_bfloat16> {
     }
 };
 
-/* A thread's share of a tile of B, and with C of C, between global and shared memory; THREADS of them take all of it.
- * Shared memory has HALVES tiles of B, then as many of C. */
-template <typename T, int N, bool WITH_C, int THREADS, int HALVES> struct staged_bc {
-    static constexpr int QUADS_A_ROW = N / 4 * (WITH_C ? 2 : 1), ITEMS = TILE * QUADS_A_ROW;
+/* A thread's share of a tile of B, and with C of C, between global and shared memory; THREADS of them take all of it:
+ * STEPS rows of N states from state `from` on (only_c: of C in place of B). Shared memory has HALVES tiles of B, then
+ * as many of C. */
+template <typename T, int N, bool WITH_C, int THREADS, int HALVES, int STEPS = TILE> struct staged_bc {
+    static constexpr int QUADS_A_ROW = N / 4 * (WITH_C ? 2 : 1), ITEMS = STEPS * QUADS_A_ROW;
     static constexpr int EACH = (ITEMS + THREADS - 1) / THREADS, ROWS = THREADS / QUADS_A_ROW;
     static_assert(THREADS % QUADS_A_ROW == 0, "a thread stays in its column");
     const unsigned char *base;
     int step, n, row, to;
     quad<T> v[EACH];
 
-    __device__ __forceinline__ staged_bc(const params &p, int batch)
+    __device__ __forceinline__ staged_bc(const params &p, int batch, int from = 0, bool only_c = false)
     {
         const int thread = int(threadIdx.x) % THREADS, j = thread % QUADS_A_ROW;
-        const bool of_c = j >= N / 4;
-        n = j % (N / 4) * 4, row = thread / QUADS_A_ROW;
+        const bool of_c = only_c || j >= N / 4;
+        n = from + j % (N / 4) * 4, row = thread / QUADS_A_ROW;
         step = ptx::opaque(of_c ? p.C_step : p.B_step);
         base = ptx::opaque(static_cast<const unsigned char *>(of_c ? p.s.C : p.s.B) +
                            int64_t(batch) * p.s.length * step + n * int(sizeof(T)));
-        to = (of_c ? HALVES * TILE * (N / 4) : 0) + row * (N / 4) + n / 4;
+        to = (of_c && !only_c ? HALVES * STEPS * (N / 4) : 0) + row * (N / 4) + (n - from) / 4;
     }
     __device__ __forceinline__ bool holds(int i) const
     {
-        return ITEMS % THREADS == 0 || row + i * ROWS < TILE;
+        return ITEMS % THREADS == 0 || row + i * ROWS < STEPS;
     }
     __device__ __forceinline__ void load(const params &p, int t0, int end)
     {
@@ -329,7 +341,7 @@ template <typename T, int N, bool WITH_C, int THREADS, int HALVES> struct staged
 #pragma unroll
         for (int i = 0; i < EACH; i++)
             if (holds(i))
-                bc[half * (TILE * N / 4) + to + i * ROWS * (N / 4)] = v[i].floats();
+                bc[half * (STEPS * N / 4) + to + i * ROWS * (N / 4)] = v[i].floats();
     }
 };
 

@@ -168,7 +168,7 @@ def check_memory(length, decay, limit, device, channels=64):
 def check_all(device):
     f32, bf16 = torch.float32, torch.bfloat16
     chunks = ({}, dict(chunk_steps=16), dict(chunk_steps=48, channels_per_lane=2), dict(chunk_steps=64))
-    lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2))
+    lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2), dict(channels_per_lane=2, lanes_per_channel=4))
     if device == "cpu":
         for N in (1, 2, 3, 4, 8, 16, 32, 64):
             for length, E in ((1, 1), (17, 33), (37, 20)):
@@ -230,14 +230,14 @@ def raw_calls(batch, length, channels, kind):
     inputs = {name: x[name] for name in ssm._POINTERS_IN}
 
     def prepare(backward, extra):
-        s = ssm._describe(inputs, 0, 0)
+        s = ssm._describe(inputs)
         kept = ssm._point(s, dict(inputs, **extra))
         return lambda: (kept, ssm._call(s, x["u"].device, backward))
     out = torch.empty_like(x["u"])
     bulk = prepare(False, dict(out=out))
 
     def training():
-        s = ssm._describe(inputs, 0, 0)
+        s = ssm._describe(inputs)
         states = torch.empty(ssm._library.selective_scan_cuda_states_bytes(ssm.ctypes.byref(s)) // 4, device="cuda")
         grads = {"d" + name: torch.empty_like(x[name]) for name in ("u", "dt", "z", "B", "C", "A", "D", "dt_bias")}
         dout = torch.randn(batch, length, channels, device="cuda").to(kind)

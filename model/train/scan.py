@@ -30,7 +30,7 @@ class _Scan(ctypes.Structure):
     """struct selective_scan_cuda, field by field."""
 
     _fields_ = ([(name, ctypes.c_int32) for name in ("batch", "length", "channels", "d_state", "bf16", "chunk_steps",
-                                                     "channels_per_lane", "reserved")]
+                                                     "channels_per_lane", "lanes_per_channel")]
                 + [(name + "_row", ctypes.c_int64) for name in _ROWS]
                 + [(name, ctypes.c_void_p) for name in _POINTERS])
 
@@ -70,17 +70,17 @@ def available(device):
 
 
 def selective_scan(u, dt, A, B, C, D=None, z=None, dt_bias=None, elapsed=None, h0=None, return_state=False,
-                   chunk_steps=0, channels_per_lane=0):
+                   chunk_steps=0, channels_per_lane=0, lanes_per_channel=0):
     """The scan, by the library where there is one for u's device, else by selective_scan_reference.
 
-    Gives out in u's type, or (out, h_end). elapsed gets no gradient. The last two arguments are for tests."""
+    Gives out in u's type, or (out, h_end). elapsed gets no gradient. The last three arguments are for tests."""
     if not available(u.device) or u.dtype not in (torch.float32, torch.bfloat16) or A.shape[1] > 64:
         return selective_scan_reference(u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state)
     as_input = lambda x: None if x is None else x.to(u.dtype)
     as_float = lambda x: None if x is None else x.float()
     out, h_end = _SelectiveScan.apply(u, as_input(dt), as_float(A), as_input(B), as_input(C), as_float(D), as_input(z),
-                                      as_float(dt_bias), as_float(elapsed), as_float(h0), return_state, chunk_steps,
-                                      channels_per_lane)
+                                      as_float(dt_bias), as_float(elapsed), as_float(h0), return_state,
+                                      (chunk_steps, channels_per_lane, lanes_per_channel))
     return (out, h_end) if return_state else out
 
 
@@ -124,10 +124,11 @@ def _aligned(x):
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
-def _describe(tensors, chunk_steps, channels_per_lane):
+def _describe(tensors, tuning=(0, 0, 0)):
     u, A = tensors["u"], tensors["A"]
     return _Scan(batch=u.shape[0], length=u.shape[1], channels=u.shape[2], d_state=A.shape[1],
-                 bf16=u.dtype == torch.bfloat16, chunk_steps=chunk_steps, channels_per_lane=channels_per_lane)
+                 bf16=u.dtype == torch.bfloat16, chunk_steps=tuning[0], channels_per_lane=tuning[1],
+                 lanes_per_channel=tuning[2])
 
 
 def _point(scan, tensors):
@@ -160,10 +161,10 @@ def _call(scan, device, backward):
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state, chunk_steps, channels_per_lane):
+    def forward(ctx, u, dt, A, B, C, D, z, dt_bias, elapsed, h0, return_state, tuning):
         inputs = dict(u=u, dt=dt, z=z, B=B, C=C, A=_aligned(A), D=_aligned(D), dt_bias=_aligned(dt_bias),
                       elapsed=_aligned(elapsed), h0=_aligned(h0))
-        scan = _describe(inputs, chunk_steps, channels_per_lane)
+        scan = _describe(inputs, tuning)
         floats = dict(dtype=torch.float32, device=u.device)
         out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
         h_end = torch.empty(u.shape[0], u.shape[2], A.shape[1], **floats) if return_state else None
@@ -174,7 +175,7 @@ class _SelectiveScan(torch.autograd.Function):
         _call(scan, u.device, backward=False)
         del kept
         ctx.save_for_backward(states, *[inputs[name] for name in _POINTERS_IN])
-        ctx.tuning = chunk_steps, channels_per_lane
+        ctx.tuning = tuning
         ctx.set_materialize_grads(False)
         return out, h_end
 
@@ -188,9 +189,9 @@ class _SelectiveScan(torch.autograd.Function):
         grads = {"d" + name: like(name, u.dtype) for name in ("u", "dt", "z", "B", "C")}
         grads.update({"d" + name: like(name, torch.float32) for name in ("A", "D", "dt_bias", "h0")})
         dout = torch.zeros(u.shape, dtype=u.dtype, device=u.device) if dout is None else dout
-        scan = _describe(inputs, *ctx.tuning)
+        scan = _describe(inputs, ctx.tuning)
         kept = _point(scan, dict(inputs, states=states, dout=dout, dh_end=_aligned(dh_end), **grads))
         _call(scan, u.device, backward=True)
         del kept
         return (grads["du"], grads["ddt"], grads["dA"], grads["dB"], grads["dC"], grads["dD"], grads["dz"],
-                grads["ddt_bias"], None, grads["dh0"], None, None, None)
+                grads["ddt_bias"], None, grads["dh0"], None, None)
