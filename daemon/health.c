@@ -67,12 +67,12 @@ static void add(struct reasons *reasons, bool failing, const char *what, const c
     __attribute__((format(printf, 5, 6)));
 static void add(struct reasons *reasons, bool failing, const char *what, const char *pipeline, const char *format, ...)
 {
+    reasons->failing += failing;
     if (reasons->n == REASONS) {
         return;
     }
     struct reason *reason = &reasons->at[reasons->n++];
     *reason = (struct reason){.failing = failing, .what = what, .pipeline = pipeline};
-    reasons->failing += failing;
     va_list values;
     va_start(values, format);
     vsnprintf(reason->text, sizeof reason->text, format, values);
@@ -95,30 +95,37 @@ static void find_whole(const struct daemon *daemon, int64_t now, struct reasons 
     }
 }
 
-static void find_in_pipeline(const struct pipeline *pipeline, int64_t now, struct reasons *reasons)
+static void find_ended(const struct pipeline *pipeline, struct reasons *reasons)
 {
-    const char *name = pipeline->config->name;
     int code = atomic_load(&pipeline->source->code);
     if (code != 0) {
-        add(reasons, true, "source_ended", name, "the source ended too early, with code %d", code);
+        add(reasons, true, "source_ended", pipeline->config->name, "the source ended too early, with code %d", code);
     }
+}
+
+static void find_losses(const struct pipeline *pipeline, int64_t now, struct reasons *reasons)
+{
     for (int i = 0; i < COUNTERS; i++) {
         int64_t risen = atomic_load_explicit(&pipeline->risen[i], memory_order_relaxed);
         if (risen > 0 && now - risen < recent) {
             uint64_t n = counted_in(pipeline->counters, pipeline->n_channels, (enum counter)i);
-            add(reasons, false, counter_table[i].name, name, "%llu %s so far, the last %.0f s ago: %s", (unsigned long long)n,
-                counter_table[i].unit, (double)(now - risen) / 1e9, counter_table[i].help);
+            add(reasons, false, counter_table[i].name, pipeline->config->name, "%llu %s so far, the last %.0f s ago: %s",
+                (unsigned long long)n, counter_table[i].unit, (double)(now - risen) / 1e9, counter_table[i].help);
         }
     }
 }
 
+/* What fails comes first: there is room for so many. */
 static void find_reasons(const struct daemon *daemon, struct reasons *reasons)
 {
     int64_t now = clock_now();
     *reasons = (struct reasons){.n = 0};
     find_whole(daemon, now, reasons);
     for (int i = 0; i < daemon->n_pipelines; i++) {
-        find_in_pipeline(&daemon->pipelines[i], now, reasons);
+        find_ended(&daemon->pipelines[i], reasons);
+    }
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        find_losses(&daemon->pipelines[i], now, reasons);
     }
 }
 

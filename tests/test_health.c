@@ -133,6 +133,36 @@ static void every_reason_is_told(void **state)
     close_rig(rig);
 }
 
+/* More reasons than there is room for hide none that fails. */
+static void losses_hide_no_failure(void **state)
+{
+    (void)state;
+    enum { PIPELINES = 100 };
+    static char text[65536];
+    static struct pipeline pipelines[PIPELINES];
+    struct rig *rig = open_rig("p");
+    struct source failed = {.ops = &source_pcm, .code = 74};
+    count(&rig->counters, COUNTER_BLOWN, 1);
+    for (int i = 0; i < PIPELINES; i++) {
+        pipelines[i] = rig->pipeline;
+    }
+    pipelines[PIPELINES - 1].source = &failed;
+    rig->daemon.pipelines = pipelines;
+    rig->daemon.n_pipelines = PIPELINES;
+    health_note(&rig->daemon);
+    assert_int_equal(get(rig, "/ready", text), 503);
+    assert_string_equal(text, "p: the source ended too early, with code 74\n");
+    FILE *file = fmemopen(text, sizeof text, "w");
+    assert_int_equal(health_pages[2].print(&rig->daemon, file), 503);
+    fclose(file);
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, "{\"what\"")); at++) {
+        n++;
+    }
+    assert_int_equal(n, 64);
+    close_rig(rig);
+}
+
 /* A counter without a metric, or two units in one, would not be found by who looks for losses. */
 static void every_counter_has_a_metric_of_its_unit(void **state)
 {
@@ -187,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_a_thread_that_turns_is_alive),
         cmocka_unit_test(every_reason_is_told),
+        cmocka_unit_test(losses_hide_no_failure),
         cmocka_unit_test(every_counter_has_a_metric_of_its_unit),
         cmocka_unit_test(buckets_are_the_entries_below_their_edges),
     };
