@@ -10,7 +10,10 @@
 #include "clients/verb.h"
 
 static const char *address = "tcp://127.0.0.1:5570";
+static const char *state;
 static int seconds = 5;
+
+enum { STATE_MOST = 1 << 30 };
 
 /* What the daemon's error codes mean to a shell. */
 static int exit_status(const char *code)
@@ -53,23 +56,76 @@ static int print_answer(const json_t *root)
     return verb_fail(exit_status(code), "%s", msg);
 }
 
-static int ask(struct caller *caller, char **arguments, int n)
+/* All of a file, to be freed; NULL with a message. */
+static void *read_state(size_t *size)
+{
+    FILE *file = fopen(state, "rb");
+    long n = file != NULL && fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1;
+    void *bytes = n > 0 && n < STATE_MOST ? malloc((size_t)n) : NULL;
+    if (bytes != NULL && (fseek(file, 0, SEEK_SET) != 0 || fread(bytes, 1, (size_t)n, file) != (size_t)n)) {
+        free(bytes);
+        bytes = NULL;
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    *size = bytes != NULL ? (size_t)n : 0;
+    return bytes;
+}
+
+/* `file` was opened before the stream ended over there. */
+static int write_state(FILE *file, const struct caller_message *answer)
+{
+    bool ok = fwrite(answer->blob, 1, answer->blob_size, file) == answer->blob_size;
+    ok = fclose(file) == 0 && ok;
+    return ok ? 0 : verb_fail(EX_IOERR, "%s can't be written, and the stream has ended over there", state);
+}
+
+/* Bytes for stream.import, a file for stream.export; 0 or an exit status. */
+static int open_state(const char *op, struct caller_message *request, void **bytes, FILE **file)
+{
+    bool imports = strcmp(op, "stream.import") == 0, exports = strcmp(op, "stream.export") == 0;
+    if ((imports || exports) != (state != NULL)) {
+        return verb_fail(EX_USAGE, "--state FILE belongs to stream.export and stream.import");
+    }
+    if (imports && (request->blob = *bytes = read_state(&request->blob_size)) == NULL) {
+        return verb_fail(EX_NOINPUT, "%s can't be read, or is empty", state);
+    }
+    if (exports && (*file = fopen(state, "wb")) == NULL) {
+        return verb_fail(EX_CANTCREAT, "%s can't be created", state);
+    }
+    return 0;
+}
+
+static int ask(struct caller *caller, const struct caller_message *request, FILE *file)
 {
     struct ssm_error err = {0};
     struct caller_message answer;
+    if (caller_ask(caller, request, &answer, seconds * 1000, &err) != 0) {
+        return verb_fail(err.code, "%s: %s", address, err.text);
+    }
+    int status = file != NULL ? write_state(file, &answer) : 0;
+    json_t *root = json_loadb(answer.body, answer.size, 0, NULL);
+    int told = print_answer(root);
+    json_decref(root);
+    return told != 0 ? told : status;
+}
+
+static int prepare_and_ask(struct caller *caller, char **arguments, int n)
+{
+    struct caller_message request = {0};
+    void *bytes = NULL;
+    FILE *file = NULL;
     char *text = write_request(arguments[0], n > 1 ? arguments[1] : NULL);
     if (text == NULL) {
         return verb_fail(EX_USAGE, "the operation and the stream have to be UTF-8");
     }
-    const struct caller_message request = {.body = text, .size = strlen(text)};
-    int status = caller_ask(caller, &request, &answer, seconds * 1000, &err);
+    request.body = text;
+    request.size = strlen(text);
+    int status = open_state(arguments[0], &request, &bytes, &file);
+    status = status != 0 ? status : ask(caller, &request, file);
     free(text);
-    if (status != 0) {
-        return verb_fail(err.code, "%s: %s", address, err.text);
-    }
-    json_t *root = json_loadb(answer.body, answer.size, 0, NULL);
-    status = print_answer(root);
-    json_decref(root);
+    free(bytes);
     return status;
 }
 
@@ -80,13 +136,14 @@ static int run_ctl(char **arguments, int n)
     if (caller == NULL) {
         return verb_fail(err.code, "%s", err.text);
     }
-    int status = ask(caller, arguments, n);
+    int status = prepare_and_ask(caller, arguments, n);
     caller_close(caller);
     return status;
 }
 
 static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd answers: one port below publish (tcp://127.0.0.1:5570)"},
+    {"state", "FILE", OPTION_TEXT, &state, 0, 0, "where stream.export writes the stream, and stream.import reads it"},
     {"wait", "S", OPTION_NUMBER, &seconds, 1, 600, "seconds to wait for the answer (5)"},
     {0},
 };
@@ -101,11 +158,15 @@ const struct verb ssm_ctl = {
                "    stream.list    the streams and how far they are\n"
                "    stream.reset   put STREAM's model back to its zero state\n"
                "    stream.bypass  give a denoiser's input itself, as late as its output; stream.unbypass ends it\n"
+               "    stream.export  end STREAM there and write it to --state; what comes after the sample `taken` is for the next\n"
+               "    stream.import  go on with the stream in --state, where nothing has come in yet (source pcm)\n"
                "    mem            the memory it uses\n"
                "    drain          stop the sources, let what waits go through, and end\n"
                "STREAM is a pipeline and a channel, mic/0, or just mic where the pipeline has one.",
     .examples = "  ssm ctl stream.list\n"
                 "  ssm ctl stream.reset mic/0\n"
+                "  ssm ctl stream.export mic --state mic.stream && \\\n"
+                "      ssm ctl stream.import mic --state mic.stream --connect tcp://127.0.0.1:5670\n"
                 "  ssm ctl mem --json | jq .resident_bytes",
     .options = options,
     .least = 1,

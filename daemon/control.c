@@ -10,10 +10,12 @@
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
+#include "daemon/record.h"
 #include "daemon/router.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
 #include "daemon/wire.h"
+#include "dsp/clock.h"
 #include "model/refuse.h"
 
 enum { TURN_REQUESTS = 8, ANSWER_BYTES = 8192, MODEL_BYTES = 1024, ERROR_BYTES = 512, ID_BYTES = 64 };
@@ -39,6 +41,11 @@ struct control {
     const struct operation *pending; /* its call is with the engine's thread */
     struct engine_call call;
     int stream, status;              /* the call's: what for, and what came of it */
+    struct engine_leave leave;       /* a stream on its way out                   */
+    uint8_t *blob;                   /* the same as bytes, aligned: also of one on its way in */
+    size_t blob_room, blob_size;     /* blob_size: of the answer's second frame   */
+    struct record record;
+    struct ssm_error err;
     bool drain;                      /* once the answer is sent */
     struct wire_bytes bytes;         /* the answer */
     char *text;                      /* the same as JSON */
@@ -52,6 +59,7 @@ struct operation {
     bool streams; /* args.stream is needed */
     void (*run)(struct control *control);
     void (*finish)(struct control *control);
+    bool (*done)(const struct control *control); /* NULL: when the engine's thread has answered the call */
 };
 
 static void wrong(struct control *control, const char *code, const char *path, const char *format, ...)
@@ -205,6 +213,92 @@ static void run_unbypass(struct control *control)
     switch_bypass(control, false);
 }
 
+static const struct pipeline *pipeline_of(const struct control *control, int stream)
+{
+    const struct pipeline *pipeline = control->daemon->pipelines;
+    while (stream >= pipeline->first + pipeline->n_channels) {
+        pipeline++;
+    }
+    return pipeline;
+}
+
+static void put_moved(struct control *control, const struct record *record)
+{
+    wire_put_map(&control->bytes, 2);
+    put_count(&control->bytes, "taken", record->taken);
+    put_count(&control->bytes, "out", record->out);
+}
+
+static void run_export(struct control *control)
+{
+    const struct daemon *daemon = control->daemon;
+    int stream = control->stream = control->request.stream;
+    const struct pipeline *pipeline = pipeline_of(control, stream);
+    if (engine_stream_ended(daemon->engine, stream) || daemon->draining) {
+        wrong(control, "refused", "args.stream", "the stream has ended");
+    } else if (pipeline->n_channels > 1 || pipeline->source->sensor) {
+        wrong(control, "refused", "args.stream", "only a stream of sound that has its source for itself can move");
+    } else {
+        control->leave.record.state_size = 0;
+        control->leave.state_size = engine_stream_state_size(daemon->engine, stream);
+        if (pipeline->config->strength < 100 || !engine_stream_leave(daemon->engine, stream, &control->leave)) {
+            wrong(control, "refused", "args.stream", "a stream in bypass or with strength keeps input beside the model: it can't move");
+            return;
+        }
+        pipeline->source->ops->stop(pipeline->source);
+    }
+}
+
+static bool has_left(const struct control *control)
+{
+    return engine_stream_ended(control->daemon->engine, control->stream);
+}
+
+static void finish_export(struct control *control)
+{
+    const struct record *record = &control->leave.record;
+    if (record->state_size == 0) {
+        wrong(control, "refused", "args.stream", "the stream has ended");
+        return;
+    }
+    control->blob_size = record_size(record->n_waiting, record->state_size);
+    record_encode(record, clock_utc_offset(), control->blob);
+    put_moved(control, record);
+}
+
+static void enter(struct engine_thread *thread, struct engine_call *call)
+{
+    struct control *control = caller(call);
+    control->status = engine_stream_enter(thread, control->stream, &control->record, &control->err);
+}
+
+static void run_import(struct control *control)
+{
+    const struct request *request = &control->request;
+    const struct pipeline *pipeline = pipeline_of(control, request->stream);
+    if (pipeline->config->source.type != SOURCE_PCM || pipeline->n_channels > 1) {
+        wrong(control, "refused", "args.stream", "a stream can only come in where the source is one channel of pcm");
+    } else if (request->blob_size == 0 || request->blob_size > control->blob_room) {
+        wrong(control, "bad_request", "", "the stream's state is missing behind the request, or too long");
+    } else {
+        memcpy(control->blob, request->blob, request->blob_size);
+        if (record_decode(&control->record, clock_utc_offset(), control->blob, request->blob_size, &control->err) < 0) {
+            wrong(control, "refused", "", "%s", control->err.text);
+            return;
+        }
+        post(control, enter);
+    }
+}
+
+static void finish_import(struct control *control)
+{
+    if (control->status < 0) {
+        wrong(control, control->err.code == 75 ? "busy" : "refused", "args.stream", "%s", control->err.text);
+        return;
+    }
+    put_moved(control, &control->record);
+}
+
 static const struct operation operations[] = {
     {.name = "describe", .about = "this list, and the models that run", .run = run_describe},
     {.name = "snapshot", .about = "what state/ says each second", .run = run_snapshot},
@@ -215,6 +309,10 @@ static const struct operation operations[] = {
      .streams = true, .run = run_bypass},
     {.name = "stream.unbypass", .args = "stream", .about = "give the denoiser's output again", .streams = true,
      .run = run_unbypass},
+    {.name = "stream.export", .args = "stream", .about = "end a stream here and give it, to go on elsewhere", .streams = true,
+     .run = run_export, .finish = finish_export, .done = has_left},
+    {.name = "stream.import", .args = "stream", .about = "go on with a stream that another daemon gave", .streams = true,
+     .run = run_import, .finish = finish_import},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
     {.name = "drain", .about = "stop the sources, let what waits go through, and end", .run = run_drain},
 };
@@ -403,6 +501,7 @@ const void *control_answer(struct control *control, const void *body, size_t bod
                            size_t *size)
 {
     control->request = (struct request){.blob = blob, .blob_size = blob_size};
+    control->blob_size = 0;
     const struct operation *operation = read_request(control, body, body_size) ? find_operation(control) : NULL;
     bool good = operation && (!operation->streams || find_stream(control));
     if (good && operation->finish) {
@@ -415,6 +514,28 @@ const void *control_answer(struct control *control, const void *body, size_t bod
 
 /* ---- The socket. ---- */
 
+/* Room for the largest stream, as it leaves and as bytes. */
+static bool make_room(struct control *control)
+{
+    size_t hop = 0, state = 0;
+    for (int i = 0; i < control->daemon->n_models; i++) {
+        const struct ssm_engine *engine = control->daemon->models[i].engine;
+        size_t inputs = (size_t)ssm_describe(engine)->inputs, size = ssm_state_size(engine);
+        hop = inputs > hop ? inputs : hop;
+        state = size > state ? size : state;
+    }
+    control->blob_room = record_size(hop, state);
+    control->leave.waiting = calloc(hop + 1, sizeof(float));
+    control->leave.state = malloc(state + 1);
+    control->blob = malloc(control->blob_room);
+    return control->leave.waiting && control->leave.state && control->blob;
+}
+
+static int64_t frame_most(const struct control *control)
+{
+    return (int64_t)(control->blob_room > CONTROL_REQUEST_MOST ? control->blob_room : CONTROL_REQUEST_MOST);
+}
+
 struct control *control_open(const char *address, struct daemon *daemon, struct ssm_error *err)
 {
     struct control *control = calloc(1, sizeof *control);
@@ -425,11 +546,11 @@ struct control *control_open(const char *address, struct daemon *daemon, struct 
     control->daemon = daemon;
     control->bytes.room = daemon_state_room(daemon) + ANSWER_BYTES + MODEL_BYTES * (size_t)daemon->n_models;
     control->bytes.at = malloc(control->bytes.room);
-    if (!control->bytes.at) {
+    if (!control->bytes.at || !make_room(control)) {
         refuse_memory(err);
         goto fail;
     }
-    if (address[0] && !(control->router = router_open(address, CONTROL_REQUEST_MOST, err))) {
+    if (address[0] && !(control->router = router_open(address, frame_most(control), err))) {
         goto fail;
     }
     return control;
@@ -444,6 +565,9 @@ void control_close(struct control *control)
         router_close(control->router);
         json_decref(control->request.root);
         free(control->bytes.at);
+        free(control->leave.waiting);
+        free(control->leave.state);
+        free(control->blob);
         free(control->text);
         free(control);
     }
@@ -456,14 +580,14 @@ int control_fd(const struct control *control)
 
 static void send_answer(struct control *control, const void *answer, size_t size)
 {
-    router_reply(control->router, answer, size, NULL, 0);
+    router_reply(control->router, answer, size, control->blob, control->blob_size);
 }
 
 /* False: the engine's thread is still at it. */
 static bool finish_pending(struct control *control)
 {
     const struct operation *operation = control->pending;
-    if (operation && !engine_answered(control->daemon->engine)) {
+    if (operation && !(operation->done ? operation->done(control) : engine_answered(control->daemon->engine))) {
         return false;
     }
     if (operation) {

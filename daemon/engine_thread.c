@@ -72,6 +72,9 @@ struct stream {
     int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
     uint64_t shift;  /* position = left + shift                                                             */
 
+    int64_t least;               /* entered: nothing before it comes out                                    */
+    _Atomic(struct engine_leave *) leave; /* where the stream goes when its feed ends; NULL: nowhere        */
+    bool leaves;                 /* it does, and has no tail                                                */
     uint64_t began, began_in;    /* the first sample of this run, and the same at the feed's rate           */
     _Atomic uint64_t *mark;      /* outlives a crash: where what went out ends. NULL: nobody wants to know  */
 
@@ -374,6 +377,11 @@ static void push_tail(struct stream *stream, size_t limit)
         return;
     }
     stream->flushed = true;
+    stream->leaves = atomic_load(&stream->leave) != NULL;
+    if (stream->leaves) { /* the rest goes on elsewhere */
+        stream->total = UINT64_MAX;
+        return;
+    }
     stream->total = scale_up(stream->position, stream->rate, stream->model->rate);
     uint64_t skipped = stream->skipped / stream->unit_in * stream->unit_out;
     uint64_t goal = stream->total - skipped + (uint64_t)stream->model->delay;
@@ -543,10 +551,10 @@ static void deliver_hop(struct stream *stream, struct delivery *delivery, const 
 {
     int64_t left = stream->left, end = left + stream->model->hop;
     stream->left = end;
-    if (end <= 0) {
+    if (end <= stream->least) {
         return;
     }
-    int64_t from = left > 0 ? left : 0;
+    int64_t from = left > stream->least ? left : stream->least;
     struct skip *skip = &stream->skip;
     if (skip->entered && (int64_t)skip->at < end) {
         int64_t border = (int64_t)skip->at;
@@ -632,14 +640,43 @@ static void deliver_rows(struct stream *stream, const struct ssm_hop *step, int6
     atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
+/* Where in the stream staging begins. */
+static uint64_t position_of(const struct stream *stream)
+{
+    return stream->entered + stream->shift + (stream->skip.entered ? stream->skip.samples : 0);
+}
+
+/* Everything whole is out: give the rest to who goes on with it. What has yet to come out from before a hole doesn't. */
+static void leave(struct stream *stream)
+{
+    struct engine_leave *leave = atomic_load(&stream->leave);
+    int64_t left = stream->left > stream->least ? stream->left : stream->least;
+    uint64_t position = position_of(stream), out = (uint64_t)left + stream->shift;
+    bool hole = stream->skip.samples > 0;
+    int got = ssm_state_save(stream->engine, stream->slot, leave->state, leave->state_size);
+    memcpy(leave->waiting, stream->staging, stream->staged * sizeof(float));
+    leave->record = (struct record){.position = position, .out = hole ? position : out, .taken = stream->position,
+                                    .captured = capture_time(stream, position), .rate = (uint32_t)stream->rate,
+                                    .n_waiting = stream->staged, .waiting = leave->waiting, .state = leave->state,
+                                    .state_size = got > 0 ? (size_t)got : 0};
+    if (hole) {
+        stream->hole = (struct hole){stream->hole.n + position - out, out, position, COUNTER_RING_FULL};
+    }
+    stream->position = stream->began_in + (out - stream->began) * (uint64_t)stream->rate / (uint64_t)stream->model->rate;
+}
+
 /* Streams whose last hop is out tell their sinks so. */
 static size_t retire(struct engine_thread *thread)
 {
     size_t n = 0;
     for (int i = 0; i < thread->n_streams; i++) {
         struct stream *stream = &thread->streams[i];
-        if (!stream->flushed || stream->staged > 0 || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+        size_t most = stream->leaves ? (size_t)stream->model->hop - 1 : 0;
+        if (!stream->flushed || stream->staged > most || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
             continue;
+        }
+        if (stream->leaves) {
+            leave(stream);
         }
         for (int k = 0; k < stream->n_sinks; k++) {
             stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole, stream->position - stream->began_in);
@@ -802,7 +839,7 @@ size_t engine_stream_state_size(const struct engine_thread *thread, int stream)
 int engine_stream_copy(struct engine_thread *thread, int stream, struct record *record, void *state, size_t size)
 {
     struct stream *s = &thread->streams[stream];
-    uint64_t position = s->entered + s->shift + (s->skip.entered ? s->skip.samples : 0), delay = (uint64_t)s->model->delay;
+    uint64_t position = position_of(s), delay = (uint64_t)s->model->delay;
     int got = ssm_state_save(s->engine, s->slot, state, size);
     *record = (struct record){.position = position, .out = position > delay ? position - delay : 0,
                               .taken = s->position, .captured = capture_time(s, position), .rate = (uint32_t)s->rate,
@@ -821,6 +858,47 @@ int engine_stream_resume(struct engine_thread *thread, int stream, const struct 
         return -1;
     }
     s->resume = (struct resume){true, record->position, record->out, record->captured, at};
+    return 0;
+}
+
+bool engine_stream_leave(struct engine_thread *thread, int stream, struct engine_leave *leave)
+{
+    bool can = !atomic_load_explicit(&thread->streams[stream].bypass, memory_order_relaxed);
+    atomic_store(&thread->streams[stream].leave, can ? leave : NULL);
+    return can;
+}
+
+int engine_stream_enter(struct engine_thread *thread, int stream, const struct record *record, struct ssm_error *err)
+{
+    struct stream *s = &thread->streams[stream];
+    uint64_t in = (uint64_t)s->rate, out = (uint64_t)s->model->rate, hop = (uint64_t)s->model->hop;
+    if (!s->feed || s->position > 0 || s->raw_n > 0 || s->staged > 0 || s->resume.pending || s->flushed) {
+        return refuse(err, 75, "the stream here has begun already");
+    }
+    if (record->rate != (uint32_t)s->rate) {
+        return refuse(err, 65, "a stream's state from a source of %u Hz, and this one has %d", record->rate, s->rate);
+    }
+    if (record->position % hop != 0 || record->n_waiting >= hop) {
+        return refuse(err, 65, "a stream's state with hops of another size");
+    }
+    if (ssm_state_load(s->engine, s->slot, record->state, record->state_size, err) != SSM_OK) {
+        return -1;
+    }
+    uint64_t units = record->position / s->unit_out, end = record->position + record->n_waiting;
+    uint64_t taken = scale_up(record->taken, s->rate, s->model->rate), hole = taken > end ? (taken - end) * in / out : 0;
+    s->skipped = units * s->unit_in;
+    s->shift = units * s->unit_out;
+    s->entered = record->position - s->shift;
+    s->left = (int64_t)s->entered - s->model->delay;
+    s->least = (int64_t)record->out - (int64_t)s->shift;
+    s->began = record->out;
+    s->began_in = scale_up(record->out, s->model->rate, s->rate);
+    s->position = record->taken - hole;
+    memcpy(s->staging, record->waiting, record->n_waiting * sizeof(float));
+    s->staged = record->n_waiting;
+    if (hole > 0) {
+        note_hole(s, hole);
+    }
     return 0;
 }
 

@@ -95,6 +95,23 @@ int engine_stream_copy(struct engine_thread *thread, int stream, struct record *
 int engine_stream_resume(struct engine_thread *thread, int stream, const struct record *record, uint64_t at,
                          struct ssm_error *err);
 
+/* A stream that moves elsewhere. */
+struct engine_leave {
+    struct record record; /* what is to be carried there; it points into waiting and state */
+    float *waiting;       /* room for a hop                       */
+    void *state;          /* room for engine_stream_state_size    */
+    size_t state_size;
+};
+
+/* Loop thread, before the stream's source is stopped: when its feed is at its end, the stream ends here after the last whole
+ * hop, and what is left of it is in *leave, which stays until engine_stream_ended. A stream that had ended by itself leaves
+ * record.state_size at 0. False: it is in bypass and can't leave. */
+bool engine_stream_leave(struct engine_thread *thread, int stream, struct engine_leave *leave);
+
+/* In a call, into a stream that has taken nothing yet: go on with one that left elsewhere; the source's next sample is
+ * record->taken. -1 with *err: 75, it has begun; 65, it is of another model, or damaged; the stream is then as before. */
+int engine_stream_enter(struct engine_thread *thread, int stream, const struct record *record, struct ssm_error *err);
+
 /* Before start: keep writing the sample up to which a stream went out. */
 void engine_stream_mark(struct engine_thread *thread, int stream, _Atomic uint64_t *mark);
 

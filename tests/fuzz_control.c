@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes get an answer that is whole, or wait for the engine's thread, which here never comes. The first byte says how much
- * of the rest is the second frame. */
+ * of the rest is the second frame, a stream's state say. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,8 +16,9 @@ static FILE *nowhere;
 
 static void set_up(void)
 {
-    static const char text[] = "version: 1\npublish: \"\"\npipelines:\n  p:\n    source: {type: file, path: tests/data/demo-noisy.flac}\n"
-                               "    model: tests/data/tiny-denoise.safetensors\n    sinks: [{type: file, path: build/fuzz/control.wav}]\n";
+    static const char text[] =
+        "version: 1\npublish: \"\"\npipelines:\n  p:\n    source: {type: pcm, path: 'unix:build/fuzz/in', rate: 16000, format: s16le}\n"
+        "    model: tests/data/tiny-denoise.safetensors\n    sinks: [{type: file, path: build/fuzz/control.wav}]\n";
     struct config_errors errors = {0};
     struct ssm_error err = {0};
     struct config *config = config_parse(text, strlen(text), "fuzz", NULL, 0, &errors);

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,23 +30,23 @@ def write_sound(path, samples):
                                b"data", len(data)) + data)
 
 
-def read_sound(path):
+def read_sound(path, hop=HOP):
     """The samples' bytes, a list of hops."""
     text = open(path, "rb").read()
     at = text.index(b"data") + 8
-    step = HOP * struct.unpack_from("<H", text, text.index(b"fmt ") + 20)[0]  # bytes a sample
+    step = hop * struct.unpack_from("<H", text, text.index(b"fmt ") + 20)[0]  # bytes a sample
     return [text[i:i + step] for i in range(at, len(text) - step + 1, step)]
 
 
 class Daemon:
     """A looped sound of one hop through a small model, into a file and to subscribers."""
 
-    def __init__(self, folder, more=""):
+    def __init__(self, folder, more="", source=""):
         self.address = f"ipc://{folder}/pub.control"
         write_sound(f"{folder}/in.wav", [random.Random(3).randrange(-8000, 8000) for _ in range(HOP)])
         with open(f"{folder}/c.yaml", "w") as file:
             file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  p:\n"
-                       f"    source: {{type: file, path: {folder}/in.wav, loop: true}}\n    model: {MODEL}\n"
+                       f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {MODEL}\n"
                        f"    sinks: [{{type: publish}}, {{type: file, path: {folder}/out.wav}}]\n")
         self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -114,6 +115,62 @@ def a_reset_stream_begins_anew_and_loses_no_sample():
         assert any(hops[i:i + 20] == hops[:20] for i in range(at - 3, at + 4)), at
 
 
+def feed(daemon, samples, n=None):
+    """Samples into a daemon's socket; with n until it has taken so many."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(daemon.input)
+        one.sendall(struct.pack(f"<{len(samples)}h", *samples))
+        while n is not None and daemon.ctl("stream.list")["streams"][0]["samples"] < n:
+            pass
+
+
+def open_pcm(folder, name):
+    os.mkdir(f"{folder}/{name}")
+    daemon = Daemon(f"{folder}/{name}", source=f"type: pcm, path: 'unix:{folder}/{name}/in', rate: {RATE}, format: s16le, buffer: 10s")
+    daemon.input = f"{folder}/{name}/in"
+    return daemon
+
+
+def a_stream_moves_with_no_sample_lost_or_twice():
+    samples = [random.Random(5).randrange(-9000, 9000) for _ in range(3 * RATE + 57)]
+    for at in (0, 57, HOP, HOP + 1, RATE + 77):
+        with tempfile.TemporaryDirectory() as folder, open_pcm(folder, "whole") as whole, open_pcm(folder, "one") as one, \
+                open_pcm(folder, "two") as two:
+            feed(whole, samples, len(samples) // HOP * HOP)
+            whole.end()
+            if at:
+                feed(one, samples[:at], at // HOP * HOP)
+            left = one.ctl("stream.export", "p", "--state", f"{folder}/stream")
+            one.wait()  # it had no other stream
+            assert left["taken"] == at, left
+            assert two.ctl("stream.import", "p/0", "--state", f"{folder}/stream") == left
+            assert not at or "begun already" in two.ctl("stream.import", "p", "--state", f"{folder}/stream", status=75)
+            feed(two, samples[at:], (len(samples) - left["out"]) // HOP * HOP - HOP)
+            two.end()
+            parts = [b"".join(read_sound(f"{folder}/{name}/out.wav", 1)) for name in ("whole", "one", "two")]
+            assert len(parts[0]) > 4 * RATE and parts[0] == parts[1] + parts[2], (at, left, [len(part) for part in parts])
+
+
+def streams_that_cannot_move_are_refused():
+    with tempfile.TemporaryDirectory() as folder, open_pcm(folder, "one") as one, open_pcm(folder, "two") as two, \
+            Daemon(folder) as loop:
+        for text in (b"x", bytes(100), b"SSMSTRM1" + bytes(1000)):
+            with open(f"{folder}/bad", "wb") as file:
+                file.write(text)
+            assert "state" in two.ctl("stream.import", "p", "--state", f"{folder}/bad", status=65)
+        one.ctl("stream.export", "p", "--state", f"{folder}/stream")
+        assert "pcm" in loop.ctl("stream.import", "p", "--state", f"{folder}/stream", status=65)
+        assert "--state" in two.ctl("stream.import", "p", status=64)
+        for i in range(0, os.path.getsize(f"{folder}/stream"), 97):
+            text = bytearray(open(f"{folder}/stream", "rb").read())
+            text[i] ^= 4
+            one = caller(two, zmq.DEALER)
+            one.send_multipart([b'{"op": "stream.import", "args": {"stream": "p"}}', bytes(text)])
+            assert not json.loads(one.recv())["ok"]
+            one.close()
+        two.ctl("stream.import", "p", "--state", f"{folder}/stream")
+
+
 def json_and_messagepack_from_both_kinds_of_sockets():
     with tempfile.TemporaryDirectory() as folder, Daemon(folder) as daemon:
         for kind in (zmq.REQ, zmq.DEALER):
@@ -146,8 +203,8 @@ def strangers_are_answered_and_harm_nothing():
         big = caller(daemon, zmq.DEALER)
         big.send(b"{" + b" " * (9 << 20))  # cut off
         assert daemon.ctl("snapshot")["state"] == "running"
-        for socket in (one, rush, big):
-            socket.close()
+        for each in (one, rush, big):
+            each.close()
         assert " 0 samples lost" in daemon.end()
 
 
@@ -176,7 +233,8 @@ def a_stream_is_bypassed_and_comes_back():
 
 
 def main():
-    cases = [the_tool_asks_and_drains, a_reset_stream_begins_anew_and_loses_no_sample,
+    cases = [the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice, streams_that_cannot_move_are_refused,
+             a_reset_stream_begins_anew_and_loses_no_sample,
              a_stream_is_bypassed_and_comes_back,
              json_and_messagepack_from_both_kinds_of_sockets, strangers_are_answered_and_harm_nothing,
              beyond_this_machine_only_when_told_so]
