@@ -741,9 +741,11 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     }
     atomic_store(&daemon->progress, clock_now());
     atomic_store(&daemon->ready, true);
-    log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
+    char status[320];
+    snprintf(status, sizeof status, "%d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
-    notify_ready("running");
+    log_line(LOG_INFO, "ready: %s", status);
+    notify_ready(status);
     loop_run(daemon->loop);
     stop(daemon);
     tell_faults(daemon);

@@ -22,11 +22,13 @@ static const struct http_page page = {"/metrics", "text/plain", print_page};
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct http *http;
+    static uint32_t client; /* a thousand from each address: their ports stay taken for a minute */
     char answer[4096];
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK + 1 + client++ / 1000 % 65536)}};
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PORT), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     http = http ? http : http_open("127.0.0.1:29164", &page, 1, NULL, NULL);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (!http || connect(fd, (struct sockaddr *)&to, sizeof to) < 0) {
+    if (!http || bind(fd, (struct sockaddr *)&from, sizeof from) < 0 || connect(fd, (struct sockaddr *)&to, sizeof to) < 0) {
         abort();
     }
     send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -203,7 +203,7 @@ def systemd_is_told():
             daemon.feed([0.0] * 160)
             first = [notes.recv(2048).decode() for _ in range(4)]
             assert "EXTEND_TIMEOUT_USEC=" in first[0] and MODEL in first[0], first
-            assert first[1].startswith("READY=1\n") and first[2:] == ["WATCHDOG=1"] * 2, first  # nothing comes in: idle is alive
+            assert first[1].startswith("READY=1\nSTATUS=1 stream, publishing on ipc://") and first[2:] == ["WATCHDOG=1"] * 2, first  # nothing comes in: idle is alive
             daemon.process.send_signal(signal.SIGTERM)
             while not (note := notes.recv(2048).decode()).startswith("STOPPING=1\n"):
                 assert note == "WATCHDOG=1", note
