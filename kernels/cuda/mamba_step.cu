@@ -20,8 +20,12 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/math.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace {
+
+using rows::put;
+using rows::to_float;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -33,11 +37,6 @@ struct params {
     float *u, *dt, *mixed; /* (rows, E), (rows, E), (rows, R + 2 N)  plain path only    */
     int per_block, ring;  /* rows a block of mix takes, its places for h               */
 };
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void put(float *p, float x) { *p = x; }
-__device__ __forceinline__ void put(__nv_bfloat16 *p, float x) { *p = __float2bfloat16(x); }
 
 /* Activations between kernels. */
 template <int P> struct activation { using type = float; };
@@ -432,15 +431,6 @@ template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) pla
 
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
-int multiprocessors()
-{
-    int device = 0, count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1)
-        return 132;
-    return count;
-}
-
 /* Places for h: enough that some are on their way in while one is computed and one is on its way out, and all that a
  * small batch has. In bf16 they are half as large. */
 template <class S> int ring_places(int per_block)
@@ -451,7 +441,7 @@ template <class S> int ring_places(int per_block)
 
 template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, void *stream)
 {
-    p.per_block = ceil_div(p.step.rows, multiprocessors());
+    p.per_block = ceil_div(p.step.rows, rows::multiprocessors());
     p.ring = ring_places<S>(p.per_block);
     const int bytes = mix_bytes<S>(p.per_block, p.ring);
     void (*kernel)(const params) = mix<PW, P, S, ZOH>;
@@ -546,11 +536,9 @@ size_t carve(params &p, void *workspace)
     };
     p.xz = take(2 * E_);
     p.y = take(E_);
-    if (!tuned(p.layer) || p.step.plain) {
-        p.u = take(E_);
-        p.dt = take(E_);
-        p.mixed = take(size_t(p.layer.R + 2 * p.layer.N));
-    }
+    p.u = take(E_);
+    p.dt = take(E_);
+    p.mixed = take(size_t(p.layer.R + 2 * p.layer.N));
     return used * sizeof(float);
 }
 

@@ -55,6 +55,14 @@ __device__ __forceinline__ void start_next_kernel()
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+/* ---- some of a block's threads ------------------------------------------------------------------------------- */
+
+/* n of them, whole warps, meet at barrier 1..15. */
+__device__ __forceinline__ void sync_threads(uint32_t barrier, uint32_t n)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n) : "memory");
+}
+
 /* ---- copies by the thread ------------------------------------------------------------------------------------ */
 
 /* 16 bytes from device to shared memory, or 16 zero bytes. */
@@ -72,10 +80,11 @@ __device__ __forceinline__ void wait_for_copies()
 
 /* ---- bulk copies by the copy engine -------------------------------------------------------------------------- */
 
-/* A barrier in shared memory that one thread arrives at, telling how many bytes will come (`expect`). */
-__device__ __forceinline__ void barrier_init(uint64_t *barrier)
+/* A barrier in shared memory that n arrive at in each phase; where bytes come to it one thread arrives, telling how many
+ * (`expect`). */
+__device__ __forceinline__ void barrier_init(uint64_t *barrier, uint32_t n = 1)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n) : "memory");
 }
 
 /* After the inits, before others or the copy engine use the barriers. */
@@ -88,6 +97,11 @@ __device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                  : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t *barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
 /* Until the phase with this parity is over: 0 for the first. */
@@ -110,6 +124,35 @@ __device__ __forceinline__ void bulk_load(void *shared, const void *global, uint
                      shared_address(shared)),
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
+}
+
+/* The same and the opposite for what won't be touched again soon: first to leave L2. */
+__device__ __forceinline__ uint64_t first_to_leave()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ __forceinline__ void bulk_load_once(void *shared, const void *global, uint32_t bytes, uint64_t *barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+                     shared_address(shared)),
+                 "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(first_to_leave())
+                 : "memory");
+}
+
+__device__ __forceinline__ void bulk_store_once(void *global, const void *shared, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(global),
+                 "r"(shared_address(shared)), "r"(bytes), "l"(first_to_leave())
+                 : "memory");
+}
+
+/* bytes (as in bulk_load) on their way into L2. */
+__device__ __forceinline__ void bulk_prefetch(const void *global, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
 }
 
 /* Out of shared memory. What threads wrote there they first publish: shared_written(), then a barrier. */

@@ -40,6 +40,15 @@ int launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+inline int multiprocessors()
+{
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1)
+        return 132;
+    return count;
+}
+
 constexpr int WARP = 32;
 
 constexpr size_t ceil_div(size_t a, size_t b)

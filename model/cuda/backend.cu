@@ -44,7 +44,7 @@ namespace
 {
 
 enum {
-    STEP_PART = 2048,     /* rows of a part: so few that activations stay in L2 and the pipeline fills soon */
+    STEP_PART = 4096,     /* rows of a part: so few that the pipeline fills soon, and enough for mamba_stack.h */
     SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
     ROWS = SEQUENCE_PART,
     COPY_SHARE = 40, /* states on their way at once: 1 of so many streams, and no more than COPY_BYTES */

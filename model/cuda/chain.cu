@@ -10,6 +10,7 @@
 #include "kernels/cuda/layers.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/mamba_cluster.h"
+#include "kernels/cuda/mamba_stack.h"
 #include "kernels/cuda/mamba_step.h"
 #include "kernels/cuda/scan_rows.h"
 #include "kernels/cuda/selective_scan.h"
@@ -596,16 +597,21 @@ struct step_cuda step_of(const struct passage *p)
     return step;
 }
 
+/* Few streams are the cluster's, many the stack's, through all layers at once; the rest go layer by layer. */
 int mamba_run(const struct node *node, const struct passage *p, float *x, float *)
 {
     const struct step_cuda step = step_of(p);
+    const int n = int(node->steps.size());
     int error = 0;
     if (!p->rows.sequence && p->rows.rows <= node->few) {
-        return mamba_cluster_step(node->steps.data(), int(node->steps.size()), &step, x, 0, p->stream);
+        return mamba_cluster_step(node->steps.data(), n, &step, x, 0, p->stream);
     }
-    for (size_t i = 0; i < node->mamba.size() && !error; i++) {
-        error = p->rows.sequence ? mamba_sequence(&node->mamba[i], p, x)
-                                 : mamba_cuda_step(&node->steps[i], &step, x, p->stream);
+    if (!p->rows.sequence && mamba_stack_takes(node->steps.data(), n, &step)) {
+        return mamba_stack_step(node->steps.data(), n, &step, x, p->stream);
+    }
+    for (int i = 0; i < n && !error; i++) {
+        error = p->rows.sequence ? mamba_sequence(&node->mamba[size_t(i)], p, x)
+                                 : mamba_cuda_step(&node->steps[size_t(i)], &step, x, p->stream);
     }
     return error;
 }

@@ -2,7 +2,7 @@
 
 /* The streaming step of Mamba layers on the GPU: is it right, and how fast. A program of its own:
  *
- *   nvcc -O3 -std=c++17 -arch=sm_90 -I. tests/cuda/bench_step.cu kernels/cuda/linear.cu kernels/cuda/mamba_step.cu
+ *   nvcc -O3 -std=c++17 -arch=sm_90 -I. tests/cuda/bench_step.cu kernels/cuda/{linear,mamba_step,mamba_stack}.cu
  *   bench_step [--check | --time | --profile] [--json FILE] [--rows N]
  *
  * Checks, on random weights, states, phases and gaps, slots shuffled: against the same block in double; a stream's bits
@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/mamba_step.h"
+#include "kernels/cuda/mamba_stack.h"
 #include "tests/cuda/random.cuh"
 
 namespace {
@@ -250,8 +250,14 @@ void enqueue(const stack &m, const batch &b, int first, int rows, void *workspac
 {
     const step_cuda step = {rows, m.how.precision, m.how.state_bf16, m.how.plain, b.slots + first, m.phase,
                             b.elapsed + first, m.states, m.stride, workspace};
+    float *x = b.x + int64_t(first) * m.how.s.D;
+    const int layers = int(m.device.size());
+    if (mamba_stack_takes(m.device.data(), layers, &step)) {
+        must(mamba_stack_step(m.device.data(), layers, &step, x, stream), "mamba_stack_step");
+        return;
+    }
     for (const mamba_cuda &layer : m.device)
-        must(mamba_cuda_step(&layer, &step, b.x + int64_t(first) * m.how.s.D, stream), "mamba_cuda_step");
+        must(mamba_cuda_step(&layer, &step, x, stream), "mamba_cuda_step");
 }
 
 std::vector<int> shuffled(int n)
@@ -362,7 +368,7 @@ void check_against_double(const options &how, const char *name)
 void check_bits(options how, int most, const char *name)
 {
     how.slots = most + most / 8 + 1;
-    how.layers = 1;
+    how.layers = 2;
     const int D = how.s.D;
     const stack fresh = make_stack(how, most);
     stack m = fresh;
