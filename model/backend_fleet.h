@@ -19,7 +19,8 @@
  *   in a get    that one call is void
  * and the device is never called again but to close it. Its streams go on with their next hop on the standby, from the
  * copy; that hop's elapsed time is longer by what passed since the copy was made, the void hops among it. The standby
- * never fails. A device that neither answers nor fails holds up the step: its backend gives up after options->patience_s.
+ * never fails. A fault in a kernel ends CUDA for the whole process: all GPUs then fail in the same step, each for itself;
+ * one that hangs fails alone. A device that neither answers nor fails holds up the step: its backend gives up after options->patience_s.
  *
  * Threads: as every backend, one caller; but calls of one device's backend come from changing threads, never two at once. */
 

@@ -53,7 +53,7 @@ struct ssm_options {
     const char *precision; /* products on a GPU: "fp32", "tf32" (at least its digits), "bf16", "bf16-state" (states
                               too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
     float copy_s;       /* on a GPU each stream's state is copied to the processor after at most so many seconds of its
-                           own hops, to go on from when the GPU fails; later with more streams than some 20 MB of copies a
+                           own hops, to go on from when the GPU fails; later with more streams than some 40 MB of copies a
                            step are enough for. The copies take as much memory as the states. 0 = 1 s; below 0: no
                            copies, a GPU that fails ends its streams                                          */
     float patience_s;   /* a GPU that gives no sign for so long in a call hangs: it failed. 0 = 1 s           */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What broken kernels do to a program's GPU context: every later call fails. */
+/* What broken kernels do to a program: every later call fails, on all of its GPUs. */
 
 __global__ void trap()
 {
@@ -17,22 +17,27 @@ __global__ void hold(unsigned long long ns)
 }
 
 /* Nothing else runs on the GPU for so long, or a little longer; gives 0 when that has begun. */
-extern "C" int stall(int ms)
+extern "C" int stall(int device, int ms)
 {
     int shared = 0, processors = 0;
-    cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
-    error = error ? error : cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0);
+    cudaError_t error = cudaSetDevice(device);
+    error = error ? error : cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    error = error ? error : cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     error = error ? error : cudaFuncSetAttribute(hold, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (!error) {
         hold<<<processors, 1024, size_t(shared)>>>(1000000ull * ms);
         error = cudaGetLastError();
     }
+    cudaSetDevice(0);
     return error;
 }
 
-extern "C" int stall_end(void)
+extern "C" int stall_end(int device)
 {
-    return cudaDeviceSynchronize();
+    cudaError_t error = cudaSetDevice(device);
+    error = error ? error : cudaDeviceSynchronize();
+    cudaSetDevice(0);
+    return error;
 }
 
 extern "C" void poison(int device)
