@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,7 +17,7 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* A turn looks at so many streams at most. A state is copied after 3/4 s of its stream, which leaves 1/4 s to write it. */
+/* A turn looks at so many streams at most. A state is copied after half a second of its stream, which leaves as long to write it. */
 enum { TURN_LOOKS = 256, NAME_BYTES = 96, PATH_BYTES = 1200 };
 
 struct entry {
@@ -43,6 +44,7 @@ struct checkpoint {
     size_t room; /* of a copy */
     struct copy copies[CHECKPOINT_COPIES];
     struct worker *worker;
+    int lock;  /* the folder's descriptor: one daemon a folder */
     bool told; /* that the disk takes nothing */
 };
 
@@ -102,6 +104,7 @@ struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_e
         refuse_memory(err);
         return NULL;
     }
+    checkpoint->lock = -1;
     snprintf(checkpoint->folder, sizeof checkpoint->folder, "%s", folder);
     checkpoint->n = streams;
     checkpoint->entries = calloc((size_t)streams + 1, sizeof *checkpoint->entries);
@@ -112,6 +115,11 @@ struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_e
     }
     if ((mkdir(folder, 0700) < 0 && errno != EEXIST) || access(folder, R_OK | W_OK | X_OK) < 0) {
         refuse(err, 73, "state_dir: %s can't be made or written to: %s", folder, strerror(errno));
+        goto fail;
+    }
+    checkpoint->lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (checkpoint->lock < 0 || flock(checkpoint->lock, LOCK_EX | LOCK_NB) < 0) {
+        refuse(err, 73, "state_dir: %s is no folder, or another ssmd keeps its states there", folder);
         goto fail;
     }
     return checkpoint;
@@ -133,6 +141,9 @@ void checkpoint_close(struct checkpoint *checkpoint)
         if (checkpoint->entries[i].mark) {
             munmap((void *)checkpoint->entries[i].mark, sizeof(uint64_t));
         }
+    }
+    if (checkpoint->lock >= 0) {
+        close(checkpoint->lock);
     }
     free(checkpoint->entries);
     free(checkpoint);
@@ -158,7 +169,7 @@ int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, 
     char path[PATH_BYTES];
     snprintf(entry->name, sizeof entry->name, "%s", name);
     entry->state_size = engine_stream_state_size(engine, stream);
-    entry->period = (uint64_t)rate * 3 / 4;
+    entry->period = (uint64_t)rate / 2;
     size_t size = record_size(0, entry->state_size);
     for (int i = 0; i < CHECKPOINT_COPIES && size > checkpoint->room; i++) {
         free(checkpoint->copies[i].bytes);
@@ -171,7 +182,7 @@ int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, 
     if (!(entry->mark = map_mark(path))) {
         return refuse(err, 73, "state_dir: %s can't be made: %s", path, strerror(errno));
     }
-    entry->marked = atomic_exchange(entry->mark, 0);
+    entry->marked = atomic_load(entry->mark);
     entry->kept = true;
     engine_stream_mark(engine, stream, entry->mark);
     return 0;
@@ -197,7 +208,6 @@ bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *r
     uint8_t *bytes = checkpoint->copies[0].bytes;
     make_path(checkpoint, entry, "state", path);
     size_t size = read_file(path, bytes, checkpoint->room);
-    unlink(path); /* it has been of use, or never will be */
     if (size == 0 || record_decode(record, clock_utc_offset(), bytes, size, err) < 0) {
         return false;
     }
@@ -208,6 +218,14 @@ bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *r
     }
     record->out = entry->marked > record->out ? entry->marked : record->out;
     return true;
+}
+
+void checkpoint_forget(struct checkpoint *checkpoint, int stream)
+{
+    char path[PATH_BYTES];
+    make_path(checkpoint, &checkpoint->entries[stream], "state", path);
+    unlink(path);
+    atomic_store(checkpoint->entries[stream].mark, 0);
 }
 
 /* ---- Running. ---- */

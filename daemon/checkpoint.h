@@ -20,7 +20,7 @@ enum { CHECKPOINT_COPIES = 8, CHECKPOINT_AGE_S = 3600 }; /* older ones are not g
 
 struct checkpoint;
 
-/* Make the folder if it isn't there. NULL with *err: 73, it can't be made or written to. */
+/* Make the folder if it isn't there. NULL with *err: 73, it can't be made or written to, or another daemon has it. */
 struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_error *err);
 void checkpoint_close(struct checkpoint *checkpoint); /* after the engine's thread has stopped; NULL is fine */
 
@@ -31,6 +31,9 @@ int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, 
 /* Before start: a state to go on from. record is borrowed until the next call; *age_s is since its sample `position` was
  * captured. False: there is none, and *err says why if there was something. */
 bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *record, double *age_s, struct ssm_error *err);
+
+/* Before start: the stream begins anew, whatever was found. */
+void checkpoint_forget(struct checkpoint *checkpoint, int stream);
 
 int checkpoint_start(struct checkpoint *checkpoint, struct ssm_error *err);
 /* Engine's thread, after each turn: copy what is due, as far as there is room. NULL is fine. */

@@ -252,7 +252,10 @@ static void resume(struct daemon *daemon, struct pipeline *pipeline)
         if (found && engine_stream_resume(daemon->engine, stream, &record, at, &err) == 0) {
             log_line(LOG_INFO, "pipeline %s: channel %d goes on from a state of %.3f s ago", pipeline->config->name,
                      source->channels[i], age_s);
-        } else if (err.code != 0) {
+            continue;
+        }
+        checkpoint_forget(daemon->checkpoint, stream);
+        if (err.code != 0) {
             log_line(LOG_WARNING, "pipeline %s: channel %d begins anew: %s", pipeline->config->name, source->channels[i], err.text);
         }
     }
