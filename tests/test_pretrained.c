@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The weights we ship, on the demo's recording: does the denoiser denoise? Limits are well under what the model card
- * states, so that only a broken engine or model fails. */
+/* The weights we ship, on the demo's recording: does the denoiser denoise, do the models of tags hear speech? Limits are well
+ * under what the model cards state, so that only a broken engine or model fails. */
 #include "tests/test.h"
 
 #include "dsp/sound_file.h"
@@ -83,10 +83,15 @@ static void clean_speech_stays_clean(void **state)
     assert_true(kept >= 18);
 }
 
+static struct sound make_silence(void)
+{
+    return (struct sound){.n = 100 * HOP, .hops = 101, .samples = calloc(101 * HOP, sizeof(float))};
+}
+
 static void silence_stays_silence(void **state)
 {
     (void)state;
-    struct sound silence = {.n = 100 * HOP, .hops = 101, .samples = calloc(101 * HOP, sizeof(float))};
+    struct sound silence = make_silence();
     float *out = run(&silence, true);
     for (size_t i = 0; i < silence.n; i++) {
         assert_true(out[i] == 0);
@@ -105,6 +110,42 @@ static void live_equals_bulk(void **state)
     }
     free(live);
     free(bulk);
+}
+
+/* The share of hops in which the model's first label, speech, reaches its own threshold. */
+static double speech_share(const char *model, const struct sound *in)
+{
+    struct ssm_error err;
+    struct ssm_label label;
+    ssm_stream stream;
+    struct ssm_engine *tagger = ssm_open(model, &(struct ssm_options){.threads = 1}, &err);
+    assert_non_null(tagger);
+    assert_true(ssm_describe_label(tagger, 0, &label));
+    assert_string_equal(label.name, "speech");
+    size_t outputs = (size_t)ssm_describe(tagger)->outputs, above = 0;
+    float *scores = calloc(in->hops * outputs, sizeof(float));
+    assert_int_equal(ssm_stream_open(tagger, &stream), SSM_OK);
+    assert_int_equal(ssm_scan(tagger, stream, in->samples, scores, NULL, in->hops, NULL), SSM_OK);
+    for (size_t i = 0; i < in->hops; i++) {
+        above += scores[i * outputs] >= label.on;
+    }
+    free(scores);
+    ssm_close(tagger);
+    print_message("%s: speech in %.0f %% of %zu hops\n", model, 100 * (double)above / (double)in->hops, in->hops);
+    return (double)above / (double)in->hops;
+}
+
+static void speech_is_heard_in_noise_and_not_in_silence(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"vad", "tag-audio"};
+    struct sound silence = make_silence();
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        assert_true(speech_share(models[i], &clean) >= 0.6);
+        assert_true(speech_share(models[i], &noisy) >= 0.6);
+        assert_true(speech_share(models[i], &silence) <= 0.1);
+    }
+    free(silence.samples);
 }
 
 static int open_all(void **state)
@@ -137,6 +178,7 @@ int main(void)
         cmocka_unit_test(clean_speech_stays_clean),
         cmocka_unit_test(silence_stays_silence),
         cmocka_unit_test(live_equals_bulk),
+        cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -5,7 +5,7 @@
     python3 tag_export.py RUN/vad.pt vad.safetensors --version 1 --licence L --trained T [--events EVENTS.json] [--int8]
 
 EVENTS.json: {label: {"on": .., "off": .., "min_s": .., "hold_s": ..}}, chosen on validation data; "*" is for every label.
-AudioSet ids are put beside the labels that are AudioSet's.
+AudioSet ids are put beside the labels that are AudioSet's. --without leaves labels out that didn't turn out well.
 """
 import argparse
 import json
@@ -40,6 +40,15 @@ def label_rows(config, events):
     return rows
 
 
+def drop_labels(s, names):
+    """The checkpoint without these labels' rows of the head."""
+    config = s["config"]
+    keep = [i for i, name in enumerate(config["labels"]) if name not in names]
+    config["labels"] = [config["labels"][i] for i in keep]
+    for name in ("head.weight", "head.bias"):
+        s["tensors"][name] = s["tensors"][name][keep]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("checkpoint")
@@ -49,9 +58,11 @@ def main():
     p.add_argument("--licence", default="MIT")
     p.add_argument("--trained", default="")
     p.add_argument("--events")
+    p.add_argument("--without", nargs="+", default=[], metavar="LABEL")
     p.add_argument("--int8", action="store_true")
     a = p.parse_args()
     s = torch.load(a.checkpoint, map_location="cpu")
+    drop_labels(s, a.without)
     events = {}
     if a.events:
         with open(a.events) as f:
