@@ -17,7 +17,8 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* A turn looks at so many streams at most. A state is copied after half a second of its stream, which leaves as long to write it. */
+/* A turn looks at so many streams at most. A state is copied after half a second of its stream, which leaves as long to
+ * write it. */
 enum { TURN_LOOKS = 256, NAME_BYTES = 96, PATH_BYTES = 1200 };
 
 struct entry {

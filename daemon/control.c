@@ -242,7 +242,8 @@ static void run_export(struct control *control)
         control->leave.record.state_size = 0;
         control->leave.state_size = engine_stream_state_size(daemon->engine, stream);
         if (pipeline->config->strength < 100 || !engine_stream_leave(daemon->engine, stream, &control->leave)) {
-            wrong(control, "refused", "args.stream", "a stream in bypass or with strength keeps input beside the model: it can't move");
+            wrong(control, "refused", "args.stream",
+                  "a stream in bypass or with strength keeps input beside the model: it can't move");
             return;
         }
         pipeline->source->ops->stop(pipeline->source);
@@ -429,7 +430,8 @@ static bool find_stream(struct control *control)
         }
     }
     if (name) {
-        wrong(control, "not_found", "args.stream", "there is no stream %.80s; stream.list lists pipelines and channels: mic/0", name);
+        wrong(control, "not_found", "args.stream", "there is no stream %.80s; stream.list lists pipelines and channels: mic/0",
+              name);
     } else {
         wrong(control, "bad_request", "args.stream", "the stream is missing: pipeline and channel, mic/0");
     }

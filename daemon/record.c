@@ -60,7 +60,8 @@ int record_decode(struct record *record, int64_t utc_offset, const uint8_t *byte
         return refuse(err, 65, "not a stream's state as this version writes it");
     }
     uint64_t n = get(bytes + 32, 8), state = get(bytes + 56, 8);
-    if (n > RECORD_WAITING_MOST || state != size - RECORD_HEADER - n * sizeof(float) || size < RECORD_HEADER + n * sizeof(float)) {
+    if (n > RECORD_WAITING_MOST || size < RECORD_HEADER + n * sizeof(float) ||
+        state != size - RECORD_HEADER - n * sizeof(float)) {
         return refuse(err, 65, "a stream's state that is cut short");
     }
     if (get(bytes + SUM, 8) != sum(bytes, size)) {
