@@ -21,7 +21,7 @@
 
 enum { BYTES = 256, BLOCK = 2048, WINDOW = 8, LONGEST = 8192 };
 
-static const char *model = "log-lines", *device = "cpu";
+static const char *model, *device = "cpu";
 static double above = 7;
 static int threads = 1;
 static bool all;
@@ -202,6 +202,9 @@ static int judge(struct reader *reader, const char *path)
 
 static int run_lines(char **arguments, int n)
 {
+    if (model == NULL) {
+        return verb_fail(EX_USAGE, "say which --model: none of bytes is shipped; `fit.py log-lines` in model/train/proofs trains one");
+    }
     struct reader *reader = calloc(1, sizeof *reader);
     if (reader == NULL) {
         return verb_fail(EX_OSERR, "out of memory");
@@ -218,7 +221,7 @@ static int run_lines(char **arguments, int n)
 static const struct verb_option options[] = {
     {"above", "BITS", OPTION_REAL, &above, 0, 1000, "a line is odd if its score is above this (7)"},
     {"all", NULL, OPTION_FLAG, &all, 0, 0, "print every line with its score, '!' in front of the odd ones"},
-    {"model", "M", OPTION_TEXT, &model, 0, 0, "a model of bytes: a name from \"ssm models\" or a .safetensors file (log-lines)"},
+    {"model", "M", OPTION_TEXT, &model, 0, 0, "a model of bytes: a name from \"ssm models\" or a .safetensors file"},
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (cpu)"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (1)"},
     {0},
@@ -232,9 +235,10 @@ const struct verb ssm_lines = {
         "Read FILE, or standard input, byte by byte into a model of bytes, and print the lines it did not expect, each behind\n"
         "its score: the highest mean surprise of eight bytes in a row, in bits a byte. There is no list of patterns and no\n"
         "tokeniser; what is usual is what the model was trained on, and what the stream itself has shown since. A line is\n"
-        "judged when its newline arrives. The state has constant size however long the stream runs.",
-    .examples = "  tail -f /var/log/syslog | ssm lines\n"
-                "  ssm lines --all --json old.log | jq .score",
+        "judged when its newline arrives. The state has constant size however long the stream runs.\n"
+        "No model of bytes is shipped yet: model/train/proofs has what trains one (fit.py log-lines, then tokens.py).",
+    .examples = "  tail -f /var/log/syslog | ssm lines --model ./log-lines.safetensors\n"
+                "  ssm lines --model ./log-lines.safetensors --all --json old.log | jq .score",
     .options = options,
     .least = 0,
     .most = 1,

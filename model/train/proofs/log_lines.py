@@ -230,7 +230,7 @@ def main():
     p.add_argument("--lines", type=int, default=400000)
     p.add_argument("--odd", type=float, default=0.02)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--model", default="log-lines")
+    p.add_argument("--model", default="./log-lines.safetensors")
     a = p.parse_args()
     if a.what == "roc":
         roc(a.file, a.model)
