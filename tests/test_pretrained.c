@@ -6,7 +6,7 @@
 #include "dsp/sound_file.h"
 #include "model/ssm.h"
 
-enum { HOP = 160, DELAY = 160 };
+enum { RATE = 16000, HOP = 160, DELAY = 160 };
 
 struct sound {
     float *samples; /* (hops * HOP), zeros after the recording's end */
@@ -148,6 +148,55 @@ static void speech_is_heard_in_noise_and_not_in_silence(void **state)
     free(silence.samples);
 }
 
+/* How much of the clean sound is in the estimate, in dB: its projection's level. */
+static double kept_db(const float *estimate, const float *target, size_t n)
+{
+    double cross = 0, power = 0;
+    for (size_t i = 0; i < n; i++) {
+        cross += (double)estimate[i] * (double)target[i];
+        power += (double)target[i] * (double)target[i];
+    }
+    return 20 * log10(fmax(cross / power, 1e-9));
+}
+
+/* The recording after 30 s of white noise of this amplitude; 0 for digital silence. */
+static struct sound after_pause(float amplitude)
+{
+    size_t lead = 30 * RATE;
+    struct sound sound = {.n = lead + noisy.n, .hops = lead / HOP + noisy.hops};
+    uint32_t seed = 1;
+    sound.samples = calloc(sound.hops * HOP, sizeof(float));
+    for (size_t i = 0; i < lead; i++) {
+        seed = seed * 1664525 + 1013904223;
+        sound.samples[i] = amplitude * (float)((int32_t)seed * 0x1p-31);
+    }
+    memcpy(sound.samples + lead, noisy.samples, noisy.n * sizeof(float));
+    return sound;
+}
+
+/* Version 2 muted the second after a long pause, by 19 to 35 dB of it after a quiet room. */
+static void speech_is_kept_after_a_pause(void **state)
+{
+    (void)state;
+    const float pauses[] = {0, 5e-5f, 2e-3f}; /* digital silence, a quiet room, a room */
+    float *usual = run(&noisy, false);
+    size_t at = 0;
+    while (fabsf(clean.samples[at]) < .02f) {
+        at++;
+    }
+    for (size_t i = 0; i < sizeof pauses / sizeof *pauses; i++) {
+        struct sound sound = after_pause(pauses[i]);
+        float *out = run(&sound, false);
+        double change = kept_db(out + 30 * RATE + at, clean.samples + at, RATE) -
+                        kept_db(usual + at, clean.samples + at, RATE);
+        free(out);
+        free(sound.samples);
+        print_message("after 30 s at %g: %+.2f dB of the first second\n", (double)pauses[i], change);
+        assert_true(fabs(change) <= 1.5);
+    }
+    free(usual);
+}
+
 static int open_all(void **state)
 {
     (void)state;
@@ -179,6 +228,7 @@ int main(void)
         cmocka_unit_test(silence_stays_silence),
         cmocka_unit_test(live_equals_bulk),
         cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
+        cmocka_unit_test(speech_is_kept_after_a_pause),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
