@@ -1,31 +1,38 @@
 /* SPDX-License-Identifier: MIT */
-/* The weights we ship, on the demo's recording: does the denoiser denoise, do the models of tags hear speech? Limits are well
- * under what the model cards state, so that only a broken engine or model fails. */
+/* The weights we ship, on the demo's recording at each model's rate: do the denoisers denoise, do the models of tags hear
+ * speech? Limits are well under what the model cards state, so that only a broken engine or model fails. */
 #include "tests/test.h"
 
+#include "dsp/resample.h"
 #include "dsp/sound_file.h"
 #include "model/ssm.h"
 
-enum { RATE = 16000, HOP = 160, DELAY = 160 };
-
 struct sound {
-    float *samples; /* (hops * HOP), zeros after the recording's end */
+    float *samples; /* (hops * hop), zeros after the recording's end */
     size_t n, hops; /* the recording's own samples; hops that hold them and the delay */
 };
 
 static struct ssm_engine *engine;
+static size_t rate, hop, delay; /* the engine's; in samples, but for the rate */
 static struct sound noisy, clean;
 
+/* A sound file of one channel, converted to the engine's rate. */
 static struct sound read_sound(const char *path)
 {
     struct sound_file_error err;
     struct sound_file_info info;
     struct sound_file *file = sound_file_open(path, &info, &err);
     assert_non_null(file);
-    struct sound sound = {.n = (size_t)info.length, .hops = ((size_t)info.length + DELAY + HOP - 1) / HOP};
-    sound.samples = calloc(sound.hops * HOP, sizeof(float));
-    assert_int_equal(sound_file_read(file, sound.samples, sound.n, &err), sound.n);
+    size_t length = (size_t)info.length, used, n = length * rate / (size_t)info.rate;
+    struct sound sound = {.n = n, .hops = (n + delay + hop - 1) / hop};
+    float *read = calloc(length, sizeof(float));
+    assert_int_equal(sound_file_read(file, read, length, &err), length);
     sound_file_close(file);
+    sound.samples = calloc(sound.hops * hop, sizeof(float));
+    struct resampler *resampler = resampler_create(info.rate, (int)rate, RESAMPLER_BEST);
+    assert_int_equal(resampler_push(resampler, read, length, &used, sound.samples, n, 1), n);
+    resampler_destroy(resampler);
+    free(read);
     return sound;
 }
 
@@ -33,18 +40,18 @@ static struct sound read_sound(const char *path)
 static float *run(const struct sound *in, bool by_step)
 {
     ssm_stream stream;
-    float *out = calloc(in->hops * HOP, sizeof(float));
+    float *out = calloc(in->hops * hop, sizeof(float));
     assert_int_equal(ssm_stream_open(engine, &stream), SSM_OK);
     if (by_step) {
         for (size_t i = 0; i < in->hops; i++) {
-            struct ssm_hop hop = {.stream = stream, .in = in->samples + i * HOP, .out = out + i * HOP, .count = 1};
-            assert_int_equal(ssm_step(engine, &hop, 1), 1);
+            struct ssm_hop step = {.stream = stream, .in = in->samples + i * hop, .out = out + i * hop, .count = 1};
+            assert_int_equal(ssm_step(engine, &step, 1), 1);
         }
     } else {
         assert_int_equal(ssm_scan(engine, stream, in->samples, out, NULL, in->hops, NULL), SSM_OK);
     }
     assert_int_equal(ssm_stream_close(engine, stream), SSM_OK);
-    memmove(out, out + DELAY, (in->hops * HOP - DELAY) * sizeof(float));
+    memmove(out, out + delay, (in->hops * hop - delay) * sizeof(float));
     return out;
 }
 
@@ -85,7 +92,7 @@ static void clean_speech_stays_clean(void **state)
 
 static struct sound make_silence(void)
 {
-    return (struct sound){.n = 100 * HOP, .hops = 101, .samples = calloc(101 * HOP, sizeof(float))};
+    return (struct sound){.n = 100 * hop, .hops = 101, .samples = calloc(101 * hop, sizeof(float))};
 }
 
 static void silence_stays_silence(void **state)
@@ -162,10 +169,10 @@ static double kept_db(const float *estimate, const float *target, size_t n)
 /* The recording after 30 s of white noise of this amplitude; 0 for digital silence. */
 static struct sound after_pause(float amplitude)
 {
-    size_t lead = 30 * RATE;
-    struct sound sound = {.n = lead + noisy.n, .hops = lead / HOP + noisy.hops};
+    size_t lead = 30 * rate;
+    struct sound sound = {.n = lead + noisy.n, .hops = lead / hop + noisy.hops};
     uint32_t seed = 1;
-    sound.samples = calloc(sound.hops * HOP, sizeof(float));
+    sound.samples = calloc(sound.hops * hop, sizeof(float));
     for (size_t i = 0; i < lead; i++) {
         seed = seed * 1664525 + 1013904223;
         sound.samples[i] = amplitude * (float)((int32_t)seed * 0x1p-31);
@@ -187,8 +194,8 @@ static void speech_is_kept_after_a_pause(void **state)
     for (size_t i = 0; i < sizeof pauses / sizeof *pauses; i++) {
         struct sound sound = after_pause(pauses[i]);
         float *out = run(&sound, false);
-        double change = kept_db(out + 30 * RATE + at, clean.samples + at, RATE) -
-                        kept_db(usual + at, clean.samples + at, RATE);
+        double change = kept_db(out + 30 * rate + at, clean.samples + at, rate) -
+                        kept_db(usual + at, clean.samples + at, rate);
         free(out);
         free(sound.samples);
         print_message("after 30 s at %g: %+.2f dB of the first second\n", (double)pauses[i], change);
@@ -197,18 +204,32 @@ static void speech_is_kept_after_a_pause(void **state)
     free(usual);
 }
 
-static int open_all(void **state)
+static int open_all(const char *model)
 {
-    (void)state;
     struct ssm_error err;
-    engine = ssm_open("denoise-16k", &(struct ssm_options){.threads = 2}, &err);
+    engine = ssm_open(model, &(struct ssm_options){.threads = 2}, &err);
     if (!engine) {
         print_error("%s\n", err.text);
         return -1;
     }
+    rate = (size_t)ssm_describe(engine)->rate;
+    hop = (size_t)ssm_describe(engine)->hop;
+    delay = (size_t)ssm_describe(engine)->delay;
     noisy = read_sound("tests/data/demo-noisy.flac");
     clean = read_sound("tests/data/demo-clean.flac");
     return 0;
+}
+
+static int open_16k(void **state)
+{
+    (void)state;
+    return open_all("denoise-16k");
+}
+
+static int open_48k(void **state)
+{
+    (void)state;
+    return open_all("denoise-48k");
 }
 
 static int close_all(void **state)
@@ -222,13 +243,17 @@ static int close_all(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest denoisers[] = {
         cmocka_unit_test(noise_goes),
         cmocka_unit_test(clean_speech_stays_clean),
         cmocka_unit_test(silence_stays_silence),
         cmocka_unit_test(live_equals_bulk),
-        cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
         cmocka_unit_test(speech_is_kept_after_a_pause),
     };
-    return cmocka_run_group_tests(tests, open_all, close_all);
+    const struct CMUnitTest taggers[] = {
+        cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
+    };
+    int failed = cmocka_run_group_tests_name("denoise-16k", denoisers, open_16k, close_all);
+    failed += cmocka_run_group_tests_name("denoise-48k", denoisers, open_48k, close_all);
+    return failed + cmocka_run_group_tests_name("models of tags", taggers, open_16k, close_all);
 }

@@ -26,8 +26,8 @@ RECIPES = {
     # next second of speech: half a minute without any, in noise, in a quiet room or in digital silence
     "denoise-16k-pauses": dict(PATIENT, n_layer=5, minutes=12.0, batch=20, lr=6e-4),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init
-    "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,
-                        speech_hours=12.3, noise_hours=8.0, narrow=0.5),
+    "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=6.0, batch=16,
+                        seconds=13.44, pause_seconds=11.0, speech_hours=12.3, noise_hours=8.0, narrow=0.5),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
                             lr=1.2e-3),

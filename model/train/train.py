@@ -75,6 +75,9 @@ def compiler(on, log):
     for key, value in (("cache_size_limit", 64), ("recompile_limit", 64), ("suppress_errors", True)):
         if hasattr(_dynamo.config, key):
             setattr(_dynamo.config, key, value)
+    from torch._inductor import config as inductor
+    if hasattr(inductor, "comprehensive_padding"):      # of rows over 1024; the backward of 48 kHz's decoder failed with it
+        inductor.comprehensive_padding = False
     return lambda f: Guarded(f, log)
 
 
