@@ -307,7 +307,17 @@ static bool is_old(int64_t heard)
     return t.tv_sec - heard > 3;
 }
 
-/* Shows each state until told to stop. Gives the exit status. */
+static void take_meters(struct top *top, struct subscriber *meters)
+{
+    struct subscriber_message message;
+    while (subscriber_receive(meters, &message, 0) == 1) {
+        if (message.wanted) {
+            take_meter(top, &message);
+        }
+    }
+}
+
+/* Shows each state, with the levels that came before it, until told to stop. Gives the exit status. */
 static int show(struct top *top, struct subscriber *states, struct subscriber *meters)
 {
     struct subscriber_message message;
@@ -315,12 +325,9 @@ static int show(struct top *top, struct subscriber *states, struct subscriber *m
     bool told = false;
     clock_gettime(CLOCK_MONOTONIC, &heard);
     while (!interrupted && !ferror(stdout)) {
-        while (subscriber_receive(meters, &message, 0) == 1) {
-            if (message.wanted) {
-                take_meter(top, &message);
-            }
-        }
-        if (subscriber_receive(states, &message, 100) == 1 && message.wanted) {
+        bool came = subscriber_receive(states, &message, 100) == 1 && message.wanted;
+        take_meters(top, meters);
+        if (came) {
             clock_gettime(CLOCK_MONOTONIC, &heard);
             told = false;
             if (take_state(top, &message)) {
