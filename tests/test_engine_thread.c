@@ -680,6 +680,12 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     struct publisher *publisher = publisher_open("inproc://hops", "test", N, &err);
     assert_non_null(publisher);
     rig_open(&rig, N, 2);
+    for (int i = 0; i < N; i++) {
+        rig_add(&rig, i % 2 ? RATE : 3 * RATE, 3 * RATE, RATE * 10, false);
+        rig.memories[i]->watch = true;
+    }
+    engine_thread_destroy(rig.thread); /* once more, with the first stream's three sinks, which wake it */
+    rig.thread = engine_thread_create(N, 0.001);
     const struct config_sink file_config = {.type = SINK_FILE, .path = "/tmp/ssmd-test-hops.wav"}, publish_config = {0};
     struct sink *others[2];
     static const int channels[1] = {0};
@@ -693,13 +699,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     others[1] = sink_publish.open(&setup, &err);
     assert_non_null(others[0]);
     assert_non_null(others[1]);
-    for (int i = 0; i < N; i++) {
-        rig_add(&rig, i % 2 ? RATE : 3 * RATE, 3 * RATE, RATE * 10, false);
-        rig.memories[i]->watch = true;
-    }
     struct sink *all[3] = {&rig.memories[0]->sink, others[0], others[1]};
-    engine_thread_destroy(rig.thread); /* once more, with the first stream's three sinks */
-    rig.thread = engine_thread_create(N, 0.001);
     for (int i = 0; i < N; i++) {
         struct stream_setup stream = {.engine = rig.engine, .feed = rig.feeds[i], .rate = i % 2 ? RATE : 3 * RATE,
                                       .sinks = i == 0 ? all : rig.sinks[i], .n_sinks = i == 0 ? 3 : 1,
