@@ -78,12 +78,6 @@ static void wrong(struct control *control, const char *code, const char *path, c
 
 /* ---- Operations. ---- */
 
-static void put_pair(struct wire_bytes *bytes, const char *key, const char *text)
-{
-    wire_put_text(bytes, key);
-    wire_put_text(bytes, text);
-}
-
 static void put_count(struct wire_bytes *bytes, const char *key, uint64_t value)
 {
     wire_put_text(bytes, key);
@@ -94,10 +88,10 @@ static void put_model(struct wire_bytes *bytes, const struct model *model)
 {
     const struct ssm_info *info = ssm_describe(model->engine);
     wire_put_map(bytes, 9);
-    put_pair(bytes, "name", info->name);
-    put_pair(bytes, "digest", info->digest);
-    put_pair(bytes, "task", info->task);
-    put_pair(bytes, "device", info->device);
+    wire_put_pair(bytes, "name", info->name);
+    wire_put_pair(bytes, "digest", info->digest);
+    wire_put_pair(bytes, "task", info->task);
+    wire_put_pair(bytes, "device", info->device);
     put_count(bytes, "rate", (uint64_t)info->rate);
     put_count(bytes, "hop", (uint64_t)info->hop);
     put_count(bytes, "latency", (uint64_t)info->latency);
@@ -141,7 +135,7 @@ static void run_mem(struct control *control)
     for (int i = 0; i < daemon->n_models; i++) {
         const struct ssm_info *info = ssm_describe(daemon->models[i].engine);
         wire_put_map(bytes, 3);
-        put_pair(bytes, "name", info->name);
+        wire_put_pair(bytes, "name", info->name);
         put_count(bytes, "engine_bytes", info->engine_bytes);
         put_count(bytes, "state_bytes", info->state_bytes);
     }
@@ -324,15 +318,15 @@ static void run_describe(struct control *control)
     struct wire_bytes *bytes = &control->bytes;
     const struct daemon *daemon = control->daemon;
     wire_put_map(bytes, 4);
-    put_pair(bytes, "node", daemon->config->node);
-    put_pair(bytes, "version", SSM_VERSION);
+    wire_put_pair(bytes, "node", daemon->config->node);
+    wire_put_pair(bytes, "version", SSM_VERSION);
     wire_put_text(bytes, "operations");
     wire_put_array(bytes, OPERATIONS);
     for (int i = 0; i < OPERATIONS; i++) {
         wire_put_map(bytes, 3);
-        put_pair(bytes, "op", operations[i].name);
-        put_pair(bytes, "args", operations[i].args ? operations[i].args : "");
-        put_pair(bytes, "about", operations[i].about);
+        wire_put_pair(bytes, "op", operations[i].name);
+        wire_put_pair(bytes, "args", operations[i].args ? operations[i].args : "");
+        wire_put_pair(bytes, "about", operations[i].about);
     }
     wire_put_text(bytes, "models");
     wire_put_array(bytes, (size_t)daemon->n_models);
@@ -444,9 +438,9 @@ static void put_error(struct wire_bytes *bytes, const struct request *request)
 {
     wire_put_text(bytes, "err");
     wire_put_map(bytes, 3);
-    put_pair(bytes, "code", request->code);
-    put_pair(bytes, "msg", request->msg);
-    put_pair(bytes, "path", request->path);
+    wire_put_pair(bytes, "code", request->code);
+    wire_put_pair(bytes, "msg", request->msg);
+    wire_put_pair(bytes, "path", request->path);
 }
 
 static void put_head(struct control *control, bool ok)
@@ -460,7 +454,7 @@ static void put_head(struct control *control, bool ok)
     if (request->numbered) {
         put_count(bytes, "id", request->id);
     } else if (identified) {
-        put_pair(bytes, "id", request->text_id);
+        wire_put_pair(bytes, "id", request->text_id);
     }
     wire_put_text(bytes, "ok");
     wire_put_bool(bytes, ok);

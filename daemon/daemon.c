@@ -394,12 +394,10 @@ static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, co
 {
     int stream = pipeline->first + channel;
     wire_put_map(bytes, 7);
-    wire_put_text(bytes, "pipeline");
-    wire_put_text(bytes, pipeline->config->name);
+    wire_put_pair(bytes, "pipeline", pipeline->config->name);
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
-    wire_put_text(bytes, "model");
-    wire_put_text(bytes, ssm_describe(pipeline->model->engine)->name);
+    wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
     wire_put_text(bytes, "ended");
     wire_put_bool(bytes, engine_stream_ended(daemon->engine, stream));
     wire_put_text(bytes, "hops");
@@ -429,12 +427,9 @@ static void put_times(struct wire_bytes *bytes, const char *name, const struct h
 void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes)
 {
     wire_put_map(bytes, 10);
-    wire_put_text(bytes, "node");
-    wire_put_text(bytes, daemon->config->node);
-    wire_put_text(bytes, "version");
-    wire_put_text(bytes, SSM_VERSION);
-    wire_put_text(bytes, "state");
-    wire_put_text(bytes, phase(daemon));
+    wire_put_pair(bytes, "node", daemon->config->node);
+    wire_put_pair(bytes, "version", SSM_VERSION);
+    wire_put_pair(bytes, "state", phase(daemon));
     wire_put_text(bytes, "uptime_s");
     wire_put_number(bytes, (double)(clock_now() - daemon->started) / 1e9);
     wire_put_text(bytes, "batches");

@@ -55,12 +55,6 @@ static double seconds(const struct labels_source *source, uint64_t sample)
     return rint((source->origin + (double)sample / source->rate) * 1e6) / 1e6;
 }
 
-static void put_text(struct wire_bytes *bytes, const char *key, const char *text)
-{
-    wire_put_text(bytes, key);
-    wire_put_text(bytes, text);
-}
-
 static void put_number(struct wire_bytes *bytes, const char *key, double value)
 {
     wire_put_text(bytes, key);
@@ -73,21 +67,21 @@ void labels_put_event(struct wire_bytes *bytes, const struct labels *labels, con
     const struct ssm_label *label = &labels->at[event->label];
     bool mid = label->mid[0] != '\0', cut = event->kind == EVENT_CUT, channel = source->channel >= 0;
     wire_put_map(bytes, 8u + channel + mid + cut);
-    put_text(bytes, "event", event->kind == EVENT_BEGIN ? "begin" : "end");
+    wire_put_pair(bytes, "event", event->kind == EVENT_BEGIN ? "begin" : "end");
     put_number(bytes, "t0", seconds(source, event->from));
     put_number(bytes, "t1", seconds(source, event->to));
-    put_text(bytes, "source", source->name);
+    wire_put_pair(bytes, "source", source->name);
     if (channel) {
         wire_put_text(bytes, "channel");
         wire_put_uint(bytes, (uint64_t)source->channel);
     }
-    put_text(bytes, "label", label->name);
+    wire_put_pair(bytes, "label", label->name);
     if (mid) {
-        put_text(bytes, "mid", label->mid);
+        wire_put_pair(bytes, "mid", label->mid);
     }
     put_number(bytes, "p", rounded(event->peak));
     put_number(bytes, "mean", rounded(event->mean));
-    put_text(bytes, "model", labels->model);
+    wire_put_pair(bytes, "model", labels->model);
     if (cut) {
         wire_put_text(bytes, "cut");
         wire_put_bool(bytes, true);

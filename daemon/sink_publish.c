@@ -299,12 +299,6 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
     memset(&outbox->level, 0, sizeof outbox->level);
 }
 
-static void put_text(struct wire_bytes *bytes, const char *key, const char *text)
-{
-    wire_put_text(bytes, key);
-    wire_put_text(bytes, text);
-}
-
 /* A begin or end, with the times of the hop that showed it. */
 static void publish_event(void *context, const struct event *event)
 {
@@ -331,7 +325,7 @@ static void publish_meta(struct publish_sink *publish, struct outbox *outbox)
     uint8_t room[META_MAX];
     struct wire_bytes bytes = {.at = room, .room = sizeof room};
     wire_put_map(&bytes, 5);
-    put_text(&bytes, "task", "tag");
+    wire_put_pair(&bytes, "task", "tag");
     wire_put_text(&bytes, "rate");
     wire_put_uint(&bytes, (uint64_t)publish->rate);
     wire_put_text(&bytes, "hop");
@@ -343,8 +337,8 @@ static void publish_meta(struct publish_sink *publish, struct outbox *outbox)
     for (int i = 0; i < publish->labels->n; i++) {
         const struct ssm_label *label = &publish->labels->at[i];
         wire_put_map(&bytes, 4);
-        put_text(&bytes, "name", label->name);
-        put_text(&bytes, "mid", label->mid);
+        wire_put_pair(&bytes, "name", label->name);
+        wire_put_pair(&bytes, "mid", label->mid);
         wire_put_text(&bytes, "on");
         wire_put_number(&bytes, (double)label->on);
         wire_put_text(&bytes, "off");

@@ -55,6 +55,12 @@ void wire_put_text(struct wire_bytes *bytes, const char *text)
     msgpack_pack_str_body(&pk, text, strlen(text));
 }
 
+void wire_put_pair(struct wire_bytes *bytes, const char *key, const char *text)
+{
+    wire_put_text(bytes, key);
+    wire_put_text(bytes, text);
+}
+
 void wire_put_uint(struct wire_bytes *bytes, uint64_t value)
 {
     msgpack_packer pk = packer(bytes);

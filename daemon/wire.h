@@ -84,6 +84,7 @@ struct wire_bytes {
 void wire_put_map(struct wire_bytes *bytes, size_t n);   /* n keys and values follow */
 void wire_put_array(struct wire_bytes *bytes, size_t n); /* n values follow          */
 void wire_put_text(struct wire_bytes *bytes, const char *text);
+void wire_put_pair(struct wire_bytes *bytes, const char *key, const char *text);
 void wire_put_uint(struct wire_bytes *bytes, uint64_t value);
 void wire_put_number(struct wire_bytes *bytes, double value);
 void wire_put_bool(struct wire_bytes *bytes, bool value);

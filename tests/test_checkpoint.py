@@ -7,7 +7,6 @@ In bypass a stream gives its input itself, so that each sample tells where in th
 import array
 import os
 import random
-import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import time
 
 import msgpack
 import zmq
+
+import script
 
 SSM = os.environ.get("SSM", "build/release/ssm")
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
@@ -27,10 +28,7 @@ MODEL = "tests/data/tiny-denoise.safetensors"
 def write_sound(path, seconds):
     """Noise of 16 bits; gives its samples as float32 bytes."""
     values = array.array("h", random.Random(1).randbytes(2 * RATE * seconds))
-    data = values.tobytes()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16,
-                               b"data", len(data)) + data)
+    script.write_sound(path, values.tobytes())
     return array.array("f", (v / 32768 for v in values)).tobytes()
 
 
@@ -153,18 +151,5 @@ def what_does_not_fit_begins_anew():
         assert "goes on" not in life()
 
 
-def main():
-    cases = [a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew))

@@ -16,18 +16,12 @@ import time
 import msgpack
 import zmq
 
+import script
+
 SSM = os.environ.get("SSM", "build/release/ssm")
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-denoise.safetensors"
 RATE, HOP = 16000, 160
-
-
-def write_sound(path, samples):
-    """Mono, 16 bits."""
-    data = struct.pack(f"<{len(samples)}h", *samples)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16,
-                               b"data", len(data)) + data)
 
 
 def read_sound(path, hop=HOP):
@@ -43,16 +37,14 @@ class Daemon:
 
     def __init__(self, folder, more="", source=""):
         self.address = f"ipc://{folder}/pub.control"
-        write_sound(f"{folder}/in.wav", [random.Random(3).randrange(-8000, 8000) for _ in range(HOP)])
+        noise = random.Random(3)
+        script.write_sound(f"{folder}/in.wav", struct.pack(f"<{HOP}h", *(noise.randrange(-8000, 8000) for _ in range(HOP))))
         with open(f"{folder}/c.yaml", "w") as file:
             file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  p:\n"
                        f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {MODEL}\n"
                        f"    sinks: [{{type: publish}}, {{type: file, path: {folder}/out.wav}}]\n")
         self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if "ready:" in line:
-                return
-        raise AssertionError("not ready")
+        script.wait_ready(self.process)
 
     def __enter__(self):
         return self
@@ -232,22 +224,8 @@ def a_stream_is_bypassed_and_comes_back():
         assert last - first > 30 and all(same[first:last]) and first > 20 and len(same) - last > 20, (first, last, len(same))
 
 
-def main():
-    cases = [the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice, streams_that_cannot_move_are_refused,
-             a_reset_stream_begins_anew_and_loses_no_sample,
-             a_stream_is_bypassed_and_comes_back,
-             json_and_messagepack_from_both_kinds_of_sockets, strangers_are_answered_and_harm_nothing,
-             beyond_this_machine_only_when_told_so]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice,
+                        streams_that_cannot_move_are_refused, a_reset_stream_begins_anew_and_loses_no_sample,
+                        a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
+                        strangers_are_answered_and_harm_nothing, beyond_this_machine_only_when_told_so))

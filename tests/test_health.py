@@ -15,16 +15,12 @@ import time
 import urllib.error
 import urllib.request
 
+import script
+
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-denoise.safetensors"
 LABEL = r'[a-z_]+="(?:[^"\\\n]|\\["\\n])*"'
 SAMPLE = re.compile(r"^([a-z_]+)(?:\{(" + LABEL + r"(?:," + LABEL + r")*)\})? ([0-9.e+-]+|NaN|\+Inf)$")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Daemon:
@@ -32,7 +28,7 @@ class Daemon:
 
     def __init__(self, *settings, **environment):
         self.folder = tempfile.TemporaryDirectory()
-        self.port = free_port()
+        self.port = script.free_port()
         path = os.path.join(self.folder.name, "c.yaml")
         with open(path, "w") as file:
             file.write(f"""version: 1
@@ -218,20 +214,7 @@ def the_schema_is_the_tool_s():
         assert text == tool.stdout and "http" in json.loads(text)["properties"]
 
 
-def main():
-    cases = [metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade, the_dashboard_asks_for_what_there_is,
-             a_daemon_that_drains_or_has_stopped_moving_is_not_ready, systemd_is_told,
-             the_schema_is_the_tool_s]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade,
+                        the_dashboard_asks_for_what_there_is, a_daemon_that_drains_or_has_stopped_moving_is_not_ready,
+                        systemd_is_told, the_schema_is_the_tool_s))

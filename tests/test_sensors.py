@@ -15,6 +15,8 @@ import time
 import msgpack
 import zmq
 
+import script
+
 SSM = os.environ.get("SSM", "build/release/ssm")
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-sensor.safetensors"
@@ -57,12 +59,6 @@ class Daemon:
         self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def wait_ready(self):
-        for line in self.process.stderr:
-            if "ready:" in line:
-                return
-        raise AssertionError("not ready")
-
     def end(self, wanted=()):
         """Let what was sent arrive: all events but those that end with it; then drain. Gives stderr."""
         until = time.monotonic() + 20
@@ -81,12 +77,6 @@ class Daemon:
         return [json.loads(line) for line in open(self.lines)]
 
 
-def free_port(kind):
-    with socket.socket(socket.AF_INET, kind) as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def stdin_gives_what_the_tool_finds():
     for ending, lines in (("jsonl", json_lines()), ("csv", csv_lines())):
         with tempfile.TemporaryDirectory() as folder:
@@ -99,10 +89,10 @@ def stdin_gives_what_the_tool_finds():
 
 def udp_takes_datagrams():
     with tempfile.TemporaryDirectory() as folder:
-        port, lines = free_port(socket.SOCK_DGRAM), json_lines()
+        port, lines = script.free_port(socket.SOCK_DGRAM), json_lines()
         wanted = told_by_tool(folder, "jsonl", lines)
         daemon = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}, reorder: 40ms")
-        daemon.wait_ready()
+        script.wait_ready(daemon.process)
         order = list(range(len(lines)))
         order[50], order[51] = order[51], order[50]  # out of order, within the window
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
@@ -115,9 +105,9 @@ def udp_takes_datagrams():
 
 def dropped_datagrams_are_counted():
     with tempfile.TemporaryDirectory() as folder:
-        port, sent = free_port(socket.SOCK_DGRAM), 5000
+        port, sent = script.free_port(socket.SOCK_DGRAM), 5000
         daemon = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}, buffer: 60s")
-        daemon.wait_ready()
+        script.wait_ready(daemon.process)
         daemon.process.send_signal(signal.SIGSTOP)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
             for i in range(sent):
@@ -132,10 +122,10 @@ def dropped_datagrams_are_counted():
 
 def tcp_takes_one_after_the_other():
     with tempfile.TemporaryDirectory() as folder:
-        port, lines = free_port(socket.SOCK_STREAM), csv_lines()
+        port, lines = script.free_port(socket.SOCK_STREAM), csv_lines()
         wanted = told_by_tool(folder, "csv", lines)
         daemon = Daemon(folder, f"transport: tcp, listen: 127.0.0.1:{port}, format: csv")
-        daemon.wait_ready()
+        script.wait_ready(daemon.process)
         for part in (lines[:100], lines[:1] + lines[100:]):  # each begins with the header
             with socket.create_connection(("127.0.0.1", port)) as out:
                 out.sendall("\n".join(part).encode())
@@ -155,7 +145,7 @@ def zeromq_pull_and_sub():
             source = f"transport: pull, listen: '{end}'" if transport == "pull" else \
                 f"transport: sub, connect: '{end}', topic: vibration/"
             daemon = Daemon(folder, source)
-            daemon.wait_ready()
+            script.wait_ready(daemon.process)
             if transport == "pull":
                 out.connect(end)
             time.sleep(0.3)  # PUB leaves out who isn't there yet
@@ -177,7 +167,7 @@ def subscribers_get_the_sources_time():
         sub.connect(f"ipc://{folder}/pub")
         sub.subscribe("")
         daemon = Daemon(folder, "transport: stdin", "[{type: publish}]")
-        daemon.wait_ready()
+        script.wait_ready(daemon.process)
         while not sub.recv_multipart()[0].startswith(b"meta/"):
             pass
         lines = json_lines()
@@ -230,27 +220,14 @@ def sensors_and_models_that_do_not_fit_are_refused():
             assert words in err, (words, err)
             code, said = checked(folder)  # check and start agree, but for addresses
             assert "256" in source or (code == 78 and words in said), (code, said)
-        port = free_port(socket.SOCK_DGRAM)
+        port = script.free_port(socket.SOCK_DGRAM)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
             taken.bind(("127.0.0.1", port))
             err = Daemon(folder, f"transport: udp, listen: 127.0.0.1:{port}").wait(status=69)
             assert "Address already in use" in err, err
 
 
-def main():
-    cases = [stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted, tcp_takes_one_after_the_other, zeromq_pull_and_sub,
-             subscribers_get_the_sources_time, bad_lines_are_counted_and_one_is_quoted,
-             sensors_and_models_that_do_not_fit_are_refused]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
+                        tcp_takes_one_after_the_other, zeromq_pull_and_sub, subscribers_get_the_sources_time,
+                        bad_lines_are_counted_and_one_is_quoted, sensors_and_models_that_do_not_fit_are_refused))

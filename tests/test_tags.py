@@ -16,6 +16,8 @@ import msgpack
 import numpy as np
 import zmq
 
+import script
+
 SSM = os.environ.get("SSM", "build/release/ssm")
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-tag.safetensors"
@@ -31,11 +33,7 @@ def write_tones(path):
         return 0.3 * np.sin(2 * np.pi * hz * t) * np.clip(np.minimum(t - begin, end - t) / 0.005, 0, 1)
 
     both = np.stack([tone(500, 0.5, 1.0) + tone(6000, 0.8, 1.4), tone(500, 1.5, 1.9)], axis=1)
-    with wave.open(path, "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((both * 32767).astype("<i2").tobytes())
+    script.write_sound(path, (both * 32767).astype("<i2").tobytes(), channels=2)
 
 
 def configuration(folder, source, sinks, model=MODEL, more=""):
@@ -140,8 +138,7 @@ def pcm_comes_over_zeromq():
             source = f"{{type: pcm, path: '{way}:{end}', rate: 16000, pcm_channels: 2}}"
             path = configuration(folder, source, f"[{{type: jsonl, path: {folder}/e.jsonl}}]")
             daemon = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-            while "ready:" not in daemon.stderr.readline():
-                pass
+            script.wait_ready(daemon)
             if way == "pull":
                 out.connect(end)
             time.sleep(0.3)  # PUB leaves out who isn't there yet
@@ -178,20 +175,7 @@ def bypass_gives_the_file_back():
                 assert (file.readframes(10**6) in out.read()) == same, more
 
 
-def main():
-    cases = [the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-             sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq,
-             a_full_disk_is_told, bypass_gives_the_file_back]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
+                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told,
+                        bypass_gives_the_file_back))

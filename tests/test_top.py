@@ -11,6 +11,7 @@ import sys
 
 import msgpack
 
+import script
 from test_watch import Publisher
 
 SSM = os.environ.get("SSM", "build/release/ssm")
@@ -94,19 +95,6 @@ def strange_states_are_passed_over():
         assert "\x1b" not in "".join(lines) and "on ?  running" in lines[0] and "4 streams" in lines[0], lines
 
 
-def main():
-    cases = [rates_are_of_the_time_between_two_states, json_is_the_state_with_rates_and_levels, silence_ends_once_with_69,
-             strange_states_are_passed_over]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(rates_are_of_the_time_between_two_states, json_is_the_state_with_rates_and_levels,
+                        silence_ends_once_with_69, strange_states_are_passed_over))

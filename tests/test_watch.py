@@ -14,6 +14,8 @@ import time
 import msgpack
 import zmq
 
+import script
+
 SSM = os.environ.get("SSM", "build/release/ssm")
 BOOT = bytes(range(16))
 TOPIC = "audio/here/mic/0/tiny/"
@@ -197,20 +199,7 @@ def the_python_subscriber_reads_the_wire():
         assert "LOST: messages 1 to 1" in lines[1] and "#2" in lines[2], lines
 
 
-def main():
-    cases = [a_line_a_message, scores_and_events_are_shown, json_lines_are_json, a_jump_in_the_numbers_is_a_loss, a_loss_at_the_end_shows_in_hugz,
-             a_restart_is_no_loss, bytes_of_another_wire_are_passed_over, silence_says_whether_anybody_is_there,
-             the_python_subscriber_reads_the_wire]
-    failed = 0
-    for case in cases:
-        try:
-            case()
-        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
-            failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(a_line_a_message, scores_and_events_are_shown, json_lines_are_json, a_jump_in_the_numbers_is_a_loss,
+                        a_loss_at_the_end_shows_in_hugz, a_restart_is_no_loss, bytes_of_another_wire_are_passed_over,
+                        silence_says_whether_anybody_is_there, the_python_subscriber_reads_the_wire))

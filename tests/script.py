@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What the tests in Python share: they are run case by case, talk to a daemon, and give it sound."""
+
+import socket
+import wave
+
+
+def run(*cases):
+    """Each case, a line for each that failed, and how many did; gives the exit status."""
+    failed = 0
+    for case in cases:
+        try:
+            case()
+        except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
+            failed += 1
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return failed > 0
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_ready(process):
+    """Until a daemon with its stderr in a pipe says so."""
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "ready:" in line:
+            return
+    raise AssertionError(said)
+
+
+def write_sound(path, data, channels=1, rate=16000):
+    """A WAV of 16-bit samples, given as bytes."""
+    with wave.open(path, "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", None))
+        file.writeframes(data)
