@@ -82,7 +82,7 @@ struct sink_ops {
     void (*serve)(struct sink *sink);
     /* Loop thread: a subscriber joined: publish what one has to know; NULL: nothing. */
     void (*welcome)(struct sink *sink);
-    /* After the engine thread and the writer have stopped: finish what was written and free. */
+    /* Any thread, after `end` of every channel or where nothing writes any more: finish what was written and free. */
     void (*close)(struct sink *sink);
 };
 

@@ -35,6 +35,7 @@ struct file_sink {
     struct sink sink;
     struct counters *counters;
     struct waker *engine;
+    struct worker *writer;
     struct sound_file *file;
     int rate, source_rate, n;
     uint64_t written;
@@ -193,6 +194,7 @@ static void file_close(struct sink *sink)
 {
     struct file_sink *file = (struct file_sink *)sink;
     struct sound_file_error err;
+    worker_remove(file->writer, file);
     if (file->file && !file->broken && !sound_file_commit(file->file, &err)) {
         log_line(LOG_ERROR, "%s", err.text);
         count(&file->counters[0], COUNTER_FILE_ERROR, file->written > 0 ? file->written : 1); /* 0 would be no error */
@@ -224,6 +226,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     file->sink.ops = &sink_file;
     file->counters = setup->counters;
     file->engine = setup->engine;
+    file->writer = setup->writer;
     file->source_rate = setup->source_rate;
     file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
     file->n = setup->n_channels;

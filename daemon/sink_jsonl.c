@@ -32,6 +32,7 @@ struct jsonl_sink {
     const struct labels *labels;
     struct counters *counters;
     struct waker *engine;
+    struct worker *writer;
     const char *path, *pipeline;
     const int *channels;
     FILE *file;
@@ -133,6 +134,7 @@ static int64_t serve(void *item, int64_t now)
 static void jsonl_close(struct sink *sink)
 {
     struct jsonl_sink *jsonl = (struct jsonl_sink *)sink;
+    worker_remove(jsonl->writer, jsonl);
     for (int i = 0; i < jsonl->n; i++) {
         events_destroy(jsonl->lanes[i].events);
         free(jsonl->lanes[i].queue);
@@ -163,6 +165,7 @@ static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error 
     jsonl->labels = setup->labels;
     jsonl->counters = setup->counters;
     jsonl->engine = setup->engine;
+    jsonl->writer = setup->writer;
     jsonl->path = setup->config->path;
     jsonl->pipeline = setup->pipeline;
     jsonl->channels = setup->channels;

@@ -49,6 +49,7 @@ static int choose_channels(struct source *source, const struct config_source *co
 static void file_close(struct source *source)
 {
     struct file_source *file = (struct file_source *)source;
+    worker_remove(file->reader, file);
     sound_file_close(file->file);
     free(file->samples);
     free(file);
