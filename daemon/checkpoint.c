@@ -169,7 +169,7 @@ int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, 
     struct entry *entry = &checkpoint->entries[stream];
     char path[PATH_BYTES];
     snprintf(entry->name, sizeof entry->name, "%s", name);
-    entry->state_size = engine_stream_state_size(engine, stream);
+    entry->state_size = stream_state_size(engine_stream(engine, stream));
     entry->period = (uint64_t)rate / 2;
     size_t size = record_size(0, entry->state_size);
     for (int i = 0; i < CHECKPOINT_COPIES && size > checkpoint->room; i++) {
@@ -185,7 +185,7 @@ int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, 
     }
     entry->marked = atomic_load(entry->mark);
     entry->kept = true;
-    engine_stream_mark(engine, stream, entry->mark);
+    stream_mark(engine_stream(engine, stream), entry->mark);
     return 0;
 }
 
@@ -260,7 +260,7 @@ static bool take(struct checkpoint *checkpoint, struct engine_thread *engine, in
     }
     struct entry *entry = &checkpoint->entries[stream];
     copy->stream = stream;
-    if (engine_stream_copy(engine, stream, &copy->record, copy->bytes + RECORD_HEADER, entry->state_size) == SSM_OK) {
+    if (stream_copy(engine_stream(engine, stream), &copy->record, copy->bytes + RECORD_HEADER, entry->state_size) == SSM_OK) {
         atomic_store_explicit(&copy->full, true, memory_order_release);
     }
     return true;
@@ -271,8 +271,8 @@ void checkpoint_turn(struct checkpoint *checkpoint, struct engine_thread *engine
     bool taken = false;
     for (int looks = 0; checkpoint && looks < TURN_LOOKS && looks < checkpoint->n; looks++) {
         struct entry *entry = &checkpoint->entries[checkpoint->next];
-        uint64_t samples = engine_stream_samples(engine, checkpoint->next);
-        if (entry->kept && samples > 0 && samples >= entry->due && !engine_stream_ended(engine, checkpoint->next)) {
+        uint64_t samples = stream_samples(engine_stream(engine, checkpoint->next));
+        if (entry->kept && samples > 0 && samples >= entry->due && !stream_ended(engine_stream(engine, checkpoint->next))) {
             if (!take(checkpoint, engine, checkpoint->next)) {
                 break;
             }

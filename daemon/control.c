@@ -41,7 +41,7 @@ struct control {
     const struct operation *pending; /* its call is with the engine's thread */
     struct engine_call call;
     int stream, status;              /* the call's: what for, and what came of it */
-    struct engine_leave leave;       /* a stream on its way out                   */
+    struct leaving leave;            /* a stream on its way out                   */
     uint8_t *blob;                   /* the same as bytes, aligned: also of one on its way in */
     size_t blob_room, blob_size;     /* blob_size: of the answer's second frame   */
     struct record record;
@@ -168,7 +168,7 @@ static struct control *caller(struct engine_call *call)
 static void reset_stream(struct engine_thread *thread, struct engine_call *call)
 {
     struct control *control = caller(call);
-    control->status = engine_stream_reset(thread, control->stream);
+    control->status = stream_reset(engine_stream(thread, control->stream));
 }
 
 static void run_reset(struct control *control)
@@ -183,12 +183,12 @@ static void finish_reset(struct control *control)
         return;
     }
     wire_put_map(&control->bytes, 1);
-    put_count(&control->bytes, "samples", engine_stream_samples(control->daemon->engine, control->stream));
+    put_count(&control->bytes, "samples", stream_samples(engine_stream(control->daemon->engine, control->stream)));
 }
 
 static void switch_bypass(struct control *control, bool on)
 {
-    if (!engine_stream_bypass(control->daemon->engine, control->request.stream, on)) {
+    if (!stream_bypass(engine_stream(control->daemon->engine, control->request.stream), on)) {
         wrong(control, "refused", "op", "the stream's model gives tags; there is no sound to bypass");
         return;
     }
@@ -228,14 +228,14 @@ static void run_export(struct control *control)
     const struct daemon *daemon = control->daemon;
     int stream = control->stream = control->request.stream;
     const struct pipeline *pipeline = pipeline_of(control, stream);
-    if (engine_stream_ended(daemon->engine, stream) || daemon->draining) {
+    if (stream_ended(engine_stream(daemon->engine, stream)) || daemon->draining) {
         wrong(control, "refused", "args.stream", "the stream has ended");
     } else if (pipeline->n_channels > 1 || pipeline->source->sensor) {
         wrong(control, "refused", "args.stream", "only a stream of sound that has its source for itself can move");
     } else {
         control->leave.record.state_size = 0;
-        control->leave.state_size = engine_stream_state_size(daemon->engine, stream);
-        if (pipeline->config->strength < 100 || !engine_stream_leave(daemon->engine, stream, &control->leave)) {
+        control->leave.state_size = stream_state_size(engine_stream(daemon->engine, stream));
+        if (pipeline->config->strength < 100 || !stream_leave(engine_stream(daemon->engine, stream), &control->leave)) {
             wrong(control, "refused", "args.stream",
                   "a stream in bypass or with strength keeps input beside the model: it can't move");
             return;
@@ -246,7 +246,7 @@ static void run_export(struct control *control)
 
 static bool has_left(const struct control *control)
 {
-    return engine_stream_ended(control->daemon->engine, control->stream);
+    return stream_ended(engine_stream(control->daemon->engine, control->stream));
 }
 
 static void finish_export(struct control *control)
@@ -264,7 +264,7 @@ static void finish_export(struct control *control)
 static void enter(struct engine_thread *thread, struct engine_call *call)
 {
     struct control *control = caller(call);
-    control->status = engine_stream_enter(thread, control->stream, &control->record, &control->err);
+    control->status = stream_enter(engine_stream(thread, control->stream), &control->record, &control->err);
 }
 
 static void run_import(struct control *control)

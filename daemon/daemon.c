@@ -85,7 +85,7 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
                                       .precision = daemon->config->precision,
                                       .streams = model->streams,
                                       .threads = threads,
-                                      .max_hops = ENGINE_HOPS};
+                                      .max_hops = STREAM_HOPS};
         notify_loading(model->name);
         model->engine = ssm_open(model->name, &options, err);
         if (!model->engine) {
@@ -249,7 +249,7 @@ static void resume(struct daemon *daemon, struct pipeline *pipeline)
             at = i > 0 || source->ops->seek(source, at) ? at : 0;
             found = at > 0;
         }
-        if (found && engine_stream_resume(daemon->engine, stream, &record, at, &err) == 0) {
+        if (found && stream_resume(engine_stream(daemon->engine, stream), &record, at, &err) == 0) {
             log_line(LOG_INFO, "pipeline %s: channel %d goes on from a state of %.3f s ago", pipeline->config->name,
                      source->channels[i], age_s);
             continue;
@@ -282,7 +282,7 @@ static int open_checkpoint(struct daemon *daemon, struct ssm_error *err)
     daemon->checkpoint = checkpoint_open(daemon->config->state_dir, daemon->n_streams, err);
     for (int i = 0; daemon->checkpoint && i < daemon->n_pipelines; i++) {
         struct pipeline *pipeline = &daemon->pipelines[i];
-        if (engine_stream_keeps(daemon->engine, pipeline->first) && keep_pipeline(daemon, pipeline, err) < 0) {
+        if (stream_keeps(engine_stream(daemon->engine, pipeline->first)) && keep_pipeline(daemon, pipeline, err) < 0) {
             return -1;
         }
     }
@@ -363,7 +363,7 @@ static uint64_t hops_out(const struct daemon *daemon)
 {
     uint64_t n = 0;
     for (int i = 0; i < daemon->n_streams; i++) {
-        n += engine_stream_hops(daemon->engine, i);
+        n += stream_hops(engine_stream(daemon->engine, i));
     }
     return n;
 }
@@ -399,11 +399,11 @@ static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, co
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
     wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
     wire_put_text(bytes, "ended");
-    wire_put_bool(bytes, engine_stream_ended(daemon->engine, stream));
+    wire_put_bool(bytes, stream_ended(engine_stream(daemon->engine, stream)));
     wire_put_text(bytes, "hops");
-    wire_put_uint(bytes, engine_stream_hops(daemon->engine, stream));
+    wire_put_uint(bytes, stream_hops(engine_stream(daemon->engine, stream)));
     wire_put_text(bytes, "samples");
-    wire_put_uint(bytes, engine_stream_samples(daemon->engine, stream));
+    wire_put_uint(bytes, stream_samples(engine_stream(daemon->engine, stream)));
     wire_put_text(bytes, "lost");
     put_counters(bytes, &pipeline->counters[channel]);
 }
@@ -694,7 +694,7 @@ static void say_goodbye(struct daemon *daemon)
     for (int i = 0; i < daemon->n_pipelines; i++) {
         const struct ssm_info *model = ssm_describe(daemon->pipelines[i].model->engine);
         for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            double samples = (double)engine_stream_samples(daemon->engine, daemon->pipelines[i].first + k);
+            double samples = (double)stream_samples(engine_stream(daemon->engine, daemon->pipelines[i].first + k));
             in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
         }
     }

@@ -181,7 +181,7 @@ static void put_sources(FILE *file, const struct daemon *daemon)
         const struct pipeline *pipeline = &daemon->pipelines[i];
         int state = 1;
         for (int k = 0; k < pipeline->n_channels; k++) {
-            state = engine_stream_ended(daemon->engine, pipeline->first + k) ? state : 0;
+            state = stream_ended(engine_stream(daemon->engine, pipeline->first + k)) ? state : 0;
         }
         state = atomic_load(&pipeline->source->code) != 0 ? 2 : state;
         for (int k = 0; k < 3; k++) {
@@ -195,11 +195,11 @@ static void put_sources(FILE *file, const struct daemon *daemon)
 /* Numbers a stream has, each a family. */
 static double hops_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
 {
-    return (double)engine_stream_hops(daemon->engine, pipeline->first + channel);
+    return (double)stream_hops(engine_stream(daemon->engine, pipeline->first + channel));
 }
 static double samples_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
 {
-    return (double)engine_stream_samples(daemon->engine, pipeline->first + channel);
+    return (double)stream_samples(engine_stream(daemon->engine, pipeline->first + channel));
 }
 static double fill_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
 {

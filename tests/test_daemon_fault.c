@@ -66,7 +66,7 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     uint64_t seed = 3;
     struct ssm_error err;
     struct fleet_device device = {&scripted_ops, "cuda:0"};
-    struct ssm_options options = {.max_hops = ENGINE_HOPS};
+    struct ssm_options options = {.max_hops = STREAM_HOPS};
     struct counters counters = {0};
     scripts[0].at[STEP] = FAILS;
     keeper.sink.ops = &ops;
@@ -93,7 +93,7 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     assert_int_equal(keeper.hole.why, COUNTER_DEVICE_FAULT);
     assert_int_equal(keeper.flags_after, WIRE_GAP | WIRE_DEGRADED);
     assert_int_equal(counted(&counters, COUNTER_DEVICE_FAULT), HOP);
-    assert_int_equal(engine_stream_samples(thread, 0), RATE);
+    assert_int_equal(stream_samples(engine_stream(thread, 0)), RATE);
     assert_string_equal(engine_fault(thread, 0), "cuda:0: an illegal memory access was encountered");
     assert_string_equal(engine_fault(thread, 1), "");
     for (uint64_t i = from; i < from + HOP; i++) {
@@ -228,7 +228,7 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     assert_int_equal(heard.faults, 1);
     assert_true(heard.hops > 100);
     assert_string_equal(heard.gap.lost.why, "device_fault");
-    assert_in_range(heard.gap.lost.n, HOP, ENGINE_HOPS * HOP);
+    assert_in_range(heard.gap.lost.n, HOP, STREAM_HOPS * HOP);
     assert_int_equal(heard.gap.lost.to - heard.gap.lost.from, heard.gap.lost.n);
     assert_string_equal(heard.gap.st, "cuda:0");
     assert_int_equal(heard.on_gpu, heard.gap_at);
@@ -243,8 +243,8 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     while (first + silent < N && c[first + silent] == 0) {
         silent++;
     }
-    assert_in_range(first, 20 * HOP, FAILS * ENGINE_HOPS * HOP);
-    assert_in_range(silent, HOP - 1, ENGINE_HOPS * HOP);
+    assert_in_range(first, 20 * HOP, FAILS * STREAM_HOPS * HOP);
+    assert_in_range(silent, HOP - 1, STREAM_HOPS * HOP);
     for (size_t i = N - RATE / 4; i < N; i++) {
         assert_close(b[i], c[i], 1.0 / 8192);
     }

@@ -146,7 +146,7 @@ struct rig {
 static void rig_open_model(struct rig *rig, const char *model, int streams, int threads)
 {
     struct ssm_error err = {0};
-    struct ssm_options options = {.streams = streams, .threads = threads, .max_hops = ENGINE_HOPS};
+    struct ssm_options options = {.streams = streams, .threads = threads, .max_hops = STREAM_HOPS};
     *rig = (struct rig){.engine = ssm_open(model, &options, &err), .thread = engine_thread_create(streams, 0)};
     assert_string_equal(err.text, "");
     assert_non_null(rig->engine);
@@ -400,7 +400,7 @@ static void bypass_is_switched_while_it_runs(void **state)
     rig_open(&rig, 1, 1);
     rig_add(&rig, RATE, N, N, false);
     for (size_t at = 0; at < N; at += HOP) {
-        engine_stream_bypass(rig.thread, 0, at >= ON && at < OFF);
+        stream_bypass(engine_stream(rig.thread, 0), at >= ON && at < OFF);
         feed_write(rig.feeds[0], in + at, 1, HOP, 1);
         run_dry(&rig);
     }
@@ -511,7 +511,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     assert_int_equal(memory->holes.n, 1);
     assert_int_equal(memory->hole.from, 200000);
     assert_int_equal(memory->hole.to, 2200000);
-    assert_int_equal(engine_stream_hops(rig.thread, 0), N);
+    assert_int_equal(stream_hops(engine_stream(rig.thread, 0)), N);
     for (int i = 1; i < 3; i++) {
         sinks[i]->ops->close(sinks[i]);
     }

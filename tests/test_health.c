@@ -28,7 +28,7 @@ static struct rig *open_rig(const char *pipeline)
 {
     struct rig *rig = calloc(1, sizeof *rig);
     struct ssm_error err = {0};
-    struct ssm_options options = {.streams = 1, .threads = 1, .max_hops = ENGINE_HOPS};
+    struct ssm_options options = {.streams = 1, .threads = 1, .max_hops = STREAM_HOPS};
     snprintf(rig->config.node, sizeof rig->config.node, "here");
     snprintf(rig->named.name, sizeof rig->named.name, "%s", pipeline);
     rig->model = (struct model){.name = MODEL, .engine = ssm_open(MODEL, &options, &err), .streams = 1};

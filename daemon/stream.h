@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_STREAM_H
+#define DAEMON_STREAM_H
+
+/* One stream's way through its model, sample by sample accounted for:
+ *
+ *   feed -> hole? -> resampler -> staging | the engine's step | blend with the input, align -> sinks
+ *
+ * A stream with several hops waiting gives up to STREAM_HOPS of them to one step, so a late one catches up. Where samples are
+ * missing, whole hops are skipped and the next one carries elapsed = 1 + skipped hops; what is left of a hole (less than a
+ * hop, or than the smallest number of samples that is whole hops at both rates) is silence. Sample numbers run on over both.
+ * Hops that a failing device did not compute are a hole too, told with the next hop; the stream goes on on the processor.
+ * A sensor's stream gets its hops as they are, each with the time since the one before (daemon/rows.h); its deliveries count
+ * CADENCE_TICKS a second.
+ * At the end of a stream of sound the model's delay is pushed out with silence, and the output is cut to the input's length.
+ *
+ * Engine's thread unless said otherwise; before that is started, whoever sets it up. Nothing is allocated after
+ * stream_create. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/counters.h"
+#include "daemon/feed.h"
+#include "daemon/record.h"
+#include "daemon/rows.h"
+#include "daemon/sink.h"
+#include "model/ssm.h"
+
+enum { STREAM_HOPS = 8 };
+
+struct stream;
+
+/* Everything is borrowed until stream_destroy. */
+struct stream_setup {
+    struct ssm_engine *engine; /* opened with max_hops = STREAM_HOPS and a free slot; its model fits (daemon/fit.h) */
+    struct feed *feed;
+    struct rows *rows;         /* of a sensor, instead of a feed; else NULL          */
+    int rate;                  /* of the feed, Hz; of rows the model's               */
+    bool patient;              /* never loses a hop: waits for room in its sinks     */
+    struct sink *const *sinks; /* (n_sinks)                                          */
+    int n_sinks;
+    int channel;               /* its index in the sinks                             */
+    struct counters *counters;
+    float share;               /* of the input itself in what comes out; only of a model that gives samples */
+    bool bypass;               /* begin in bypass                                    */
+};
+
+/* NULL with *err: out of memory, or no slot is free. */
+struct stream *stream_create(const struct stream_setup *setup, struct ssm_error *err);
+void stream_destroy(struct stream *stream); /* gives its slot back; NULL is fine */
+
+/* ---- A turn. ---- */
+
+/* Stage what waits, as much as one step takes. False: there is no whole hop. */
+bool stream_take(struct stream *stream, struct ssm_hop *step);
+/* What the step gave, begun and ended at these ns, goes to the sinks. */
+void stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf);
+/* Tell the sinks of the end once the last hop is out. True: it just ended. */
+bool stream_retire(struct stream *stream);
+
+bool stream_has_hop(const struct stream *stream);
+/* More will come at a steady pace: worth waiting for. A sensor comes when it comes. */
+bool stream_is_fed(const struct stream *stream);
+/* Ask the engine where it runs now, for the deliveries to tell. */
+void stream_find_device(struct stream *stream);
+
+/* ---- Its state. ---- */
+
+/* The model goes back to its zero state; sample numbers run on. Gives a status of ssm.h. */
+int stream_reset(struct stream *stream);
+
+/* Live sound: its state is worth keeping. */
+bool stream_keeps(const struct stream *stream);
+size_t stream_state_size(const struct stream *stream);
+
+/* Copy where a stream is and its model's state, without what waits in front of the model. Gives a status of ssm.h. */
+int stream_copy(struct stream *stream, struct record *record, void *state, size_t size);
+
+/* Before start: go on from a copy. The source's first sample is the stream's sample `at` (at the source's rate), or where `at`
+ * is 0, the one that its time of arrival makes it. From record->out to it is a hole, which is told. -1 with *err: it is of
+ * another model or rate, or damaged; the stream is as before. */
+int stream_resume(struct stream *stream, const struct record *record, uint64_t at, struct ssm_error *err);
+
+/* A stream that moves elsewhere. */
+struct leaving {
+    struct record record; /* what is to be carried there; it points into waiting and state */
+    float *waiting;       /* room for a hop                       */
+    void *state;          /* room for stream_state_size           */
+    size_t state_size;
+};
+
+/* Loop thread, before the stream's source is stopped: when its feed is at its end, the stream ends here after the last whole
+ * hop, and what is left of it is in *leaving, which stays until stream_ended. A stream that had ended by itself leaves
+ * record.state_size at 0. False: it is in bypass and can't leave. */
+bool stream_leave(struct stream *stream, struct leaving *leaving);
+
+/* Into a stream that has taken nothing yet: go on with one that left elsewhere; the source's next sample is record->taken. -1
+ * with *err: 75, it has begun; 65, it is of another model, or damaged; the stream is then as before. */
+int stream_enter(struct stream *stream, const struct record *record, struct ssm_error *err);
+
+/* Before start: keep writing the sample up to which it went out. */
+void stream_mark(struct stream *stream, _Atomic uint64_t *mark);
+
+/* ---- Any thread. ---- */
+
+/* Have the input itself, as late as the model's output, go out instead of that, from the next hop on; a fade of 10 ms at each
+ * switch. The model goes on beside it. False: the model gives scores, there is nothing to bypass. */
+bool stream_bypass(struct stream *stream, bool bypass);
+
+uint64_t stream_hops(const struct stream *stream);    /* given out so far               */
+uint64_t stream_samples(const struct stream *stream); /* taken in this run, feed's rate */
+bool stream_ended(const struct stream *stream);
+
+#endif
