@@ -2,6 +2,7 @@
 #include "daemon/publish.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,10 +13,13 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 200, LINGER_MS = 1000 };
+/* Of topics that nobody publishes on any more so many are remembered, with how far they had counted. */
+enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 200, LINGER_MS = 1000, TOPICS_IDLE = 256, TOPIC_BYTES = WIRE_TOPIC_MAX + 16, BUCKETS = 1024 };
 
 struct topic {
-    struct topic *next;
+    struct topic *next; /* of those with the same hash */
+    int users;
+    uint64_t released;  /* the greater, the later */
     uint64_t seq; /* of the next message */
     size_t length;
     char name[WIRE_TOPIC_MAX];
@@ -25,10 +29,13 @@ struct publisher {
     void *context, *socket;
     char node[64];
     uint8_t boot[16];
-    struct topic *topics, **last;
+    pthread_mutex_t lock; /* of all topics and the room for them */
+    struct topic *topics[BUCKETS]; /* by their names' hash */
+    int idle;
+    uint64_t releases;
     struct topic *hugz;
     uint8_t *bytes; /* hugz's payload: room for every topic */
-    size_t room;
+    size_t n_topics, room;
     _Atomic uint64_t messages;
     int64_t utc_offset; /* looked up with each hugz */
 };
@@ -60,7 +67,7 @@ struct publisher *publisher_open(const char *address, const char *node, int stre
     if (!publisher) {
         goto fail;
     }
-    publisher->last = &publisher->topics;
+    pthread_mutex_init(&publisher->lock, NULL);
     publisher->utc_offset = clock_utc_offset();
     snprintf(publisher->node, sizeof publisher->node, "%s", node);
     publisher->context = zmq_ctx_new();
@@ -92,31 +99,97 @@ void publisher_close(struct publisher *publisher)
     if (publisher->context) {
         zmq_ctx_term(publisher->context);
     }
-    while (publisher->topics) {
-        struct topic *next = publisher->topics->next;
-        free(publisher->topics);
-        publisher->topics = next;
+    for (int i = 0; i < BUCKETS; i++) {
+        for (struct topic *topic = publisher->topics[i], *next; topic; topic = next) {
+            next = topic->next;
+            free(topic);
+        }
     }
+    pthread_mutex_destroy(&publisher->lock);
     free(publisher->bytes);
     free(publisher);
+}
+
+/* Where a topic of that name is, or would be put. */
+static struct topic **find_topic(struct publisher *publisher, const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *at = name; *at; at++) {
+        hash = (hash ^ (unsigned char)*at) * 16777619u;
+    }
+    struct topic **link = &publisher->topics[hash % BUCKETS];
+    while (*link && strcmp((*link)->name, name) != 0) {
+        link = &(*link)->next;
+    }
+    return link;
+}
+
+static bool make_room(struct publisher *publisher)
+{
+    size_t room = (publisher->n_topics + 1) * TOPIC_BYTES;
+    uint8_t *bytes = room > publisher->room ? realloc(publisher->bytes, 2 * room) : publisher->bytes;
+    if (bytes && room > publisher->room) {
+        publisher->bytes = bytes;
+        publisher->room = 2 * room;
+    }
+    return bytes != NULL;
+}
+
+static struct topic *add_topic(struct publisher *publisher, struct topic **link, const char *name, size_t length)
+{
+    struct topic *topic = make_room(publisher) ? calloc(1, sizeof *topic) : NULL;
+    if (topic) {
+        memcpy(topic->name, name, length);
+        topic->length = length;
+        publisher->n_topics++;
+        *link = topic;
+    }
+    return topic;
 }
 
 struct topic *publisher_topic(struct publisher *publisher, const char *kind, const char *pipeline, int channel,
                               const char *model)
 {
-    struct topic *topic = calloc(1, sizeof *topic);
-    uint8_t *bytes = realloc(publisher->bytes, publisher->room + WIRE_TOPIC_MAX + 16);
-    if (!topic || !bytes) {
-        free(topic);
-        publisher->bytes = bytes ? bytes : publisher->bytes;
-        return NULL;
+    char name[WIRE_TOPIC_MAX] = "";
+    size_t length = wire_topic(name, kind, publisher->node, pipeline, channel, model);
+    pthread_mutex_lock(&publisher->lock);
+    struct topic **link = find_topic(publisher, name), *topic = *link;
+    publisher->idle -= topic && topic->users == 0;
+    topic = topic ? topic : add_topic(publisher, link, name, length);
+    if (topic) {
+        topic->users++;
     }
-    publisher->bytes = bytes;
-    publisher->room += WIRE_TOPIC_MAX + 16;
-    topic->length = wire_topic(topic->name, kind, publisher->node, pipeline, channel, model);
-    *publisher->last = topic;
-    publisher->last = &topic->next;
+    pthread_mutex_unlock(&publisher->lock);
     return topic;
+}
+
+static void forget_oldest_idle(struct publisher *publisher)
+{
+    struct topic **oldest = NULL;
+    for (int i = 0; i < BUCKETS; i++) {
+        for (struct topic **link = &publisher->topics[i]; *link; link = &(*link)->next) {
+            oldest = (*link)->users == 0 && (!oldest || (*link)->released < (*oldest)->released) ? link : oldest;
+        }
+    }
+    struct topic *topic = *oldest;
+    *oldest = topic->next;
+    publisher->n_topics--;
+    publisher->idle--;
+    free(topic);
+}
+
+void publisher_release(struct publisher *publisher, struct topic *topic)
+{
+    if (!topic) {
+        return;
+    }
+    pthread_mutex_lock(&publisher->lock);
+    publisher->idle += --topic->users == 0;
+    topic->released = ++publisher->releases;
+    if (publisher->idle > TOPICS_IDLE) {
+        forget_oldest_idle(publisher);
+    }
+    pthread_mutex_unlock(&publisher->lock);
 }
 
 /* The first frame finds out whether every subscriber has room. If not, the message goes to those who have: without NODROP
@@ -152,23 +225,37 @@ bool publisher_send(struct publisher *publisher, struct topic *topic, struct wir
     return all;
 }
 
-void publisher_hugz(struct publisher *publisher)
+/* Every topic that has sent something, and its last number. */
+static size_t put_topics(struct publisher *publisher)
 {
     struct wire_bytes bytes = {.at = publisher->bytes, .room = publisher->room};
+    const struct topic *topic;
     size_t n = 0;
-    publisher->utc_offset = clock_utc_offset();
-    for (const struct topic *topic = publisher->topics; topic; topic = topic->next) {
-        n += topic->seq > 0;
-    }
-    wire_put_map(&bytes, n);
-    for (const struct topic *topic = publisher->topics; topic; topic = topic->next) {
-        if (topic->seq > 0) {
-            wire_put_text(&bytes, topic->name);
-            wire_put_uint(&bytes, topic->seq - 1);
+    for (int i = 0; i < BUCKETS; i++) {
+        for (topic = publisher->topics[i]; topic; topic = topic->next) {
+            n += topic->seq > 0;
         }
     }
+    wire_put_map(&bytes, n);
+    for (int i = 0; i < BUCKETS; i++) {
+        for (topic = publisher->topics[i]; topic; topic = topic->next) {
+            if (topic->seq > 0) {
+                wire_put_text(&bytes, topic->name);
+                wire_put_uint(&bytes, topic->seq - 1);
+            }
+        }
+    }
+    return bytes.n;
+}
+
+void publisher_hugz(struct publisher *publisher)
+{
+    publisher->utc_offset = clock_utc_offset();
+    pthread_mutex_lock(&publisher->lock);
+    size_t n = put_topics(publisher);
     struct wire_header header = {.tm = clock_now(), .dt = "msgpack"};
-    publisher_send(publisher, publisher->hugz, &header, bytes.at, bytes.n);
+    publisher_send(publisher, publisher->hugz, &header, publisher->bytes, n);
+    pthread_mutex_unlock(&publisher->lock);
 }
 
 int publisher_fd(const struct publisher *publisher)

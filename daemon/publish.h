@@ -2,7 +2,7 @@
 #ifndef DAEMON_PUBLISH_H
 #define DAEMON_PUBLISH_H
 
-/* The XPUB socket and its topics (daemon/wire.h). Only daemon/publish.c includes zmq.h. Loop thread only.
+/* The XPUB socket and its topics (daemon/wire.h). Loop thread only, but where it says any.
  *
  * Sending never blocks. A subscriber whose queue is full misses messages, alone; the sender is told when that begins. */
 
@@ -21,9 +21,11 @@ struct topic; /* a name and its sequence */
 struct publisher *publisher_open(const char *address, const char *node, int streams, struct ssm_error *err);
 void publisher_close(struct publisher *publisher); /* what is queued has 1 s to leave; NULL is fine */
 
-/* channel < 0: "<kind>/<node>/". Borrowed from the publisher. NULL when memory runs out. */
+/* channel < 0: "<kind>/<node>/". Any thread. A topic that was there before counts on. Borrowed from the publisher until it
+ * is released as often as it was asked for. NULL when memory runs out. */
 struct topic *publisher_topic(struct publisher *publisher, const char *kind, const char *pipeline, int channel,
                               const char *model);
+void publisher_release(struct publisher *publisher, struct topic *topic); /* any thread; NULL is fine */
 
 /* Send one message. Fills in v, seq, boot and pub, and tw and clk unless clk is set; the caller the rest. False: a subscriber's queue ran full; it
  * misses this message and the next ones until it has read some. */

@@ -68,9 +68,14 @@ static void publish_close(struct sink *sink)
 {
     struct publish_sink *publish = (struct publish_sink *)sink;
     for (int i = 0; i < publish->n; i++) {
-        free(publish->outboxes[i].slots);
-        free(publish->outboxes[i].values);
-        events_destroy(publish->outboxes[i].events);
+        struct outbox *outbox = &publish->outboxes[i];
+        struct topic *const topics[] = {outbox->hops, outbox->gap, outbox->meter, outbox->event, outbox->meta};
+        for (size_t k = 0; k < sizeof topics / sizeof *topics; k++) {
+            publisher_release(publish->publisher, topics[k]);
+        }
+        free(outbox->slots);
+        free(outbox->values);
+        events_destroy(outbox->events);
     }
     free(publish);
 }

@@ -84,10 +84,43 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
     publisher_close(publisher);
 }
 
+static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void **state)
+{
+    (void)state;
+    struct ssm_error err = {0};
+    struct publisher *publisher = publisher_open(address, "test", 0, &err);
+    assert_non_null(publisher);
+    void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
+    wait_for_subscription(publisher);
+    for (int i = 0; i < 5; i++) {
+        struct topic *topic = publisher_topic(publisher, "audio", "p", 0, "m"), *same = publisher_topic(publisher, "audio", "p", 0, "m");
+        assert_ptr_equal(topic, same);
+        send(publisher, topic);
+        assert_int_equal(receive(reads), i);
+        publisher_release(publisher, topic);
+        publisher_release(publisher, same);
+    }
+    struct topic *held = publisher_topic(publisher, "audio", "held", 0, "m");
+    send(publisher, held);
+    assert_int_equal(receive(reads), 0);
+    for (int i = 0; i < 1000; i++) {
+        publisher_release(publisher, publisher_topic(publisher, "audio", "q", i, "m"));
+    }
+    send(publisher, held);
+    assert_int_equal(receive(reads), 1);
+    send(publisher, publisher_topic(publisher, "audio", "p", 0, "m"));
+    assert_int_equal(receive(reads), 0);
+    publisher_hugz(publisher);
+    zmq_close(reads);
+    zmq_ctx_term(context);
+    publisher_close(publisher);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_stops_reading_misses_alone_and_it_is_told),
+        cmocka_unit_test(a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
