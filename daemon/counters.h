@@ -11,6 +11,9 @@
 enum counter {
     COUNTER_RING_FULL,       /* the engine was late                    */
     COUNTER_DEVICE_OVERFLOW, /* the sound card or server lost input    */
+    COUNTER_DEVICE_LOST,     /* the sound card or server was away      */
+    COUNTER_CLIPPED,
+    COUNTER_OFFSET,          /* DC                                     */
     COUNTER_NAN_INPUT,
     COUNTER_BLOWN,
     COUNTER_DEVICE_FAULT,    /* the device that computes failed        */

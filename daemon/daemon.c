@@ -698,7 +698,8 @@ static void say_goodbye(struct daemon *daemon)
             in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
         }
     }
-    uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_QUEUE_FULL) +
+    uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_DEVICE_LOST) +
+                    counted_all(daemon, COUNTER_QUEUE_FULL) +
                     counted_all(daemon, COUNTER_DEVICE_FAULT) +
                     counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR);
     char latency[128] = "";

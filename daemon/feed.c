@@ -13,6 +13,7 @@ struct mark {
     uint64_t at;     /* samples written before the block */
     uint64_t end;    /* ... and after it */
     uint64_t hole;   /* samples missing right before it */
+    enum counter why;
     int64_t arrived;
 };
 
@@ -23,6 +24,7 @@ struct feed {
     /* The writer's. */
     uint64_t position;
     uint64_t hole; /* missing since the last mark */
+    enum counter why;
     _Atomic uint64_t marked;
     /* The reader's. */
     _Alignas(64) _Atomic uint64_t passed;
@@ -76,20 +78,26 @@ size_t feed_write(struct feed *feed, const float *samples, size_t step, size_t n
     if (fits > 0) {
         /* The mark first: samples the reader can see always have theirs. */
         uint64_t marked = atomic_load_explicit(&feed->marked, memory_order_relaxed);
-        feed->marks[marked & feed->marks_mask] = 
-            (struct mark){feed->position, feed->position + fits, feed->hole, arrived};
+        feed->marks[marked & feed->marks_mask] =
+            (struct mark){feed->position, feed->position + fits, feed->hole, feed->why, arrived};
         atomic_store_explicit(&feed->marked, marked + 1, memory_order_release);
         feed->hole = 0;
         ring_write_strided(feed->ring, samples, step, fits);
         feed->position += fits;
     }
-    feed->hole += n - fits;
+    feed_skip(feed, n - fits);
     return fits;
+}
+
+void feed_lose(struct feed *feed, uint64_t n, enum counter why)
+{
+    feed->hole += n;
+    feed->why = n > 0 ? why : feed->why;
 }
 
 void feed_skip(struct feed *feed, uint64_t n)
 {
-    feed->hole += n;
+    feed_lose(feed, n, COUNTER_RING_FULL);
 }
 
 void feed_end(struct feed *feed)
@@ -119,6 +127,7 @@ size_t feed_read(struct feed *feed, float *samples, size_t n, struct feed_note *
     *note = (struct feed_note){0};
     if (n > 0) {
         note->hole = pass_marks(feed, marked);
+        note->why = feed->block.why;
         uint64_t block = feed->block.end - feed->taken;
         n = n < block ? n : (size_t)block;
         ring_read(feed->ring, samples, n);
@@ -126,6 +135,7 @@ size_t feed_read(struct feed *feed, float *samples, size_t n, struct feed_note *
         note->rest = block - n;
     } else if (ended && fill == 0) {
         note->hole = feed->last_hole;
+        note->why = feed->why;
         feed->last_hole = 0;
     }
     note->arrived = feed->block.arrived;

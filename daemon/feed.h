@@ -12,11 +12,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/counters.h"
+
 struct feed;
 
 /* What is known about the samples a feed_read gave. */
 struct feed_note {
     uint64_t hole;   /* samples missing right before the first of them            */
+    enum counter why; /* what the last of those went by                           */
     uint64_t rest;   /* samples of their block still to be read                   */
     int64_t arrived; /* ns at which the last sample of their block arrived        */
 };
@@ -28,8 +31,9 @@ void feed_destroy(struct feed *feed); /* NULL is fine */
 /* Writer: one channel of n interleaved samples (samples[i * step]), the last of which arrived at `arrived` ns. Gives how many
  * fitted; the rest is a hole before the next block. */
 size_t feed_write(struct feed *feed, const float *samples, size_t step, size_t n, int64_t arrived);
-/* Writer: n samples are missing here. */
+/* Writer: n samples are missing here; feed_skip says that nobody had room for them (COUNTER_RING_FULL). */
 void feed_skip(struct feed *feed, uint64_t n);
+void feed_lose(struct feed *feed, uint64_t n, enum counter why);
 /* Writer: samples the next feed_write surely takes. */
 size_t feed_room(const struct feed *feed);
 /* Writer: nothing follows. */

@@ -33,6 +33,7 @@ struct delivery {
     const float *scores;  /* (outputs) about these n samples, borrowed; NULL from a model that gives samples */
     int64_t tm;           /* when sample s0 was captured                                                  */
     uint32_t tm_error;    /* ns                                                                           */
+    float ppm;            /* how much faster than its nominal rate the source runs                        */
     int64_t cap, enq, inf; /* the input arrived, the engine took it, the model was through                */
     struct hole hole;     /* to > from: missing before or inside this hop                                 */
     unsigned flags;       /* enum wire_flag                                                               */

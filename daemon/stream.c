@@ -175,14 +175,14 @@ static uint64_t scale_up(uint64_t n, int from, int to)
 
 /* `hole` samples are missing at the feed's position: leave out whole units, from a hop's border on, and fill up the rest with
  * silence. One skip at a time: while one is still on its way through, silence is all there is. */
-static void note_hole(struct stream *stream, uint64_t hole)
+static void note_hole(struct stream *stream, uint64_t hole, enum counter why)
 {
     int in = stream->rate, out = stream->model->rate;
     uint64_t from = scale_up(stream->position, in, out), to = scale_up(stream->position + hole, in, out);
     stream->hole.from = stream->hole.to > stream->hole.from ? stream->hole.from : from;
     stream->hole.to = to;
     stream->hole.n += to - from;
-    stream->hole.why = COUNTER_RING_FULL;
+    stream->hole.why = why;
 
     uint64_t enters = scale_up(stream->position - stream->skipped, in, out), hop = (uint64_t)stream->model->hop;
     uint64_t to_border = (hop - enters % hop) % hop;
@@ -242,7 +242,7 @@ static bool refill(struct stream *stream)
         go_on(stream, stream->raw_n + note.rest, note.arrived);
     }
     if (note.hole > 0) {
-        note_hole(stream, note.hole);
+        note_hole(stream, note.hole, note.why);
     }
     if (stream->raw_n > 0) {
         clock_observe(&stream->clock, stream->position + stream->zeros + stream->raw_n + note.rest, note.arrived);
@@ -452,6 +452,7 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
     }
     delivery->tm = capture_time(stream, delivery->s0);
     delivery->tm_error = (uint32_t)fmin(clock_error_ns(&stream->clock), UINT32_MAX);
+    delivery->ppm = (float)clock_ppm(&stream->clock);
     hand_on(stream, delivery, out, n);
     atomic_fetch_add_explicit(&stream->samples_out, n, memory_order_relaxed);
 }
@@ -679,7 +680,7 @@ int stream_enter(struct stream *stream, const struct record *record, struct ssm_
     memcpy(stream->staging, record->waiting, record->n_waiting * sizeof(float));
     stream->staged = record->n_waiting;
     if (hole > 0) {
-        note_hole(stream, hole);
+        note_hole(stream, hole, COUNTER_RING_FULL);
     }
     return 0;
 }

@@ -101,6 +101,12 @@ int64_t clock_time(const struct clock *clock, uint64_t counter)
     return clock->started ? clock->ns + (int64_t)floor(clock->fraction + samples * clock->period) : 0;
 }
 
+uint64_t clock_count(const struct clock *clock, int64_t ns)
+{
+    double samples = ((double)(ns - clock->ns) - clock->fraction) / clock->period;
+    return clock->started ? clock->counter + (uint64_t)llround(samples) : 0;
+}
+
 double clock_ppm(const struct clock *clock)
 {
     return (clock->nominal / clock->period - 1) * 1e6;
@@ -126,6 +132,13 @@ static int64_t read_ns(clockid_t id)
 int64_t clock_now(void)
 {
     return read_ns(CLOCK_MONOTONIC);
+}
+
+/* CLOCK_MONOTONIC stands still meanwhile, CLOCK_BOOTTIME doesn't. */
+int64_t clock_asleep(void)
+{
+    int64_t awake = clock_now();
+    return read_ns(CLOCK_BOOTTIME) - awake;
 }
 
 double clock_seconds(void)

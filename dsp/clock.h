@@ -45,6 +45,9 @@ void clock_observe(struct clock *clock, uint64_t counter, int64_t ns);
  * the newest pair; 0 before the first one. */
 int64_t clock_time(const struct clock *clock, uint64_t counter);
 
+/* The other way: how many samples had been captured by `ns`, to the nearest; 0 before the first pair. */
+uint64_t clock_count(const struct clock *clock, int64_t ns);
+
 double clock_ppm(const struct clock *clock);      /* how much faster than its nominal rate the source runs, 1e-6 */
 double clock_error_ns(const struct clock *clock); /* estimated standard error of clock_time near the newest pair  */
 uint64_t clock_jumps(const struct clock *clock);  /* times the line was left for a new one                        */
@@ -56,6 +59,7 @@ void clock_set_utc_offset(struct clock *clock, int64_t offset);
 int64_t clock_utc(const struct clock *clock, uint64_t counter);
 
 int64_t clock_now(void);      /* CLOCK_MONOTONIC, ns */
+int64_t clock_asleep(void);   /* how long the machine was suspended since it started, ns */
 double clock_seconds(void);   /* the same in s, to measure spans with */
 
 #ifdef __cplusplus

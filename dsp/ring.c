@@ -24,39 +24,46 @@ struct ring {
     alignas(CACHE_LINE) _Atomic uint64_t taken; /* the reader's line */
     _Atomic uint64_t holes_taken;
     uint64_t lost_passed;
-    alignas(CACHE_LINE) size_t mask; /* constant from here on */
-    float *samples;
     struct hole holes[HOLES];
+    alignas(CACHE_LINE) size_t mask; /* constant */
+    alignas(CACHE_LINE) float samples[];
 };
+
+/* The power of two at or above `capacity`; 0: there is none that fits into memory. */
+static size_t size_for(size_t capacity)
+{
+    size_t size = 1;
+    while (size > 0 && size < capacity) {
+        size = size > SIZE_MAX / sizeof(float) / 4 ? 0 : 2 * size;
+    }
+    return size;
+}
+
+size_t ring_bytes(size_t capacity)
+{
+    size_t size = size_for(capacity);
+    size_t samples = (size * sizeof(float) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    return size > 0 ? sizeof(struct ring) + samples : 0;
+}
+
+struct ring *ring_place(void *memory, size_t capacity)
+{
+    struct ring *ring = memory;
+    memset(ring, 0, sizeof *ring);
+    ring->mask = size_for(capacity) - 1;
+    return ring;
+}
 
 struct ring *ring_create(size_t capacity)
 {
-    size_t size = 1;
-    while (size < capacity) {
-        if (size > SIZE_MAX / sizeof(float) / 4) {
-            return NULL;
-        }
-        size *= 2;
-    }
-    struct ring *ring = aligned_alloc(CACHE_LINE, sizeof *ring);
-    float *samples = calloc(size, sizeof *samples);
-    if (!ring || !samples) {
-        free(ring);
-        free(samples);
-        return NULL;
-    }
-    memset(ring, 0, sizeof *ring);
-    ring->mask = size - 1;
-    ring->samples = samples;
-    return ring;
+    size_t bytes = ring_bytes(capacity);
+    void *memory = bytes > 0 ? aligned_alloc(CACHE_LINE, bytes) : NULL;
+    return memory ? ring_place(memory, capacity) : NULL;
 }
 
 void ring_destroy(struct ring *ring)
 {
-    if (ring) {
-        free(ring->samples);
-        free(ring);
-    }
+    free(ring);
 }
 
 size_t ring_size(const struct ring *ring)

@@ -17,6 +17,11 @@ struct ring;
 struct ring *ring_create(size_t capacity);
 void ring_destroy(struct ring *ring); /* NULL is fine */
 
+/* The same in memory that somebody else holds, such as two processes share: ring_bytes long (a whole number of cache lines, 0
+ * when no memory could hold it) and aligned to one. */
+size_t ring_bytes(size_t capacity);
+struct ring *ring_place(void *memory, size_t capacity);
+
 /* Writer: copy in up to n samples; gives how many fitted. What did not fit is counted in ring_lost, and the reader
  * learns where it is missing: see ring_position. */
 size_t ring_write(struct ring *ring, const float *samples, size_t n);

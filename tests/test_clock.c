@@ -130,6 +130,19 @@ static void time_that_ran_on_without_samples_is_a_jump(void **state)
     assert_int_equal(clock_jumps(&clock), 1);
 }
 
+static void a_time_is_told_as_a_sample_too(void **state)
+{
+    (void)state;
+    struct source source = {.ppm = 700, .jitter_ns = 1e5, .seed = 1};
+    struct clock clock;
+    clock_init(&clock, RATE);
+    assert_int_equal(clock_count(&clock, 1000), 0);
+    run(&source, &clock, 6000);
+    for (uint64_t n = source.counter - RATE; n < source.counter + 100 * RATE; n += 12345) {
+        assert_int_equal(clock_count(&clock, clock_time(&clock, n)), n);
+    }
+}
+
 static void pairs_that_do_not_rise_are_ignored(void **state)
 {
     (void)state;
@@ -176,6 +189,7 @@ int main(void)
         cmocka_unit_test(stalls_of_one_block_hardly_move_it),
         cmocka_unit_test(lost_samples_that_are_counted_disturb_nothing),
         cmocka_unit_test(time_that_ran_on_without_samples_is_a_jump),
+        cmocka_unit_test(a_time_is_told_as_a_sample_too),
         cmocka_unit_test(pairs_that_do_not_rise_are_ignored),
         cmocka_unit_test(a_year_of_samples_keeps_nanoseconds),
         cmocka_unit_test(utc_is_the_monotonic_time_plus_the_offset),

@@ -54,6 +54,29 @@ static void feed_tells_of_a_hole_at_the_very_end_once(void **state)
     feed_destroy(feed);
 }
 
+static void feed_tells_why_samples_are_missing(void **state)
+{
+    (void)state;
+    struct feed *feed = feed_create(64);
+    float samples[8] = {0};
+    struct feed_note note;
+    feed_lose(feed, 100, COUNTER_DEVICE_LOST);
+    feed_write(feed, samples, 1, 4, 0);
+    feed_skip(feed, 7);
+    feed_write(feed, samples, 1, 4, 0);
+    feed_lose(feed, 9, COUNTER_DEVICE_LOST);
+    feed_end(feed);
+    feed_read(feed, samples, 8, &note);
+    assert_int_equal(note.hole, 100);
+    assert_int_equal(note.why, COUNTER_DEVICE_LOST);
+    feed_read(feed, samples, 8, &note);
+    assert_int_equal(note.why, COUNTER_RING_FULL);
+    feed_read(feed, samples, 8, &note);
+    assert_int_equal(note.hole, 9);
+    assert_int_equal(note.why, COUNTER_DEVICE_LOST);
+    feed_destroy(feed);
+}
+
 static void feed_takes_one_channel_of_many(void **state)
 {
     (void)state;
@@ -118,6 +141,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(feed_tells_of_a_hole_to_the_sample),
         cmocka_unit_test(feed_tells_of_a_hole_at_the_very_end_once),
+        cmocka_unit_test(feed_tells_why_samples_are_missing),
         cmocka_unit_test(feed_takes_one_channel_of_many),
         cmocka_unit_test(feed_keeps_count_across_threads),
     };
