@@ -281,6 +281,9 @@ static const struct key pipeline_rows[] = {
      .about = "For denoisers: the most they may take away, in dB; so much of the input stays in. 100 is no limit."},
     {.name = "bypass", .kind = KEY_BOOL, FIELD(struct config_pipeline, bypass), .standard = "false",
      .about = "For denoisers: the input itself comes out, as late as the model's output would."},
+    {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config_pipeline, deadline_s), .least = 0, .most = 3600,
+     .standard = "0s", .about = "How long after its last sample came a hop may be out; later ones are counted. 0s is the time "
+     "of a hop, and what it may wait for others."},
     {.name = "sinks", .kind = KEY_LIST, FIELD(struct config_pipeline, sinks), .items = &sink_keys, .required = true,
      .count_offset = offsetof(struct config_pipeline, n_sinks), .item_size = sizeof(struct config_sink), .least = 1,
      .most = CONFIG_SINKS, .about = "Where the results go."},

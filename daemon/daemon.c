@@ -179,6 +179,14 @@ static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
     return source->rows ? 0 : refuse_memory(err);
 }
 
+/* After so many ns a hop is late. Who waits for room has all the time it takes. */
+static int64_t deadline_of(const struct daemon *daemon, const struct pipeline *pipeline)
+{
+    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+    double standard = (double)model->hop / model->rate + daemon->config->deadline_s, own = pipeline->config->deadline_s;
+    return pipeline->source->patient ? 0 : (int64_t)((own > 0 ? own : standard) * 1e9);
+}
+
 static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct source *source = pipeline->source;
@@ -192,6 +200,7 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
                                      .channel = i,
                                      .share = share_of(pipeline->config),
                                      .bypass = pipeline->config->bypass,
+                                     .deadline = deadline_of(daemon, pipeline),
                                      .counters = &pipeline->counters[i]};
         if ((source->sensor ? open_rows : open_feed)(pipeline, i, err) < 0) {
             return -1;
@@ -393,7 +402,7 @@ static void put_counters(struct wire_bytes *bytes, const struct counters *counte
 static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, const struct pipeline *pipeline, int channel)
 {
     int stream = pipeline->first + channel;
-    wire_put_map(bytes, 7);
+    wire_put_map(bytes, 9);
     wire_put_pair(bytes, "pipeline", pipeline->config->name);
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
@@ -404,6 +413,10 @@ static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, co
     wire_put_uint(bytes, stream_hops(engine_stream(daemon->engine, stream)));
     wire_put_text(bytes, "samples");
     wire_put_uint(bytes, stream_samples(engine_stream(daemon->engine, stream)));
+    wire_put_text(bytes, "late");
+    wire_put_uint(bytes, stream_late(engine_stream(daemon->engine, stream)));
+    wire_put_text(bytes, "delay_ms");
+    wire_put_number(bytes, (double)stream_delay(engine_stream(daemon->engine, stream)) / 1e6);
     wire_put_text(bytes, "lost");
     put_counters(bytes, &pipeline->counters[channel]);
 }

@@ -25,7 +25,7 @@ struct engine_thread {
     int n_batches, n_streams, room;
     atomic_int running;
     _Atomic uint64_t n_steps, n_turns;
-    struct histogram step_times;
+    struct histogram step_times, delays;
     char faults[ENGINE_FAULTS][sizeof((struct ssm_health *)0)->last];
     atomic_int n_faults; /* those of them that are written */
 
@@ -166,6 +166,7 @@ size_t engine_turn(struct engine_thread *thread)
         int64_t inf = clock_now();
         for (int i = 0; i < n; i++) {
             stream_deliver(batch->taken[i], &batch->hops[i], enq, inf);
+            histogram_add(&thread->delays, stream_delay(batch->taken[i]));
             hops += (size_t)batch->hops[i].count;
         }
         histogram_add(&thread->step_times, inf - enq);
@@ -288,6 +289,11 @@ uint64_t engine_turns(const struct engine_thread *thread)
 const struct histogram *engine_step_times(const struct engine_thread *thread)
 {
     return &thread->step_times;
+}
+
+const struct histogram *engine_delays(const struct engine_thread *thread)
+{
+    return &thread->delays;
 }
 
 const char *engine_fault(const struct engine_thread *thread, int i)

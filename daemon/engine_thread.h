@@ -61,6 +61,7 @@ uint64_t engine_batches(const struct engine_thread *thread);
 /* Turns of its own thread, idle ones too: after a wake, or with work, they go on as long as the thread is alive. */
 uint64_t engine_turns(const struct engine_thread *thread);
 const struct histogram *engine_step_times(const struct engine_thread *thread);
+const struct histogram *engine_delays(const struct engine_thread *thread); /* of each stream's first hop in a step */
 /* What the i-th device to fail said, "" past the last; of any engine, in the order in which it was seen. */
 const char *engine_fault(const struct engine_thread *thread, int i);
 

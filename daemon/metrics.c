@@ -157,6 +157,8 @@ static void put_engine(FILE *file, const struct daemon *daemon)
     put_one(file, "batches_total", "counter", "steps of a batch of streams", (double)engine_batches(daemon->engine));
     put_family(file, "batch_step_seconds", "histogram", "how long a batch's step took");
     put_histogram(file, "batch_step_seconds", NULL, engine_step_times(daemon->engine));
+    put_family(file, "hop_delay_seconds", "histogram", "from a hop being there to its being out of the model");
+    put_histogram(file, "hop_delay_seconds", NULL, engine_delays(daemon->engine));
 }
 
 static void put_published(FILE *file, const struct daemon *daemon)
@@ -207,6 +209,15 @@ static double fill_of(const struct daemon *daemon, const struct pipeline *pipeli
     return pipeline->feeds[channel] ? feed_share(pipeline->feeds[channel]) : 0;
 }
 
+static double late_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    return (double)stream_late(engine_stream(daemon->engine, pipeline->first + channel));
+}
+static double delay_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+{
+    return (double)stream_delay(engine_stream(daemon->engine, pipeline->first + channel)) / 1e9;
+}
+
 static void put_streams(FILE *file, const struct daemon *daemon)
 {
     static const struct {
@@ -214,6 +225,8 @@ static void put_streams(FILE *file, const struct daemon *daemon)
         double (*value)(const struct daemon *daemon, const struct pipeline *pipeline, int channel);
     } families[] = {{"stream_hops_total", "counter", "hops that came out of the model", hops_of},
                     {"source_samples_total", "counter", "samples taken in, at the source's rate", samples_of},
+                    {"stream_deadline_misses_total", "counter", "hops that were out after their deadline", late_of},
+                    {"stream_delay_seconds", "gauge", "from a hop being there to its being out, the last ones", delay_of},
                     {"ring_fill_ratio", "gauge", "how full the buffer between source and engine is", fill_of}};
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         put_family(file, families[f].name, families[f].type, families[f].help);

@@ -78,6 +78,9 @@ struct stream {
     _Atomic uint64_t *mark;      /* outlives a crash: where what went out ends. NULL: nobody wants to know  */
 
     _Atomic uint64_t samples_in, samples_out; /* `position` and what was given to the sinks, for others to read */
+    int64_t deadline;            /* ns; 0: none                                                             */
+    _Atomic uint64_t late;
+    _Atomic int64_t delay;
     atomic_bool ended;
 };
 
@@ -127,7 +130,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
                               .counters = setup->counters, .model = model, .engine = setup->engine, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
-                              .bypass = setup->bypass};
+                              .bypass = setup->bypass, .deadline = setup->deadline};
     if (stream_allocate(stream, setup, err) < 0) {
         return -1;
     }
@@ -486,6 +489,26 @@ static void deliver_hop(struct stream *stream, struct delivery *delivery, const 
     emit(stream, delivery, from, part(stream, out, left, from), (size_t)(end - from));
 }
 
+static int64_t arrival(const struct stream *stream, int hop)
+{
+    return stream->rows ? stream->row[hop].arrived : stream->staged_arrived[hop];
+}
+
+/* `hops` staged ones are out. Gives how late the first one is. */
+static int64_t note_delay(struct stream *stream, int hops, int64_t now)
+{
+    uint64_t late = 0;
+    for (int i = 0; stream->deadline > 0 && i < hops; i++) {
+        late += now - arrival(stream, i) > stream->deadline;
+    }
+    if (late > 0) {
+        atomic_fetch_add_explicit(&stream->late, late, memory_order_relaxed);
+    }
+    int64_t delay = now - arrival(stream, 0);
+    atomic_store_explicit(&stream->delay, delay, memory_order_relaxed);
+    return stream->deadline > 0 ? delay - stream->deadline : -delay;
+}
+
 static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
 {
     size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop, outputs = (size_t)stream->model->outputs;
@@ -558,9 +581,11 @@ static void deliver_rows(struct stream *stream, const struct ssm_hop *step, int6
     atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
-void stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+int64_t stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
 {
+    int64_t lateness = note_delay(stream, step->count, inf);
     (stream->rows ? deliver_rows : deliver)(stream, step, enq, inf);
+    return lateness;
 }
 
 /* Where in the stream staging begins. */
@@ -710,4 +735,14 @@ uint64_t stream_samples(const struct stream *stream)
 bool stream_ended(const struct stream *stream)
 {
     return atomic_load(&stream->ended);
+}
+
+uint64_t stream_late(const struct stream *stream)
+{
+    return atomic_load_explicit(&stream->late, memory_order_relaxed);
+}
+
+int64_t stream_delay(const struct stream *stream)
+{
+    return atomic_load_explicit(&stream->delay, memory_order_relaxed);
 }

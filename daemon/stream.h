@@ -45,6 +45,7 @@ struct stream_setup {
     struct counters *counters;
     float share;               /* of the input itself in what comes out; only of a model that gives samples */
     bool bypass;               /* begin in bypass                                    */
+    int64_t deadline;          /* ns after its last sample came that a hop is late; 0: never */
 };
 
 /* NULL with *err: out of memory, or no slot is free. */
@@ -55,8 +56,9 @@ void stream_destroy(struct stream *stream); /* gives its slot back; NULL is fine
 
 /* Stage what waits, as much as one step takes. False: there is no whole hop. */
 bool stream_take(struct stream *stream, struct ssm_hop *step);
-/* What the step gave, begun and ended at these ns, goes to the sinks. */
-void stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf);
+/* What the step gave, begun and ended at these ns, goes to the sinks. Gives how long after its deadline the first hop of it
+ * was out, ns; below 0: before. */
+int64_t stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf);
 /* Tell the sinks of the end once the last hop is out. True: it just ended. */
 bool stream_retire(struct stream *stream);
 
@@ -112,5 +114,7 @@ bool stream_bypass(struct stream *stream, bool bypass);
 uint64_t stream_hops(const struct stream *stream);    /* given out so far               */
 uint64_t stream_samples(const struct stream *stream); /* taken in this run, feed's rate */
 bool stream_ended(const struct stream *stream);
+uint64_t stream_late(const struct stream *stream);    /* hops that were out after their deadline               */
+int64_t stream_delay(const struct stream *stream);    /* ns from the last step's first hop being there to its being out */
 
 #endif

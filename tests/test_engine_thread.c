@@ -157,7 +157,7 @@ static void rig_open(struct rig *rig, int streams, int threads)
     rig_open_model(rig, model_path, streams, threads);
 }
 
-/* `extra`: share and bypass. */
+/* `extra`: share, bypass, deadline. */
 static int rig_add_with(struct rig *rig, int rate, size_t feed, size_t size, bool patient, const struct stream_setup *extra)
 {
     int i = rig->n++;
@@ -166,7 +166,8 @@ static int rig_add_with(struct rig *rig, int rate, size_t feed, size_t size, boo
     rig->memories[i] = memory_create(size);
     rig->sinks[i][0] = &rig->memories[i]->sink;
     struct stream_setup setup = {.engine = rig->engine, .feed = rig->feeds[i], .rate = rate, .patient = patient,
-                                 .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i], .share = extra->share, .bypass = extra->bypass};
+                                 .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i], .share = extra->share, .bypass = extra->bypass,
+                                 .deadline = extra->deadline};
     assert_int_equal(engine_thread_add(rig->thread, &setup, &err), i);
     return i;
 }
@@ -665,6 +666,33 @@ static void *feed_slowly(void *arg)
     return NULL;
 }
 
+/* Of three hops that came a second ago, at once, and one that came now, three are late. */
+static void engine_counts_hops_that_are_out_too_late(void **state)
+{
+    (void)state;
+    struct rig rig;
+    float *in = noise(4 * HOP, 11);
+    rig_open(&rig, 2, 1);
+    rig_add_with(&rig, RATE, RATE, RATE, false, &(struct stream_setup){.deadline = 900000000});
+    rig_add(&rig, RATE, RATE, RATE, false); /* has no deadline */
+    struct stream *timed = engine_stream(rig.thread, 0), *patient = engine_stream(rig.thread, 1);
+    for (int i = 0; i < 2; i++) {
+        feed_write(rig.feeds[i], in, 1, 3 * HOP, clock_now() - 1000000000);
+    }
+    run_dry(&rig);
+    assert_int_equal(stream_late(timed), 3);
+    assert_int_equal(stream_late(patient), 0);
+    assert_in_range(stream_delay(timed), 1000000000, 1900000000);
+    assert_in_range(stream_delay(patient), 1000000000, 1900000000);
+    feed_write(rig.feeds[0], in + 3 * HOP, 1, HOP, clock_now());
+    run_dry(&rig);
+    assert_int_equal(stream_late(timed), 3);
+    assert_in_range(stream_delay(timed), 1, 900000000);
+    assert_int_equal(histogram_count(engine_delays(rig.thread)), 3);
+    rig_close(&rig);
+    free(in);
+}
+
 /* The real thread with real sinks, at 48 kHz and 16 kHz: after start it takes no memory and no lock. */
 static void hop_path_takes_no_memory_and_no_lock(void **state)
 {
@@ -755,6 +783,7 @@ int main(void)
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),
         cmocka_unit_test(engine_waits_for_room_when_the_source_is_patient),
         cmocka_unit_test(engine_takes_nan_for_silence_and_counts_it),
+        cmocka_unit_test(engine_counts_hops_that_are_out_too_late),
         cmocka_unit_test(hop_path_takes_no_memory_and_no_lock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
