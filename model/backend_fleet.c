@@ -14,7 +14,6 @@
 
 /* Copies take 1 / COPY_SHARE of a hop's time at most, and 1 ms; none is less than COPY_LEAST hops old. */
 enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
-enum { AHEAD = 16 }; /* hops that memory is asked for before they are written */
 
 /* States on their way to the standby. */
 struct copy_set {
@@ -24,12 +23,12 @@ struct copy_set {
     const float *states;
 };
 
-/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one, then
- * carried to the standby by a thread of their own, while the device makes the next set. */
+/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one,
+ * then carried to the standby by a thread of their own, while the device makes the next set. */
 struct copies {
     struct copy_set sets[2], *begun, *carried; /* NULL: there is none */
-    bool *under_way; /* (slots)  in one of them */
-    bool has_thread, loaded, over; /* under the mutex */
+    bool *under_way;                           /* (slots)  in one of them */
+    bool has_thread, loaded, over;             /* under the mutex */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -41,6 +40,7 @@ struct shard {
     struct copies copies;
     struct backend *backend;
     struct backend_hop *hops; /* (slots)  its part of the step in progress, by its own slot numbers */
+    int n;                    /* of them                                                         */
     float *age;               /* (slots)  time since the copy, hops; 0 on the standby, whose state is no copy */
     float *state;             /* (model->state)  on its way to the standby */
     float oldest;             /* age in the last step */
@@ -55,19 +55,18 @@ struct fleet {
     const struct model *model;
     struct shard shards[FLEET_DEVICES];
     int n_shards, streams;
-    int relief; /* the member that steps the standby: the first lost one; -1: none is */
+    int relief;        /* the member that steps the standby: the first lost one; -1: none is */
     struct team *team; /* NULL with one device */
     struct backend *standby;
-    int64_t copy_ns; /* time for copies in a step              */
-    float due;       /* hops after which a copy is made anew   */
-    bool *moved;     /* (streams)  went over                                                          */
+    int64_t copy_ns;           /* time for copies in a step              */
+    float due;                 /* hops after which a copy is made anew   */
+    bool *moved;               /* (streams)  went over                                                          */
     struct backend_hop *parts; /* (streams)  the standby's part of a step */
     float *elapsed;            /* (streams)  their first hops'           */
     struct ssm_health health;
 
-    const struct backend_hop *hops; /* the step in progress */
-    int n;
-    int found[FLEET_DEVICES][FLEET_DEVICES]; /* by each member, of each device's */
+    fleet_share *share; /* makes the parts of the step in progress */
+    void *share_arg;
 };
 
 static struct shard *shard_of(struct fleet *fleet, int slot)
@@ -80,13 +79,15 @@ static float *age_of(struct fleet *fleet, int slot)
     return &shard_of(fleet, slot)->age[slot / fleet->n_shards];
 }
 
-/* Hops of time a part stands for. */
+/* Hops of time a part stands for. Comparisons, not fminf and fmaxf: those are calls, and this is asked of every stream.
+ */
 static float time_of(const struct backend_hop *hop)
 {
     float time = 0;
     for (int i = 0; i < hop->count; i++) {
         float value = i < hop->elapsed_count ? hop->elapsed[i] : 1;
-        time += value > 0 ? fminf(value, ELAPSED_MAX) : 1;
+        value = value > ELAPSED_MAX ? ELAPSED_MAX : value;
+        time += value > 0 ? value : 1;
     }
     return time;
 }
@@ -315,60 +316,33 @@ static void settle(struct fleet *fleet)
     }
 }
 
-/* The hops among which a member looks for each device's. */
-static int share_of(const struct fleet *fleet, int member)
+/* The parts of a device's slots. */
+static void take_share(struct fleet *fleet, struct shard *shard)
 {
-    return (int)((int64_t)fleet->n * member / fleet->n_shards);
+    shard->n = fleet->share(fleet->share_arg, shard->member, fleet->n_shards, shard->hops);
 }
 
-/* Hand out the hops to their devices: each member those of a share, in two passes, so that with more devices and streams it
- * takes no longer. Gives how many are the member's own. */
-static int route(struct fleet *fleet, int member)
+static void step_shard(struct fleet *fleet, struct shard *shard)
 {
-    int from = share_of(fleet, member), to = share_of(fleet, member + 1), shards = fleet->n_shards, n = 0;
-    int *found = fleet->found[member], at[FLEET_DEVICES] = {0};
-    memset(found, 0, sizeof fleet->found[member]);
-    for (int i = from; i < to; i++) {
-        found[fleet->hops[i].slot % shards]++;
-    }
-    team_barrier(fleet->team);
-    for (int i = 0; i < shards; i++) {
-        for (int k = 0; k < shards; k++) {
-            at[k] += i < member ? fleet->found[i][k] : 0;
-        }
-        n += fleet->found[i][member];
-    }
-    for (int i = from; i < to; i++) {
-        int slot = fleet->hops[i].slot, k = slot % shards;
-        struct backend_hop *hop = &fleet->shards[k].hops[at[k]++];
-        __builtin_prefetch(hop + AHEAD, 1); /* past the end is fine */
-        *hop = fleet->hops[i];
-        hop->slot = slot / shards;
-    }
-    team_barrier(fleet->team);
-    return n;
-}
-
-static void step_shard(struct fleet *fleet, int member, const struct backend_hop *hops, int n)
-{
-    struct shard *shard = &fleet->shards[member];
+    const struct backend_hop *hops = shard->hops;
+    int n = shard->n;
     if (n == 0) {
         return;
     }
     shard->down = shard->backend->ops->step(shard->backend, hops, n) < 0;
-    float time = 0;
-    shard->oldest = 0;
+    float time = 0, oldest = 0;
     for (int i = 0; i < n; i++) {
-        float passed = time_of(&hops[i]);
-        shard->age[hops[i].slot] += passed;
-        shard->oldest = fmaxf(shard->oldest, fleet->standby ? shard->age[hops[i].slot] : 0);
+        float passed = time_of(&hops[i]), *age = &shard->age[hops[i].slot];
+        *age += passed;
+        oldest = *age > oldest ? *age : oldest;
         time += passed;
         shard->void_hops += shard->down ? hops[i].count : 0;
     }
+    shard->oldest = fleet->standby ? oldest : 0;
     if (fleet->standby && !shard->down && shard->copies.has_thread) {
         move_copies(shard, hops, n);
     } else if (fleet->standby && !shard->down) {
-        copy_due(fleet, member, hops, n, time);
+        copy_due(fleet, shard->member, hops, n, time);
     }
 }
 
@@ -387,16 +361,25 @@ static struct backend_hop move_part(struct fleet *fleet, const struct backend_ho
     return part;
 }
 
+/* What lost devices would have stepped. */
 static void step_standby(struct fleet *fleet)
 {
     int n = 0;
-    for (int i = 0; i < fleet->n; i++) {
-        struct shard *shard = shard_of(fleet, fleet->hops[i].slot);
-        if (shard->lost && fleet->standby) {
-            fleet->parts[n] = move_part(fleet, &fleet->hops[i], &fleet->elapsed[n]);
-            n++;
-        } else if (shard->lost) {
-            shard->void_hops += fleet->hops[i].count;
+    for (int k = 0; k < fleet->n_shards; k++) {
+        struct shard *shard = &fleet->shards[k];
+        if (!shard->lost) {
+            continue;
+        }
+        take_share(fleet, shard);
+        for (int i = 0; i < shard->n; i++) {
+            struct backend_hop hop = shard->hops[i];
+            hop.slot = hop.slot * fleet->n_shards + k;
+            if (fleet->standby) {
+                fleet->parts[n] = move_part(fleet, &hop, &fleet->elapsed[n]);
+                n++;
+            } else {
+                shard->void_hops += hop.count;
+            }
         }
     }
     if (n > 0) {
@@ -407,22 +390,22 @@ static void step_standby(struct fleet *fleet)
 static void step_member(void *arg, int member)
 {
     struct fleet *fleet = arg;
-    bool alone = fleet->n_shards == 1;
-    int n = alone ? fleet->n : route(fleet, member);
-    if (!fleet->shards[member].lost) {
-        step_shard(fleet, member, alone ? fleet->hops : fleet->shards[member].hops, n);
+    struct shard *shard = &fleet->shards[member];
+    if (!shard->lost) {
+        take_share(fleet, shard);
+        step_shard(fleet, shard);
     }
     if (member == fleet->relief) {
         step_standby(fleet);
     }
 }
 
-static int fleet_step(struct backend *backend, const struct backend_hop *hops, int n)
+int backend_fleet_step(struct backend *backend, fleet_share *share, void *arg)
 {
     struct fleet *fleet = (struct fleet *)backend;
-    uint64_t before = fleet->health.failed_hops;
-    fleet->hops = hops;
-    fleet->n = n;
+    int voided = 0;
+    fleet->share = share;
+    fleet->share_arg = arg;
     for (int i = 0; i < fleet->n_shards; i++) {
         fleet->shards[i].void_hops = 0;
         fleet->shards[i].backend->blown = false;
@@ -433,11 +416,24 @@ static int fleet_step(struct backend *backend, const struct backend_hop *hops, i
         step_member(fleet, 0);
     }
     for (int i = 0; i < fleet->n_shards; i++) {
-        fleet->health.failed_hops += (uint64_t)fleet->shards[i].void_hops;
+        voided += fleet->shards[i].void_hops;
         backend->blown = backend->blown || fleet->shards[i].backend->blown;
     }
+    fleet->health.failed_hops += (uint64_t)voided;
     settle(fleet);
-    return fleet->health.failed_hops > before ? -1 : 0;
+    return voided > 0 ? -1 : 0;
+}
+
+const struct backend_hop *backend_fleet_parts(const struct backend *backend, int device, int *n, bool *voided)
+{
+    const struct fleet *fleet = (const struct fleet *)backend;
+    if (device >= fleet->n_shards) {
+        return NULL;
+    }
+    const struct shard *shard = &fleet->shards[device];
+    *n = shard->n;
+    *voided = shard->void_hops > 0;
+    return shard->hops;
 }
 
 int backend_fleet_device(const struct backend *backend, int slot)
@@ -445,12 +441,6 @@ int backend_fleet_device(const struct backend *backend, int slot)
     const struct fleet *fleet = (const struct fleet *)backend;
     int i = slot % fleet->n_shards;
     return fleet->shards[i].lost ? -1 : i;
-}
-
-bool backend_fleet_failed(const struct backend *backend, int slot)
-{
-    const struct fleet *fleet = (const struct fleet *)backend;
-    return fleet->shards[slot % fleet->n_shards].void_hops > 0;
 }
 
 /* ---- A scan. ---- */
@@ -590,7 +580,8 @@ bool backend_fleet_describe(const struct backend *backend, int i, struct ssm_dev
     const struct shard *shard = &fleet->shards[i];
     *info = (struct ssm_device_info){.bytes = shard->backend->bytes,
                                      .lost = shard->lost,
-                                     .copy_s = (double)(shard->oldest * (float)fleet->model->info.hop) / fleet->model->info.rate,
+                                     .copy_s = (double)(shard->oldest * (float)fleet->model->info.hop) /
+                                               fleet->model->info.rate,
                                      .spent = spent_of(&shard->backend->spent)};
     snprintf(info->name, sizeof info->name, "%s", shard->backend->device);
     return true;
@@ -624,8 +615,8 @@ static void fleet_close(struct backend *backend)
     free(fleet);
 }
 
-static const struct backend_ops backend_fleet = {.name = "fleet", /* opened by backend_fleet_open, from a list */
-                                                 .step = fleet_step,
+static const struct backend_ops backend_fleet = {.name =
+                                                     "fleet", /* opened by backend_fleet_open, from a list; no .step */
                                                  .scan = fleet_scan,
                                                  .state_get = fleet_state_get,
                                                  .state_put = fleet_state_put,
@@ -648,8 +639,8 @@ static int open_shard(struct fleet *fleet, struct shard *shard, const struct ssm
     shard->age = calloc((size_t)part.streams, sizeof *shard->age);
     shard->state = calloc(fleet->model->state + 1, sizeof *shard->state);
     fleet->base.bytes += shard->backend->bytes + (size_t)part.streams * sizeof *shard->hops;
-    fleet->base.scan_hops = shard->backend->scan_hops > fleet->base.scan_hops ? shard->backend->scan_hops
-                                                                               : fleet->base.scan_hops;
+    fleet->base.scan_hops =
+        shard->backend->scan_hops > fleet->base.scan_hops ? shard->backend->scan_hops : fleet->base.scan_hops;
     return shard->hops && shard->age && shard->state ? 0 : refuse_memory(err);
 }
 

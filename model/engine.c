@@ -2,6 +2,7 @@
 /* The public library: slots with generations, argument checks, NaN in the output, and state files, over one backend. */
 #include <limits.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +13,9 @@
 #include "model/state.h"
 
 enum { STREAMS_MAX = 1 << 20, THREADS_MAX = 1024, MAX_HOPS = 4096 };
-enum { AHEAD = 16 }; /* hops of a step that memory is asked for before they are written: a third less time with many thousands */
-
-/* A slot's generation is odd while a stream has it: opening and closing each count one on. */
-struct slot {
-    uint32_t generation;
-    uint32_t stepped; /* the last step this stream stood in */
-};
+enum {
+    AHEAD = 16
+}; /* hops of a step that memory is asked for before they are written: a third less time with many thousands */
 
 struct ssm_engine {
     struct model *model;
@@ -26,13 +23,15 @@ struct ssm_engine {
     const struct backend *fleet; /* the same when it is one; NULL: the processor, which never fails */
     struct ssm_info info;
     struct ssm_options options;
-    struct slot *slots;
-    int *free_slots; /* a stack of n_free */
+    uint32_t *generations; /* (streams)  odd while a stream has the slot: opening and closing each count one on */
+    uint32_t *stepped;     /* (streams)  the last step a slot stood in, each device's side by side              */
+    int *free_slots;       /* a stack of n_free */
     int n_free;
-    uint32_t step;            /* counts calls of ssm_step           */
-    struct backend_hop *hops; /* (streams)  a step's valid hops     */
-    struct ssm_hop **asked;   /* (streams)  and where they came from */
-    float *state;             /* (model->state)                     */
+    uint32_t step;         /* counts calls of ssm_step                           */
+    struct ssm_hop *asked; /* (n_asked)  of the step in progress, the caller's   */
+    int n_asked;
+    struct backend_hop *hops; /* (streams)  a step's valid hops, on the processor   */
+    float *state;             /* (model->state)                                     */
 };
 
 static bool is_precision(const char *name)
@@ -59,7 +58,8 @@ static int read_options(struct ssm_options *options, const struct ssm_options *g
         return refuse(err, 64, "threads must be 1..%d, got %d", THREADS_MAX, options->threads);
     }
     if (!is_precision(options->precision)) {
-        return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state", options->precision);
+        return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state",
+                      options->precision);
     }
     if (options->max_hops < 1 || options->max_hops > MAX_HOPS) {
         return refuse(err, 64, "max_hops must be 1..%d, got %d", MAX_HOPS, options->max_hops);
@@ -87,7 +87,8 @@ static bool is_cuda(const char *name, size_t n)
 static int plan_device(struct plan *plan, const char *name, size_t n, struct ssm_error *err)
 {
     if (!is_cuda(name, n)) {
-        return refuse(err, 64, "device \"%.*s\" is not one of: auto, cpu, cuda, cuda:<number>, or several cuda:<number>", 20,
+        return refuse(err, 64,
+                      "device \"%.*s\" is not one of: auto, cpu, cuda, cuda:<number>, or several cuda:<number>", 20,
                       name);
     }
     if (plan->n == FLEET_DEVICES) {
@@ -149,13 +150,13 @@ static struct backend *open_backend(struct ssm_engine *engine, struct plan *plan
 
 static int take_memory(struct ssm_engine *engine, struct ssm_error *err)
 {
-    size_t streams = (size_t)engine->options.streams;
-    engine->slots = calloc(streams, sizeof *engine->slots);
+    size_t streams = (size_t)engine->options.streams, hops = engine->fleet ? 1 : streams;
+    engine->generations = calloc(streams, sizeof *engine->generations);
+    engine->stepped = calloc(streams + FLEET_DEVICES, sizeof *engine->stepped);
     engine->free_slots = calloc(streams, sizeof *engine->free_slots);
-    engine->hops = calloc(streams, sizeof *engine->hops);
-    engine->asked = calloc(streams, sizeof *engine->asked);
+    engine->hops = calloc(hops, sizeof *engine->hops);
     engine->state = calloc(engine->model->state + 1, sizeof *engine->state);
-    if (!engine->slots || !engine->free_slots || !engine->hops || !engine->asked || !engine->state) {
+    if (!engine->generations || !engine->stepped || !engine->free_slots || !engine->hops || !engine->state) {
         return refuse_memory(err);
     }
     for (engine->n_free = 0; engine->n_free < engine->options.streams; engine->n_free++) {
@@ -163,7 +164,8 @@ static int take_memory(struct ssm_engine *engine, struct ssm_error *err)
     }
     engine->info.engine_bytes =
         sizeof *engine + engine->model->bytes + engine->backend->bytes + engine->model->state * sizeof(float) +
-        streams * (sizeof *engine->slots + sizeof *engine->free_slots + sizeof *engine->hops + sizeof *engine->asked);
+        streams * (sizeof *engine->generations + sizeof *engine->stepped + sizeof *engine->free_slots) +
+        hops * sizeof *engine->hops;
     return 0;
 }
 
@@ -213,8 +215,8 @@ struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options
     return open_planned(model, &read, &plan, err);
 }
 
-struct ssm_engine *engine_open_on(const char *model, const struct ssm_options *options, const struct fleet_device *devices,
-                                  int n, struct ssm_error *err)
+struct ssm_engine *engine_open_on(const char *model, const struct ssm_options *options,
+                                  const struct fleet_device *devices, int n, struct ssm_error *err)
 {
     struct ssm_options read;
     struct plan plan = {.n = n, .why = "given"};
@@ -229,10 +231,10 @@ void ssm_close(struct ssm_engine *engine)
             engine->backend->ops->close(engine->backend);
         }
         model_close(engine->model);
-        free(engine->slots);
+        free(engine->generations);
+        free(engine->stepped);
         free(engine->free_slots);
         free(engine->hops);
-        free(engine->asked);
         free(engine->state);
         free(engine);
     }
@@ -302,8 +304,7 @@ const struct ssm_health *ssm_health(const struct ssm_engine *engine)
 static int find_slot(const struct ssm_engine *engine, ssm_stream stream)
 {
     uint32_t slot = (uint32_t)stream, generation = (uint32_t)(stream >> 32);
-    bool live =
-        slot < (uint32_t)engine->options.streams && generation % 2 && engine->slots[slot].generation == generation;
+    bool live = slot < (uint32_t)engine->options.streams && generation % 2 && engine->generations[slot] == generation;
     return live ? (int)slot : -1;
 }
 
@@ -317,7 +318,7 @@ int ssm_stream_open(struct ssm_engine *engine, ssm_stream *stream)
         return SSM_FAULT;
     }
     engine->n_free--;
-    *stream = (uint64_t)++engine->slots[slot].generation << 32 | (uint32_t)slot;
+    *stream = (uint64_t)++engine->generations[slot] << 32 | (uint32_t)slot;
     return SSM_OK;
 }
 
@@ -327,7 +328,7 @@ int ssm_stream_close(struct ssm_engine *engine, ssm_stream stream)
     if (slot < 0) {
         return SSM_STALE;
     }
-    engine->slots[slot].generation++;
+    engine->generations[slot]++;
     engine->free_slots[engine->n_free++] = slot;
     return SSM_OK;
 }
@@ -348,8 +349,8 @@ int ssm_stream_device(const struct ssm_engine *engine, ssm_stream stream)
 
 /* ---- Running. ---- */
 
-/* NaN and inf are what has every bit of the exponent. In integers, whose sums the compiler may reorder: a sum of floats would
- * wait for each addition, and with many thousands of streams that is most of a hop's time. */
+/* NaN and inf are what has every bit of the exponent. In integers, whose sums the compiler may reorder: a sum of floats
+ * would wait for each addition, and with many thousands of streams that is most of a hop's time. */
 static bool all_finite(const float *x, size_t n)
 {
     const uint32_t exponent = 0x7f800000;
@@ -362,21 +363,33 @@ static bool all_finite(const float *x, size_t n)
     return !odd;
 }
 
-/* Check one asked hop; true when it goes into the step. */
-static bool admit(struct ssm_engine *engine, struct ssm_hop *hop, struct backend_hop *part)
+/* The hop that a part was made of. */
+static struct ssm_hop *hop_of(const struct backend_hop *part)
 {
-    int slot = find_slot(engine, hop->stream);
-    hop->blown = false;
-    hop->status = slot < 0 ? SSM_STALE : SSM_OK;
-    if (slot >= 0 &&
-        (hop->count < 1 || hop->count > engine->options.max_hops || engine->slots[slot].stepped == engine->step)) {
-        hop->status = SSM_REFUSED;
+    return (struct ssm_hop *)(void *)((char *)part->blown - offsetof(struct ssm_hop, blown));
+}
+
+/* Check one asked hop, of a device's share; true when it goes into the step. Writes to the hop only what changes: the
+ * next one in memory is another thread's. */
+static bool admit(const struct ssm_engine *engine, struct ssm_hop *hop, int shares, uint32_t *stepped,
+                  struct backend_hop *part)
+{
+    int slot = find_slot(engine, hop->stream), status = slot < 0 ? SSM_STALE : SSM_OK;
+    int own = shares == 1 ? slot : slot / shares;
+    if (slot >= 0 && (hop->count < 1 || hop->count > engine->options.max_hops || stepped[own] == engine->step)) {
+        status = SSM_REFUSED;
     }
-    if (hop->status != SSM_OK) {
+    if (hop->status != status) {
+        hop->status = status;
+    }
+    if (hop->blown) {
+        hop->blown = false;
+    }
+    if (status != SSM_OK) {
         return false;
     }
-    engine->slots[slot].stepped = engine->step;
-    *part = (struct backend_hop){.slot = slot,
+    stepped[own] = engine->step;
+    *part = (struct backend_hop){.slot = own,
                                  .in = hop->in,
                                  .out = hop->out,
                                  .count = hop->count,
@@ -386,52 +399,80 @@ static bool admit(struct ssm_engine *engine, struct ssm_hop *hop, struct backend
     return true;
 }
 
+/* Those asked for that are of a device's share, as a fleet_share. */
+static int admit_share(void *arg, int share, int shares, struct backend_hop *parts)
+{
+    const struct ssm_engine *engine = arg;
+    uint32_t *stepped = engine->stepped + (size_t)share * ((size_t)(engine->options.streams / shares) + 1);
+    int admitted = 0;
+    for (int i = 0; i < engine->n_asked; i++) {
+        struct ssm_hop *hop = &engine->asked[i];
+        if (shares == 1 || (uint32_t)hop->stream % (uint32_t)shares == (uint32_t)share) {
+            __builtin_prefetch(&parts[admitted + AHEAD], 1); /* past the end is fine */
+            admitted += admit(engine, hop, shares, stepped, &parts[admitted]);
+        }
+    }
+    return admitted;
+}
+
 /* A hop that went through: silence for what is no number. */
-static void check_output(struct ssm_engine *engine, struct ssm_hop *hop, int slot)
+static void check_output(struct ssm_engine *engine, struct ssm_hop *hop)
 {
     size_t values = (size_t)hop->count * (size_t)engine->info.outputs;
     hop->blown = hop->blown || (!engine->backend->checks && !all_finite(hop->out, values));
     if (hop->blown) {
         memset(hop->out, 0, values * sizeof *hop->out);
-        engine->backend->ops->state_put(engine->backend, slot, NULL);
+        engine->backend->ops->state_put(engine->backend, (int)(uint32_t)hop->stream, NULL);
     }
 }
 
-/* The step failed for some hops: mark them, and leave nothing in their outputs to be taken for a result. */
-static int mark_failed(struct ssm_engine *engine, int admitted)
+/* The step failed for a hop: nothing is left in its output to be taken for a result. */
+static void mark_failed(const struct ssm_engine *engine, struct ssm_hop *hop)
 {
-    int failed = 0;
-    for (int i = 0; i < admitted; i++) {
-        struct ssm_hop *hop = engine->asked[i];
-        if (backend_fleet_failed(engine->fleet, engine->hops[i].slot)) {
-            hop->status = SSM_FAULT;
-            memset(hop->out, 0, (size_t)hop->count * (size_t)engine->info.outputs * sizeof *hop->out);
-            failed++;
-        }
+    hop->status = SSM_FAULT;
+    memset(hop->out, 0, (size_t)hop->count * (size_t)engine->info.outputs * sizeof *hop->out);
+}
+
+/* What came of parts of a step. Gives how many are good. */
+static int finish_parts(struct ssm_engine *engine, const struct backend_hop *parts, int n, bool failed)
+{
+    for (int i = 0; i < n && failed; i++) {
+        mark_failed(engine, hop_of(&parts[i]));
     }
-    return failed;
+    for (int i = 0; i < n && !failed && engine->backend->blown; i++) {
+        check_output(engine, hop_of(&parts[i]));
+    }
+    return failed ? 0 : n;
+}
+
+static int step_fleet(struct ssm_engine *engine)
+{
+    int good = 0, n;
+    bool failed;
+    const struct backend_hop *parts;
+    backend_fleet_step(engine->backend, admit_share, engine);
+    for (int i = 0; (parts = backend_fleet_parts(engine->fleet, i, &n, &failed)); i++) {
+        good += finish_parts(engine, parts, n, failed);
+    }
+    return good;
+}
+
+static int step_processor(struct ssm_engine *engine)
+{
+    int n = admit_share(engine, 0, 1, engine->hops);
+    if (n > 0) {
+        engine->backend->ops->step(engine->backend, engine->hops, n);
+    }
+    return finish_parts(engine, engine->hops, n, false);
 }
 
 int ssm_step(struct ssm_engine *engine, struct ssm_hop *hops, int n)
 {
-    int admitted = 0, failed = 0;
     engine->step += engine->step == UINT32_MAX ? 2 : 1; /* 0 is a slot that was never stepped */
-    for (int i = 0; i < n; i++) {
-        __builtin_prefetch(&engine->hops[admitted + AHEAD], 1); /* past the end is fine */
-        if (admit(engine, &hops[i], &engine->hops[admitted])) {
-            engine->asked[admitted++] = &hops[i];
-        }
-    }
+    engine->asked = hops;
+    engine->n_asked = n;
     engine->backend->blown = !engine->backend->checks;
-    if (admitted && engine->backend->ops->step(engine->backend, engine->hops, admitted)) {
-        failed = mark_failed(engine, admitted);
-    }
-    for (int i = 0; i < admitted && engine->backend->blown; i++) {
-        if (engine->asked[i]->status == SSM_OK) {
-            check_output(engine, engine->asked[i], engine->hops[i].slot);
-        }
-    }
-    return admitted - failed;
+    return engine->fleet ? step_fleet(engine) : step_processor(engine);
 }
 
 /* The first of `count` hops with NaN or inf, or count. */
