@@ -21,37 +21,43 @@
  * write it. */
 enum { TURN_LOOKS = 256, NAME_BYTES = 96, PATH_BYTES = 1200 };
 
-struct entry {
+struct kept {
+    struct kept *next, *before; /* the engine's: a ring              */
+    struct stream *stream;
     char name[NAME_BYTES];
-    _Atomic uint64_t *mark; /* in memory shared with a file */
-    uint64_t marked;        /* what stood there at start    */
-    size_t state_size;
-    uint64_t period, due;   /* in samples taken             */
-    bool kept;
+    _Atomic uint64_t *mark; /* in memory shared with a file          */
+    uint64_t marked;        /* what stood there at start             */
+    uint64_t period, due;   /* in samples taken                      */
 };
 
 /* A state on its way to the disk. */
 struct copy {
     atomic_bool full;
-    int stream;
+    char name[NAME_BYTES];
     struct record record;
     uint8_t *bytes; /* the record, its state in place */
 };
 
+/* Buffers of one size. Larger ones go in front; what waits in the others is still written. */
+struct copies {
+    struct copies *next;
+    size_t room;
+    struct copy at[CHECKPOINT_COPIES];
+};
+
 struct checkpoint {
     char folder[1024];
-    struct entry *entries;
-    int n, next; /* next: the engine's, the stream to look at */
-    size_t room; /* of a copy */
-    struct copy copies[CHECKPOINT_COPIES];
+    struct kept *next; /* the engine's: to look at; NULL: none */
+    int n;             /* the same: how many                   */
+    _Atomic(struct copies *) copies;
     struct worker *worker;
     int lock;  /* the folder's descriptor: one daemon a folder */
     bool told; /* that the disk takes nothing */
 };
 
-static void make_path(const struct checkpoint *checkpoint, const struct entry *entry, const char *ending, char path[PATH_BYTES])
+static void make_path(const struct checkpoint *checkpoint, const char *name, const char *ending, char path[PATH_BYTES])
 {
-    snprintf(path, PATH_BYTES, "%s/%s.%s", checkpoint->folder, entry->name, ending);
+    snprintf(path, PATH_BYTES, "%s/%s.%s", checkpoint->folder, name, ending);
 }
 
 /* ---- Worker's thread. ---- */
@@ -71,9 +77,8 @@ static bool write_file(const char *path, const uint8_t *bytes, size_t size)
 static void save(struct checkpoint *checkpoint, struct copy *copy)
 {
     char path[PATH_BYTES], unfinished[PATH_BYTES];
-    const struct entry *entry = &checkpoint->entries[copy->stream];
-    make_path(checkpoint, entry, "state", path);
-    make_path(checkpoint, entry, "new", unfinished);
+    make_path(checkpoint, copy->name, "state", path);
+    make_path(checkpoint, copy->name, "new", unfinished);
     record_encode(&copy->record, clock_utc_offset(), copy->bytes);
     bool ok = write_file(unfinished, copy->bytes, record_size(0, copy->record.state_size)) && rename(unfinished, path) == 0;
     if (!ok && !checkpoint->told) {
@@ -86,11 +91,13 @@ static int64_t serve(void *item, int64_t now)
 {
     (void)now;
     struct checkpoint *checkpoint = item;
-    for (int i = 0; i < CHECKPOINT_COPIES; i++) {
-        struct copy *copy = &checkpoint->copies[i];
-        if (atomic_load_explicit(&copy->full, memory_order_acquire)) {
-            save(checkpoint, copy);
-            atomic_store_explicit(&copy->full, false, memory_order_release);
+    for (struct copies *copies = atomic_load(&checkpoint->copies); copies; copies = copies->next) {
+        for (int i = 0; i < CHECKPOINT_COPIES; i++) {
+            struct copy *copy = &copies->at[i];
+            if (atomic_load_explicit(&copy->full, memory_order_acquire)) {
+                save(checkpoint, copy);
+                atomic_store_explicit(&copy->full, false, memory_order_release);
+            }
         }
     }
     return INT64_MAX;
@@ -98,7 +105,7 @@ static int64_t serve(void *item, int64_t now)
 
 /* ---- Set-up. ---- */
 
-struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_error *err)
+struct checkpoint *checkpoint_open(const char *folder, struct ssm_error *err)
 {
     struct checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
     if (!checkpoint) {
@@ -107,10 +114,8 @@ struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_e
     }
     checkpoint->lock = -1;
     snprintf(checkpoint->folder, sizeof checkpoint->folder, "%s", folder);
-    checkpoint->n = streams;
-    checkpoint->entries = calloc((size_t)streams + 1, sizeof *checkpoint->entries);
     checkpoint->worker = worker_create();
-    if (!checkpoint->entries || !checkpoint->worker || worker_add(checkpoint->worker, serve, checkpoint) < 0) {
+    if (!checkpoint->worker || worker_add(checkpoint->worker, serve, checkpoint) < 0) {
         refuse_memory(err);
         goto fail;
     }
@@ -129,24 +134,27 @@ fail:
     return NULL;
 }
 
+static void copies_destroy(struct copies *copies)
+{
+    for (int i = 0; copies && i < CHECKPOINT_COPIES; i++) {
+        free(copies->at[i].bytes);
+    }
+    free(copies);
+}
+
 void checkpoint_close(struct checkpoint *checkpoint)
 {
     if (!checkpoint) {
         return;
     }
     worker_destroy(checkpoint->worker);
-    for (int i = 0; i < CHECKPOINT_COPIES; i++) {
-        free(checkpoint->copies[i].bytes);
-    }
-    for (int i = 0; checkpoint->entries && i < checkpoint->n; i++) {
-        if (checkpoint->entries[i].mark) {
-            munmap((void *)checkpoint->entries[i].mark, sizeof(uint64_t));
-        }
+    for (struct copies *copies = atomic_load(&checkpoint->copies), *next; copies; copies = next) {
+        next = copies->next;
+        copies_destroy(copies);
     }
     if (checkpoint->lock >= 0) {
         close(checkpoint->lock);
     }
-    free(checkpoint->entries);
     free(checkpoint);
 }
 
@@ -163,30 +171,56 @@ static _Atomic uint64_t *map_mark(const char *path)
     return at == MAP_FAILED ? NULL : at;
 }
 
-int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, int stream, const char *name, int rate,
-                   struct ssm_error *err)
+int checkpoint_fit(struct checkpoint *checkpoint, size_t state_size, struct ssm_error *err)
 {
-    struct entry *entry = &checkpoint->entries[stream];
-    char path[PATH_BYTES];
-    snprintf(entry->name, sizeof entry->name, "%s", name);
-    entry->state_size = stream_state_size(engine_stream(engine, stream));
-    entry->period = (uint64_t)rate / 2;
-    size_t size = record_size(0, entry->state_size);
-    for (int i = 0; i < CHECKPOINT_COPIES && size > checkpoint->room; i++) {
-        free(checkpoint->copies[i].bytes);
-        if (!(checkpoint->copies[i].bytes = malloc(size))) {
-            return refuse_memory(err);
-        }
+    struct copies *now = atomic_load(&checkpoint->copies);
+    size_t size = record_size(0, state_size);
+    if (now && now->room >= size) {
+        return 0;
     }
-    checkpoint->room = size > checkpoint->room ? size : checkpoint->room;
-    make_path(checkpoint, entry, "out", path);
-    if (!(entry->mark = map_mark(path))) {
-        return refuse(err, 73, "state_dir: %s can't be made: %s", path, strerror(errno));
+    struct copies *copies = calloc(1, sizeof *copies);
+    bool ok = copies != NULL;
+    for (int i = 0; ok && i < CHECKPOINT_COPIES; i++) {
+        ok = (copies->at[i].bytes = malloc(size)) != NULL;
     }
-    entry->marked = atomic_load(entry->mark);
-    entry->kept = true;
-    stream_mark(engine_stream(engine, stream), entry->mark);
+    if (!ok) {
+        copies_destroy(copies);
+        return refuse_memory(err);
+    }
+    copies->room = size;
+    copies->next = now;
+    atomic_store(&checkpoint->copies, copies);
     return 0;
+}
+
+struct kept *checkpoint_keep(struct checkpoint *checkpoint, struct stream *stream, const char *name, int rate,
+                             struct ssm_error *err)
+{
+    char path[PATH_BYTES];
+    struct kept *kept = checkpoint_fit(checkpoint, stream_state_size(stream), err) == 0 ? calloc(1, sizeof *kept) : NULL;
+    if (!kept) {
+        refuse_memory(err);
+        return NULL;
+    }
+    kept->stream = stream;
+    snprintf(kept->name, sizeof kept->name, "%s", name);
+    kept->period = (uint64_t)rate / 2;
+    make_path(checkpoint, name, "out", path);
+    if (!(kept->mark = map_mark(path))) {
+        refuse(err, 73, "state_dir: %s can't be made: %s", path, strerror(errno));
+        free(kept);
+        return NULL;
+    }
+    kept->marked = atomic_load(kept->mark);
+    return kept;
+}
+
+void checkpoint_release(struct kept *kept)
+{
+    if (kept) {
+        munmap((void *)kept->mark, sizeof(uint64_t));
+        free(kept);
+    }
 }
 
 /* Up to `room` bytes; 0: there is no such file, or it is longer. */
@@ -202,13 +236,14 @@ static size_t read_file(const char *path, uint8_t *bytes, size_t room)
     return n;
 }
 
-bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *record, double *age_s, struct ssm_error *err)
+bool checkpoint_find(struct checkpoint *checkpoint, const struct kept *kept, struct record *record, double *age_s,
+                     struct ssm_error *err)
 {
     char path[PATH_BYTES];
-    const struct entry *entry = &checkpoint->entries[stream];
-    uint8_t *bytes = checkpoint->copies[0].bytes;
-    make_path(checkpoint, entry, "state", path);
-    size_t size = read_file(path, bytes, checkpoint->room);
+    struct copies *copies = atomic_load(&checkpoint->copies);
+    uint8_t *bytes = copies->at[0].bytes;
+    make_path(checkpoint, kept->name, "state", path);
+    size_t size = read_file(path, bytes, copies->room);
     if (size == 0 || record_decode(record, clock_utc_offset(), bytes, size, err) < 0) {
         return false;
     }
@@ -217,19 +252,39 @@ bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *r
         refuse(err, 65, "a state that is %.0f s old", *age_s);
         return false;
     }
-    record->out = entry->marked > record->out ? entry->marked : record->out;
+    record->out = kept->marked > record->out ? kept->marked : record->out;
     return true;
 }
 
-void checkpoint_forget(struct checkpoint *checkpoint, int stream)
+void checkpoint_forget(const struct checkpoint *checkpoint, const struct kept *kept)
 {
     char path[PATH_BYTES];
-    make_path(checkpoint, &checkpoint->entries[stream], "state", path);
+    make_path(checkpoint, kept->name, "state", path);
     unlink(path);
-    atomic_store(checkpoint->entries[stream].mark, 0);
+    atomic_store(kept->mark, 0);
 }
 
 /* ---- Running. ---- */
+
+void checkpoint_join(struct checkpoint *checkpoint, struct kept *kept)
+{
+    struct kept *next = checkpoint->next ? checkpoint->next : kept;
+    kept->next = next;
+    kept->before = next == kept ? kept : next->before;
+    kept->before->next = next->before = kept;
+    checkpoint->next = next;
+    checkpoint->n++;
+    stream_mark(kept->stream, kept->mark);
+}
+
+void checkpoint_part(struct checkpoint *checkpoint, struct kept *kept)
+{
+    stream_mark(kept->stream, NULL);
+    kept->before->next = kept->next;
+    kept->next->before = kept->before;
+    checkpoint->next = kept->next == kept ? NULL : kept->next;
+    checkpoint->n--;
+}
 
 int checkpoint_start(struct checkpoint *checkpoint, struct ssm_error *err)
 {
@@ -241,45 +296,44 @@ void checkpoint_stop(struct checkpoint *checkpoint)
     worker_stop(checkpoint->worker);
 }
 
-static struct copy *free_copy(struct checkpoint *checkpoint)
+static struct copy *free_copy(struct copies *copies)
 {
     for (int i = 0; i < CHECKPOINT_COPIES; i++) {
-        if (!atomic_load_explicit(&checkpoint->copies[i].full, memory_order_acquire)) {
-            return &checkpoint->copies[i];
+        if (!atomic_load_explicit(&copies->at[i].full, memory_order_acquire)) {
+            return &copies->at[i];
         }
     }
     return NULL;
 }
 
 /* Copy a stream's state; false: there is no room for it now. */
-static bool take(struct checkpoint *checkpoint, struct engine_thread *engine, int stream)
+static bool take(struct copies *copies, const struct kept *kept)
 {
-    struct copy *copy = free_copy(checkpoint);
+    struct copy *copy = free_copy(copies);
     if (!copy) {
         return false;
     }
-    struct entry *entry = &checkpoint->entries[stream];
-    copy->stream = stream;
-    if (stream_copy(engine_stream(engine, stream), &copy->record, copy->bytes + RECORD_HEADER, entry->state_size) == SSM_OK) {
+    memcpy(copy->name, kept->name, sizeof copy->name);
+    if (stream_copy(kept->stream, &copy->record, copy->bytes + RECORD_HEADER, copies->room - RECORD_HEADER) == SSM_OK) {
         atomic_store_explicit(&copy->full, true, memory_order_release);
     }
     return true;
 }
 
-void checkpoint_turn(struct checkpoint *checkpoint, struct engine_thread *engine)
+void checkpoint_turn(struct checkpoint *checkpoint)
 {
     bool taken = false;
     for (int looks = 0; checkpoint && looks < TURN_LOOKS && looks < checkpoint->n; looks++) {
-        struct entry *entry = &checkpoint->entries[checkpoint->next];
-        uint64_t samples = stream_samples(engine_stream(engine, checkpoint->next));
-        if (entry->kept && samples > 0 && samples >= entry->due && !stream_ended(engine_stream(engine, checkpoint->next))) {
-            if (!take(checkpoint, engine, checkpoint->next)) {
+        struct kept *kept = checkpoint->next;
+        uint64_t samples = stream_samples(kept->stream);
+        if (samples > 0 && samples >= kept->due && !stream_ended(kept->stream)) {
+            if (!take(atomic_load(&checkpoint->copies), kept)) {
                 break;
             }
-            entry->due = samples + entry->period;
+            kept->due = samples + kept->period;
             taken = true;
         }
-        checkpoint->next = checkpoint->next + 1 < checkpoint->n ? checkpoint->next + 1 : 0;
+        checkpoint->next = kept->next;
     }
     if (taken) {
         worker_wake(checkpoint->worker);

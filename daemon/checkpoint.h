@@ -13,31 +13,42 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "daemon/engine_thread.h"
+#include "daemon/record.h"
+#include "daemon/stream.h"
 #include "model/ssm.h"
 
 enum { CHECKPOINT_COPIES = 8, CHECKPOINT_AGE_S = 3600 }; /* older ones are not gone on from */
 
 struct checkpoint;
+struct kept; /* a stream whose state is kept */
 
 /* Make the folder if it isn't there. NULL with *err: 73, it can't be made or written to, or another daemon has it. */
-struct checkpoint *checkpoint_open(const char *folder, int streams, struct ssm_error *err);
+struct checkpoint *checkpoint_open(const char *folder, struct ssm_error *err);
 void checkpoint_close(struct checkpoint *checkpoint); /* after the engine's thread has stopped; NULL is fine */
 
-/* Before start: have a stream kept. -1 with *err. */
-int checkpoint_add(struct checkpoint *checkpoint, struct engine_thread *engine, int stream, const char *name, int rate,
-                   struct ssm_error *err);
+/* Any thread but the engine's, one at a time: make room for a stream, which is borrowed, of a source of `rate` Hz. NULL with
+ * *err. */
+struct kept *checkpoint_keep(struct checkpoint *checkpoint, struct stream *stream, const char *name, int rate,
+                             struct ssm_error *err);
+void checkpoint_release(struct kept *kept); /* once it has parted, or the engine's thread has stopped; NULL is fine */
+
+/* The same threads: room for states of that many bytes, for a kept stream that changes its model. -1: no memory. */
+int checkpoint_fit(struct checkpoint *checkpoint, size_t state_size, struct ssm_error *err);
 
 /* Before start: a state to go on from. record is borrowed until the next call; *age_s is since its sample `position` was
  * captured. False: there is none, and *err says why if there was something. */
-bool checkpoint_find(struct checkpoint *checkpoint, int stream, struct record *record, double *age_s, struct ssm_error *err);
+bool checkpoint_find(struct checkpoint *checkpoint, const struct kept *kept, struct record *record, double *age_s,
+                     struct ssm_error *err);
 
-/* Before start: the stream begins anew, whatever was found. */
-void checkpoint_forget(struct checkpoint *checkpoint, int stream);
+/* While it isn't kept: the stream begins anew, whatever was found. */
+void checkpoint_forget(const struct checkpoint *checkpoint, const struct kept *kept);
+
+/* Before start, or in a call of the engine's thread: it is kept from now on; no more. */
+void checkpoint_join(struct checkpoint *checkpoint, struct kept *kept);
+void checkpoint_part(struct checkpoint *checkpoint, struct kept *kept);
 
 int checkpoint_start(struct checkpoint *checkpoint, struct ssm_error *err);
-/* Engine's thread, after each turn: copy what is due, as far as there is room. NULL is fine. */
-void checkpoint_turn(struct checkpoint *checkpoint, struct engine_thread *engine);
+void checkpoint_turn(struct checkpoint *checkpoint); /* engine's thread, after each turn: copy what is due, where there is room. NULL is fine */
 void checkpoint_stop(struct checkpoint *checkpoint); /* after the engine's thread has stopped: write what was copied */
 
 #endif

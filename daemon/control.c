@@ -31,7 +31,8 @@ struct request {
     const void *blob;
     size_t blob_size;
     char code[16], path[64], msg[ERROR_BYTES]; /* code "": nothing is wrong */
-    int stream;        /* of args.stream                                   */
+    const struct pipeline *pipeline; /* of args.stream */
+    struct stream *stream;           /* the same       */
 };
 
 struct control {
@@ -40,7 +41,7 @@ struct control {
     struct request request;
     const struct operation *pending; /* its call is with the engine's thread */
     struct engine_call call;
-    int stream, status;              /* the call's: what for, and what came of it */
+    int status;                      /* what came of the call                     */
     struct leaving leave;            /* a stream on its way out                   */
     uint8_t *blob;                   /* the same as bytes, aligned: also of one on its way in */
     size_t blob_room, blob_size;     /* blob_size: of the answer's second frame   */
@@ -155,7 +156,6 @@ static void run_drain(struct control *control)
 
 static void post(struct control *control, void (*run)(struct engine_thread *thread, struct engine_call *call))
 {
-    control->stream = control->request.stream;
     control->call.run = run;
     engine_post(control->daemon->engine, &control->call);
 }
@@ -167,8 +167,9 @@ static struct control *caller(struct engine_call *call)
 
 static void reset_stream(struct engine_thread *thread, struct engine_call *call)
 {
+    (void)thread;
     struct control *control = caller(call);
-    control->status = stream_reset(engine_stream(thread, control->stream));
+    control->status = stream_reset(control->request.stream);
 }
 
 static void run_reset(struct control *control)
@@ -183,12 +184,12 @@ static void finish_reset(struct control *control)
         return;
     }
     wire_put_map(&control->bytes, 1);
-    put_count(&control->bytes, "samples", stream_samples(engine_stream(control->daemon->engine, control->stream)));
+    put_count(&control->bytes, "samples", stream_samples(control->request.stream));
 }
 
 static void switch_bypass(struct control *control, bool on)
 {
-    if (!stream_bypass(engine_stream(control->daemon->engine, control->request.stream), on)) {
+    if (!stream_bypass(control->request.stream, on)) {
         wrong(control, "refused", "op", "the stream's model gives tags; there is no sound to bypass");
         return;
     }
@@ -207,15 +208,6 @@ static void run_unbypass(struct control *control)
     switch_bypass(control, false);
 }
 
-static const struct pipeline *pipeline_of(const struct control *control, int stream)
-{
-    const struct pipeline *pipeline = control->daemon->pipelines;
-    while (stream >= pipeline->first + pipeline->n_channels) {
-        pipeline++;
-    }
-    return pipeline;
-}
-
 static void put_moved(struct control *control, const struct record *record)
 {
     wire_put_map(&control->bytes, 2);
@@ -226,16 +218,16 @@ static void put_moved(struct control *control, const struct record *record)
 static void run_export(struct control *control)
 {
     const struct daemon *daemon = control->daemon;
-    int stream = control->stream = control->request.stream;
-    const struct pipeline *pipeline = pipeline_of(control, stream);
-    if (stream_ended(engine_stream(daemon->engine, stream)) || daemon->draining) {
+    const struct pipeline *pipeline = control->request.pipeline;
+    struct stream *stream = control->request.stream;
+    if (stream_ended(stream) || daemon->draining) {
         wrong(control, "refused", "args.stream", "the stream has ended");
     } else if (pipeline->n_channels > 1 || pipeline->source->sensor) {
         wrong(control, "refused", "args.stream", "only a stream of sound that has its source for itself can move");
     } else {
         control->leave.record.state_size = 0;
-        control->leave.state_size = stream_state_size(engine_stream(daemon->engine, stream));
-        if (pipeline->config->strength < 100 || !stream_leave(engine_stream(daemon->engine, stream), &control->leave)) {
+        control->leave.state_size = stream_state_size(stream);
+        if (pipeline->config->strength < 100 || !stream_leave(stream, &control->leave)) {
             wrong(control, "refused", "args.stream",
                   "a stream in bypass or with strength keeps input beside the model: it can't move");
             return;
@@ -246,7 +238,7 @@ static void run_export(struct control *control)
 
 static bool has_left(const struct control *control)
 {
-    return stream_ended(engine_stream(control->daemon->engine, control->stream));
+    return stream_ended(control->request.stream);
 }
 
 static void finish_export(struct control *control)
@@ -263,14 +255,15 @@ static void finish_export(struct control *control)
 
 static void enter(struct engine_thread *thread, struct engine_call *call)
 {
+    (void)thread;
     struct control *control = caller(call);
-    control->status = stream_enter(engine_stream(thread, control->stream), &control->record, &control->err);
+    control->status = stream_enter(control->request.stream, &control->record, &control->err);
 }
 
 static void run_import(struct control *control)
 {
     const struct request *request = &control->request;
-    const struct pipeline *pipeline = pipeline_of(control, request->stream);
+    const struct pipeline *pipeline = request->pipeline;
     if (pipeline->config->source.type != SOURCE_PCM || pipeline->n_channels > 1) {
         wrong(control, "refused", "args.stream", "a stream can only come in where the source is one channel of pcm");
     } else if (request->blob_size == 0 || request->blob_size > control->blob_room) {
@@ -418,7 +411,8 @@ static bool find_stream(struct control *control)
             char channel[16];
             snprintf(channel, sizeof channel, "/%d", pipeline->source->channels[k]);
             if (strcmp(name + n, channel) == 0 || (name[n] == '\0' && pipeline->n_channels == 1)) {
-                control->request.stream = pipeline->first + k;
+                control->request.pipeline = pipeline;
+                control->request.stream = pipeline->streams[k];
                 return true;
             }
         }
@@ -583,7 +577,7 @@ static void send_answer(struct control *control, const void *answer, size_t size
 static bool finish_pending(struct control *control)
 {
     const struct operation *operation = control->pending;
-    if (operation && !(operation->done ? operation->done(control) : engine_answered(control->daemon->engine))) {
+    if (operation && !(operation->done ? operation->done(control) : engine_answered(&control->call))) {
         return false;
     }
     if (operation) {

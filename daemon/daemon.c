@@ -51,7 +51,6 @@ static int open_sources(struct daemon *daemon, struct ssm_error *err)
         if (!pipeline->source) {
             return -1;
         }
-        pipeline->first = daemon->n_streams;
         pipeline->n_channels = pipeline->source->n_channels;
         daemon->n_streams += pipeline->n_channels;
         daemon->n_pipelines++;
@@ -90,6 +89,9 @@ static int open_models(struct daemon *daemon, struct ssm_error *err)
         model->engine = ssm_open(model->name, &options, err);
         if (!model->engine) {
             return -1;
+        }
+        if (!(model->batch = engine_batch_create(model->engine))) {
+            return refuse_memory(err);
         }
         const struct ssm_info *info = ssm_describe(model->engine);
         if (strcmp(info->task, "tag") == 0 && !(model->labels = labels_create(model->engine))) {
@@ -208,7 +210,8 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
         setup.feed = source->feeds[i];
         setup.rows = source->rows;
         setup.rate = source->rate;
-        if (engine_thread_add(daemon->engine, &setup, err) < 0) {
+        pipeline->streams[i] = stream_create(&setup, err);
+        if (!pipeline->streams[i] || engine_join(daemon->engine, pipeline->model->batch, pipeline->streams[i], err) < 0) {
             return -1;
         }
     }
@@ -217,7 +220,7 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
 
 static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
 {
-    daemon->engine = engine_thread_create(daemon->n_streams, daemon->config->deadline_s);
+    daemon->engine = engine_thread_create(daemon->config->deadline_s);
     if (!daemon->engine) {
         return refuse_memory(err);
     }
@@ -226,10 +229,13 @@ static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
         size_t channels = (size_t)pipeline->n_channels;
         pipeline->counters = calloc(channels, sizeof *pipeline->counters);
         pipeline->feeds = calloc(channels, sizeof(struct feed *));
-        if (!pipeline->counters || !pipeline->feeds) {
+        pipeline->streams = calloc(channels, sizeof(struct stream *));
+        pipeline->kept = calloc(channels, sizeof(struct kept *));
+        if (!pipeline->counters || !pipeline->feeds || !pipeline->streams || !pipeline->kept) {
             return refuse_memory(err);
         }
-        if (fit_pipeline(pipeline->config, pipeline->model->engine, err) < 0 || open_sinks(daemon, pipeline, err) < 0 || open_streams(daemon, pipeline, err) < 0) {
+        if (fit_pipeline(pipeline->config, pipeline->model->engine, err) < 0 || open_sinks(daemon, pipeline, err) < 0 ||
+            open_streams(daemon, pipeline, err) < 0) {
             return -1;
         }
     }
@@ -251,19 +257,18 @@ static void resume(struct daemon *daemon, struct pipeline *pipeline)
         struct ssm_error err = {0};
         struct record record;
         double age_s;
-        int stream = pipeline->first + i;
-        bool found = checkpoint_find(daemon->checkpoint, stream, &record, &age_s, &err);
+        bool found = checkpoint_find(daemon->checkpoint, pipeline->kept[i], &record, &age_s, &err);
         if (found && source->ops->seek) { /* the channels of a file are where its first one is */
             at = i == 0 ? sample_now(source, ssm_describe(pipeline->model->engine)->rate, &record, age_s) : at;
             at = i > 0 || source->ops->seek(source, at) ? at : 0;
             found = at > 0;
         }
-        if (found && stream_resume(engine_stream(daemon->engine, stream), &record, at, &err) == 0) {
+        if (found && stream_resume(pipeline->streams[i], &record, at, &err) == 0) {
             log_line(LOG_INFO, "pipeline %s: channel %d goes on from a state of %.3f s ago", pipeline->config->name,
                      source->channels[i], age_s);
             continue;
         }
-        checkpoint_forget(daemon->checkpoint, stream);
+        checkpoint_forget(daemon->checkpoint, pipeline->kept[i]);
         if (err.code != 0) {
             log_line(LOG_WARNING, "pipeline %s: channel %d begins anew: %s", pipeline->config->name, source->channels[i], err.text);
         }
@@ -275,11 +280,15 @@ static int keep_pipeline(struct daemon *daemon, struct pipeline *pipeline, struc
     for (int i = 0; i < pipeline->n_channels; i++) {
         char name[96];
         snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);
-        if (checkpoint_add(daemon->checkpoint, daemon->engine, pipeline->first + i, name, pipeline->source->rate, err) < 0) {
+        pipeline->kept[i] = checkpoint_keep(daemon->checkpoint, pipeline->streams[i], name, pipeline->source->rate, err);
+        if (!pipeline->kept[i]) {
             return -1;
         }
     }
     resume(daemon, pipeline);
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        checkpoint_join(daemon->checkpoint, pipeline->kept[i]);
+    }
     return 0;
 }
 
@@ -288,10 +297,10 @@ static int open_checkpoint(struct daemon *daemon, struct ssm_error *err)
     if (daemon->config->state_dir[0] == '\0') {
         return 0;
     }
-    daemon->checkpoint = checkpoint_open(daemon->config->state_dir, daemon->n_streams, err);
+    daemon->checkpoint = checkpoint_open(daemon->config->state_dir, err);
     for (int i = 0; daemon->checkpoint && i < daemon->n_pipelines; i++) {
         struct pipeline *pipeline = &daemon->pipelines[i];
-        if (stream_keeps(engine_stream(daemon->engine, pipeline->first)) && keep_pipeline(daemon, pipeline, err) < 0) {
+        if (stream_keeps(pipeline->streams[0]) && keep_pipeline(daemon, pipeline, err) < 0) {
             return -1;
         }
     }
@@ -371,8 +380,10 @@ static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
 static uint64_t hops_out(const struct daemon *daemon)
 {
     uint64_t n = 0;
-    for (int i = 0; i < daemon->n_streams; i++) {
-        n += stream_hops(engine_stream(daemon->engine, i));
+    for (int i = 0; i < daemon->n_pipelines; i++) {
+        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
+            n += stream_hops(daemon->pipelines[i].streams[k]);
+        }
     }
     return n;
 }
@@ -399,24 +410,24 @@ static void put_counters(struct wire_bytes *bytes, const struct counters *counte
     }
 }
 
-static void put_stream(struct wire_bytes *bytes, const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline, int channel)
 {
-    int stream = pipeline->first + channel;
+    const struct stream *stream = pipeline->streams[channel];
     wire_put_map(bytes, 9);
     wire_put_pair(bytes, "pipeline", pipeline->config->name);
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
     wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
     wire_put_text(bytes, "ended");
-    wire_put_bool(bytes, stream_ended(engine_stream(daemon->engine, stream)));
+    wire_put_bool(bytes, stream_ended(stream));
     wire_put_text(bytes, "hops");
-    wire_put_uint(bytes, stream_hops(engine_stream(daemon->engine, stream)));
+    wire_put_uint(bytes, stream_hops(stream));
     wire_put_text(bytes, "samples");
-    wire_put_uint(bytes, stream_samples(engine_stream(daemon->engine, stream)));
+    wire_put_uint(bytes, stream_samples(stream));
     wire_put_text(bytes, "late");
-    wire_put_uint(bytes, stream_late(engine_stream(daemon->engine, stream)));
+    wire_put_uint(bytes, stream_late(stream));
     wire_put_text(bytes, "delay_ms");
-    wire_put_number(bytes, (double)stream_delay(engine_stream(daemon->engine, stream)) / 1e6);
+    wire_put_number(bytes, (double)stream_delay(stream) / 1e6);
     wire_put_text(bytes, "lost");
     put_counters(bytes, &pipeline->counters[channel]);
 }
@@ -462,7 +473,7 @@ void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes)
     wire_put_array(bytes, (size_t)daemon->n_streams);
     for (int i = 0; i < daemon->n_pipelines; i++) {
         for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            put_stream(bytes, daemon, &daemon->pipelines[i], k);
+            put_stream(bytes, &daemon->pipelines[i], k);
         }
     }
 }
@@ -605,7 +616,7 @@ static void on_stop_signal(void *arg)
 static void on_delivered(void *arg)
 {
     struct daemon *daemon = arg;
-    checkpoint_turn(daemon->checkpoint, daemon->engine);
+    checkpoint_turn(daemon->checkpoint);
     loop_wake(daemon->loop);
     if (daemon->patient) { /* somebody may be waiting for room, or for something to write */
         worker_wake(daemon->reader);
@@ -707,7 +718,7 @@ static void say_goodbye(struct daemon *daemon)
     for (int i = 0; i < daemon->n_pipelines; i++) {
         const struct ssm_info *model = ssm_describe(daemon->pipelines[i].model->engine);
         for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            double samples = (double)stream_samples(engine_stream(daemon->engine, daemon->pipelines[i].first + k));
+            double samples = (double)stream_samples(daemon->pipelines[i].streams[k]);
             in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
         }
     }
@@ -788,11 +799,20 @@ void daemon_close(struct daemon *daemon)
         for (int k = 0; pipeline->feeds && k < pipeline->n_channels; k++) {
             feed_destroy(pipeline->feeds[k]);
         }
+        for (int k = 0; pipeline->streams && k < pipeline->n_channels; k++) {
+            stream_destroy(pipeline->streams[k]);
+        }
+        for (int k = 0; pipeline->kept && k < pipeline->n_channels; k++) {
+            checkpoint_release(pipeline->kept[k]);
+        }
         rows_destroy(pipeline->rows);
+        free(pipeline->streams);
+        free(pipeline->kept);
         free(pipeline->feeds);
         free(pipeline->counters);
     }
     for (int i = 0; i < daemon->n_models; i++) {
+        engine_batch_destroy(daemon->models[i].batch);
         ssm_close(daemon->models[i].engine);
         free(daemon->models[i].labels);
     }

@@ -8,8 +8,8 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* The streams of one engine. */
-struct batch {
+struct engine_batch {
+    struct engine_batch *next;        /* of those with streams       */
     struct ssm_engine *engine;
     struct stream **streams, **taken; /* (n), (n) those in this step */
     struct ssm_hop *hops;             /* (n)                         */
@@ -20,9 +20,7 @@ struct batch {
 struct engine_thread {
     struct waker waker;
     int64_t deadline;
-    struct batch *batches;
-    struct stream **streams; /* (n_streams) */
-    int n_batches, n_streams, room;
+    struct engine_batch *batches, **last;
     atomic_int running;
     _Atomic uint64_t n_steps, n_turns;
     struct histogram step_times, delays;
@@ -39,20 +37,16 @@ struct engine_thread {
 
 /* ---- Set-up. ---- */
 
-struct engine_thread *engine_thread_create(int streams, double deadline_s)
+struct engine_thread *engine_thread_create(double deadline_s)
 {
     struct engine_thread *thread = calloc(1, sizeof *thread);
     if (!thread) {
         return NULL;
     }
-    size_t n = (size_t)(streams > 0 ? streams : 1);
-    thread->waker.fd = -1;
-    thread->room = streams;
     thread->deadline = (int64_t)(deadline_s * 1e9);
-    thread->streams = calloc(n, sizeof *thread->streams);
-    thread->batches = calloc(n, sizeof *thread->batches);
-    if (!thread->streams || !thread->batches || waker_init(&thread->waker) < 0) {
-        engine_thread_destroy(thread);
+    thread->last = &thread->batches;
+    if (waker_init(&thread->waker) < 0) {
+        free(thread);
         return NULL;
     }
     return thread;
@@ -60,62 +54,85 @@ struct engine_thread *engine_thread_create(int streams, double deadline_s)
 
 void engine_thread_destroy(struct engine_thread *thread)
 {
-    if (!thread) {
-        return;
+    if (thread) {
+        engine_thread_stop(thread);
+        waker_finish(&thread->waker);
+        free(thread);
     }
-    engine_thread_stop(thread);
-    for (int i = 0; i < thread->n_batches; i++) {
-        struct batch *batch = &thread->batches[i];
+}
+
+struct engine_batch *engine_batch_create(struct ssm_engine *engine)
+{
+    struct engine_batch *batch = malloc(sizeof *batch);
+    size_t room = (size_t)ssm_describe(engine)->streams;
+    if (batch) {
+        *batch = (struct engine_batch){.engine = engine,
+                                       .streams = calloc(room, sizeof *batch->streams),
+                                       .taken = calloc(room, sizeof *batch->taken),
+                                       .hops = calloc(room, sizeof *batch->hops)};
+    }
+    if (batch && !(batch->streams && batch->taken && batch->hops)) {
+        engine_batch_destroy(batch);
+        return NULL;
+    }
+    return batch;
+}
+
+void engine_batch_destroy(struct engine_batch *batch)
+{
+    if (batch) {
         free(batch->streams);
         free(batch->taken);
         free(batch->hops);
+        free(batch);
     }
-    for (int i = 0; i < thread->n_streams; i++) {
-        stream_destroy(thread->streams[i]);
-    }
-    waker_finish(&thread->waker);
-    free(thread->streams);
-    free(thread->batches);
-    free(thread);
 }
 
-static struct batch *find_batch(struct engine_thread *thread, struct ssm_engine *engine)
+static void link_batch(struct engine_thread *thread, struct engine_batch *batch)
 {
-    for (int i = 0; i < thread->n_batches; i++) {
-        if (thread->batches[i].engine == engine) {
-            return &thread->batches[i];
-        }
-    }
-    struct batch *batch = &thread->batches[thread->n_batches];
-    size_t room = (size_t)thread->room;
-    *batch = (struct batch){.engine = engine,
-                            .streams = calloc(room, sizeof *batch->streams),
-                            .taken = calloc(room, sizeof *batch->taken),
-                            .hops = calloc(room, sizeof *batch->hops)};
-    thread->n_batches++;
-    return batch->streams && batch->taken && batch->hops ? batch : NULL;
+    batch->next = NULL;
+    *thread->last = batch;
+    thread->last = &batch->next;
 }
 
-int engine_thread_add(struct engine_thread *thread, const struct stream_setup *setup, struct ssm_error *err)
+static void unlink_batch(struct engine_thread *thread, const struct engine_batch *batch)
 {
-    if (thread->n_streams == thread->room) {
-        return refuse(err, 70, "more streams than the engine thread was made for");
+    struct engine_batch **link = &thread->batches;
+    while (*link != batch) {
+        link = &(*link)->next;
     }
-    struct batch *batch = find_batch(thread, setup->engine);
-    if (!batch) {
-        return refuse(err, 71, "out of memory for a batch");
-    }
-    struct stream *stream = stream_create(setup, err);
-    if (!stream) {
+    *link = batch->next;
+    thread->last = batch->next ? thread->last : link;
+}
+
+int engine_join(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream, struct ssm_error *err)
+{
+    if (stream_open(stream, err) < 0) {
         return -1;
     }
+    if (batch->n == 0) {
+        link_batch(thread, batch);
+    }
     batch->streams[batch->n++] = stream;
-    atomic_fetch_add(&thread->running, 1);
-    thread->streams[thread->n_streams] = stream;
-    return thread->n_streams++;
+    atomic_fetch_add(&thread->running, !stream_ended(stream));
+    return 0;
 }
 
-static int gather(struct batch *batch)
+void engine_part(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream)
+{
+    int i = batch->n - 1;
+    while (batch->streams[i] != stream) {
+        i--;
+    }
+    batch->streams[i] = batch->streams[--batch->n];
+    if (batch->n == 0) {
+        unlink_batch(thread, batch);
+    }
+    atomic_fetch_sub(&thread->running, !stream_ended(stream));
+    stream_close(stream);
+}
+
+static int gather(struct engine_batch *batch)
 {
     int n = 0;
     for (int i = 0; i < batch->n; i++) {
@@ -130,15 +147,17 @@ static int gather(struct batch *batch)
 static size_t retire(struct engine_thread *thread)
 {
     int n = 0;
-    for (int i = 0; i < thread->n_streams; i++) {
-        n += stream_retire(thread->streams[i]);
+    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
+        for (int i = 0; i < batch->n; i++) {
+            n += stream_retire(batch->streams[i]);
+        }
     }
     atomic_fetch_sub(&thread->running, n);
     return (size_t)n;
 }
 
 /* Keep what a device that failed said, for who may print it, and where its streams are now. */
-static void note_health(struct engine_thread *thread, struct batch *batch)
+static void note_health(struct engine_thread *thread, struct engine_batch *batch)
 {
     const struct ssm_health *health = ssm_health(batch->engine);
     int n = atomic_load_explicit(&thread->n_faults, memory_order_relaxed);
@@ -155,8 +174,7 @@ static void note_health(struct engine_thread *thread, struct batch *batch)
 size_t engine_turn(struct engine_thread *thread)
 {
     size_t hops = 0;
-    for (int b = 0; b < thread->n_batches; b++) {
-        struct batch *batch = &thread->batches[b];
+    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
         int n = gather(batch);
         if (n == 0) {
             continue;
@@ -182,10 +200,12 @@ size_t engine_turn(struct engine_thread *thread)
 static bool some_are_late(struct engine_thread *thread)
 {
     bool ready = false, late = false;
-    for (int i = 0; i < thread->n_streams; i++) {
-        bool has = stream_has_hop(thread->streams[i]);
-        ready = ready || has;
-        late = late || (!has && stream_is_fed(thread->streams[i]));
+    for (const struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
+        for (int i = 0; i < batch->n; i++) {
+            bool has = stream_has_hop(batch->streams[i]);
+            ready = ready || has;
+            late = late || (!has && stream_is_fed(batch->streams[i]));
+        }
     }
     return ready && late;
 }
@@ -202,12 +222,13 @@ static void wait_for_more(struct engine_thread *thread)
 /* Run what was posted, if anything was. */
 static bool answer(struct engine_thread *thread)
 {
-    struct engine_call *call = atomic_load_explicit(&thread->posted, memory_order_acquire);
-    if (call) {
+    struct engine_call *calls = atomic_exchange_explicit(&thread->posted, NULL, memory_order_acquire);
+    for (struct engine_call *call = calls, *next; call; call = next) {
+        next = call->next; /* once it is answered, it is gone */
         call->run(thread, call);
-        atomic_store_explicit(&thread->posted, NULL, memory_order_release);
+        atomic_store_explicit(&call->answered, true, memory_order_release);
     }
-    return call != NULL;
+    return calls != NULL;
 }
 
 static void *run(void *arg)
@@ -252,18 +273,17 @@ void engine_thread_stop(struct engine_thread *thread)
 
 void engine_post(struct engine_thread *thread, struct engine_call *call)
 {
-    atomic_store_explicit(&thread->posted, call, memory_order_release);
+    atomic_store_explicit(&call->answered, false, memory_order_relaxed);
+    call->next = atomic_load_explicit(&thread->posted, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&thread->posted, &call->next, call, memory_order_release,
+                                                  memory_order_relaxed)) {
+    }
     waker_wake(&thread->waker);
 }
 
-bool engine_answered(const struct engine_thread *thread)
+bool engine_answered(const struct engine_call *call)
 {
-    return atomic_load_explicit(&thread->posted, memory_order_acquire) == NULL;
-}
-
-struct stream *engine_stream(const struct engine_thread *thread, int stream)
-{
-    return thread->streams[stream];
+    return atomic_load_explicit(&call->answered, memory_order_acquire);
 }
 
 int engine_running(const struct engine_thread *thread)

@@ -19,17 +19,22 @@
 enum { ENGINE_FAULTS = 16 }; /* as many are kept */
 
 struct engine_thread;
+struct engine_batch; /* the streams of one engine, which step together */
 
-/* Room for `streams` streams. A batch waits up to deadline_s for more streams to have a hop. NULL when memory runs out. */
-struct engine_thread *engine_thread_create(int streams, double deadline_s);
-/* Stops. The engines, feeds and sinks stay the caller's. NULL is fine. */
+/* A batch waits up to deadline_s for more streams to have a hop. NULL when memory runs out. */
+struct engine_thread *engine_thread_create(double deadline_s);
+/* Stops. Streams, batches, engines, feeds and sinks stay the caller's. NULL is fine. */
 void engine_thread_destroy(struct engine_thread *thread);
 
-/* One stream. Before start. Gives the stream's index, or -1 with *err. */
-int engine_thread_add(struct engine_thread *thread, const struct stream_setup *setup, struct ssm_error *err);
+/* Any thread: room for as many streams as the engine has slots. NULL when memory runs out. */
+struct engine_batch *engine_batch_create(struct ssm_engine *engine);
+void engine_batch_destroy(struct engine_batch *batch); /* once every stream parted, or the thread stopped; NULL is fine */
 
-/* Borrowed. What may be asked of it where, daemon/stream.h says. */
-struct stream *engine_stream(const struct engine_thread *thread, int stream);
+/* Before start, or in a call: a stream of the batch's engine takes a slot of it and turns with the others from now on. -1 with
+ * *err: no slot is free. */
+int engine_join(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream, struct ssm_error *err);
+/* The same threads: it turns no more and gives its slot back; its sinks are told nothing. */
+void engine_part(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream);
 
 /* Advance every stream that has a hop by one step, and end those whose last hop went out. Gives the hops stepped plus the
  * streams ended; 0: nothing was ready. */
@@ -47,11 +52,13 @@ void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiti
  * answered. */
 struct engine_call {
     void (*run)(struct engine_thread *thread, struct engine_call *call);
+    struct engine_call *next;
+    atomic_bool answered;
 };
 
-/* Loop thread, after start: post a call, once the one before is answered. `delivered` follows it. */
+/* After start, another thread: post a call; those posted run in no particular order. `delivered` follows. */
 void engine_post(struct engine_thread *thread, struct engine_call *call);
-bool engine_answered(const struct engine_thread *thread);
+bool engine_answered(const struct engine_call *call); /* any thread */
 
 /* What wakes the thread: given to sources, and to sinks that made room. */
 struct waker *engine_thread_waker(struct engine_thread *thread);

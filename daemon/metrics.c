@@ -183,7 +183,7 @@ static void put_sources(FILE *file, const struct daemon *daemon)
         const struct pipeline *pipeline = &daemon->pipelines[i];
         int state = 1;
         for (int k = 0; k < pipeline->n_channels; k++) {
-            state = stream_ended(engine_stream(daemon->engine, pipeline->first + k)) ? state : 0;
+            state = stream_ended(pipeline->streams[k]) ? state : 0;
         }
         state = atomic_load(&pipeline->source->code) != 0 ? 2 : state;
         for (int k = 0; k < 3; k++) {
@@ -195,34 +195,33 @@ static void put_sources(FILE *file, const struct daemon *daemon)
 }
 
 /* Numbers a stream has, each a family. */
-static double hops_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static double hops_of(const struct pipeline *pipeline, int channel)
 {
-    return (double)stream_hops(engine_stream(daemon->engine, pipeline->first + channel));
+    return (double)stream_hops(pipeline->streams[channel]);
 }
-static double samples_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static double samples_of(const struct pipeline *pipeline, int channel)
 {
-    return (double)stream_samples(engine_stream(daemon->engine, pipeline->first + channel));
+    return (double)stream_samples(pipeline->streams[channel]);
 }
-static double fill_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static double fill_of(const struct pipeline *pipeline, int channel)
 {
-    (void)daemon;
     return pipeline->feeds[channel] ? feed_share(pipeline->feeds[channel]) : 0;
 }
 
-static double late_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static double late_of(const struct pipeline *pipeline, int channel)
 {
-    return (double)stream_late(engine_stream(daemon->engine, pipeline->first + channel));
+    return (double)stream_late(pipeline->streams[channel]);
 }
-static double delay_of(const struct daemon *daemon, const struct pipeline *pipeline, int channel)
+static double delay_of(const struct pipeline *pipeline, int channel)
 {
-    return (double)stream_delay(engine_stream(daemon->engine, pipeline->first + channel)) / 1e9;
+    return (double)stream_delay(pipeline->streams[channel]) / 1e9;
 }
 
 static void put_streams(FILE *file, const struct daemon *daemon)
 {
     static const struct {
         const char *name, *type, *help;
-        double (*value)(const struct daemon *daemon, const struct pipeline *pipeline, int channel);
+        double (*value)(const struct pipeline *pipeline, int channel);
     } families[] = {{"stream_hops_total", "counter", "hops that came out of the model", hops_of},
                     {"source_samples_total", "counter", "samples taken in, at the source's rate", samples_of},
                     {"stream_deadline_misses_total", "counter", "hops that were out after their deadline", late_of},
@@ -236,7 +235,7 @@ static void put_streams(FILE *file, const struct daemon *daemon)
                 char channel[16];
                 snprintf(channel, sizeof channel, "%d", pipeline->source->channels[k]);
                 const struct label labels[] = {{"pipeline", pipeline->config->name}, {"channel", channel}, {0}};
-                put(file, families[f].name, labels, families[f].value(daemon, pipeline, k));
+                put(file, families[f].name, labels, families[f].value(pipeline, k));
             }
         }
     }

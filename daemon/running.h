@@ -15,9 +15,11 @@
 
 struct checkpoint;
 struct control;
+struct engine_batch;
 struct engine_thread;
 struct feed;
 struct http;
+struct kept;
 struct labels;
 struct loop;
 struct publisher;
@@ -25,6 +27,7 @@ struct rows;
 struct sink;
 struct source;
 struct ssm_engine;
+struct stream;
 struct topic;
 struct worker;
 
@@ -32,6 +35,7 @@ struct worker;
 struct model {
     const char *name; /* as the configuration says it */
     struct ssm_engine *engine;
+    struct engine_batch *batch;
     struct labels *labels; /* of a tag model, else NULL */
     int streams;
 };
@@ -40,12 +44,13 @@ struct pipeline {
     const struct config_pipeline *config;
     struct source *source;
     struct model *model;
+    struct stream **streams;   /* (channels) */
     struct feed **feeds;       /* (channels) */
+    struct kept **kept;        /* (channels) of each whose state is kept, else NULL */
     struct rows *rows;         /* of a sensor */
     struct counters *counters; /* (channels) */
     struct sink *sinks[CONFIG_SINKS];
     int n_sinks, n_channels;
-    int first; /* index of its first stream */
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */
     _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
 };

@@ -131,16 +131,9 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
                               .counters = setup->counters, .model = model, .engine = setup->engine, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass, .deadline = setup->deadline};
-    if (stream_allocate(stream, setup, err) < 0) {
-        return -1;
-    }
-    if (ssm_stream_open(setup->engine, &stream->slot) != SSM_OK) {
-        return refuse(err, 70, "the engine has no free slot for the stream");
-    }
-    stream_find_device(stream);
     find_unit(stream);
     clock_init(&stream->clock, stream->rate);
-    return 0;
+    return stream_allocate(stream, setup, err);
 }
 
 struct stream *stream_create(const struct stream_setup *setup, struct ssm_error *err)
@@ -160,13 +153,30 @@ void stream_destroy(struct stream *stream)
     if (!stream) {
         return;
     }
-    ssm_stream_close(stream->engine, stream->slot);
+    stream_close(stream);
     resampler_destroy(stream->resampler);
     blend_destroy(stream->blend);
     free(stream->raw);
     free(stream->staging);
     free(stream->out);
     free(stream);
+}
+
+int stream_open(struct stream *stream, struct ssm_error *err)
+{
+    if (ssm_stream_open(stream->engine, &stream->slot) != SSM_OK) {
+        return refuse(err, 70, "the engine has no free slot for the stream");
+    }
+    stream_find_device(stream);
+    return 0;
+}
+
+void stream_close(struct stream *stream)
+{
+    if (stream->slot) {
+        ssm_stream_close(stream->engine, stream->slot);
+        stream->slot = 0;
+    }
 }
 
 /* ---- The way in. ---- */

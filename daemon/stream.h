@@ -34,7 +34,7 @@ struct stream;
 
 /* Everything is borrowed until stream_destroy. */
 struct stream_setup {
-    struct ssm_engine *engine; /* opened with max_hops = STREAM_HOPS and a free slot; its model fits (daemon/fit.h) */
+    struct ssm_engine *engine; /* opened with max_hops = STREAM_HOPS; its model fits (daemon/fit.h) */
     struct feed *feed;
     struct rows *rows;         /* of a sensor, instead of a feed; else NULL          */
     int rate;                  /* of the feed, Hz; of rows the model's               */
@@ -48,9 +48,14 @@ struct stream_setup {
     int64_t deadline;          /* ns after its last sample came that a hop is late; 0: never */
 };
 
-/* NULL with *err: out of memory, or no slot is free. */
+/* Any thread. NULL with *err: out of memory. */
 struct stream *stream_create(const struct stream_setup *setup, struct ssm_error *err);
-void stream_destroy(struct stream *stream); /* gives its slot back; NULL is fine */
+/* Any thread, of a stream that is closed, or whose engine nobody steps any more. NULL is fine. */
+void stream_destroy(struct stream *stream);
+
+/* Take a slot of the engine, and give it back (safe to repeat). -1 with *err: none is free. */
+int stream_open(struct stream *stream, struct ssm_error *err);
+void stream_close(struct stream *stream);
 
 /* ---- A turn. ---- */
 

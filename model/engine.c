@@ -178,6 +178,7 @@ static int open_engine(struct ssm_engine *engine, const char *path, struct plan 
     snprintf(engine->info.device_why, sizeof engine->info.device_why, "%s", plan->why);
     snprintf(engine->info.device, sizeof engine->info.device, "%s", engine->backend->device);
     engine->info.scan_hops = engine->backend->scan_hops;
+    engine->info.streams = engine->options.streams;
     return take_memory(engine, err);
 }
 

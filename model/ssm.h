@@ -80,6 +80,7 @@ struct ssm_info {
     double macs_per_hop;
     size_t state_bytes;  /* of one stream                                                                     */
     size_t engine_bytes; /* everything ssm_open took                                                          */
+    int streams;         /* slots there are                                                                   */
     int scan_hops;       /* ssm_scan is fastest with so many at once, or several times as many                */
 };
 

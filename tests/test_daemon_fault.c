@@ -72,12 +72,14 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     keeper.sink.ops = &ops;
     test_fill(in, RATE, 0.3f, &seed);
     struct ssm_engine *engine = engine_open_on(MODEL, &options, &device, 1, &err);
-    struct engine_thread *thread = engine_thread_create(1, 0);
+    struct engine_thread *thread = engine_thread_create(0);
     struct feed *feed = feed_create(RATE);
     struct sink *sink = &keeper.sink;
     struct stream_setup setup = {.engine = engine, .feed = feed, .rate = RATE, .sinks = &sink, .n_sinks = 1,
                                  .counters = &counters};
-    assert_int_equal(engine_thread_add(thread, &setup, &err), 0);
+    struct engine_batch *batch = engine_batch_create(engine);
+    struct stream *stream = stream_create(&setup, &err);
+    assert_int_equal(engine_join(thread, batch, stream, &err), 0);
     for (int i = 0; i < RATE / HOP; i++) {
         feed_write(feed, in + i * HOP, 1, HOP, 1);
         engine_turn(thread);
@@ -93,13 +95,15 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     assert_int_equal(keeper.hole.why, COUNTER_DEVICE_FAULT);
     assert_int_equal(keeper.flags_after, WIRE_GAP | WIRE_DEGRADED);
     assert_int_equal(counted(&counters, COUNTER_DEVICE_FAULT), HOP);
-    assert_int_equal(stream_samples(engine_stream(thread, 0)), RATE);
+    assert_int_equal(stream_samples(stream), RATE);
     assert_string_equal(engine_fault(thread, 0), "cuda:0: an illegal memory access was encountered");
     assert_string_equal(engine_fault(thread, 1), "");
     for (uint64_t i = from; i < from + HOP; i++) {
         assert_true(keeper.samples[i] == 0);
     }
     engine_thread_destroy(thread);
+    stream_destroy(stream);
+    engine_batch_destroy(batch);
     feed_destroy(feed);
     ssm_close(engine);
 }

@@ -136,6 +136,8 @@ enum { STREAMS = 64 };
 struct rig {
     struct ssm_engine *engine;
     struct engine_thread *thread;
+    struct engine_batch *batch;
+    struct stream *streams[STREAMS];
     struct feed *feeds[STREAMS];
     struct memory_sink *memories[STREAMS];
     struct sink *sinks[STREAMS][2];
@@ -147,9 +149,10 @@ static void rig_open_model(struct rig *rig, const char *model, int streams, int 
 {
     struct ssm_error err = {0};
     struct ssm_options options = {.streams = streams, .threads = threads, .max_hops = STREAM_HOPS};
-    *rig = (struct rig){.engine = ssm_open(model, &options, &err), .thread = engine_thread_create(streams, 0)};
+    *rig = (struct rig){.engine = ssm_open(model, &options, &err), .thread = engine_thread_create(0)};
     assert_string_equal(err.text, "");
     assert_non_null(rig->engine);
+    rig->batch = engine_batch_create(rig->engine);
 }
 
 static void rig_open(struct rig *rig, int streams, int threads)
@@ -157,18 +160,25 @@ static void rig_open(struct rig *rig, int streams, int threads)
     rig_open_model(rig, model_path, streams, threads);
 }
 
+static void rig_join(struct rig *rig, int i, const struct stream_setup *setup)
+{
+    struct ssm_error err = {0};
+    rig->streams[i] = stream_create(setup, &err);
+    assert_non_null(rig->streams[i]);
+    assert_int_equal(engine_join(rig->thread, rig->batch, rig->streams[i], &err), 0);
+}
+
 /* `extra`: share, bypass, deadline. */
 static int rig_add_with(struct rig *rig, int rate, size_t feed, size_t size, bool patient, const struct stream_setup *extra)
 {
     int i = rig->n++;
-    struct ssm_error err = {0};
     rig->feeds[i] = feed_create(feed);
     rig->memories[i] = memory_create(size);
     rig->sinks[i][0] = &rig->memories[i]->sink;
     struct stream_setup setup = {.engine = rig->engine, .feed = rig->feeds[i], .rate = rate, .patient = patient,
                                  .sinks = rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i], .share = extra->share, .bypass = extra->bypass,
                                  .deadline = extra->deadline};
-    assert_int_equal(engine_thread_add(rig->thread, &setup, &err), i);
+    rig_join(rig, i, &setup);
     return i;
 }
 
@@ -180,7 +190,9 @@ static int rig_add(struct rig *rig, int rate, size_t feed, size_t size, bool pat
 static void rig_close(struct rig *rig)
 {
     engine_thread_destroy(rig->thread);
+    engine_batch_destroy(rig->batch);
     for (int i = 0; i < rig->n; i++) {
+        stream_destroy(rig->streams[i]);
         feed_destroy(rig->feeds[i]);
         memory_destroy(rig->memories[i]);
     }
@@ -281,6 +293,86 @@ static void engine_keeps_64_streams_as_if_each_were_alone(void **state)
         free(in[i]);
     }
     rig_close(&rig);
+}
+
+struct change {
+    struct engine_call call;
+    struct rig *rig;
+    struct stream *joins, *parts;
+};
+
+static void apply_change(struct engine_thread *thread, struct engine_call *call)
+{
+    struct change *change = (struct change *)call;
+    if (change->parts) {
+        engine_part(thread, change->rig->batch, change->parts);
+    }
+    if (change->joins) {
+        assert_int_equal(engine_join(thread, change->rig->batch, change->joins, &(struct ssm_error){0}), 0);
+    }
+}
+
+static void nothing(void *arg)
+{
+    (void)arg;
+}
+
+static void call_and_wait(struct rig *rig, struct change *change)
+{
+    engine_post(rig->thread, &change->call);
+    while (!engine_answered(&change->call)) {
+    }
+}
+
+/* One stays, on an engine of two slots, while a thousand others come for some hops and go. */
+static void a_stream_does_not_notice_others_that_come_and_go(void **state)
+{
+    (void)state;
+    enum { TIMES = 1000, N = 1000 * HOP, BRIEF = 3 * HOP };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 9), *expected = by_hand(in, N, SIZE_MAX, 1, &n), *brief = by_hand(in, BRIEF, SIZE_MAX, 1, &n);
+    rig_open(&rig, 2, 1);
+    rig_add(&rig, RATE, N, N, false);
+    struct ssm_error err = {0};
+    assert_int_equal(engine_thread_start(rig.thread, nothing, NULL, &err), 0);
+    for (int i = 0; i < TIMES; i++) {
+        struct feed *feed = feed_create(BRIEF);
+        struct memory_sink *memory = memory_create(N);
+        struct sink *sink = &memory->sink;
+        const struct stream_setup setup = {.engine = rig.engine, .feed = feed, .rate = RATE, .sinks = &sink, .n_sinks = 1,
+                                           .counters = &rig.counters[1]};
+        struct change change = {.call.run = apply_change, .rig = &rig, .joins = stream_create(&setup, &err)};
+        feed_write(feed, in, 1, BRIEF, 1);
+        feed_write(rig.feeds[0], in + i * HOP, 1, HOP, 1);
+        call_and_wait(&rig, &change);
+        if (i % 2) { /* it ends first */
+            feed_end(feed);
+            waker_wake(engine_thread_waker(rig.thread));
+            while (!stream_ended(change.joins)) {
+            }
+            assert_memory_equal(memory->samples, brief, BRIEF * sizeof(float));
+        }
+        change.parts = change.joins;
+        change.joins = NULL;
+        call_and_wait(&rig, &change);
+        assert_int_equal(engine_running(rig.thread), 1);
+        stream_destroy(change.parts);
+        feed_destroy(feed);
+        memory_destroy(memory);
+    }
+    feed_end(rig.feeds[0]);
+    waker_wake(engine_thread_waker(rig.thread));
+    while (engine_running(rig.thread) > 0) {
+    }
+    assert_memory_equal(rig.memories[0]->samples, expected, N * sizeof(float));
+    struct change last = {.call.run = apply_change, .rig = &rig, .parts = rig.streams[0]};
+    call_and_wait(&rig, &last);
+    assert_int_equal(engine_running(rig.thread), 0);
+    rig_close(&rig);
+    free(in);
+    free(expected);
+    free(brief);
 }
 
 /* A hole of whole hops on a hop's border: the next hop's elapsed is 1 + hops lost, and time runs on over the hole. */
@@ -401,7 +493,7 @@ static void bypass_is_switched_while_it_runs(void **state)
     rig_open(&rig, 1, 1);
     rig_add(&rig, RATE, N, N, false);
     for (size_t at = 0; at < N; at += HOP) {
-        stream_bypass(engine_stream(rig.thread, 0), at >= ON && at < OFF);
+        stream_bypass(rig.streams[0], at >= ON && at < OFF);
         feed_write(rig.feeds[0], in + at, 1, HOP, 1);
         run_dry(&rig);
     }
@@ -484,7 +576,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     struct rows *rows = rows_create(3, N);
     struct stream_setup stream = {.engine = rig.engine, .rows = rows, .rate = 100, .sinks = sinks, .n_sinks = 3,
                                   .counters = rig.counters};
-    assert_int_equal(engine_thread_add(rig.thread, &stream, &err), 0);
+    rig_join(&rig, 0, &stream);
     ssm_stream slot;
     assert_int_equal(ssm_stream_open(alone, &slot), SSM_OK);
 
@@ -512,7 +604,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     assert_int_equal(memory->holes.n, 1);
     assert_int_equal(memory->hole.from, 200000);
     assert_int_equal(memory->hole.to, 2200000);
-    assert_int_equal(stream_hops(engine_stream(rig.thread, 0)), N);
+    assert_int_equal(stream_hops(rig.streams[0]), N);
     for (int i = 1; i < 3; i++) {
         sinks[i]->ops->close(sinks[i]);
     }
@@ -642,11 +734,6 @@ static void engine_takes_nan_for_silence_and_counts_it(void **state)
     free(expected);
 }
 
-static void nothing(void *arg)
-{
-    (void)arg;
-}
-
 static void *feed_slowly(void *arg)
 {
     struct rig *rig = arg;
@@ -675,7 +762,7 @@ static void engine_counts_hops_that_are_out_too_late(void **state)
     rig_open(&rig, 2, 1);
     rig_add_with(&rig, RATE, RATE, RATE, false, &(struct stream_setup){.deadline = 900000000});
     rig_add(&rig, RATE, RATE, RATE, false); /* has no deadline */
-    struct stream *timed = engine_stream(rig.thread, 0), *patient = engine_stream(rig.thread, 1);
+    struct stream *timed = rig.streams[0], *patient = rig.streams[1];
     for (int i = 0; i < 2; i++) {
         feed_write(rig.feeds[i], in, 1, 3 * HOP, clock_now() - 1000000000);
     }
@@ -713,7 +800,12 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
         rig.memories[i]->watch = true;
     }
     engine_thread_destroy(rig.thread); /* once more, with the first stream's three sinks, which wake it */
-    rig.thread = engine_thread_create(N, 0.001);
+    rig.thread = engine_thread_create(0.001);
+    for (int i = 0; i < N; i++) {
+        stream_destroy(rig.streams[i]);
+    }
+    engine_batch_destroy(rig.batch);
+    rig.batch = engine_batch_create(rig.engine);
     const struct config_sink file_config = {.type = SINK_FILE, .path = "/tmp/ssmd-test-hops.wav"}, publish_config = {0};
     struct sink *others[2];
     static const int channels[1] = {0};
@@ -732,7 +824,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
         struct stream_setup stream = {.engine = rig.engine, .feed = rig.feeds[i], .rate = i % 2 ? RATE : 3 * RATE,
                                       .sinks = i == 0 ? all : rig.sinks[i], .n_sinks = i == 0 ? 3 : 1,
                                       .counters = &rig.counters[i]};
-        assert_int_equal(engine_thread_add(rig.thread, &stream, &err), i);
+        rig_join(&rig, i, &stream);
     }
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     watched = true; /* the count counts */
@@ -771,6 +863,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(engine_gives_what_ssm_step_gives_by_hand),
         cmocka_unit_test(engine_keeps_64_streams_as_if_each_were_alone),
+        cmocka_unit_test(a_stream_does_not_notice_others_that_come_and_go),
         cmocka_unit_test(engine_tells_the_model_of_lost_hops),
         cmocka_unit_test(engine_is_exact_to_the_sample_in_overload),
         cmocka_unit_test(bypass_gives_the_input_to_the_bit),

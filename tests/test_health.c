@@ -22,6 +22,7 @@ struct rig {
     struct counters counters;
     struct feed *feed;
     struct model model;
+    struct stream *stream;
 };
 
 static struct rig *open_rig(const char *pipeline)
@@ -37,16 +38,21 @@ static struct rig *open_rig(const char *pipeline)
     rig->pipeline = (struct pipeline){.config = &rig->named, .source = &rig->source, .model = &rig->model, .feeds = &rig->feed,
                                       .counters = &rig->counters, .n_channels = 1};
     rig->daemon = (struct daemon){.config = &rig->config, .pipelines = &rig->pipeline, .models = &rig->model, .n_pipelines = 1,
-                                  .n_models = 1, .n_streams = 1, .engine = engine_thread_create(1, 0), .ready = true,
+                                  .n_models = 1, .n_streams = 1, .engine = engine_thread_create(0), .ready = true,
                                   .started = clock_now(), .progress = clock_now()};
     struct stream_setup setup = {.engine = rig->model.engine, .feed = rig->feed, .rate = 16000, .counters = &rig->counters};
-    assert_int_equal(engine_thread_add(rig->daemon.engine, &setup, &err), 0);
+    rig->stream = stream_create(&setup, &err);
+    rig->pipeline.streams = &rig->stream;
+    rig->model.batch = engine_batch_create(rig->model.engine);
+    assert_int_equal(engine_join(rig->daemon.engine, rig->model.batch, rig->stream, &err), 0);
     return rig;
 }
 
 static void close_rig(struct rig *rig)
 {
     engine_thread_destroy(rig->daemon.engine);
+    stream_destroy(rig->stream);
+    engine_batch_destroy(rig->model.batch);
     ssm_close(rig->model.engine);
     feed_destroy(rig->feed);
     free(rig);
