@@ -288,62 +288,122 @@ static void scan_on_many_threads_agrees_with_step_and_leaves_the_same_state(void
 
 /* ---- many streams ---- */
 
-enum { MANY = 64 };
+enum { SLOTS = 512, VOICES = 4, AT_ONCE = 3 };
 
-/* Streams join and leave at random; stream k must hear what it hears alone. Everybody's hops differ in number. */
-static void check_company(int threads)
+/* Streams that join, leave and start afresh at random; each hears one of a few recordings, and must give what that gives
+ * alone. */
+struct company {
+    struct ssm_engine *engine;
+    float *in[VOICES], *want[VOICES], *out;
+    struct member {
+        ssm_stream stream, left; /* 0: none; the one before    */
+        int voice, at;           /* next hop of its recording  */
+    } members[SLOTS];
+    long changes;
+    uint64_t seed;
+};
+
+static void join(struct company *company, struct member *member)
 {
-    struct ssm_engine *engine = open_engine(GOLDEN, MANY, threads, 3);
-    float *in = make_samples(HOPS * HOP, 4), *want = run_alone(GOLDEN, in, HOPS);
-    float *out = calloc(MANY * 3 * HOP, sizeof *out);
-    ssm_stream streams[MANY] = {0};
-    int at[MANY] = {0};
-    uint64_t seed = 5;
-    for (int round = 0; round < 120; round++) {
-        struct ssm_hop hops[MANY];
-        int who[MANY], n = 0;
-        for (int k = 0; k < MANY; k++) {
-            unsigned chance = (unsigned)(test_bits(&seed) % 16);
-            if (streams[k] && (chance == 0 || at[k] > HOPS - 3)) {
-                assert_int_equal(ssm_stream_close(engine, streams[k]), SSM_OK);
-                streams[k] = 0;
-            } else if (!streams[k] && chance < 8) {
-                streams[k] = open_stream(engine);
-                at[k] = 0;
-            }
-            if (streams[k] && chance != 1) {
-                who[n] = k;
-                hops[n] = (struct ssm_hop){.stream = streams[k],
-                                           .in = in + at[k] * HOP,
-                                           .out = out + n * 3 * HOP,
-                                           .count = 1 + (int)(chance % 3),
-                                           .elapsed = 1};
-                n++;
-            }
-        }
-        assert_int_equal(ssm_step(engine, hops, n), n);
-        for (int i = 0; i < n; i++) {
-            assert_memory_equal(hops[i].out, want + at[who[i]] * HOP, (size_t)hops[i].count * HOP * sizeof *out);
-            at[who[i]] += hops[i].count;
+    member->stream = open_stream(company->engine);
+    member->voice = (int)(test_bits(&company->seed) % VOICES);
+    member->at = 0;
+    company->changes++;
+}
+
+static void leave(struct company *company, struct member *member)
+{
+    assert_int_equal(ssm_stream_close(company->engine, member->stream), SSM_OK);
+    member->left = member->stream;
+    member->stream = 0;
+    company->changes++;
+}
+
+static void start_afresh(struct company *company, struct member *member)
+{
+    assert_int_equal(ssm_stream_reset(company->engine, member->stream), SSM_OK);
+    member->at = 0;
+    company->changes++;
+}
+
+/* Who is out stays stale, also where its slot is somebody else's now. */
+static void change(struct company *company, struct member *member, unsigned chance)
+{
+    if (member->left && chance == 9) {
+        assert_int_equal(ssm_stream_close(company->engine, member->left), SSM_STALE);
+    }
+    if (!member->stream && chance < 8) {
+        join(company, member);
+    } else if (member->stream && (chance == 0 || member->at > HOPS - AT_ONCE)) {
+        leave(company, member);
+    } else if (member->stream && chance == 1) {
+        start_afresh(company, member);
+    }
+}
+
+static void step_company(struct company *company, int slots)
+{
+    struct ssm_hop hops[SLOTS];
+    struct member *who[SLOTS];
+    int n = 0;
+    for (int k = 0; k < slots; k++) {
+        struct member *member = &company->members[k];
+        unsigned chance = (unsigned)(test_bits(&company->seed) % 16);
+        change(company, member, chance);
+        if (member->stream && chance != 2) {
+            who[n] = member;
+            hops[n] = (struct ssm_hop){.stream = member->stream, .in = company->in[member->voice] + member->at * HOP,
+                                       .out = company->out + n * AT_ONCE * HOP, .count = 1 + (int)(chance % AT_ONCE),
+                                       .elapsed = 1};
+            n++;
         }
     }
-    free(in);
-    free(want);
-    free(out);
-    ssm_close(engine);
+    assert_int_equal(ssm_step(company->engine, hops, n), n);
+    for (int i = 0; i < n; i++) {
+        assert_memory_equal(hops[i].out, company->want[who[i]->voice] + who[i]->at * HOP,
+                            (size_t)hops[i].count * HOP * sizeof(float));
+        who[i]->at += hops[i].count;
+    }
+}
+
+static void check_company(int slots, int threads, long changes)
+{
+    struct company company = {.engine = open_engine(GOLDEN, slots, threads, AT_ONCE), .seed = 5,
+                              .out = calloc((size_t)slots * AT_ONCE * HOP, sizeof(float))};
+    for (int i = 0; i < VOICES; i++) {
+        company.in[i] = make_samples(HOPS * HOP, 4 + (uint64_t)i);
+        company.want[i] = run_alone(GOLDEN, company.in[i], HOPS);
+    }
+    while (company.changes < changes) {
+        step_company(&company, slots);
+    }
+    for (int i = 0; i < VOICES; i++) {
+        free(company.in[i]);
+        free(company.want[i]);
+    }
+    free(company.out);
+    ssm_close(company.engine);
 }
 
 static void a_stream_hears_the_same_bits_alone_and_in_company(void **state)
 {
     (void)state;
-    check_company(1);
+    check_company(64, 1, 1000);
 }
 
 static void a_stream_hears_the_same_bits_on_any_number_of_threads(void **state)
 {
     (void)state;
-    check_company(2);
-    check_company(5);
+    check_company(64, 2, 1000);
+    check_company(64, 5, 1000);
+}
+
+/* CHANGES=1000000 is the full run. */
+static void streams_come_and_go_in_512_slots_and_nobody_hears_it(void **state)
+{
+    (void)state;
+    const char *changes = getenv("CHANGES");
+    check_company(SLOTS, 2, changes ? atol(changes) : 10000);
 }
 
 static void a_closed_stream_is_stale_and_its_slot_starts_from_zero(void **state)
@@ -580,6 +640,7 @@ int main(void)
         cmocka_unit_test(scan_on_many_threads_agrees_with_step_and_leaves_the_same_state),
         cmocka_unit_test(a_stream_hears_the_same_bits_alone_and_in_company),
         cmocka_unit_test(a_stream_hears_the_same_bits_on_any_number_of_threads),
+        cmocka_unit_test(streams_come_and_go_in_512_slots_and_nobody_hears_it),
         cmocka_unit_test(a_closed_stream_is_stale_and_its_slot_starts_from_zero),
         cmocka_unit_test(a_hop_asked_wrongly_is_refused_alone),
         cmocka_unit_test(reset_brings_back_the_first_hop),
