@@ -33,6 +33,7 @@ struct request {
     char code[16], path[64], msg[ERROR_BYTES]; /* code "": nothing is wrong */
     const struct pipeline *pipeline; /* of args.stream */
     struct stream *stream;           /* the same       */
+    bool allowed, admin; /* who asks may ask; and may change things */
 };
 
 struct control {
@@ -58,6 +59,7 @@ struct control {
 struct operation {
     const char *name, *args, *about;
     bool streams; /* args.stream is needed */
+    bool changes; /* only for admins       */
     void (*run)(struct control *control);
     void (*finish)(struct control *control);
     bool (*done)(const struct control *control); /* NULL: when the engine's thread has answered the call */
@@ -292,17 +294,18 @@ static const struct operation operations[] = {
     {.name = "snapshot", .about = "what state/ says each second", .run = run_snapshot},
     {.name = "stream.list", .about = "the streams and how far they are", .run = run_list},
     {.name = "stream.reset", .args = "stream", .about = "put a stream's model back to its zero state", .streams = true,
-     .run = run_reset, .finish = finish_reset},
+     .changes = true, .run = run_reset, .finish = finish_reset},
     {.name = "stream.bypass", .args = "stream", .about = "give a denoiser's input itself, as late as its output, without a click",
-     .streams = true, .run = run_bypass},
+     .streams = true, .changes = true, .run = run_bypass},
     {.name = "stream.unbypass", .args = "stream", .about = "give the denoiser's output again", .streams = true,
-     .run = run_unbypass},
+     .changes = true, .run = run_unbypass},
     {.name = "stream.export", .args = "stream", .about = "end a stream here and give it, to go on elsewhere", .streams = true,
-     .run = run_export, .finish = finish_export, .done = has_left},
+     .changes = true, .run = run_export, .finish = finish_export, .done = has_left},
     {.name = "stream.import", .args = "stream", .about = "go on with a stream that another daemon gave", .streams = true,
-     .run = run_import, .finish = finish_import},
+     .changes = true, .run = run_import, .finish = finish_import},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
-    {.name = "drain", .about = "stop the sources, let what waits go through, and end", .run = run_drain},
+    {.name = "drain", .about = "stop the sources, let what waits go through, and end", .changes = true,
+     .run = run_drain},
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -316,10 +319,12 @@ static void run_describe(struct control *control)
     wire_put_text(bytes, "operations");
     wire_put_array(bytes, OPERATIONS);
     for (int i = 0; i < OPERATIONS; i++) {
-        wire_put_map(bytes, 3);
+        wire_put_map(bytes, 4);
         wire_put_pair(bytes, "op", operations[i].name);
         wire_put_pair(bytes, "args", operations[i].args ? operations[i].args : "");
         wire_put_pair(bytes, "about", operations[i].about);
+        wire_put_text(bytes, "admin");
+        wire_put_bool(bytes, operations[i].changes);
     }
     wire_put_text(bytes, "models");
     wire_put_array(bytes, (size_t)daemon->n_models);
@@ -487,13 +492,25 @@ static const void *write_answer(struct control *control, void (*put)(struct cont
     return request->json ? as_json(control, size) : control->bytes.at;
 }
 
-const void *control_answer(struct control *control, const void *body, size_t body_size, const void *blob, size_t blob_size,
-                           size_t *size)
+static bool is_permitted(struct control *control, const struct operation *operation)
 {
-    control->request = (struct request){.blob = blob, .blob_size = blob_size};
+    const struct request *request = &control->request;
+    bool permitted = request->allowed && (request->admin || !operation->changes);
+    if (!request->allowed) {
+        wrong(control, "denied", "", "your key is not allowed any more");
+    } else if (!permitted) {
+        wrong(control, "denied", "op", "%s changes something: that takes a key in curve.admins", operation->name);
+    }
+    return permitted;
+}
+
+const void *control_answer(struct control *control, const struct router_request *asked, size_t *size)
+{
+    control->request = (struct request){
+        .blob = asked->blob, .blob_size = asked->blob_size, .allowed = asked->allowed, .admin = asked->admin};
     control->blob_size = 0;
-    const struct operation *operation = read_request(control, body, body_size) ? find_operation(control) : NULL;
-    bool good = operation && (!operation->streams || find_stream(control));
+    const struct operation *operation = read_request(control, asked->body, asked->size) ? find_operation(control) : NULL;
+    bool good = operation && is_permitted(control, operation) && (!operation->streams || find_stream(control));
     if (good && operation->finish) {
         operation->run(control);
         control->pending = control->request.code[0] ? NULL : operation;
@@ -540,7 +557,7 @@ struct control *control_open(const char *address, struct daemon *daemon, struct 
         refuse_memory(err);
         goto fail;
     }
-    if (address[0] && !(control->router = router_open(address, frame_most(control), err))) {
+    if (address[0] && !(control->router = router_open(daemon->gate, address, frame_most(control), err))) {
         goto fail;
     }
     return control;
@@ -594,7 +611,7 @@ void control_turn(struct control *control)
     struct router_request request;
     for (int i = 0; control && i < TURN_REQUESTS && finish_pending(control) && router_receive(control->router, &request); i++) {
         size_t size;
-        const void *answer = control_answer(control, request.body, request.size, request.blob, request.blob_size, &size);
+        const void *answer = control_answer(control, &request, &size);
         if (answer) {
             send_answer(control, answer, size);
         }

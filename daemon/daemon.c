@@ -13,6 +13,7 @@
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
 #include "daemon/fit.h"
+#include "daemon/gate.h"
 #include "daemon/labels.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -46,7 +47,7 @@ static int open_sources(struct daemon *daemon, struct ssm_error *err)
     for (int i = 0; i < config->n_pipelines; i++) {
         struct pipeline *pipeline = &daemon->pipelines[i];
         pipeline->config = &config->pipelines[i];
-        const struct source_setup setup = {&pipeline->config->source, pipeline->config->name, daemon->reader};
+        const struct source_setup setup = {&pipeline->config->source, pipeline->config->name, daemon->reader, daemon->gate};
         pipeline->source = source_find(pipeline->config->source.type)->open(&setup, err);
         if (!pipeline->source) {
             return -1;
@@ -114,7 +115,7 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
     if (config->publish[0] == '\0') {
         return 0;
     }
-    daemon->publisher = publisher_open(config->publish, config->node, daemon->n_streams, err);
+    daemon->publisher = publisher_open(daemon->gate, config->publish, config->node, daemon->n_streams, err);
     if (!daemon->publisher) {
         return -1;
     }
@@ -347,7 +348,8 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         refuse_memory(err);
         goto fail;
     }
-    if (open_sources(daemon, err) < 0 || open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
+    if (!(daemon->gate = gate_open(&config->curve, err)) || open_sources(daemon, err) < 0 ||
+        open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
         open_pipelines(daemon, err) < 0 || open_checkpoint(daemon, err) < 0 || open_control(daemon, err) < 0) {
         goto fail;
     }
@@ -820,6 +822,7 @@ void daemon_close(struct daemon *daemon)
     worker_destroy(daemon->writer);
     control_close(daemon->control);
     publisher_close(daemon->publisher);
+    gate_close(daemon->gate);
     loop_destroy(daemon->loop);
     free(daemon->state_bytes);
     free(daemon->pipelines);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
+#include "daemon/gate.h"
 #include "daemon/publish.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -163,6 +164,8 @@ static void put_engine(FILE *file, const struct daemon *daemon)
 
 static void put_published(FILE *file, const struct daemon *daemon)
 {
+    put_one(file, "clients_denied_total", "counter", "connections refused because their key is not allowed",
+            (double)gate_denied(daemon->gate));
     if (!daemon->publisher) {
         return;
     }

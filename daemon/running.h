@@ -18,6 +18,7 @@ struct control;
 struct engine_batch;
 struct engine_thread;
 struct feed;
+struct gate;
 struct http;
 struct kept;
 struct labels;
@@ -62,6 +63,7 @@ struct daemon {
     int n_pipelines, n_models, n_streams;
     struct worker *reader, *writer;
     struct engine_thread *engine;
+    struct gate *gate;
     struct publisher *publisher;
     struct control *control;
     struct checkpoint *checkpoint; /* NULL: no states are kept */

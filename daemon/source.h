@@ -13,6 +13,7 @@
 #include "daemon/waker.h"
 #include "model/ssm.h"
 
+struct gate;
 struct rows;
 struct worker;
 
@@ -37,6 +38,7 @@ struct source_setup {
     const struct config_source *config;
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
+    struct gate *gate;     /* of what comes over ZeroMQ    */
 };
 
 struct source_ops {

@@ -4,6 +4,7 @@
 #include "daemon/health.h"
 
 #include "daemon/engine_thread.h"
+#include "daemon/gate.h"
 #include "daemon/metrics.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -39,6 +40,7 @@ static struct rig *open_rig(const char *pipeline)
                                       .counters = &rig->counters, .n_channels = 1};
     rig->daemon = (struct daemon){.config = &rig->config, .pipelines = &rig->pipeline, .models = &rig->model, .n_pipelines = 1,
                                   .n_models = 1, .n_streams = 1, .engine = engine_thread_create(0), .ready = true,
+                                  .gate = gate_open(NULL, &err),
                                   .started = clock_now(), .progress = clock_now()};
     struct stream_setup setup = {.engine = rig->model.engine, .feed = rig->feed, .rate = 16000, .counters = &rig->counters};
     rig->stream = stream_create(&setup, &err);
@@ -53,6 +55,7 @@ static void close_rig(struct rig *rig)
     engine_thread_destroy(rig->daemon.engine);
     stream_destroy(rig->stream);
     engine_batch_destroy(rig->model.batch);
+    gate_close(rig->daemon.gate);
     ssm_close(rig->model.engine);
     feed_destroy(rig->feed);
     free(rig);
