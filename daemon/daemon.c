@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/checkpoint.h"
@@ -162,7 +161,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     }
     daemon->config = config;
     daemon->started = clock_now();
-    daemon->started_utc = (double)time(NULL);
+    daemon->started_utc = 1e-9 * (double)clock_utc_now();
     pthread_mutex_init(&daemon->lock, NULL);
     daemon->reader = worker_create();
     daemon->writer = worker_create();
@@ -388,6 +387,7 @@ static void on_wake(void *arg)
 static void on_second(void *arg)
 {
     struct daemon *daemon = arg;
+    log_turn(false);
     if (health_note(daemon)) {
         notify_alive();
     }
@@ -566,6 +566,7 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
         publisher_hugz(daemon->publisher);
     }
     say_goodbye(daemon);
+    log_turn(true);
     return exit_code(daemon);
 }
 

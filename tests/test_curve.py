@@ -112,6 +112,15 @@ def allowed_come_in_and_nobody_else_does():
         assert told.count("is not allowed") < 60, told  # it came again and again
 
 
+def the_python_client_has_a_key():
+    with tempfile.TemporaryDirectory() as folder, Guarded(folder) as daemon:
+        sys.path.insert(0, "clients/python")
+        import ssm_subscribe
+        for server in (daemon.keys["server"], f"{folder}/server"):
+            topic, header, samples = next(ssm_subscribe.messages("audio/", daemon.publish, server, f"{folder}/alice_secret"))
+            assert topic.startswith("audio/here/p/") and len(samples) == header["n"] == HOP
+
+
 def control_asks_who_and_only_admins_change():
     with tempfile.TemporaryDirectory() as folder, Guarded(folder) as daemon:
         told = daemon.ctl("describe", *daemon.as_("alice"))
@@ -254,7 +263,7 @@ def what_is_wrong_with_keys_is_told_before_it_runs():
 
 
 if __name__ == "__main__":
-    sys.exit(script.run(keys_are_czmqs_files_and_never_replaced, allowed_come_in_and_nobody_else_does,
+    sys.exit(script.run(keys_are_czmqs_files_and_never_replaced, allowed_come_in_and_nobody_else_does, the_python_client_has_a_key,
                         control_asks_who_and_only_admins_change, lists_are_read_again_when_they_change,
                         any_is_everybody_with_the_servers_key, sound_comes_in_from_allowed_clients_alone,
                         a_daemon_listens_to_another_one_by_its_key, what_is_wrong_with_keys_is_told_before_it_runs))
