@@ -12,11 +12,13 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "daemon/portaudio.h"
+
 /* A row here is all a new verb needs besides its file. */
 static const struct verb *const verbs[] = {
     &ssm_denoise, &ssm_tag,    &ssm_lines,   &ssm_models, &ssm_model_inspect,
     &ssm_check,   &ssm_schema, &ssm_devices, &ssm_watch,  &ssm_top,
-    &ssm_ctl,     &ssm_keys,   &ssm_bench,
+    &ssm_ctl,     &ssm_bench,
 };
 enum { VERBS = sizeof verbs / sizeof *verbs, OPTIONS = 24, HELP_COLUMN = 26 };
 
@@ -321,6 +323,7 @@ static int main_verb(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    portaudio_main(argc, argv);
     int status = main_verb(argc, argv);
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
         status = verb_fail(EX_IOERR, "can't write the output: %s", strerror(errno));

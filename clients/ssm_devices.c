@@ -5,7 +5,7 @@
 
 #include "clients/json.h"
 #include "clients/verb.h"
-#include "daemon/portaudio.h"
+#include "daemon/card.h"
 #include "kernels/kernels.h"
 #include "model/backend_cuda.h"
 
@@ -13,7 +13,7 @@ enum { ROOM = 256, GPUS = 64 };
 
 /* What there is, and why there is none of a kind. */
 struct found {
-    struct audio_device audio[ROOM];
+    struct sound_device audio[ROOM];
     struct backend_cuda_device gpus[GPUS];
     int n_audio, n_gpus;
     char audio_none[512], gpu_none[512];
@@ -39,7 +39,7 @@ static void read_processor(char *name, size_t size)
     }
 }
 
-static const char *describe_defaults(const struct audio_device *device)
+static const char *describe_defaults(const struct sound_device *device)
 {
     return device->default_input && device->default_output ? "default input and output"
            : device->default_input                         ? "default input"
@@ -51,9 +51,9 @@ static void print_text(const struct found *found)
 {
     printf("Audio devices, by the name to write after \"device:\" in the YAML:\n");
     for (int i = 0; i < found->n_audio; i++) {
-        const struct audio_device *d = &found->audio[i];
-        printf("  %-40s %2d in %2d out %6d Hz %5.1f ms  %s\n", d->name, d->inputs, d->outputs, d->rate, d->latency_ms,
-               describe_defaults(d));
+        const struct sound_device *d = &found->audio[i];
+        printf("  %-40s %2d in %2d out %6d Hz %5.1f ms  %s%s%s\n", d->id[0] ? d->id : d->name, d->inputs, d->outputs, d->rate,
+               d->latency_ms, d->id[0] ? d->name : "", d->id[0] ? "  " : "", describe_defaults(d));
     }
     if (found->n_audio == 0) {
         printf("  none: %s\n", found->audio_none);
@@ -71,9 +71,10 @@ static void print_text(const struct found *found)
     }
 }
 
-static void print_audio_json(struct json *json, const struct audio_device *device)
+static void print_audio_json(struct json *json, const struct sound_device *device)
 {
     json_open(json, NULL, '{');
+    json_text(json, "device", device->id[0] ? device->id : device->name);
     json_text(json, "name", device->name);
     json_whole(json, "inputs", device->inputs);
     json_whole(json, "outputs", device->outputs);
@@ -138,7 +139,7 @@ static int run_devices(char **arguments, int n_arguments)
     (void)arguments, (void)n_arguments;
     static struct found found = {.audio_none = "PortAudio runs, but this host has no sound card and no sound server"};
     struct ssm_error err = {0};
-    int n = audio_devices(found.audio, ROOM, &err);
+    int n = card_devices(found.audio, ROOM, &err);
     if (n < 0) {
         snprintf(found.audio_none, sizeof found.audio_none, "%s", err.text);
     }
@@ -154,10 +155,11 @@ const struct verb ssm_devices = {
     .name = "devices",
     .arguments = "",
     .summary = "list audio and compute devices by stable name",
-    .details = "List the audio devices ssmd can capture from and play to, and what models can run on. A name stays the same\n"
-               "over restarts and replugging, so it can stand in a configuration file; a part that fits one name is enough.\n"
+    .details = "List the audio devices ssmd can capture from and play to, and what models can run on. What stands first means the\n"
+               "same device after restarts and replugging, so it can stand in a configuration file: of a sound card by USB's\n"
+               "numbers, else where it is plugged in, else ALSA's name of it. A part that fits one name is enough.\n"
                "On a host without sound, or without a GPU, it says why there is none.",
     .examples = "  ssm devices\n"
-                "  ssm devices --json | jq -r '.audio[].name'",
+                "  ssm devices --json | jq -r '.audio[].device'",
     .run = run_devices,
 };

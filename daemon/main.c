@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "daemon/daemon.h"
 #include "daemon/log.h"
+#include "daemon/portaudio.h"
 
 enum { OVERRIDES = 64 };
 
@@ -29,6 +30,7 @@ static const char help[] =
     "      --check           read the configuration, say what is wrong with it, and end\n"
     "      --stay            go on when every source has ended\n"
     "      --log-json        messages on stderr as JSON lines\n"
+    "      --debug           tell on stderr too what the libraries of sound devices write\n"
     "      --version         print the version and end\n"
     "  -h, --help            print this and end\n"
     "\n"
@@ -41,11 +43,12 @@ static const char help[] =
 /* Gives the exit code of a program that ends here, or -1 to go on. */
 static int parse(int argc, char **argv, struct arguments *args)
 {
-    enum { CHECK = 256, STAY, LOG_JSON, VERSION };
+    enum { CHECK = 256, STAY, LOG_JSON, DEBUG, VERSION };
     static const struct option options[] = {
         {"config", required_argument, NULL, 'c'}, {"set", required_argument, NULL, 's'},
         {"check", no_argument, NULL, CHECK},      {"stay", no_argument, NULL, STAY},
-        {"log-json", no_argument, NULL, LOG_JSON}, {"version", no_argument, NULL, VERSION},
+        {"log-json", no_argument, NULL, LOG_JSON}, {"debug", no_argument, NULL, DEBUG},
+        {"version", no_argument, NULL, VERSION},
         {"help", no_argument, NULL, 'h'},         {0}};
     for (int option; (option = getopt_long(argc, argv, "c:s:h", options, NULL)) != -1;) {
         switch (option) {
@@ -67,6 +70,9 @@ static int parse(int argc, char **argv, struct arguments *args)
             break;
         case LOG_JSON:
             log_as_json();
+            break;
+        case DEBUG:
+            log_debug();
             break;
         case VERSION:
             printf("ssmd %s\n", SSM_VERSION);
@@ -104,6 +110,7 @@ static struct config *load(const struct arguments *args)
 
 int main(int argc, char **argv)
 {
+    portaudio_main(argc, argv);
     struct arguments args = {0};
     int code = parse(argc, argv, &args);
     if (code >= 0) {

@@ -1,161 +1,33 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/portaudio.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <portaudio.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/wait.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/link.h"
+#include "daemon/names.h"
+#include "dsp/clock.h"
 #include "model/refuse.h"
 
-enum { CHILD_SECONDS = 20, LIST_MAX = 256 };
+enum { LOOK_MS = 20 };
 
-struct audio {
+struct opened {
+    struct link *link;
+    int socket;
     PaStream *stream;
-    struct audio_request request;
-    char name[256];
-    bool running;
 };
-
-/* ---- Starting the library, in a child and here. ---- */
-
-/* ALSA and JACK write what they did not find to stderr. Gives the real stderr's copy, for give_back_stderr. */
-static int silence_stderr(void)
-{
-    fflush(stderr);
-    int saved = dup(2), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    if (null >= 0) {
-        dup2(null, 2);
-        close(null);
-    }
-    return saved;
-}
-
-static void give_back_stderr(int saved)
-{
-    if (saved >= 0) {
-        dup2(saved, 2);
-        close(saved);
-    }
-}
-
-static PaError initialize(void)
-{
-    setenv("JACK_NO_START_SERVER", "1", 0);
-    int saved = silence_stderr();
-    PaError error = Pa_Initialize();
-    give_back_stderr(saved);
-    return error;
-}
 
 /* PortAudio says "JACK Audio Connection Kit". */
 static const char *api_name(const PaHostApiInfo *api)
 {
     return api->type == paJACK ? "JACK" : api->type == paALSA ? "ALSA" : api->name;
-}
-
-static void describe(PaDeviceIndex i, struct audio_device *device)
-{
-    const PaDeviceInfo *info = Pa_GetDeviceInfo(i);
-    const PaHostApiInfo *api = Pa_GetHostApiInfo(info->hostApi);
-    *device = (struct audio_device){.inputs = info->maxInputChannels,
-                                    .outputs = info->maxOutputChannels,
-                                    .rate = (int)info->defaultSampleRate,
-                                    .default_input = i == Pa_GetDefaultInputDevice(),
-                                    .default_output = i == Pa_GetDefaultOutputDevice()};
-    double in = info->maxInputChannels > 0 ? info->defaultLowInputLatency : 1e9;
-    double out = info->maxOutputChannels > 0 ? info->defaultLowOutputLatency : 1e9;
-    device->latency_ms = 1000 * (in < out ? in : out);
-    snprintf(device->name, sizeof device->name, "%.31s:%s", api_name(api), info->name);
-}
-
-/* The child: its answer is a count and the devices, or nothing if the library brought it down. */
-static void list_in_child(int fd)
-{
-    alarm(CHILD_SECONDS);
-    if (initialize() != paNoError) {
-        _exit(1);
-    }
-    int n = Pa_GetDeviceCount();
-    n = n < 0 ? 0 : n < LIST_MAX ? n : LIST_MAX;
-    bool ok = write(fd, &n, sizeof n) == sizeof n;
-    for (int i = 0; ok && i < n; i++) {
-        struct audio_device device;
-        describe(i, &device);
-        ok = write(fd, &device, sizeof device) == sizeof device;
-    }
-    _exit(ok ? 0 : 1);
-}
-
-static bool read_all(int fd, void *bytes, size_t size)
-{
-    for (size_t n = 0; n < size;) {
-        ssize_t got = read(fd, (char *)bytes + n, size - n);
-        if (got <= 0 && !(got < 0 && errno == EINTR)) {
-            return false;
-        }
-        n += got > 0 ? (size_t)got : 0;
-    }
-    return true;
-}
-
-int audio_devices(struct audio_device *list, int room, struct ssm_error *err)
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0) {
-        return refuse(err, 71, "can't list audio devices: %s", strerror(errno));
-    }
-    fflush(NULL); /* or the child might print what is still in our buffers */
-    pid_t child = fork();
-    if (child == 0) {
-        list_in_child(ends[1]);
-    }
-    close(ends[1]);
-    int n = -1;
-    bool ok = child > 0 && read_all(ends[0], &n, sizeof n);
-    for (int i = 0; ok && i < n; i++) {
-        struct audio_device device;
-        ok = read_all(ends[0], &device, sizeof device);
-        if (ok && i < room) {
-            list[i] = device;
-        }
-    }
-    close(ends[0]);
-    if (child > 0) {
-        waitpid(child, NULL, 0);
-    }
-    return ok ? n : refuse(err, 69, "the audio library can't start on this machine: is there an ALSA configuration "
-                                    "(/usr/share/alsa/alsa.conf, package libasound2-data)?");
-}
-
-/* Start the library for good, once it was seen to survive. It stays until the program ends: stopping it stops every stream. */
-static int start_library(struct ssm_error *err)
-{
-    static bool started;
-    if (started) {
-        return 0;
-    }
-    if (audio_devices(NULL, 0, err) < 0) {
-        return -1;
-    }
-    PaError error = initialize();
-    if (error != paNoError) {
-        return refuse(err, 69, "the audio library can't start: %s", Pa_GetErrorText(error));
-    }
-    started = true;
-    return 0;
-}
-
-/* ---- Finding a device by its name. ---- */
-
-static bool fits(const struct audio_device *device, bool capture)
-{
-    return (capture ? device->inputs : device->outputs) > 0;
 }
 
 static PaDeviceIndex find_default(bool capture)
@@ -168,127 +40,191 @@ static PaDeviceIndex find_default(bool capture)
     return i;
 }
 
-/* How well a device's name matches: 3 in full, 2 without the API, 1 in part, 0 not. */
-static int match(const char *name, const char *wanted)
+static void describe(PaDeviceIndex i, struct sound_device *device)
 {
-    const char *bare = strchr(name, ':') + 1;
-    return strcmp(name, wanted) == 0 ? 3 : strcmp(bare, wanted) == 0 ? 2 : strcasestr(name, wanted) ? 1 : 0;
+    const PaDeviceInfo *info = Pa_GetDeviceInfo(i);
+    *device = (struct sound_device){.inputs = info->maxInputChannels,
+                                    .outputs = info->maxOutputChannels,
+                                    .rate = (int)info->defaultSampleRate,
+                                    .default_input = i == find_default(true),
+                                    .default_output = i == find_default(false)};
+    double in = info->maxInputChannels > 0 ? info->defaultLowInputLatency : 1e9;
+    double out = info->maxOutputChannels > 0 ? info->defaultLowOutputLatency : 1e9;
+    device->latency_ms = 1000 * (in < out ? in : out);
+    names_fill(device, api_name(Pa_GetHostApiInfo(info->hostApi)), info->name);
 }
 
-static PaDeviceIndex find_device(const char *wanted, bool capture, struct ssm_error *err)
+static int describe_all(struct sound_device *list)
 {
-    const char *kind = capture ? "capture" : "playback";
-    if (strcmp(wanted, "default") == 0 || wanted[0] == '\0') {
-        PaDeviceIndex i = find_default(capture);
-        return i != paNoDevice ? i : refuse(err, 69, "there is no audio device for %s: ssm devices lists what there is", kind);
+    int n = Pa_GetDeviceCount();
+    n = n < 0 ? 0 : n < LINK_DEVICES ? n : LINK_DEVICES;
+    for (int i = 0; i < n; i++) {
+        describe(i, &list[i]);
     }
-    PaDeviceIndex best = paNoDevice;
-    int best_match = 0, same = 0;
-    for (PaDeviceIndex i = 0; i < Pa_GetDeviceCount(); i++) {
-        struct audio_device device;
-        describe(i, &device);
-        int how = fits(&device, capture) ? match(device.name, wanted) : 0;
-        same = how > best_match ? 1 : same + (how == best_match && how > 0);
-        best = how > best_match ? i : best;
-        best_match = how > best_match ? how : best_match;
-    }
-    if (best == paNoDevice) {
-        return refuse(err, 69, "no audio device for %s is called %s: ssm devices lists what there is", kind, wanted);
-    }
-    return same == 1 ? best : refuse(err, 69, "%d audio devices for %s match %s: give the full name that ssm devices prints",
-                                     same, kind, wanted);
+    return n;
 }
 
-/* ---- Streams. ---- */
+/* What names_find says, and what may be in the way. */
+static PaDeviceIndex find_device(const struct link *link, struct sound_device *device, struct ssm_error *err)
+{
+    static struct sound_device list[LINK_DEVICES];
+    int n = describe_all(list), i = names_find(list, n, link->device, link->task == LINK_CAPTURE, err);
+    *device = i >= 0 ? list[i] : (struct sound_device){0};
+    return i >= 0 ? i : paNoDevice;
+}
+
+/* ---- The stream. ---- */
 
 static int on_buffer(const void *in, void *out, unsigned long n, const PaStreamCallbackTimeInfo *time,
                      PaStreamCallbackFlags flags, void *arg)
 {
     (void)time; /* zero or wrong on too many hosts */
-    const struct audio *audio = arg;
-    bool trouble = flags & (audio->request.capture ? paInputOverflow : paOutputUnderflow);
-    float *samples = audio->request.capture ? (float *)in : out;
-    if (samples) {
-        audio->request.call(audio->request.arg, samples, n, trouble);
+    struct opened *opened = arg;
+    if (in) {
+        link_capture(opened->link, opened->socket, in, n, flags & paInputOverflow, clock_now());
+    } else if (out) {
+        link_play(opened->link, opened->socket, out, n, flags & paOutputUnderflow, clock_now());
     }
     return paContinue;
 }
 
-struct audio *audio_open(const struct audio_request *request, struct ssm_error *err)
+static int refuse_open(const struct link *link, PaError error, double rate, struct ssm_error *err)
 {
-    struct audio *audio = NULL;
-    if (start_library(err) < 0) {
-        return NULL;
+    const PaHostErrorInfo *host = Pa_GetLastHostErrorInfo();
+    bool told = error == paUnanticipatedHostError;
+    return refuse(err, 69, "audio device %s can't be opened for %d channel%s at %.0f Hz: %s%s%s", link->name, link->width,
+                  link->width == 1 ? "" : "s", rate, Pa_GetErrorText(error), told ? ": " : "", told ? host->errorText : "");
+}
+
+static int open_stream(struct opened *opened, struct ssm_error *err)
+{
+    struct link *link = opened->link;
+    struct sound_device device;
+    PaDeviceIndex i = find_device(link, &device, err);
+    if (i == paNoDevice) {
+        return -1;
     }
-    PaDeviceIndex i = find_device(request->device, request->capture, err);
-    if (i < 0) {
-        return NULL;
-    }
-    audio = calloc(1, sizeof *audio);
-    if (!audio) {
-        refuse_memory(err);
-        return NULL;
-    }
-    struct audio_device device;
-    describe(i, &device);
-    memcpy(audio->name, device.name, sizeof audio->name);
-    audio->request = *request;
+    bool capture = link->task == LINK_CAPTURE;
+    memcpy(link->name, device.name, sizeof link->name);
+    memcpy(link->id, device.id, sizeof link->id);
     const PaDeviceInfo *info = Pa_GetDeviceInfo(i);
     PaStreamParameters parameters = {.device = i,
-                                     .channelCount = request->channels,
+                                     .channelCount = link->width,
                                      .sampleFormat = paFloat32,
-                                     .suggestedLatency = request->capture ? info->defaultLowInputLatency
-                                                                          : info->defaultLowOutputLatency};
-    double rate = request->rate > 0 ? request->rate : info->defaultSampleRate;
-    int saved = silence_stderr();
-    PaError error = Pa_OpenStream(&audio->stream, request->capture ? &parameters : NULL,
-                                  request->capture ? NULL : &parameters, rate, paFramesPerBufferUnspecified, paNoFlag,
-                                  on_buffer, audio);
-    give_back_stderr(saved);
+                                     .suggestedLatency = capture ? info->defaultLowInputLatency : info->defaultLowOutputLatency};
+    double rate = link->rate > 0 ? link->rate : info->defaultSampleRate;
+    PaError error = Pa_OpenStream(&opened->stream, capture ? &parameters : NULL, capture ? NULL : &parameters, rate,
+                                  paFramesPerBufferUnspecified, paNoFlag, on_buffer, opened);
     if (error != paNoError) {
-        const PaHostErrorInfo *host = Pa_GetLastHostErrorInfo();
-        refuse(err, 69, "audio device %s can't be opened for %d channel%s at %.0f Hz: %s%s%s", audio->name,
-               request->channels, request->channels == 1 ? "" : "s", rate, Pa_GetErrorText(error),
-               error == paUnanticipatedHostError ? ": " : "", error == paUnanticipatedHostError ? host->errorText : "");
-        free(audio);
-        return NULL;
+        return refuse_open(link, error, rate, err);
     }
-    return audio;
-}
-
-int audio_rate(const struct audio *audio)
-{
-    return (int)(Pa_GetStreamInfo(audio->stream)->sampleRate + 0.5);
-}
-
-const char *audio_name(const struct audio *audio)
-{
-    return audio->name;
-}
-
-int audio_start(struct audio *audio, struct ssm_error *err)
-{
-    PaError error = Pa_StartStream(audio->stream);
-    if (error != paNoError) {
-        return refuse(err, 69, "audio device %s can't be started: %s", audio->name, Pa_GetErrorText(error));
-    }
-    audio->running = true;
+    link->got_rate = (int)(Pa_GetStreamInfo(opened->stream)->sampleRate + 0.5);
     return 0;
 }
 
-void audio_stop(struct audio *audio)
+/* ---- The process. ---- */
+
+_Noreturn static void end(const struct opened *opened, const struct ssm_error *err)
 {
-    if (audio->running) {
-        Pa_AbortStream(audio->stream);
-        audio->running = false;
+    if (err->code != 0) {
+        char obstacle[256];
+        names_obstacle(obstacle, sizeof obstacle, "/proc", "/dev");
+        opened->link->error = *err;
+        if (obstacle[0]) {
+            refuse(&opened->link->error, err->code, "%s (%s)", err->text, obstacle);
+        }
+        link_say(opened->link, opened->socket, LINK_FAILED);
+    }
+    _exit(0); /* closing a device that failed may hang */
+}
+
+/* Until the daemon says so; it being gone ends us. */
+static void wait_for_start(const struct opened *opened)
+{
+    char word;
+    struct pollfd fd = {.fd = opened->socket, .events = POLLIN};
+    while (poll(&fd, 1, -1) < 0) {
+    }
+    if (recv(opened->socket, &word, 1, 0) != 1) {
+        _exit(0);
     }
 }
 
-void audio_close(struct audio *audio)
+static void run_stream(struct opened *opened)
 {
-    if (audio) {
-        audio_stop(audio);
-        Pa_CloseStream(audio->stream);
-        free(audio);
+    struct ssm_error err = {0};
+    struct pollfd fd = {.fd = opened->socket, .events = POLLIN};
+    link_begin(opened->link);
+    PaError error = Pa_StartStream(opened->stream);
+    if (error != paNoError) {
+        refuse(&err, 69, "audio device %s can't be started: %s", opened->link->name, Pa_GetErrorText(error));
+        end(opened, &err);
     }
+    link_say(opened->link, opened->socket, LINK_RUNS);
+    while (Pa_IsStreamActive(opened->stream) == 1) {
+        if (poll(&fd, 1, LOOK_MS) != 0) { /* nothing but its end is to be heard from there */
+            end(opened, &err);
+        }
+    }
+    refuse(&err, 69, "it stopped");
+    end(opened, &err);
+}
+
+/* A count, and the devices. */
+static void send_list(int socket)
+{
+    static struct sound_device list[LINK_DEVICES];
+    int n = describe_all(list);
+    size_t size = (size_t)n * sizeof *list;
+    const char *at = (const char *)list;
+    if (send(socket, &n, sizeof n, MSG_NOSIGNAL) != sizeof n) {
+        return;
+    }
+    for (ssize_t sent; size > 0 && (sent = send(socket, at, size, MSG_NOSIGNAL)) > 0; size -= (size_t)sent) {
+        at += sent;
+    }
+}
+
+/* The daemon's signals reach its whole group, or what systemd calls its control group: only its socket ends us. */
+static void belong_to(const struct link *link)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    if (getppid() != link->daemon) { /* it ended before we asked to be told */
+        _exit(0);
+    }
+}
+
+void portaudio_main(int argc, char **argv)
+{
+    int memory, socket;
+    if (!link_is_helper(argc, argv, &memory, &socket)) {
+        return;
+    }
+    struct opened opened = {.link = link_map(memory), .socket = socket};
+    struct ssm_error err = {0};
+    if (!opened.link) {
+        fprintf(stderr, "%s is for ssmd's own use\n", LINK_ARGUMENT);
+        _exit(64);
+    }
+    belong_to(opened.link);
+    setenv("JACK_NO_START_SERVER", "1", 0);
+    PaError error = Pa_Initialize();
+    if (error != paNoError) {
+        refuse(&err, 69, "the audio library can't start: %s", Pa_GetErrorText(error));
+        end(&opened, &err);
+    }
+    if (opened.link->task == LINK_LIST) {
+        send_list(socket);
+        _exit(0);
+    }
+    if (open_stream(&opened, &err) < 0) {
+        end(&opened, &err);
+    }
+    link_say(opened.link, socket, LINK_OPENED);
+    wait_for_start(&opened);
+    run_stream(&opened);
 }

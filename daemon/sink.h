@@ -12,6 +12,7 @@
 #include "daemon/counters.h"
 #include "model/ssm.h"
 
+struct card;
 struct labels;
 struct publisher;
 struct waker;
@@ -63,6 +64,7 @@ struct sink_setup {
 
 struct sink {
     const struct sink_ops *ops;
+    struct card *card; /* the sound device; NULL: there is none */
 };
 
 enum { SINK_TAKES_SAMPLES = 1, SINK_TAKES_SCORES = 2 };

@@ -1,40 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
+#include "daemon/card.h"
 #include "daemon/log.h"
-#include "daemon/portaudio.h"
 #include "daemon/sink.h"
 #include "daemon/waker.h"
 #include "dsp/clock.h"
 #include "dsp/resample.h"
-#include "dsp/ring.h"
 #include "model/refuse.h"
 
-/* Playback. The engine thread resamples into a ring a channel, the device takes from it. The two clocks drift apart: the ring
- * is kept between nothing and twice its target; beyond that samples are dropped, below it silence is inserted, both counted.
- * (A resampler slewed by a delay-locked loop is to take the place of dropping and inserting.) */
-enum { TARGET_MS = 40, BLOCK = 512, DRAIN_MS = 500 };
-
-struct player {
-    struct ring *ring;
-    struct resampler *resampler;
-    bool filling; /* the device's: waiting for the ring to reach its target */
-    float samples[BLOCK];
-};
+/* Playback. The engine thread resamples into the card's rings, whose helper takes from them as its device asks. The two clocks
+ * drift apart: the rings are kept between nothing and twice their target; beyond that samples are dropped, below it silence is
+ * inserted, both counted. */
+enum { BLOCK = 512, DRAIN_MS = 500 };
+static const double target_s = 0.04;
 
 struct audio_sink {
     struct sink sink;
-    struct audio *audio;
     struct counters *counters;
     struct waker *engine; /* NULL: it doesn't wait for room */
-    int n, rate, model_rate;
+    int n, model_rate;
     size_t target; /* samples at the device's rate */
     bool started;
-    atomic_int ended; /* channels */
+    int ended; /* channels */
     float block[BLOCK];
-    struct player players[];
+    struct resampler *resamplers[]; /* (n) */
 };
 
 /* ---- Engine thread. ---- */
@@ -43,18 +34,17 @@ struct audio_sink {
 static size_t audio_room(const struct sink *sink, int channel)
 {
     const struct audio_sink *audio = (const struct audio_sink *)sink;
-    size_t fill = ring_fill(audio->players[channel].ring);
+    size_t fill = card_waiting(sink->card, channel);
     size_t room = fill < 2 * audio->target ? 2 * audio->target - fill : 0;
-    return room * (size_t)audio->model_rate / (size_t)audio->rate;
+    return room * (size_t)audio->model_rate / (size_t)card_rate(sink->card);
 }
 
 static void audio_write(struct sink *sink, int channel, const struct delivery *hop)
 {
     struct audio_sink *audio = (struct audio_sink *)sink;
-    struct player *player = &audio->players[channel];
     for (size_t at = 0, used, n = 1; at < hop->n || n == BLOCK; at += used) {
-        n = resampler_push(player->resampler, hop->samples + at, hop->n - at, &used, audio->block, BLOCK, 0);
-        size_t fits = ring_write(player->ring, audio->block, n);
+        n = resampler_push(audio->resamplers[channel], hop->samples + at, hop->n - at, &used, audio->block, BLOCK, 0);
+        size_t fits = card_play(sink->card, channel, audio->block, n);
         count(&audio->counters[channel], COUNTER_PLAYBACK_DROPPED, n - fits);
     }
 }
@@ -62,48 +52,23 @@ static void audio_write(struct sink *sink, int channel, const struct delivery *h
 static void audio_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
 {
     (void)channel, (void)hole, (void)length;
-    atomic_fetch_add(&((struct audio_sink *)sink)->ended, 1);
+    struct audio_sink *audio = (struct audio_sink *)sink;
+    if (++audio->ended == audio->n) {
+        card_play_out(sink->card);
+    }
 }
 
-/* ---- PortAudio's thread. ---- */
+/* ---- The card's thread. ---- */
 
-/* Take up to n samples for one channel; gives how many, the rest is silence. */
-static size_t take(struct audio_sink *audio, int channel, size_t n)
-{
-    struct player *player = &audio->players[channel];
-    size_t fill = ring_fill(player->ring);
-    bool ended = atomic_load(&audio->ended) > 0;
-    if (fill > 2 * audio->target + n) {
-        count(&audio->counters[channel], COUNTER_PLAYBACK_DROPPED, ring_skip(player->ring, fill - audio->target - n));
-        fill = ring_fill(player->ring);
-    }
-    player->filling = player->filling && fill < audio->target + n && !ended;
-    if (player->filling) {
-        return 0;
-    }
-    if (fill < n && !ended) {
-        count(&audio->counters[channel], COUNTER_PLAYBACK_INSERTED, n - fill);
-        player->filling = true;
-    }
-    n = fill < n ? fill : n;
-    return ring_read(player->ring, player->samples, n);
-}
-
-static void play(void *arg, float *samples, size_t n, bool trouble)
+static void tell(void *arg, int i, enum counter counter, uint64_t n)
 {
     struct audio_sink *audio = arg;
-    size_t width = (size_t)audio->n;
-    memset(samples, 0, n * width * sizeof *samples);
-    for (size_t at = 0, part; at < n; at += part) {
-        part = n - at < BLOCK ? n - at : BLOCK;
-        for (int i = 0; i < audio->n; i++) {
-            size_t got = take(audio, i, part);
-            for (size_t k = 0; k < got; k++) {
-                samples[(at + k) * width + (size_t)i] = audio->players[i].samples[k];
-            }
-        }
-    }
-    count(&audio->counters[0], COUNTER_DEVICE_UNDERFLOW, trouble);
+    count(&audio->counters[i], counter, n);
+}
+
+static void turned(void *arg)
+{
+    struct audio_sink *audio = arg;
     if (audio->engine) {
         waker_wake(audio->engine);
     }
@@ -117,7 +82,7 @@ static void play_out(struct audio_sink *audio)
     const struct timespec moment = {.tv_nsec = 5000000};
     int64_t until = clock_now() + (int64_t)DRAIN_MS * 1000000;
     for (int i = 0; i < audio->n; i++) {
-        while (ring_fill(audio->players[i].ring) > 0 && clock_now() < until) {
+        while (card_waiting(audio->sink.card, i) > 0 && clock_now() < until) {
             nanosleep(&moment, NULL);
         }
     }
@@ -126,21 +91,28 @@ static void play_out(struct audio_sink *audio)
 static void audio_sink_close(struct sink *sink)
 {
     struct audio_sink *audio = (struct audio_sink *)sink;
-    if (audio->started && atomic_load(&audio->ended) == audio->n) {
+    if (audio->started && audio->ended == audio->n) {
         play_out(audio);
     }
-    audio_close(audio->audio);
+    card_close(sink->card);
     for (int i = 0; i < audio->n; i++) {
-        ring_destroy(audio->players[i].ring);
-        resampler_destroy(audio->players[i].resampler);
+        resampler_destroy(audio->resamplers[i]);
     }
     free(audio);
+}
+
+static struct card *open_card(struct audio_sink *audio, const struct sink_setup *setup, struct ssm_error *err)
+{
+    const struct card_setup card = {.device = setup->config->device, .pipeline = setup->pipeline, .rate = setup->config->rate,
+                                    .n_channels = audio->n, .target_s = target_s, .tell = tell, .turned = turned,
+                                    .arg = audio};
+    return card_open(&card, err);
 }
 
 static struct sink *audio_sink_open(const struct sink_setup *setup, struct ssm_error *err)
 {
     size_t n = (size_t)setup->n_channels;
-    struct audio_sink *audio = calloc(1, sizeof *audio + n * sizeof *audio->players);
+    struct audio_sink *audio = calloc(1, sizeof *audio + n * sizeof *audio->resamplers);
     if (!audio) {
         refuse_memory(err);
         return NULL;
@@ -150,24 +122,20 @@ static struct sink *audio_sink_open(const struct sink_setup *setup, struct ssm_e
     audio->engine = setup->patient ? setup->engine : NULL;
     audio->n = setup->n_channels;
     audio->model_rate = setup->model->rate;
-    const struct audio_request request = {.device = setup->config->device, .channels = audio->n,
-                                          .rate = setup->config->rate, .call = play, .arg = audio};
-    audio->audio = audio_open(&request, err);
-    if (!audio->audio) {
+    audio->sink.card = open_card(audio, setup, err);
+    if (!audio->sink.card) {
         goto fail;
     }
-    int rate = audio->rate = audio_rate(audio->audio);
-    audio->target = (size_t)rate * TARGET_MS / 1000;
+    int rate = card_rate(audio->sink.card);
+    audio->target = (size_t)(target_s * rate);
     for (int i = 0; i < audio->n; i++) {
-        audio->players[i] = (struct player){.ring = ring_create((size_t)rate),
-                                            .resampler = resampler_create(setup->model->rate, rate, RESAMPLER_LIVE),
-                                            .filling = true};
-        if (!audio->players[i].ring || !audio->players[i].resampler) {
+        audio->resamplers[i] = resampler_create(setup->model->rate, rate, RESAMPLER_LIVE);
+        if (!audio->resamplers[i]) {
             refuse_memory(err);
             goto fail;
         }
     }
-    log_line(LOG_INFO, "pipeline %s plays on %s at %d Hz", setup->pipeline, audio_name(audio->audio), rate);
+    log_line(LOG_INFO, "pipeline %s plays on %s at %d Hz", setup->pipeline, card_name(audio->sink.card), rate);
     return &audio->sink;
 fail:
     audio_sink_close(&audio->sink);
@@ -177,7 +145,7 @@ fail:
 static int audio_sink_start(struct sink *sink, struct ssm_error *err)
 {
     struct audio_sink *audio = (struct audio_sink *)sink;
-    audio->started = audio_start(audio->audio, err) == 0;
+    audio->started = card_start(sink->card, err) == 0;
     return audio->started ? 0 : -1;
 }
 

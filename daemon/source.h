@@ -13,7 +13,7 @@
 #include "daemon/waker.h"
 #include "model/ssm.h"
 
-struct gate;
+struct card;
 struct rows;
 struct worker;
 
@@ -26,6 +26,7 @@ struct source {
     bool patient;                      /* waits for room in the feeds: never loses a sample        */
     bool endless;                      /* does not end by itself                                   */
     bool sensor;                       /* one stream of rows, instead of a feed a channel          */
+    struct card *card;                 /* the sound device; NULL: there is none                    */
 
     struct feed *feeds[CONFIG_CHANNELS]; /* (n_channels) the source is their only writer           */
     struct rows *rows;                 /* of a sensor: the same                                    */
@@ -38,7 +39,6 @@ struct source_setup {
     const struct config_source *config;
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
-    struct gate *gate;     /* of what comes over ZeroMQ    */
 };
 
 struct source_ops {

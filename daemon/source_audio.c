@@ -1,31 +1,42 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
+#include "daemon/card.h"
 #include "daemon/log.h"
-#include "daemon/portaudio.h"
 #include "daemon/source.h"
-#include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* A microphone: each chosen channel is a stream. PortAudio's thread only copies into the feeds and wakes the engine. */
+/* A microphone: each chosen channel is a stream. The card's thread only copies into the feeds and wakes the engine. */
 struct audio_source {
     struct source source;
-    struct audio *audio;
-    int columns; /* channels the device is opened with */
     bool ended;
 };
 
-static void capture(void *arg, float *samples, size_t n, bool trouble)
+static void take(void *arg, int i, const float *samples, size_t n, int64_t arrived)
 {
-    struct audio_source *mic = arg;
-    int64_t arrived = clock_now();
-    for (int i = 0; i < mic->source.n_channels; i++) {
-        const float *first = samples + mic->source.channels[i];
-        size_t fits = feed_write(mic->source.feeds[i], first, (size_t)mic->columns, n, arrived);
-        count(&mic->source.counters[i], COUNTER_RING_FULL, n - fits);
-        count(&mic->source.counters[i], COUNTER_DEVICE_OVERFLOW, trouble);
+    struct source *source = arg;
+    count(&source->counters[i], COUNTER_RING_FULL, n - feed_write(source->feeds[i], samples, 1, n, arrived));
+}
+
+static void lose(void *arg, uint64_t n, enum counter why)
+{
+    struct source *source = arg;
+    for (int i = 0; i < source->n_channels; i++) {
+        feed_lose(source->feeds[i], n, why);
+        count(&source->counters[i], why, n);
     }
-    waker_wake(mic->source.engine);
+}
+
+static void tell(void *arg, int i, enum counter counter, uint64_t n)
+{
+    struct source *source = arg;
+    count(&source->counters[i], counter, n);
+}
+
+static void turned(void *arg)
+{
+    struct source *source = arg;
+    waker_wake(source->engine);
 }
 
 static struct source *audio_source_open(const struct source_setup *setup, struct ssm_error *err)
@@ -36,36 +47,38 @@ static struct source *audio_source_open(const struct source_setup *setup, struct
         refuse_memory(err);
         return NULL;
     }
-    mic->source.ops = &source_audio;
-    mic->source.endless = true;
-    mic->source.n_channels = config->n_channels > 0 ? config->n_channels : 1;
-    for (int i = 0; i < mic->source.n_channels; i++) {
-        mic->source.channels[i] = config->n_channels > 0 ? config->channels[i] : 0;
-        mic->columns = mic->source.channels[i] >= mic->columns ? mic->source.channels[i] + 1 : mic->columns;
+    struct source *source = &mic->source;
+    source->ops = &source_audio;
+    source->endless = true;
+    source->n_channels = config->n_channels > 0 ? config->n_channels : 1;
+    for (int i = 0; i < config->n_channels; i++) {
+        source->channels[i] = config->channels[i];
     }
-    const struct audio_request request = {.device = config->device, .capture = true, .channels = mic->columns,
-                                          .rate = config->rate, .call = capture, .arg = mic};
-    mic->audio = audio_open(&request, err);
-    if (!mic->audio) {
+    const struct card_setup card = {.device = config->device, .pipeline = setup->pipeline, .capture = true,
+                                    .rate = config->rate, .channels = source->channels, .n_channels = source->n_channels,
+                                    .floor_db = config->floor_db, .silence_s = config->silence_s,
+                                    .take = take, .lose = lose, .tell = tell, .turned = turned, .arg = source};
+    source->card = card_open(&card, err);
+    if (!source->card) {
         free(mic);
         return NULL;
     }
-    mic->source.rate = audio_rate(mic->audio);
-    log_line(LOG_INFO, "pipeline %s captures from %s at %d Hz", setup->pipeline, audio_name(mic->audio), mic->source.rate);
-    return &mic->source;
+    source->rate = card_rate(source->card);
+    log_line(LOG_INFO, "pipeline %s captures from %s at %d Hz", setup->pipeline, card_name(source->card), source->rate);
+    return source;
 }
 
 static int audio_source_start(struct source *source, struct ssm_error *err)
 {
-    return audio_start(((struct audio_source *)source)->audio, err);
+    return card_start(source->card, err);
 }
 
-/* The loop thread ends the feeds itself: once audio_stop is back it is their only writer. */
+/* The loop thread ends the feeds itself: once card_stop is back it is their only writer. */
 static void audio_source_stop(struct source *source)
 {
     struct audio_source *mic = (struct audio_source *)source;
     if (!mic->ended) {
-        audio_stop(mic->audio);
+        card_stop(source->card);
         for (int i = 0; i < source->n_channels; i++) {
             feed_end(source->feeds[i]);
         }
@@ -76,9 +89,8 @@ static void audio_source_stop(struct source *source)
 
 static void audio_source_close(struct source *source)
 {
-    struct audio_source *mic = (struct audio_source *)source;
-    audio_close(mic->audio);
-    free(mic);
+    card_close(source->card);
+    free(source);
 }
 
 const struct source_ops source_audio = {.name = "audio",

@@ -84,6 +84,11 @@ size_t ring_room(const struct ring *ring)
     return ring->mask + 1 - (size_t)(written - taken);
 }
 
+uint64_t ring_end(const struct ring *ring)
+{
+    return atomic_load_explicit(&ring->written, memory_order_relaxed) + ring_lost(ring);
+}
+
 /* Tell the reader what is missing before sample `at`, the next one to be written. */
 static void note_hole(struct ring *ring, uint64_t at)
 {

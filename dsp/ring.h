@@ -30,6 +30,9 @@ size_t ring_write_strided(struct ring *ring, const float *samples, size_t step, 
 /* Writer: room left, in samples; for a writer that would rather wait than lose. */
 size_t ring_room(const struct ring *ring);
 
+/* Writer: samples offered so far: the number, in the source's own count, of the next one. */
+uint64_t ring_end(const struct ring *ring);
+
 /* Reader: samples waiting. */
 size_t ring_size(const struct ring *ring); /* all of it */
 size_t ring_fill(const struct ring *ring);

@@ -67,8 +67,9 @@ END
         -L "module-null-sink sink_name=out" -L module-native-protocol-unix >pulse.log 2>&1 & started+=($!)
     wait_for "pactl info >/dev/null 2>&1" || { echo "skipped: pulseaudio does not start here"; return; }
     sox -n -r 44100 -c 2 tone.wav synth 10 sine 500 vol 0.25
-    paplay --device=room tone.wav & started+=($!)
-    parecord --device=out.monitor --file-format=wav heard.wav & started+=($!); local recorder=$!
+    # A null sink makes sound in pieces as long as its player's latency: 2 s if nobody asks for less.
+    paplay --latency-msec=20 --device=room tone.wav & started+=($!)
+    parecord --latency-msec=20 --device=out.monitor --file-format=wav heard.wav & started+=($!); local recorder=$!
     config ALSA:room ALSA:speaker 0,1
     run_for 3
     kill -INT $recorder

@@ -5,7 +5,6 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "daemon/gate.h"
 #include "tests/test.h"
 
 enum { MESSAGES = 4000, SIZE = 1024 };
@@ -55,8 +54,7 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
 {
     (void)state;
     struct ssm_error err = {0};
-    struct gate *gate = gate_open(NULL, &err);
-    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
+    struct publisher *publisher = publisher_open(address, "test", 0, &err);
     assert_non_null(publisher);
     struct topic *topic = publisher_topic(publisher, "audio", "p", 0, "m");
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
@@ -84,15 +82,13 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
     zmq_close(stops);
     zmq_ctx_term(context);
     publisher_close(publisher);
-    gate_close(gate);
 }
 
 static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void **state)
 {
     (void)state;
     struct ssm_error err = {0};
-    struct gate *gate = gate_open(NULL, &err);
-    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
+    struct publisher *publisher = publisher_open(address, "test", 0, &err);
     assert_non_null(publisher);
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
     wait_for_subscription(publisher);
@@ -118,7 +114,6 @@ static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void 
     zmq_close(reads);
     zmq_ctx_term(context);
     publisher_close(publisher);
-    gate_close(gate);
 }
 
 int main(void)
