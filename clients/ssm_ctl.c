@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "clients/caller.h"
+#include "clients/link.h"
 #include "clients/verb.h"
 
 static const char *address = "tcp://127.0.0.1:5570";
@@ -22,7 +23,8 @@ static int exit_status(const char *code)
         const char *code;
         int status;
     } rows[] = {{"bad_request", EX_USAGE}, {"unknown_op", EX_USAGE}, {"not_found", EX_NOINPUT}, {"busy", EX_TEMPFAIL},
-                {"refused", EX_DATAERR}};
+                {"refused", EX_DATAERR},
+                {"denied", EX_NOPERM}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (strcmp(code, rows[i].code) == 0) {
             return rows[i].status;
@@ -143,6 +145,7 @@ static int run_ctl(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd answers: one port below publish (tcp://127.0.0.1:5570)"},
+    LINK_OPTIONS,
     {"state", "FILE", OPTION_TEXT, &state, 0, 0, "where stream.export writes the stream, and stream.import reads it"},
     {"wait", "S", OPTION_NUMBER, &seconds, 1, 600, "seconds to wait for the answer (5)"},
     {0},

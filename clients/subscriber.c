@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/subscriber.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sysexits.h>
 #include <zmq.h>
 
+#include "clients/link.h"
 #include "model/refuse.h"
 
-enum { PARTS = 3 };
+/* hugz/ of the largest daemon is a tenth of MESSAGE_MOST. */
+enum { PARTS = 3, MESSAGE_MOST = 4 << 20 };
 
 struct subscriber {
-    void *context, *socket;
+    struct link link;
     char topic[WIRE_TOPIC_MAX];
     zmq_msg_t parts[PARTS];
     void *seen; /* tsearch tree of struct seen, by topic */
@@ -29,22 +29,6 @@ struct seen {
     uint8_t boot[16];
     uint64_t next; /* the sequence number that should come now */
 };
-
-static int set(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value);
-}
-
-/* Heartbeats tell a dead peer from a quiet one; libzmq takes them over only if they are set before the connect. */
-static bool configure(void *socket)
-{
-    const int64_t message_max = 4 << 20; /* hugz/ of the largest daemon is a tenth of that */
-    return zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0 &&
-           set(socket, ZMQ_HEARTBEAT_IVL, 1000) == 0 && set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) == 0 &&
-           set(socket, ZMQ_HEARTBEAT_TTL, 3000) == 0 && set(socket, ZMQ_RECONNECT_IVL, 100) == 0 &&
-           set(socket, ZMQ_RECONNECT_IVL_MAX, 5000) == 0 && set(socket, ZMQ_RCVHWM, 10000) == 0 &&
-           set(socket, ZMQ_LINGER, 0) == 0;
-}
 
 struct subscriber *subscriber_open(const char *address, const char *topic, subscriber_lost *lost, void *lost_context,
                                    struct ssm_error *err)
@@ -60,23 +44,13 @@ struct subscriber *subscriber_open(const char *address, const char *topic, subsc
         zmq_msg_init(&s->parts[i]);
     }
     snprintf(s->topic, sizeof s->topic, "%s", topic);
-    s->context = zmq_ctx_new();
-    s->socket = s->context != NULL ? zmq_socket(s->context, ZMQ_SUB) : NULL;
-    if (s->socket == NULL || !configure(s->socket)) {
-        refuse(err, EX_OSERR, "can't make a ZeroMQ socket: %s", zmq_strerror(errno));
-        goto fail;
+    if (link_open(&s->link, ZMQ_SUB, address, MESSAGE_MOST, err) < 0) {
+        subscriber_close(s);
+        return NULL;
     }
-    if (zmq_connect(s->socket, address) != 0) {
-        refuse(err, EX_USAGE, "\"%s\" is no address to connect to (%s); write one like tcp://127.0.0.1:5571", address,
-               zmq_strerror(errno));
-        goto fail;
-    }
-    zmq_setsockopt(s->socket, ZMQ_SUBSCRIBE, topic, strlen(topic));
-    zmq_setsockopt(s->socket, ZMQ_SUBSCRIBE, "hugz/", 5);
+    zmq_setsockopt(s->link.socket, ZMQ_SUBSCRIBE, topic, strlen(topic));
+    zmq_setsockopt(s->link.socket, ZMQ_SUBSCRIBE, "hugz/", 5);
     return s;
-fail:
-    subscriber_close(s);
-    return NULL;
 }
 
 void subscriber_close(struct subscriber *s)
@@ -87,12 +61,7 @@ void subscriber_close(struct subscriber *s)
     for (int i = 0; i < PARTS; i++) {
         zmq_msg_close(&s->parts[i]);
     }
-    if (s->socket != NULL) {
-        zmq_close(s->socket);
-    }
-    if (s->context != NULL) {
-        zmq_ctx_term(s->context);
-    }
+    link_close(&s->link);
     tdestroy(s->seen, free);
     free(s);
 }
@@ -174,7 +143,7 @@ static int receive_parts(struct subscriber *s)
     int n = 0, more = 1;
     while (more) {
         zmq_msg_t *part = &s->parts[n < PARTS ? n : PARTS - 1];
-        if (zmq_msg_recv(part, s->socket, ZMQ_DONTWAIT) < 0) {
+        if (zmq_msg_recv(part, s->link.socket, ZMQ_DONTWAIT) < 0) {
             return 0;
         }
         more = zmq_msg_more(part);
@@ -200,7 +169,7 @@ static bool decode(struct subscriber *s, struct subscriber_message *message)
 
 int subscriber_receive(struct subscriber *s, struct subscriber_message *message, int timeout_ms)
 {
-    zmq_pollitem_t item = {.socket = s->socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = s->link.socket, .events = ZMQ_POLLIN};
     if (zmq_poll(&item, 1, timeout_ms) <= 0) {
         return 0;
     }

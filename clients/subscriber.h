@@ -2,7 +2,7 @@
 #ifndef CLIENTS_SUBSCRIBER_H
 #define CLIENTS_SUBSCRIBER_H
 
-/* Receive what ssmd publishes, and know what did not arrive. Only clients/subscriber.c includes zmq.h here.
+/* Receive what ssmd publishes, and know what did not arrive.
  *
  * Besides the topics asked for, hugz/ is subscribed to: each second it tells the last sequence number of every topic, so
  * that a loss is seen even on a topic that went quiet. One thread. */

@@ -24,35 +24,58 @@ static bool is_local(const char *address)
     return strncmp(host, "127.", 4) == 0 && strspn(host, "0123456789.") == n;
 }
 
-static void refuse_foreign(const struct node *node, const char *key, const char *address, struct config_errors *errors)
+/* Something that listens. */
+struct port {
+    const char *address; /* tcp://HOST:PORT, or what is_local takes for granted */
+    const char *danger;  /* what whoever reaches it can do                      */
+    bool zeromq;         /* curve can guard it                                  */
+};
+
+/* Beyond this machine a port is guarded by keys, or `insecure` says that it needn't be. */
+static void check_reach(const struct config *config, const struct port *port, struct place at, const char *path,
+                        struct config_errors *errors)
 {
-    errors_add(errors, node->at, key,
-               "%s can be reached from other machines and nothing is encrypted: whoever reaches the port can listen. "
-               "Bind 127.0.0.1, or write insecure: true if that is what you want",
-               address);
+    bool guarded = port->zeromq && config->curve.secret[0];
+    if (!is_local(port->address) && !guarded && !config->insecure) {
+        errors_add(errors, at, path,
+                   "%s can be reached from other machines, and whoever does can %s. Bind 127.0.0.1, %sor write insecure: true "
+                   "if that is what you want",
+                   port->address + strlen("tcp://"), port->danger, port->zeromq ? "set curve: (see ssm keys), " : "");
+    }
 }
 
 /* What listens at the top level. */
-static void check_local(const struct config *config, const struct node *root, struct config_errors *errors)
+static void check_ports(const struct config *config, const struct node *root, struct config_errors *errors)
 {
-    const struct node *publish = node_find(root, "publish"), *http = node_find(root, "http");
-    char address[300];
-    snprintf(address, sizeof address, "tcp://%s", config->http);
-    if (publish && !is_local(config->publish) && !config->insecure) {
-        refuse_foreign(publish, "publish", config->publish, errors);
+    char http[300] = "";
+    if (config->http[0]) {
+        snprintf(http, sizeof http, "tcp://%s", config->http);
     }
-    if (http && config->http[0] && !is_local(address) && !config->insecure) {
-        refuse_foreign(http, "http", config->http, errors);
+    const struct {
+        const char *key;
+        struct port port;
+    } rows[] = {{"publish", {config->publish, "listen", true}},
+                {"control", {config->control, "end the daemon, and carry streams away", true}},
+                {"http", {http, "read how it runs", false}}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const struct node *node = node_find(root, rows[i].key);
+        if (node) {
+            check_reach(config, &rows[i].port, node->at, rows[i].key, errors);
+        }
     }
 }
 
-/* A source that listens at `address`, tcp://HOST:PORT. */
-static void check_reach(const struct config *config, const char *address, struct place at, const char *path,
-                        struct config_errors *errors)
+/* The key of whom a source connects to belongs to `sub`, and needs one of our own. */
+static void check_server_key(const struct config *config, const struct config_pipeline *pipeline, bool sub,
+                             const struct node *source, struct config_errors *errors)
 {
-    if (!is_local(address) && !config->insecure) {
-        errors_add(errors, at, path, "%s can be reached from other machines, and whoever does can feed the model. Listen on "
-                   "127.0.0.1, or write insecure: true if that is what you want", address + strlen("tcp://"));
+    const struct node *node = node_find(source, "server_key");
+    char path[256];
+    snprintf(path, sizeof path, "pipelines.%s.source.server_key", pipeline->name);
+    if (node && !sub) {
+        errors_add(errors, node->at, path, "is for a source that connects: sub");
+    } else if (node && config->curve.secret[0] == '\0') {
+        errors_add(errors, node->at, path, "needs a key of our own too: set curve:");
     }
 }
 
@@ -60,25 +83,14 @@ static void check_pcm(const struct config *config, const struct config_pipeline 
                       struct config_errors *errors)
 {
     const struct node *node = node_find(source, "path");
-    const char *listened = pipeline->source.path;
-    char path[256];
-    snprintf(path, sizeof path, "pipelines.%s.source.path", pipeline->name);
-    listened += strncmp(listened, "pull:", 5) == 0 ? 5 : 0;
-    if (node && strncmp(listened, "tcp://", 6) == 0) {
-        check_reach(config, listened, node->at, path, errors);
+    const char *path = pipeline->source.path;
+    bool pull = strncmp(path, "pull:", 5) == 0, sub = strncmp(path, "sub:", 4) == 0;
+    char where[256];
+    snprintf(where, sizeof where, "pipelines.%s.source.path", pipeline->name);
+    if (node && !sub) {
+        check_reach(config, &(struct port){path + (pull ? 5 : 0), "feed the model", pull}, node->at, where, errors);
     }
-}
-
-/* Who reaches the control port can end the daemon and carry streams away. */
-static void check_control(const struct config *config, const struct node *root, struct config_errors *errors)
-{
-    const struct node *node = node_find(root, "control");
-    if (node && !is_local(config->control) && !config->insecure) {
-        errors_add(errors, node->at, "control",
-                   "%s can be reached from other machines and nobody is asked who they are: whoever reaches the port can end "
-                   "the daemon. Bind 127.0.0.1, or write insecure: true if that is what you want",
-                   config->control);
-    }
+    check_server_key(config, pipeline, sub, source, errors);
 }
 
 /* A transport's address has to be there, and reachable from here alone. */
@@ -98,8 +110,9 @@ static void check_sensor(const struct config *config, const struct config_pipeli
     } else if (listens && ipc && !pull) {
         errors_add(errors, at, path, "ipc:// is for the transport pull");
     } else if (listens && sensor->listen[0] && !ipc) {
-        check_reach(config, address, at, path, errors);
+        check_reach(config, &(struct port){address, "feed the model", pull}, at, path, errors);
     }
+    check_server_key(config, pipeline, sensor->transport == SENSOR_SUB, source, errors);
     if (sensor->transport == SENSOR_SUB && !node_find(source, "connect")) {
         errors_add(errors, source->at, path, "the transport sub needs connect: tcp://HOST:PORT");
     }
@@ -229,8 +242,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
 /* What no single key can know. */
 static void check_together(struct config *config, const struct node *root, struct config_errors *errors)
 {
-    check_local(config, root, errors);
-    check_control(config, root, errors);
+    check_ports(config, root, errors);
     struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
     const struct node *pipelines = node_find(root, "pipelines");
     const struct node *node = pipelines ? pipelines->children : NULL;

@@ -39,6 +39,7 @@ struct config_source {
     char listen[256];              /* sensor over udp, tcp, pull: HOST:PORT; pull also ipc://PATH                     */
     char connect[256];             /* sensor over sub: a ZeroMQ address                                               */
     char topic[256];               /* sensor over sub: what messages begin with                                       */
+    char server_key[1024];         /* over sub: the public key of whom it connects to, Z85 or a file; "" = no CURVE     */
     enum reading_format lines;     /* sensor                                                                          */
     char fields[2048];             /* sensor: "ax,ay,az"; "" = as the model names them                                */
     char units[1024];              /* sensor: "g,g,g": have to be the model's; "" = not told                          */
@@ -52,6 +53,13 @@ struct config_sink {
     char path[1024];  /* file: the format follows the ending: .wav .flac .ogg .opus .w64 .rf64; jsonl: "-" for stdout   */
     char device[256]; /* audio                                                                                      */
     int rate;         /* audio, file: Hz; 0 = the source's                                                           */
+};
+
+/* Who may come in over ZeroMQ (daemon/gate.h). */
+struct config_curve {
+    char secret[1024];  /* file of our key pair; "" = no curve                  */
+    char clients[1024]; /* file or folder of public keys, or "any"              */
+    char admins[1024];  /* the same, of who may change things; "" = nobody      */
 };
 
 struct config_pipeline {
@@ -76,7 +84,8 @@ struct config {
     char control[256]; /* address requests are answered on; "" = none, "auto" = one port below `publish` */
     char http[256];    /* HOST:PORT of the web server that tells how it runs; "" = none */
     char state_dir[1024]; /* where states outlive a crash; "" = nowhere */
-    bool insecure;     /* publish beyond loopback without CURVE */
+    struct config_curve curve;
+    bool insecure;     /* listen beyond loopback without CURVE */
     double deadline_s; /* a batch waits at most this long for more streams */
     double drain_s;    /* SIGTERM: time allowed to drain */
     struct config_pipeline *pipelines;

@@ -225,6 +225,9 @@ static const struct key source_rows[] = {
      .pattern = "^(tcp://.+:[0-9]+|ipc://.+)$", .about = "What sub connects to: tcp://HOST:PORT or ipc://PATH."},
     {.name = "topic", .kind = KEY_TEXT, FIELD(struct config_source, topic), .types = SENSOR, .pattern = "",
      .check = check_any, .about = "For sub: what messages begin with; the line is in the last frame. Without it all of them."},
+    {.name = "server_key", .kind = KEY_TEXT, FIELD(struct config_source, server_key), .types = PCM | SENSOR,
+     .check = check_not_empty, .pattern = ".",
+     .about = "For sub: the public key of whom it connects to, or a file of it; then CURVE is spoken, with curve's own key."},
     {.name = "format", .kind = KEY_WORD, FIELD(struct config_source, lines), .types = SENSOR, .words = line_formats,
      .standard = "jsonl", .about = "What a line is: jsonl, an object of JSON, or csv."},
     {.name = "fields", .kind = KEY_TEXTS, FIELD(struct config_source, fields), .types = SENSOR, .least = 1,
@@ -295,6 +298,17 @@ static const struct key pipeline_rows[] = {
 
 static const struct keys pipeline_keys = {.what = "pipeline", .at = pipeline_rows, .n = COUNT(pipeline_rows)};
 
+static const struct key curve_rows[] = {
+    {.name = "secret", .kind = KEY_TEXT, FIELD(struct config_curve, secret), .required = true, .check = check_not_empty,
+     .pattern = ".", .about = "File of this daemon's key pair, as ssm keys makes it: NAME_secret."},
+    {.name = "clients", .kind = KEY_TEXT, FIELD(struct config_curve, clients), .required = true, .check = check_not_empty,
+     .pattern = ".", .about = "Whose public keys may come in: a file of keys, a folder of such files, or any."},
+    {.name = "admins", .kind = KEY_TEXT, FIELD(struct config_curve, admins), .check = check_any, .pattern = "",
+     .about = "Whose public keys may change things over control, beside what clients may: a file or a folder."},
+};
+
+static const struct keys curve_keys = {.what = "curve", .at = curve_rows, .n = COUNT(curve_rows)};
+
 static const struct key rows[] = {
     {.name = "version", .kind = KEY_INT, FIELD(struct config, version), .least = 1, .most = 1, .required = true,
      .about = "Of this file's format: 1."},
@@ -321,6 +335,8 @@ static const struct key rows[] = {
     {.name = "state_dir", .kind = KEY_TEXT, FIELD(struct config, state_dir), .check = check_any, .pattern = "",
      .about = "Folder in which the states of live streams are kept, each second, for a restart to go on from, best in memory: "
               "/run/ssmd; empty is nowhere."},
+    {.name = "curve", .kind = KEY_MAP, FIELD(struct config, curve), .items = &curve_keys,
+     .about = "Encrypt every tcp:// port of ZeroMQ (CURVE), and let in only who has a key. ssm keys makes them."},
     {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",
      .about = "Allow ports that other machines reach without encryption: whoever reaches them can listen, or feed a model."},
     {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config, deadline_s), .least = 0, .most = 1, .standard = "2ms",

@@ -33,6 +33,7 @@ struct request {
     char code[16], path[64], msg[ERROR_BYTES]; /* code "": nothing is wrong */
     const struct pipeline *pipeline; /* of args.stream */
     struct stream *stream;           /* the same       */
+    bool allowed, admin; /* who asks may ask; and may change things */
 };
 
 struct control {
@@ -45,6 +46,7 @@ struct control {
     struct leaving leave;            /* a stream on its way out                   */
     uint8_t *blob;                   /* the same as bytes, aligned: also of one on its way in */
     size_t blob_room, blob_size;     /* blob_size: of the answer's second frame   */
+    size_t waiting_room, state_room; /* bytes in leave                            */
     struct record record;
     struct ssm_error err;
     bool drain;                      /* once the answer is sent */
@@ -58,6 +60,7 @@ struct control {
 struct operation {
     const char *name, *args, *about;
     bool streams; /* args.stream is needed */
+    bool changes; /* only for admins       */
     void (*run)(struct control *control);
     void (*finish)(struct control *control);
     bool (*done)(const struct control *control); /* NULL: when the engine's thread has answered the call */
@@ -96,7 +99,7 @@ static void put_model(struct wire_bytes *bytes, const struct model *model)
     put_count(bytes, "rate", (uint64_t)info->rate);
     put_count(bytes, "hop", (uint64_t)info->hop);
     put_count(bytes, "latency", (uint64_t)info->latency);
-    put_count(bytes, "streams", (uint64_t)model->streams);
+    put_count(bytes, "streams", (uint64_t)info->streams);
     put_count(bytes, "state_bytes", info->state_bytes);
 }
 
@@ -125,6 +128,15 @@ static uint64_t resident_bytes(void)
     return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+static size_t count_models(const struct daemon *daemon)
+{
+    size_t n = 0;
+    for (const struct model *model = daemon->models; model; model = model->next) {
+        n++;
+    }
+    return n;
+}
+
 static void run_mem(struct control *control)
 {
     struct wire_bytes *bytes = &control->bytes;
@@ -132,9 +144,9 @@ static void run_mem(struct control *control)
     wire_put_map(bytes, 2);
     put_count(bytes, "resident_bytes", resident_bytes());
     wire_put_text(bytes, "models");
-    wire_put_array(bytes, (size_t)daemon->n_models);
-    for (int i = 0; i < daemon->n_models; i++) {
-        const struct ssm_info *info = ssm_describe(daemon->models[i].engine);
+    wire_put_array(bytes, count_models(daemon));
+    for (const struct model *model = daemon->models; model; model = model->next) {
+        const struct ssm_info *info = ssm_describe(model->engine);
         wire_put_map(bytes, 3);
         wire_put_pair(bytes, "name", info->name);
         put_count(bytes, "engine_bytes", info->engine_bytes);
@@ -292,17 +304,18 @@ static const struct operation operations[] = {
     {.name = "snapshot", .about = "what state/ says each second", .run = run_snapshot},
     {.name = "stream.list", .about = "the streams and how far they are", .run = run_list},
     {.name = "stream.reset", .args = "stream", .about = "put a stream's model back to its zero state", .streams = true,
-     .run = run_reset, .finish = finish_reset},
+     .changes = true, .run = run_reset, .finish = finish_reset},
     {.name = "stream.bypass", .args = "stream", .about = "give a denoiser's input itself, as late as its output, without a click",
-     .streams = true, .run = run_bypass},
+     .streams = true, .changes = true, .run = run_bypass},
     {.name = "stream.unbypass", .args = "stream", .about = "give the denoiser's output again", .streams = true,
-     .run = run_unbypass},
+     .changes = true, .run = run_unbypass},
     {.name = "stream.export", .args = "stream", .about = "end a stream here and give it, to go on elsewhere", .streams = true,
-     .run = run_export, .finish = finish_export, .done = has_left},
+     .changes = true, .run = run_export, .finish = finish_export, .done = has_left},
     {.name = "stream.import", .args = "stream", .about = "go on with a stream that another daemon gave", .streams = true,
-     .run = run_import, .finish = finish_import},
+     .changes = true, .run = run_import, .finish = finish_import},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
-    {.name = "drain", .about = "stop the sources, let what waits go through, and end", .run = run_drain},
+    {.name = "drain", .about = "stop the sources, let what waits go through, and end", .changes = true,
+     .run = run_drain},
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -316,15 +329,17 @@ static void run_describe(struct control *control)
     wire_put_text(bytes, "operations");
     wire_put_array(bytes, OPERATIONS);
     for (int i = 0; i < OPERATIONS; i++) {
-        wire_put_map(bytes, 3);
+        wire_put_map(bytes, 4);
         wire_put_pair(bytes, "op", operations[i].name);
         wire_put_pair(bytes, "args", operations[i].args ? operations[i].args : "");
         wire_put_pair(bytes, "about", operations[i].about);
+        wire_put_text(bytes, "admin");
+        wire_put_bool(bytes, operations[i].changes);
     }
     wire_put_text(bytes, "models");
-    wire_put_array(bytes, (size_t)daemon->n_models);
-    for (int i = 0; i < daemon->n_models; i++) {
-        put_model(bytes, &daemon->models[i]);
+    wire_put_array(bytes, count_models(daemon));
+    for (const struct model *model = daemon->models; model; model = model->next) {
+        put_model(bytes, model);
     }
 }
 
@@ -404,8 +419,7 @@ static bool find_stream(struct control *control)
 {
     const struct daemon *daemon = control->daemon;
     const char *name = json_string_value(json_object_get(control->request.args, "stream"));
-    for (int i = 0; name && i < daemon->n_pipelines; i++) {
-        const struct pipeline *pipeline = &daemon->pipelines[i];
+    for (const struct pipeline *pipeline = daemon->pipelines; name && pipeline; pipeline = pipeline->next) {
         size_t n = strlen(pipeline->config->name);
         for (int k = 0; strncmp(name, pipeline->config->name, n) == 0 && k < pipeline->n_channels; k++) {
             char channel[16];
@@ -487,13 +501,57 @@ static const void *write_answer(struct control *control, void (*put)(struct cont
     return request->json ? as_json(control, size) : control->bytes.at;
 }
 
-const void *control_answer(struct control *control, const void *body, size_t body_size, const void *blob, size_t blob_size,
-                           size_t *size)
+/* As it is, or moved to where there is room for `size` bytes; *room says whether there was memory. */
+static void *grown(void *bytes, size_t *room, size_t size)
 {
-    control->request = (struct request){.blob = blob, .blob_size = blob_size};
+    void *more = size > *room ? realloc(bytes, size) : NULL;
+    *room = more ? size : *room;
+    return more ? more : bytes;
+}
+
+/* Room for the answer, and for the largest stream, as it leaves and as bytes: models come and go. */
+static bool make_room(struct control *control)
+{
+    size_t waiting = 0, state = 0;
+    for (const struct model *model = control->daemon->models; model; model = model->next) {
+        size_t inputs = (size_t)ssm_describe(model->engine)->inputs, size = ssm_state_size(model->engine);
+        waiting = inputs > waiting ? inputs : waiting;
+        state = size > state ? size : state;
+    }
+    size_t answer = daemon_state_room(control->daemon) + ANSWER_BYTES + MODEL_BYTES * count_models(control->daemon);
+    size_t blob = record_size(waiting, state);
+    waiting = (waiting + 1) * sizeof(float);
+    control->bytes.at = grown(control->bytes.at, &control->bytes.room, answer);
+    control->leave.waiting = grown(control->leave.waiting, &control->waiting_room, waiting);
+    control->leave.state = grown(control->leave.state, &control->state_room, state + 1);
+    control->blob = grown(control->blob, &control->blob_room, blob);
+    return control->bytes.room >= answer && control->waiting_room >= waiting && control->state_room > state &&
+           control->blob_room >= blob;
+}
+
+static bool is_permitted(struct control *control, const struct operation *operation)
+{
+    const struct request *request = &control->request;
+    bool permitted = request->allowed && (request->admin || !operation->changes);
+    if (!request->allowed) {
+        wrong(control, "denied", "", "your key is not allowed any more");
+    } else if (!permitted) {
+        wrong(control, "denied", "op", "%s changes something: that takes a key in curve.admins", operation->name);
+    }
+    return permitted;
+}
+
+const void *control_answer(struct control *control, const struct router_request *asked, size_t *size)
+{
+    control->request = (struct request){
+        .blob = asked->blob, .blob_size = asked->blob_size, .allowed = asked->allowed, .admin = asked->admin};
     control->blob_size = 0;
-    const struct operation *operation = read_request(control, body, body_size) ? find_operation(control) : NULL;
-    bool good = operation && (!operation->streams || find_stream(control));
+    const struct operation *operation = read_request(control, asked->body, asked->size) ? find_operation(control) : NULL;
+    if (operation && !make_room(control)) {
+        wrong(control, "internal", "op", "out of memory");
+        operation = NULL;
+    }
+    bool good = operation && is_permitted(control, operation) && (!operation->streams || find_stream(control));
     if (good && operation->finish) {
         operation->run(control);
         control->pending = control->request.code[0] ? NULL : operation;
@@ -503,23 +561,6 @@ const void *control_answer(struct control *control, const void *body, size_t bod
 }
 
 /* ---- The socket. ---- */
-
-/* Room for the largest stream, as it leaves and as bytes. */
-static bool make_room(struct control *control)
-{
-    size_t hop = 0, state = 0;
-    for (int i = 0; i < control->daemon->n_models; i++) {
-        const struct ssm_engine *engine = control->daemon->models[i].engine;
-        size_t inputs = (size_t)ssm_describe(engine)->inputs, size = ssm_state_size(engine);
-        hop = inputs > hop ? inputs : hop;
-        state = size > state ? size : state;
-    }
-    control->blob_room = record_size(hop, state);
-    control->leave.waiting = calloc(hop + 1, sizeof(float));
-    control->leave.state = malloc(state + 1);
-    control->blob = malloc(control->blob_room);
-    return control->leave.waiting && control->leave.state && control->blob;
-}
 
 static int64_t frame_most(const struct control *control)
 {
@@ -534,13 +575,11 @@ struct control *control_open(const char *address, struct daemon *daemon, struct 
         return NULL;
     }
     control->daemon = daemon;
-    control->bytes.room = daemon_state_room(daemon) + ANSWER_BYTES + MODEL_BYTES * (size_t)daemon->n_models;
-    control->bytes.at = malloc(control->bytes.room);
-    if (!control->bytes.at || !make_room(control)) {
+    if (!make_room(control)) {
         refuse_memory(err);
         goto fail;
     }
-    if (address[0] && !(control->router = router_open(address, frame_most(control), err))) {
+    if (address[0] && !(control->router = router_open(daemon->gate, address, frame_most(control), err))) {
         goto fail;
     }
     return control;
@@ -594,7 +633,7 @@ void control_turn(struct control *control)
     struct router_request request;
     for (int i = 0; control && i < TURN_REQUESTS && finish_pending(control) && router_receive(control->router, &request); i++) {
         size_t size;
-        const void *answer = control_answer(control, request.body, request.size, request.blob, request.blob_size, &size);
+        const void *answer = control_answer(control, &request, &size);
         if (answer) {
             send_answer(control, answer, size);
         }

@@ -13,7 +13,9 @@
  * the other, in the order in which they came. What concerns a stream is done by the engine's thread between two turns, and
  * the loop goes on meanwhile.
  *
- * code: bad_request (what it is stands in path), unknown_op, not_found, busy (try again), refused, internal. */
+ * With curve: who asks is known by a key, and operations that change something are for admins (daemon/gate.h).
+ *
+ * code: bad_request (what it is stands in path), unknown_op, denied, not_found, busy (try again), refused, internal. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,6 +24,7 @@
 
 struct control;
 struct daemon;
+struct router_request;
 
 enum { CONTROL_REQUEST_MOST = 65536 }; /* bytes, without the second frame */
 
@@ -38,7 +41,6 @@ void control_turn(struct control *control);
 
 /* Answer one request. Gives the answer's bytes, borrowed until the next call, and *size; NULL: the engine's thread has to be
  * waited for. */
-const void *control_answer(struct control *control, const void *body, size_t body_size, const void *blob, size_t blob_size,
-                           size_t *size);
+const void *control_answer(struct control *control, const struct router_request *request, size_t *size);
 
 #endif

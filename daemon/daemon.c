@@ -5,20 +5,17 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/checkpoint.h"
 #include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
-#include "daemon/fit.h"
-#include "daemon/labels.h"
+#include "daemon/gate.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
 #include "daemon/notify.h"
 #include "daemon/publish.h"
-#include "daemon/rows.h"
 #include "daemon/running.h"
 #include "daemon/sink.h"
 #include "daemon/source.h"
@@ -26,79 +23,40 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512, ROWS_LEAST = 64 };
+enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512 };
 
 /* ---- Opening. ---- */
 
 static bool is_patient(const struct daemon *daemon)
 {
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        if (daemon->pipelines[i].source->patient) {
-            return true;
-        }
+    bool patient = false;
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        patient = patient || pipeline->source->patient;
     }
-    return false;
+    return patient;
 }
 
-static int open_sources(struct daemon *daemon, struct ssm_error *err)
+/* One of each that the configuration names. */
+static int create_pipelines(struct daemon *daemon, struct ssm_error *err)
 {
-    const struct config *config = daemon->config;
-    for (int i = 0; i < config->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        pipeline->config = &config->pipelines[i];
-        const struct source_setup setup = {&pipeline->config->source, pipeline->config->name, daemon->reader};
-        pipeline->source = source_find(pipeline->config->source.type)->open(&setup, err);
-        if (!pipeline->source) {
-            return -1;
+    struct pipeline **last = &daemon->pipelines;
+    for (int i = 0; i < daemon->config->n_pipelines; i++) {
+        *last = pipeline_create(&daemon->config->pipelines[i]);
+        if (!*last) {
+            return refuse_memory(err);
         }
-        pipeline->n_channels = pipeline->source->n_channels;
-        daemon->n_streams += pipeline->n_channels;
-        daemon->n_pipelines++;
+        last = &(*last)->next;
     }
     return 0;
 }
 
-static struct model *find_model(struct daemon *daemon, const char *name)
+static int open_inputs(struct daemon *daemon, struct ssm_error *err)
 {
-    int i = 0;
-    while (i < daemon->n_models && strcmp(daemon->models[i].name, name) != 0) {
-        i++;
+    if (create_pipelines(daemon, err) < 0 || pipelines_open_inputs(daemon, daemon->pipelines, &daemon->models, err) < 0) {
+        return -1;
     }
-    if (i == daemon->n_models) {
-        daemon->models[daemon->n_models++].name = name;
-    }
-    return &daemon->models[i];
-}
-
-static int open_models(struct daemon *daemon, struct ssm_error *err)
-{
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        pipeline->model = find_model(daemon, pipeline->config->model);
-        pipeline->model->streams += pipeline->n_channels;
-    }
-    int threads = daemon->config->threads > 0 ? daemon->config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    for (int i = 0; i < daemon->n_models; i++) {
-        struct model *model = &daemon->models[i];
-        struct ssm_options options = {.device = daemon->config->device,
-                                      .precision = daemon->config->precision,
-                                      .streams = model->streams,
-                                      .threads = threads,
-                                      .max_hops = STREAM_HOPS};
-        notify_loading(model->name);
-        model->engine = ssm_open(model->name, &options, err);
-        if (!model->engine) {
-            return -1;
-        }
-        if (!(model->batch = engine_batch_create(model->engine))) {
-            return refuse_memory(err);
-        }
-        const struct ssm_info *info = ssm_describe(model->engine);
-        if (strcmp(info->task, "tag") == 0 && !(model->labels = labels_create(model->engine))) {
-            return refuse_memory(err);
-        }
-        log_line(LOG_INFO, "model %s: %d stream%s at %d Hz in hops of %d on %s (%s)", info->name, model->streams,
-                 model->streams == 1 ? "" : "s", info->rate, info->hop, info->device, info->device_why);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        daemon->n_streams += pipeline->n_channels;
     }
     return 0;
 }
@@ -114,7 +72,7 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
     if (config->publish[0] == '\0') {
         return 0;
     }
-    daemon->publisher = publisher_open(config->publish, config->node, daemon->n_streams, err);
+    daemon->publisher = publisher_open(daemon->gate, config->publish, config->node, daemon->n_streams, err);
     if (!daemon->publisher) {
         return -1;
     }
@@ -122,124 +80,6 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
     daemon->state_room = daemon_state_room(daemon);
     daemon->state_bytes = malloc(daemon->state_room);
     return daemon->state_topic && daemon->state_bytes ? 0 : refuse_memory(err);
-}
-
-static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
-{
-    struct source *source = pipeline->source;
-    struct sink_setup setup = {.node = daemon->config->node,
-                               .pipeline = pipeline->config->name,
-                               .model = ssm_describe(pipeline->model->engine),
-                               .labels = pipeline->model->labels,
-                               .channels = source->channels,
-                               .n_channels = source->n_channels,
-                               .source_rate = source->rate,
-                               .rate = source->sensor ? CADENCE_TICKS : ssm_describe(pipeline->model->engine)->rate,
-                               .patient = source->patient,
-                               .counters = pipeline->counters,
-                               .publisher = daemon->publisher,
-                               .stages = &daemon->stages,
-                               .writer = daemon->writer,
-                               .engine = engine_thread_waker(daemon->engine)};
-    for (int i = 0; i < pipeline->config->n_sinks; i++) {
-        setup.config = &pipeline->config->sinks[i];
-        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
-        if (!pipeline->sinks[i]) {
-            return -1;
-        }
-        pipeline->n_sinks++;
-    }
-    return 0;
-}
-
-/* How much of the input itself comes out. */
-static float share_of(const struct config_pipeline *config)
-{
-    return config->strength < 100 ? powf(10, -(float)config->strength / 20) : 0;
-}
-
-static int open_feed(struct pipeline *pipeline, int i, struct ssm_error *err)
-{
-    struct source *source = pipeline->source;
-    source->feeds[i] = feed_create((size_t)(pipeline->config->source.buffer_s * source->rate));
-    pipeline->feeds[i] = source->feeds[i];
-    return source->feeds[i] ? 0 : refuse_memory(err);
-}
-
-/* A sensor's one stream: the model says what a row is. */
-static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
-{
-    (void)i;
-    struct source *source = pipeline->source;
-    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
-    double hops = pipeline->config->source.buffer_s * model->rate / model->hop;
-    source->rate = model->rate;
-    if (source->ops->meet(source, pipeline->model->engine, err) < 0) {
-        return -1;
-    }
-    source->rows = pipeline->rows = rows_create((size_t)model->inputs, (size_t)fmax(hops, ROWS_LEAST));
-    return source->rows ? 0 : refuse_memory(err);
-}
-
-/* After so many ns a hop is late. Who waits for room has all the time it takes. */
-static int64_t deadline_of(const struct daemon *daemon, const struct pipeline *pipeline)
-{
-    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
-    double standard = (double)model->hop / model->rate + daemon->config->deadline_s, own = pipeline->config->deadline_s;
-    return pipeline->source->patient ? 0 : (int64_t)((own > 0 ? own : standard) * 1e9);
-}
-
-static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
-{
-    struct source *source = pipeline->source;
-    source->engine = engine_thread_waker(daemon->engine);
-    source->counters = pipeline->counters;
-    for (int i = 0; i < source->n_channels; i++) {
-        struct stream_setup setup = {.engine = pipeline->model->engine,
-                                     .patient = source->patient,
-                                     .sinks = pipeline->sinks,
-                                     .n_sinks = pipeline->n_sinks,
-                                     .channel = i,
-                                     .share = share_of(pipeline->config),
-                                     .bypass = pipeline->config->bypass,
-                                     .deadline = deadline_of(daemon, pipeline),
-                                     .counters = &pipeline->counters[i]};
-        if ((source->sensor ? open_rows : open_feed)(pipeline, i, err) < 0) {
-            return -1;
-        }
-        setup.feed = source->feeds[i];
-        setup.rows = source->rows;
-        setup.rate = source->rate;
-        pipeline->streams[i] = stream_create(&setup, err);
-        if (!pipeline->streams[i] || engine_join(daemon->engine, pipeline->model->batch, pipeline->streams[i], err) < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int open_pipelines(struct daemon *daemon, struct ssm_error *err)
-{
-    daemon->engine = engine_thread_create(daemon->config->deadline_s);
-    if (!daemon->engine) {
-        return refuse_memory(err);
-    }
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        size_t channels = (size_t)pipeline->n_channels;
-        pipeline->counters = calloc(channels, sizeof *pipeline->counters);
-        pipeline->feeds = calloc(channels, sizeof(struct feed *));
-        pipeline->streams = calloc(channels, sizeof(struct stream *));
-        pipeline->kept = calloc(channels, sizeof(struct kept *));
-        if (!pipeline->counters || !pipeline->feeds || !pipeline->streams || !pipeline->kept) {
-            return refuse_memory(err);
-        }
-        if (fit_pipeline(pipeline->config, pipeline->model->engine, err) < 0 || open_sinks(daemon, pipeline, err) < 0 ||
-            open_streams(daemon, pipeline, err) < 0) {
-            return -1;
-        }
-    }
-    return 0;
 }
 
 /* The stream's sample, at the source's rate, that a source which ran on is at now. */
@@ -275,36 +115,21 @@ static void resume(struct daemon *daemon, struct pipeline *pipeline)
     }
 }
 
-static int keep_pipeline(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+static int open_outputs(struct daemon *daemon, struct ssm_error *err)
 {
-    for (int i = 0; i < pipeline->n_channels; i++) {
-        char name[96];
-        snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);
-        pipeline->kept[i] = checkpoint_keep(daemon->checkpoint, pipeline->streams[i], name, pipeline->source->rate, err);
-        if (!pipeline->kept[i]) {
-            return -1;
-        }
+    const char *folder = daemon->config->state_dir;
+    if (folder[0] && !(daemon->checkpoint = checkpoint_open(folder, err))) {
+        return -1;
     }
-    resume(daemon, pipeline);
-    for (int i = 0; i < pipeline->n_channels; i++) {
-        checkpoint_join(daemon->checkpoint, pipeline->kept[i]);
+    if (pipelines_open_outputs(daemon, daemon->pipelines, err) < 0 || pipelines_join(daemon, daemon->pipelines, err) < 0) {
+        return -1;
+    }
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        if (pipeline->kept[0]) {
+            resume(daemon, pipeline);
+        }
     }
     return 0;
-}
-
-static int open_checkpoint(struct daemon *daemon, struct ssm_error *err)
-{
-    if (daemon->config->state_dir[0] == '\0') {
-        return 0;
-    }
-    daemon->checkpoint = checkpoint_open(daemon->config->state_dir, err);
-    for (int i = 0; daemon->checkpoint && i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        if (stream_keeps(pipeline->streams[0]) && keep_pipeline(daemon, pipeline, err) < 0) {
-            return -1;
-        }
-    }
-    return daemon->checkpoint ? 0 : -1;
 }
 
 /* "auto" is one port below the publisher's, of this machine alone. */
@@ -329,7 +154,6 @@ static int open_control(struct daemon *daemon, struct ssm_error *err)
 
 struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
 {
-    size_t n = (size_t)(config->n_pipelines > 0 ? config->n_pipelines : 1);
     struct daemon *daemon = calloc(1, sizeof *daemon);
     if (!daemon) {
         refuse_memory(err);
@@ -337,18 +161,18 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     }
     daemon->config = config;
     daemon->started = clock_now();
-    daemon->started_utc = (double)time(NULL);
-    daemon->pipelines = calloc(n, sizeof *daemon->pipelines);
-    daemon->models = calloc(n, sizeof *daemon->models);
+    daemon->started_utc = 1e-9 * (double)clock_utc_now();
+    pthread_mutex_init(&daemon->lock, NULL);
     daemon->reader = worker_create();
     daemon->writer = worker_create();
     daemon->loop = loop_create();
-    if (!daemon->pipelines || !daemon->models || !daemon->reader || !daemon->writer || !daemon->loop) {
+    daemon->engine = engine_thread_create(config->deadline_s);
+    if (!daemon->reader || !daemon->writer || !daemon->loop || !daemon->engine) {
         refuse_memory(err);
         goto fail;
     }
-    if (open_sources(daemon, err) < 0 || open_models(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
-        open_pipelines(daemon, err) < 0 || open_checkpoint(daemon, err) < 0 || open_control(daemon, err) < 0) {
+    if (!(daemon->gate = gate_open(&config->curve, err)) || open_inputs(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
+        open_outputs(daemon, err) < 0 || open_control(daemon, err) < 0) {
         goto fail;
     }
     daemon->patient = is_patient(daemon);
@@ -371,8 +195,8 @@ static const char *phase(const struct daemon *daemon)
 static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
 {
     uint64_t n = 0;
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        n += counted_in(daemon->pipelines[i].counters, daemon->pipelines[i].n_channels, counter);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        n += counted_in(pipeline->counters, pipeline->n_channels, counter);
     }
     return n;
 }
@@ -380,9 +204,9 @@ static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
 static uint64_t hops_out(const struct daemon *daemon)
 {
     uint64_t n = 0;
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            n += stream_hops(daemon->pipelines[i].streams[k]);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        for (int i = 0; i < pipeline->n_channels; i++) {
+            n += stream_hops(pipeline->streams[i]);
         }
     }
     return n;
@@ -471,9 +295,9 @@ void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes)
 void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes)
 {
     wire_put_array(bytes, (size_t)daemon->n_streams);
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            put_stream(bytes, &daemon->pipelines[i], k);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        for (int i = 0; i < pipeline->n_channels; i++) {
+            put_stream(bytes, pipeline, i);
         }
     }
 }
@@ -495,8 +319,7 @@ static void publish_state(struct daemon *daemon)
 
 static void serve_sinks(struct daemon *daemon)
 {
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         for (int k = 0; k < pipeline->n_sinks; k++) {
             if (pipeline->sinks[k]->ops->serve) {
                 pipeline->sinks[k]->ops->serve(pipeline->sinks[k]);
@@ -510,8 +333,7 @@ static void serve_sinks(struct daemon *daemon)
 
 static void welcome(struct daemon *daemon)
 {
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         for (int k = 0; k < pipeline->n_sinks; k++) {
             if (pipeline->sinks[k]->ops->welcome) {
                 pipeline->sinks[k]->ops->welcome(pipeline->sinks[k]);
@@ -565,6 +387,7 @@ static void on_wake(void *arg)
 static void on_second(void *arg)
 {
     struct daemon *daemon = arg;
+    log_turn(false);
     if (health_note(daemon)) {
         notify_alive();
     }
@@ -601,9 +424,7 @@ void daemon_drain(struct daemon *daemon)
     daemon->drain_until = clock_now() + (int64_t)(daemon->config->drain_s * 1e9);
     log_line(LOG_INFO, "draining");
     notify_stopping(daemon->config->drain_s);
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        daemon->pipelines[i].source->ops->stop(daemon->pipelines[i].source);
-    }
+    pipelines_stop(daemon->pipelines);
     on_wake(daemon); /* everything may have ended before */
 }
 
@@ -642,27 +463,6 @@ static int start_loop(struct daemon *daemon)
     return ok ? 0 : -1;
 }
 
-static int start_pipelines(struct daemon *daemon, struct ssm_error *err)
-{
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        for (int k = 0; k < pipeline->n_sinks; k++) {
-            const struct sink_ops *ops = pipeline->sinks[k]->ops;
-            if (ops->start && ops->start(pipeline->sinks[k], err) < 0) {
-                return -1;
-            }
-        }
-    }
-    daemon->sources_started = true;
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct source *source = daemon->pipelines[i].source;
-        if (source->ops->start(source, err) < 0) {
-            return -1;
-        }
-    }
-    return worker_start(daemon->reader) == 0 ? 0 : refuse(err, 71, "can't start the thread that reads files");
-}
-
 static int start(struct daemon *daemon, struct ssm_error *err)
 {
     if (start_loop(daemon) < 0 || worker_start(daemon->writer) < 0) {
@@ -674,35 +474,22 @@ static int start(struct daemon *daemon, struct ssm_error *err)
     if (engine_thread_start(daemon->engine, on_delivered, daemon, err) < 0) {
         return -1;
     }
-    return start_pipelines(daemon, err);
+    if (pipelines_start(daemon->pipelines, err) < 0) {
+        return -1;
+    }
+    return worker_start(daemon->reader) == 0 ? 0 : refuse(err, 71, "can't start the thread that reads files");
 }
 
 /* The threads end in the order in which samples travel, so that each finds all there is. */
 static void stop(struct daemon *daemon)
 {
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct source *source = daemon->pipelines[i].source;
-        if (source && daemon->sources_started) {
-            source->ops->stop(source);
-        }
-    }
+    pipelines_stop(daemon->pipelines);
     worker_stop(daemon->reader);
     engine_thread_stop(daemon->engine);
     if (daemon->checkpoint) {
         checkpoint_stop(daemon->checkpoint);
     }
     worker_stop(daemon->writer);
-}
-
-static void close_sinks(struct daemon *daemon)
-{
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        for (int k = 0; k < pipeline->n_sinks; k++) {
-            pipeline->sinks[k]->ops->close(pipeline->sinks[k]);
-        }
-        pipeline->n_sinks = 0;
-    }
 }
 
 static void say_goodbye(struct daemon *daemon)
@@ -715,11 +502,11 @@ static void say_goodbye(struct daemon *daemon)
         }
     }
     uint64_t in = 0;
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        const struct ssm_info *model = ssm_describe(daemon->pipelines[i].model->engine);
-        for (int k = 0; k < daemon->pipelines[i].n_channels; k++) {
-            double samples = (double)stream_samples(daemon->pipelines[i].streams[k]);
-            in += (uint64_t)(samples * model->rate / daemon->pipelines[i].source->rate / model->hop + 0.999999);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+        for (int i = 0; i < pipeline->n_channels; i++) {
+            double samples = (double)stream_samples(pipeline->streams[i]);
+            in += (uint64_t)(samples * model->rate / pipeline->source->rate / model->hop + 0.999999);
         }
     }
     uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_DEVICE_LOST) +
@@ -746,8 +533,8 @@ static int exit_code(const struct daemon *daemon)
     if (counted_all(daemon, COUNTER_FILE_ERROR) > 0) {
         return 74;
     }
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        int code = atomic_load(&daemon->pipelines[i].source->code);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        int code = atomic_load(&pipeline->source->code);
         if (code != 0) {
             return code;
         }
@@ -773,12 +560,13 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     stop(daemon);
     tell_faults(daemon);
     serve_sinks(daemon);
-    close_sinks(daemon);
+    pipelines_close_sinks(daemon->pipelines);
     publish_state(daemon);
     if (daemon->publisher) {
         publisher_hugz(daemon->publisher);
     }
     say_goodbye(daemon);
+    log_turn(true);
     return exit_code(daemon);
 }
 
@@ -788,41 +576,18 @@ void daemon_close(struct daemon *daemon)
         return;
     }
     http_close(daemon->http);
-    for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
-        daemon->pipelines[i].source->ops->close(daemon->pipelines[i].source);
-    }
-    close_sinks(daemon);
+    engine_thread_stop(daemon->engine);
+    pipelines_close(daemon->pipelines);
+    models_close(daemon->models);
     engine_thread_destroy(daemon->engine);
     checkpoint_close(daemon->checkpoint);
-    for (int i = 0; daemon->pipelines && i < daemon->n_pipelines; i++) {
-        struct pipeline *pipeline = &daemon->pipelines[i];
-        for (int k = 0; pipeline->feeds && k < pipeline->n_channels; k++) {
-            feed_destroy(pipeline->feeds[k]);
-        }
-        for (int k = 0; pipeline->streams && k < pipeline->n_channels; k++) {
-            stream_destroy(pipeline->streams[k]);
-        }
-        for (int k = 0; pipeline->kept && k < pipeline->n_channels; k++) {
-            checkpoint_release(pipeline->kept[k]);
-        }
-        rows_destroy(pipeline->rows);
-        free(pipeline->streams);
-        free(pipeline->kept);
-        free(pipeline->feeds);
-        free(pipeline->counters);
-    }
-    for (int i = 0; i < daemon->n_models; i++) {
-        engine_batch_destroy(daemon->models[i].batch);
-        ssm_close(daemon->models[i].engine);
-        free(daemon->models[i].labels);
-    }
     worker_destroy(daemon->reader);
     worker_destroy(daemon->writer);
     control_close(daemon->control);
     publisher_close(daemon->publisher);
+    gate_close(daemon->gate);
     loop_destroy(daemon->loop);
+    pthread_mutex_destroy(&daemon->lock);
     free(daemon->state_bytes);
-    free(daemon->pipelines);
-    free(daemon->models);
     free(daemon);
 }

@@ -263,7 +263,7 @@ int engine_thread_start(struct engine_thread *thread, void (*delivered)(void *ar
 
 void engine_thread_stop(struct engine_thread *thread)
 {
-    if (thread->started) {
+    if (thread && thread->started) {
         atomic_store(&thread->stopping, true);
         waker_wake(&thread->waker);
         pthread_join(thread->thread, NULL);

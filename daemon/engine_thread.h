@@ -46,7 +46,7 @@ int engine_running(const struct engine_thread *thread);
 /* Turn on a thread of its own until engine_thread_stop. `delivered(arg)` is called after each turn
  * that came to something, to wake whoever serves the sinks. 0, or -1 with *err. */
 int engine_thread_start(struct engine_thread *thread, void (*delivered)(void *arg), void *arg, struct ssm_error *err);
-void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiting; safe to repeat */
+void engine_thread_stop(struct engine_thread *thread); /* now, whatever is waiting; safe to repeat; NULL is fine */
 
 /* Something to be done on the engine's thread between two turns. It begins the caller's own struct, which stays until it is
  * answered. */

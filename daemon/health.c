@@ -40,8 +40,8 @@ static bool has_turned(struct daemon *daemon)
 bool health_note(struct daemon *daemon)
 {
     int64_t now = clock_now();
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        note_counters(&daemon->pipelines[i], now);
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        note_counters(pipeline, now);
     }
     bool turned = has_turned(daemon);
     if (turned) {
@@ -116,16 +116,16 @@ static void find_losses(const struct pipeline *pipeline, int64_t now, struct rea
 }
 
 /* What fails comes first: there is room for so many. */
-static void find_reasons(const struct daemon *daemon, struct reasons *reasons)
+static void find_reasons(struct daemon *daemon, struct reasons *reasons)
 {
     int64_t now = clock_now();
     *reasons = (struct reasons){.n = 0};
     find_whole(daemon, now, reasons);
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        find_ended(&daemon->pipelines[i], reasons);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        find_ended(pipeline, reasons);
     }
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        find_losses(&daemon->pipelines[i], now, reasons);
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        find_losses(pipeline, now, reasons);
     }
 }
 
@@ -140,14 +140,17 @@ static int print_ping(void *arg, FILE *file)
 
 static int print_ready(void *arg, FILE *file)
 {
+    struct daemon *daemon = arg;
     struct reasons reasons;
-    find_reasons(arg, &reasons);
+    pthread_mutex_lock(&daemon->lock); /* until the reasons' names are printed */
+    find_reasons(daemon, &reasons);
     for (int i = 0; i < reasons.n; i++) {
         const struct reason *reason = &reasons.at[i];
         if (reason->failing) {
             fprintf(file, "%s%s%s\n", reason->pipeline ? reason->pipeline : "", reason->pipeline ? ": " : "", reason->text);
         }
     }
+    pthread_mutex_unlock(&daemon->lock);
     if (reasons.failing == 0) {
         fputs("ready\n", file);
     }
@@ -162,8 +165,9 @@ static void print_pair(FILE *file, const char *before, const char *key, const ch
 
 static int print_health(void *arg, FILE *file)
 {
-    const struct daemon *daemon = arg;
+    struct daemon *daemon = arg;
     struct reasons reasons;
+    pthread_mutex_lock(&daemon->lock); /* until the reasons' names are printed */
     find_reasons(daemon, &reasons);
     print_pair(file, "{", "status", reasons.failing > 0 ? "failing" : reasons.n > 0 ? "degraded" : "ok");
     print_pair(file, ", ", "node", daemon->config->node);
@@ -179,12 +183,16 @@ static int print_health(void *arg, FILE *file)
         fputc('}', file);
     }
     fputs("]}\n", file);
+    pthread_mutex_unlock(&daemon->lock);
     return reasons.failing > 0 ? 503 : 200;
 }
 
 static int print_metrics(void *arg, FILE *file)
 {
-    metrics_print(arg, file);
+    struct daemon *daemon = arg;
+    pthread_mutex_lock(&daemon->lock);
+    metrics_print(daemon, file);
+    pthread_mutex_unlock(&daemon->lock);
     return 200;
 }
 

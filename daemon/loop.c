@@ -4,20 +4,25 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
 #include <uv.h>
+
+#include "dsp/clock.h"
 
 enum { ROOM = 8 };
 
 struct watch {
     union {
         uv_handle_t handle;
-        uv_timer_t timer;
         uv_signal_t signal;
         uv_poll_t poll;
         uv_async_t async;
     };
     void (*call)(void *arg);
     void *arg;
+    int timer; /* its descriptor; -1: none */
 };
 
 struct loop {
@@ -33,10 +38,6 @@ static void call(uv_handle_t *handle)
     struct watch *watch = handle->data;
     watch->call(watch->arg);
 }
-static void on_timer(uv_timer_t *timer)
-{
-    call((uv_handle_t *)timer);
-}
 static void on_signal(uv_signal_t *signal, int number)
 {
     (void)number;
@@ -46,6 +47,15 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 {
     (void)status, (void)events;
     call((uv_handle_t *)poll);
+}
+/* However often it has come due. */
+static void on_timer(uv_poll_t *poll, int status, int events)
+{
+    uint64_t times;
+    struct watch *watch = poll->data;
+    if (read(watch->timer, &times, sizeof times) > 0) {
+        on_poll(poll, status, events);
+    }
 }
 static void on_async(uv_async_t *async)
 {
@@ -74,6 +84,11 @@ void loop_destroy(struct loop *loop)
     }
     uv_run(&loop->uv, UV_RUN_DEFAULT); /* let the closes happen */
     uv_loop_close(&loop->uv);
+    for (int i = 0; i < loop->n; i++) {
+        if (loop->watches[i].timer >= 0) {
+            close(loop->watches[i].timer);
+        }
+    }
     free(loop);
 }
 
@@ -85,6 +100,7 @@ static struct watch *next_watch(struct loop *loop, void (*call)(void *arg), void
     struct watch *watch = &loop->watches[loop->n];
     watch->call = call;
     watch->arg = arg;
+    watch->timer = -1;
     return watch;
 }
 
@@ -101,8 +117,17 @@ static bool keep(struct loop *loop, struct watch *watch, int error)
 int loop_every(struct loop *loop, uint64_t period_ms, void (*call)(void *arg), void *arg)
 {
     struct watch *watch = next_watch(loop, call, arg);
-    bool ok = watch && keep(loop, watch, uv_timer_init(&loop->uv, &watch->timer)) &&
-              uv_timer_start(&watch->timer, on_timer, period_ms, period_ms) == 0;
+    int64_t period = clock_span((int64_t)period_ms * 1000000);
+    const struct timespec each = {period / 1000000000, period % 1000000000};
+    if (!watch || (watch->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)) < 0) {
+        return -1;
+    }
+    if (!keep(loop, watch, uv_poll_init(&loop->uv, &watch->poll, watch->timer))) {
+        close(watch->timer);
+        return -1;
+    }
+    bool ok = timerfd_settime(watch->timer, 0, &(struct itimerspec){each, each}, NULL) == 0 &&
+              uv_poll_start(&watch->poll, UV_READABLE, on_timer) == 0;
     return ok ? 0 : -1;
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/engine_thread.h"
+#include "daemon/gate.h"
 #include "daemon/publish.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -135,8 +136,8 @@ static void put_process(FILE *file, const struct daemon *daemon)
 static void put_models(FILE *file, const struct daemon *daemon)
 {
     put_family(file, "backend_info", "gauge", "a model that runs, and what computes it");
-    for (int i = 0; i < daemon->n_models; i++) {
-        const struct ssm_info *info = ssm_describe(daemon->models[i].engine);
+    for (const struct model *model = daemon->models; model; model = model->next) {
+        const struct ssm_info *info = ssm_describe(model->engine);
         char backend[16];
         snprintf(backend, sizeof backend, "%.*s", (int)strcspn(info->device, " :"), info->device);
         const struct label labels[] = {
@@ -163,6 +164,8 @@ static void put_engine(FILE *file, const struct daemon *daemon)
 
 static void put_published(FILE *file, const struct daemon *daemon)
 {
+    put_one(file, "clients_denied_total", "counter", "connections refused because their key is not allowed",
+            (double)gate_denied(daemon->gate));
     if (!daemon->publisher) {
         return;
     }
@@ -179,8 +182,7 @@ static void put_sources(FILE *file, const struct daemon *daemon)
 {
     static const char *const states[] = {"running", "ended", "failed"};
     put_family(file, "source_state", "gauge", "1 for what a pipeline's source does now");
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        const struct pipeline *pipeline = &daemon->pipelines[i];
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         int state = 1;
         for (int k = 0; k < pipeline->n_channels; k++) {
             state = stream_ended(pipeline->streams[k]) ? state : 0;
@@ -229,8 +231,7 @@ static void put_streams(FILE *file, const struct daemon *daemon)
                     {"ring_fill_ratio", "gauge", "how full the buffer between source and engine is", fill_of}};
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         put_family(file, families[f].name, families[f].type, families[f].help);
-        for (int i = 0; i < daemon->n_pipelines; i++) {
-            const struct pipeline *pipeline = &daemon->pipelines[i];
+        for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
             for (int k = 0; k < pipeline->n_channels; k++) {
                 char channel[16];
                 snprintf(channel, sizeof channel, "%d", pipeline->source->channels[k]);
@@ -244,8 +245,7 @@ static void put_streams(FILE *file, const struct daemon *daemon)
 /* One counter of every pipeline. */
 static void put_cause(FILE *file, const struct daemon *daemon, enum counter counter)
 {
-    for (int i = 0; i < daemon->n_pipelines; i++) {
-        const struct pipeline *pipeline = &daemon->pipelines[i];
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         const struct label labels[] = {{"pipeline", pipeline->config->name}, {"cause", counter_table[counter].name}, {0}};
         put(file, counter_table[counter].metric, labels,
             (double)counted_in(pipeline->counters, pipeline->n_channels, counter));

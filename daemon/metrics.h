@@ -11,6 +11,6 @@
 
 struct daemon;
 
-void metrics_print(const struct daemon *daemon, FILE *file); /* any thread */
+void metrics_print(const struct daemon *daemon, FILE *file); /* any thread, under the daemon's lock */
 
 #endif

@@ -7,14 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <zmq.h>
 
+#include "daemon/gate.h"
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
 /* Of topics that nobody publishes on any more so many are remembered, with how far they had counted. */
-enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 200, LINGER_MS = 1000, TOPICS_IDLE = 256, TOPIC_BYTES = WIRE_TOPIC_MAX + 16, BUCKETS = 1024 };
+enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 200, LINGER_MS = 1000, SUBSCRIPTION_MOST = 4096, TOPICS_IDLE = 256,
+       TOPIC_BYTES = WIRE_TOPIC_MAX + 16, BUCKETS = 1024 };
 
 struct topic {
     struct topic *next; /* of those with the same hash */
@@ -26,7 +27,7 @@ struct topic {
 };
 
 struct publisher {
-    void *context, *socket;
+    void *socket;
     char node[64];
     uint8_t boot[16];
     pthread_mutex_t lock; /* of all topics and the room for them */
@@ -45,23 +46,18 @@ static bool set(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-static bool bind_socket(struct publisher *publisher, const char *address, int streams)
+/* Subscribers send subscriptions, no more. XPUB_NODROP: a full queue is told (EAGAIN) rather than passed over in silence. */
+static bool bind_socket(struct publisher *publisher, struct gate *gate, const char *address, int streams)
 {
-    void *socket = publisher->socket;
-    const int64_t message_max = 4096; /* of what subscribers send: subscriptions */
-    int queue = QUEUE_MIN + QUEUE_PER_STREAM * streams;
-    /* XPUB_NODROP: a full queue is told (EAGAIN) rather than passed over in silence. Heartbeats must be set before bind. */
-    bool ok = set(socket, ZMQ_XPUB_VERBOSE, 1) && set(socket, ZMQ_XPUB_NODROP, 1) && set(socket, ZMQ_SNDHWM, queue) &&
-              set(socket, ZMQ_LINGER, LINGER_MS) && set(socket, ZMQ_HEARTBEAT_IVL, 1000) &&
-              set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) && set(socket, ZMQ_HEARTBEAT_TTL, 3000) &&
-              zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) == 0;
-    mode_t mask = umask(0117); /* ipc:// files: 0660 */
-    ok = ok && zmq_bind(socket, address) == 0;
-    umask(mask);
-    return ok;
+    const struct gate_socket options = {.type = ZMQ_XPUB,
+                                        .waiting_most = QUEUE_MIN + QUEUE_PER_STREAM * streams,
+                                        .message_most = SUBSCRIPTION_MOST,
+                                        .linger_ms = LINGER_MS};
+    void *socket = publisher->socket = gate_socket(gate, &options);
+    return socket && set(socket, ZMQ_XPUB_VERBOSE, 1) && set(socket, ZMQ_XPUB_NODROP, 1) && gate_bind(gate, socket, address);
 }
 
-struct publisher *publisher_open(const char *address, const char *node, int streams, struct ssm_error *err)
+struct publisher *publisher_open(struct gate *gate, const char *address, const char *node, int streams, struct ssm_error *err)
 {
     struct publisher *publisher = calloc(1, sizeof *publisher);
     if (!publisher) {
@@ -70,10 +66,8 @@ struct publisher *publisher_open(const char *address, const char *node, int stre
     pthread_mutex_init(&publisher->lock, NULL);
     publisher->utc_offset = clock_utc_offset();
     snprintf(publisher->node, sizeof publisher->node, "%s", node);
-    publisher->context = zmq_ctx_new();
-    publisher->socket = publisher->context ? zmq_socket(publisher->context, ZMQ_XPUB) : NULL;
-    if (!publisher->socket || getrandom(publisher->boot, sizeof publisher->boot, 0) != sizeof publisher->boot ||
-        !bind_socket(publisher, address, streams)) {
+    if (getrandom(publisher->boot, sizeof publisher->boot, 0) != sizeof publisher->boot ||
+        !bind_socket(publisher, gate, address, streams)) {
         goto fail;
     }
     publisher->hugz = publisher_topic(publisher, "hugz", NULL, -1, NULL);
@@ -95,9 +89,6 @@ void publisher_close(struct publisher *publisher)
     }
     if (publisher->socket) {
         zmq_close(publisher->socket);
-    }
-    if (publisher->context) {
-        zmq_ctx_term(publisher->context);
     }
     for (int i = 0; i < BUCKETS; i++) {
         for (struct topic *topic = publisher->topics[i], *next; topic; topic = next) {
@@ -260,10 +251,7 @@ void publisher_hugz(struct publisher *publisher)
 
 int publisher_fd(const struct publisher *publisher)
 {
-    int fd = -1;
-    size_t size = sizeof fd;
-    zmq_getsockopt(publisher->socket, ZMQ_FD, &fd, &size);
-    return fd;
+    return gate_fd(publisher->socket);
 }
 
 bool publisher_turn(struct publisher *publisher)

@@ -13,13 +13,14 @@
 #include "daemon/wire.h"
 #include "model/ssm.h"
 
+struct gate;
 struct publisher;
 struct topic; /* a name and its sequence */
 
 /* Bind. `streams` sizes the subscribers' queues: about 2 s of every stream's messages. NULL with *err (69: the address is
  * taken, 78: it is no address). */
-struct publisher *publisher_open(const char *address, const char *node, int streams, struct ssm_error *err);
-void publisher_close(struct publisher *publisher); /* what is queued has 1 s to leave; NULL is fine */
+struct publisher *publisher_open(struct gate *gate, const char *address, const char *node, int streams, struct ssm_error *err);
+void publisher_close(struct publisher *publisher); /* what is queued has 1 s more, in gate_close; NULL is fine */
 
 /* channel < 0: "<kind>/<node>/". Any thread. A topic that was there before counts on. Borrowed from the publisher until it
  * is released as often as it was asked for. NULL when memory runs out. */

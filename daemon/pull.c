@@ -6,42 +6,32 @@
 #include <string.h>
 #include <zmq.h>
 
+#include "daemon/gate.h"
 #include "model/refuse.h"
 
 /* Messages that wait for us at most. */
-enum { WAITING_MOST = 1000, HEARTBEAT_MS = 1000, HEARTBEAT_TIMEOUT_MS = 3000 };
+enum { WAITING_MOST = 1000 };
 
 struct pull {
-    void *context, *socket;
+    void *socket;
 };
 
-static void set(void *socket, int option, int value)
+static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *err)
 {
-    zmq_setsockopt(socket, option, &value, sizeof value);
-}
-
-static struct pull *open_socket(int type, struct ssm_error *err)
-{
+    const struct gate_socket options = {.type = type, .waiting_most = WAITING_MOST, .message_most = PULL_MOST};
     struct pull *pull = calloc(1, sizeof *pull);
-    int64_t most = PULL_MOST;
-    bool ok = pull && (pull->context = zmq_ctx_new()) && (pull->socket = zmq_socket(pull->context, type));
-    if (!ok) {
+    if (!pull || !(pull->socket = gate_socket(gate, &options))) {
         pull_close(pull);
         refuse_memory(err);
         return NULL;
     }
-    set(pull->socket, ZMQ_LINGER, 0);
-    set(pull->socket, ZMQ_RCVHWM, WAITING_MOST);
-    set(pull->socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
-    set(pull->socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS);
-    zmq_setsockopt(pull->socket, ZMQ_MAXMSGSIZE, &most, sizeof most);
     return pull;
 }
 
-struct pull *pull_bind(const char *endpoint, struct ssm_error *err)
+struct pull *pull_bind(struct gate *gate, const char *endpoint, struct ssm_error *err)
 {
-    struct pull *pull = open_socket(ZMQ_PULL, err);
-    if (pull && zmq_bind(pull->socket, endpoint) != 0) {
+    struct pull *pull = open_socket(gate, ZMQ_PULL, err);
+    if (pull && !gate_bind(gate, pull->socket, endpoint)) {
         refuse(err, 69, "can't listen on %s: %s", endpoint, zmq_strerror(zmq_errno()));
         pull_close(pull);
         return NULL;
@@ -49,12 +39,12 @@ struct pull *pull_bind(const char *endpoint, struct ssm_error *err)
     return pull;
 }
 
-struct pull *pull_subscribe(const char *endpoint, const char *topic, struct ssm_error *err)
+struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
+                            struct ssm_error *err)
 {
-    struct pull *pull = open_socket(ZMQ_SUB, err);
+    struct pull *pull = open_socket(gate, ZMQ_SUB, err);
     if (pull && (zmq_setsockopt(pull->socket, ZMQ_SUBSCRIBE, topic, strlen(topic)) != 0 ||
-                 zmq_connect(pull->socket, endpoint) != 0)) {
-        refuse(err, 78, "can't subscribe to %s: %s", endpoint, zmq_strerror(zmq_errno()));
+                 gate_connect(gate, pull->socket, endpoint, server_key, err) < 0)) {
         pull_close(pull);
         return NULL;
     }
@@ -67,19 +57,13 @@ void pull_close(struct pull *pull)
         if (pull->socket) {
             zmq_close(pull->socket);
         }
-        if (pull->context) {
-            zmq_ctx_term(pull->context);
-        }
         free(pull);
     }
 }
 
 int pull_fd(const struct pull *pull)
 {
-    int fd = -1;
-    size_t size = sizeof fd;
-    zmq_getsockopt(pull->socket, ZMQ_FD, &fd, &size);
-    return fd;
+    return gate_fd(pull->socket);
 }
 
 long pull_receive(struct pull *pull, void *bytes, size_t size)

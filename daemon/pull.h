@@ -11,11 +11,14 @@
 
 enum { PULL_MOST = 1 << 20 }; /* bytes of a message; who sends more is cut off */
 
+struct gate;
 struct pull;
 
-/* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`. NULL with *err. */
-struct pull *pull_bind(const char *endpoint, struct ssm_error *err);
-struct pull *pull_subscribe(const char *endpoint, const char *topic, struct ssm_error *err);
+/* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`, from a daemon of the given key (gate_connect).
+ * NULL with *err. */
+struct pull *pull_bind(struct gate *gate, const char *endpoint, struct ssm_error *err);
+struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
+                            struct ssm_error *err);
 void pull_close(struct pull *pull); /* NULL is fine */
 
 /* Becomes readable when pull_receive may have something; edge-triggered: receive until there is nothing. */

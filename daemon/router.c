@@ -3,39 +3,25 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <zmq.h>
 
+#include "daemon/gate.h"
 #include "model/refuse.h"
 
 /* Peer, an empty frame of a REQ socket, body, blob. */
 enum { FRAMES = 4, WAITING_MOST = 64, LINGER_MS = 200 };
 
 struct router {
-    void *context, *socket;
+    struct gate *gate;
+    void *socket;
     zmq_msg_t frames[FRAMES];
     int envelope; /* frames of the last request that its answer begins with */
 };
 
-static bool set(void *socket, int option, int value)
+struct router *router_open(struct gate *gate, const char *address, int64_t frame_most, struct ssm_error *err)
 {
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
-static bool bind_socket(void *socket, const char *address, int64_t frame_most)
-{
-    bool ok = set(socket, ZMQ_RCVHWM, WAITING_MOST) && set(socket, ZMQ_SNDHWM, WAITING_MOST) &&
-              set(socket, ZMQ_LINGER, LINGER_MS) && set(socket, ZMQ_HEARTBEAT_IVL, 1000) &&
-              set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) && set(socket, ZMQ_HEARTBEAT_TTL, 3000) &&
-              zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_most, sizeof frame_most) == 0;
-    mode_t mask = umask(0117); /* ipc:// files: 0660 */
-    ok = ok && zmq_bind(socket, address) == 0;
-    umask(mask);
-    return ok;
-}
-
-struct router *router_open(const char *address, int64_t frame_most, struct ssm_error *err)
-{
+    const struct gate_socket options = {
+        .type = ZMQ_ROUTER, .waiting_most = WAITING_MOST, .message_most = frame_most, .linger_ms = LINGER_MS};
     struct router *router = calloc(1, sizeof *router);
     if (!router) {
         refuse_memory(err);
@@ -44,9 +30,9 @@ struct router *router_open(const char *address, int64_t frame_most, struct ssm_e
     for (int i = 0; i < FRAMES; i++) {
         zmq_msg_init(&router->frames[i]);
     }
-    router->context = zmq_ctx_new();
-    router->socket = router->context ? zmq_socket(router->context, ZMQ_ROUTER) : NULL;
-    if (router->socket && bind_socket(router->socket, address, frame_most)) {
+    router->gate = gate;
+    router->socket = gate_socket(gate, &options);
+    if (router->socket && gate_bind(gate, router->socket, address)) {
         return router;
     }
     refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : 69, "can't answer requests on %s: %s; set control: to "
@@ -66,18 +52,12 @@ void router_close(struct router *router)
     if (router->socket) {
         zmq_close(router->socket);
     }
-    if (router->context) {
-        zmq_ctx_term(router->context);
-    }
     free(router);
 }
 
 int router_fd(const struct router *router)
 {
-    int fd = -1;
-    size_t size = sizeof fd;
-    zmq_getsockopt(router->socket, ZMQ_FD, &fd, &size);
-    return fd;
+    return gate_fd(router->socket);
 }
 
 /* One message, as far as there is room for its frames; gives how many it has, 0: none waits. */
@@ -106,7 +86,11 @@ bool router_receive(struct router *router, struct router_request *request)
             continue;
         }
         zmq_msg_t *body = &router->frames[router->envelope], *blob = body + 1;
-        *request = (struct router_request){.body = zmq_msg_data(body), .size = zmq_msg_size(body)};
+        const char *user = zmq_msg_gets(body, "User-Id");
+        *request = (struct router_request){.body = zmq_msg_data(body),
+                                           .size = zmq_msg_size(body),
+                                           .allowed = gate_is_client(router->gate, user),
+                                           .admin = gate_is_admin(router->gate, user)};
         if (parts == 2) {
             request->blob = zmq_msg_data(blob);
             request->blob_size = zmq_msg_size(blob);

@@ -11,15 +11,17 @@
 
 #include "model/ssm.h"
 
+struct gate;
 struct router;
 
 struct router_request {
     const uint8_t *body, *blob; /* borrowed until the next receive; blob: the second frame, or empty */
     size_t size, blob_size;
+    bool allowed, admin; /* who asks may be answered; and may change things */
 };
 
 /* Bind. Who sends a frame larger than frame_most is cut off. NULL with *err (69: the address is taken, 78: it is none). */
-struct router *router_open(const char *address, int64_t frame_most, struct ssm_error *err);
+struct router *router_open(struct gate *gate, const char *address, int64_t frame_most, struct ssm_error *err);
 void router_close(struct router *router); /* NULL is fine */
 
 /* Becomes readable when there may be a request; edge-triggered: receive until there is none. */

@@ -14,6 +14,7 @@
 #include "model/ssm.h"
 
 struct card;
+struct gate;
 struct rows;
 struct worker;
 
@@ -39,6 +40,7 @@ struct source_setup {
     const struct config_source *config;
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
+    struct gate *gate;     /* of what comes over ZeroMQ    */
 };
 
 struct source_ops {

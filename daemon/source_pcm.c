@@ -35,8 +35,9 @@ struct pcm_source {
     float samples[BLOCK];
 };
 
-static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error *err)
+static int open_path(struct pcm_source *pcm, struct gate *gate, struct ssm_error *err)
 {
+    const char *path = pcm->config->path;
     if (strcmp(path, "-") == 0) {
         pcm->client = dup(0);
         return pcm->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
@@ -48,7 +49,8 @@ static int open_path(struct pcm_source *pcm, const char *path, struct ssm_error 
         pcm->listener = socket_listen_tcp(path + 6, err);
     } else {
         bool pull = strncmp(path, "pull:", 5) == 0;
-        pcm->pull = pull ? pull_bind(path + 5, err) : pull_subscribe(path + strlen("sub:"), "", err);
+        pcm->pull = pull ? pull_bind(gate, path + strlen("pull:"), err)
+                         : pull_subscribe(gate, path + strlen("sub:"), pcm->config->server_key, "", err);
     }
     return pcm->listener < 0 && !pcm->pull ? -1 : 0;
 }
@@ -92,7 +94,7 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     for (int i = 0; i < config->pcm_channels; i++) {
         pcm->source.channels[i] = i;
     }
-    if (open_path(pcm, config->path, err) < 0) {
+    if (open_path(pcm, setup->gate, err) < 0) {
         goto fail;
     }
     pcm->bytes = pcm->pull ? malloc(PULL_MOST) : calloc(BLOCK, pcm->frame);

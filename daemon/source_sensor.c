@@ -44,18 +44,19 @@ struct sensor_source {
     char bytes[BYTES];
 };
 
-static int open_pull(struct sensor_source *sensor, struct ssm_error *err)
+static int open_pull(struct sensor_source *sensor, struct gate *gate, struct ssm_error *err)
 {
     const struct config_source *config = sensor->config;
     char endpoint[sizeof config->listen + 8];
     bool whole = strstr(config->listen, "://") != NULL;
     snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
-    sensor->pull = config->transport == SENSOR_PULL ? pull_bind(endpoint, err)
-                                                    : pull_subscribe(config->connect, config->topic, err);
+    sensor->pull = config->transport == SENSOR_PULL
+                       ? pull_bind(gate, endpoint, err)
+                       : pull_subscribe(gate, config->connect, config->server_key, config->topic, err);
     return sensor->pull ? 0 : -1;
 }
 
-static int open_transport(struct sensor_source *sensor, struct ssm_error *err)
+static int open_transport(struct sensor_source *sensor, struct gate *gate, struct ssm_error *err)
 {
     const char *listen = sensor->config->listen;
     sensor->source.endless = sensor->config->transport != SENSOR_STDIN;
@@ -68,7 +69,7 @@ static int open_transport(struct sensor_source *sensor, struct ssm_error *err)
     case SENSOR_TCP:
         return (sensor->listener = socket_listen_tcp(listen, err)) < 0 ? -1 : 0;
     default:
-        return open_pull(sensor, err);
+        return open_pull(sensor, gate, err);
     }
 }
 
@@ -112,7 +113,7 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
         refuse_memory(err);
         goto fail;
     }
-    if (open_transport(sensor, err) < 0) {
+    if (open_transport(sensor, setup->gate, err) < 0) {
         goto fail;
     }
     return &sensor->source;

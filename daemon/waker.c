@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dsp/clock.h"
+
 enum { SECOND = 1000000000 };
 
 int waker_init(struct waker *waker)
@@ -35,7 +37,8 @@ void waker_wake(struct waker *waker)
 void waker_wait(struct waker *waker, int64_t timeout_ns)
 {
     struct pollfd fd = {.fd = waker->fd, .events = POLLIN};
-    struct timespec timeout = {timeout_ns / SECOND, timeout_ns % SECOND};
+    int64_t span = clock_span(timeout_ns);
+    struct timespec timeout = {span / SECOND, span % SECOND};
     ppoll(&fd, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
     uint64_t count;
     ssize_t n = read(waker->fd, &count, sizeof count);

@@ -60,7 +60,19 @@ int64_t clock_utc(const struct clock *clock, uint64_t counter);
 
 int64_t clock_now(void);      /* CLOCK_MONOTONIC, ns */
 int64_t clock_asleep(void);   /* how long the machine was suspended since it started, ns */
-double clock_seconds(void);   /* the same in s, to measure spans with */
+double clock_seconds(void);   /* clock_now in s, to measure spans with */
+int64_t clock_utc_now(void);  /* CLOCK_REALTIME, ns since 1970: to show, never to measure with */
+
+/* Time as a test wants it: what these clocks say, ns, and how many of their seconds go into a real one. All that asks for the
+ * time or waits goes by it, so that a month passes in minutes. */
+struct clock_world {
+    int64_t (*now)(void), (*asleep)(void), (*utc)(void);
+    double pace;
+};
+/* Before any thread starts; kept, not copied. NULL: the system's clocks again. */
+void clock_replace(const struct clock_world *world);
+/* How long `ns` of clock_now really take, 1 at least: for ppoll, or a timer. */
+int64_t clock_span(int64_t ns);
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "daemon/control.h"
 #include "daemon/daemon.h"
+#include "daemon/router.h"
 #include "daemon/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -38,7 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     size_t blob = size > 0 ? (size - 1) * bytes[0] / 256 : 0, answer_size;
     const uint8_t *body = bytes + (size > 0);
     size_t body_size = size - (size > 0) - blob;
-    const char *answer = control ? control_answer(control, body, body_size, body + body_size, blob, &answer_size) : "";
+    const struct router_request request = {
+        .body = body, .size = body_size, .blob = body + body_size, .blob_size = blob, .allowed = true, .admin = true};
+    const char *answer = control ? control_answer(control, &request, &answer_size) : "";
     if (answer && answer[0] != '{' && !wire_json(nowhere, (const uint8_t *)answer, answer_size)) {
         abort();
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/engine_thread.h"
+#include "daemon/gate.h"
 
 #include <assert.h>
 #include <dlfcn.h>
@@ -560,7 +561,8 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     struct ssm_error err = {0};
     struct stages stages = {0};
     struct worker *writer = worker_create();
-    struct publisher *publisher = publisher_open("inproc://rows", "test", 1, &err);
+    struct gate *gate = gate_open(NULL, &err);
+    struct publisher *publisher = publisher_open(gate, "inproc://rows", "test", 1, &err);
     rig_open_model(&rig, sensor_path, 1, 1);
     struct ssm_engine *alone = ssm_open(sensor_path, NULL, &err);
     struct labels *labels = labels_create(rig.engine);
@@ -614,6 +616,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     ssm_close(alone);
     worker_destroy(writer);
     publisher_close(publisher);
+    gate_close(gate);
 }
 
 static void engine_tells_of_a_hole_at_the_end(void **state)
@@ -792,7 +795,8 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     struct ssm_error err = {0};
     struct stages stages = {0};
     struct worker *writer = worker_create();
-    struct publisher *publisher = publisher_open("inproc://hops", "test", N, &err);
+    struct gate *gate = gate_open(NULL, &err);
+    struct publisher *publisher = publisher_open(gate, "inproc://hops", "test", N, &err);
     assert_non_null(publisher);
     rig_open(&rig, N, 2);
     for (int i = 0; i < N; i++) {
@@ -854,6 +858,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     sink_publish.close(others[1]);
     worker_destroy(writer);
     publisher_close(publisher);
+    gate_close(gate);
     rig_close(&rig);
     remove("/tmp/ssmd-test-hops.wav");
 }

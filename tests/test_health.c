@@ -4,6 +4,7 @@
 #include "daemon/health.h"
 
 #include "daemon/engine_thread.h"
+#include "daemon/gate.h"
 #include "daemon/metrics.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -32,13 +33,13 @@ static struct rig *open_rig(const char *pipeline)
     struct ssm_options options = {.streams = 1, .threads = 1, .max_hops = STREAM_HOPS};
     snprintf(rig->config.node, sizeof rig->config.node, "here");
     snprintf(rig->named.name, sizeof rig->named.name, "%s", pipeline);
-    rig->model = (struct model){.name = MODEL, .engine = ssm_open(MODEL, &options, &err), .streams = 1};
+    rig->model = (struct model){.name = MODEL, .engine = ssm_open(MODEL, &options, &err), .users = 1};
     rig->feed = feed_create(16000);
     rig->source = (struct source){.ops = &source_pcm, .rate = 16000, .n_channels = 1};
     rig->pipeline = (struct pipeline){.config = &rig->named, .source = &rig->source, .model = &rig->model, .feeds = &rig->feed,
                                       .counters = &rig->counters, .n_channels = 1};
-    rig->daemon = (struct daemon){.config = &rig->config, .pipelines = &rig->pipeline, .models = &rig->model, .n_pipelines = 1,
-                                  .n_models = 1, .n_streams = 1, .engine = engine_thread_create(0), .ready = true,
+    rig->daemon = (struct daemon){.config = &rig->config, .pipelines = &rig->pipeline, .models = &rig->model, .n_streams = 1,
+                                  .engine = engine_thread_create(0), .ready = true, .gate = gate_open(NULL, &err),
                                   .started = clock_now(), .progress = clock_now()};
     struct stream_setup setup = {.engine = rig->model.engine, .feed = rig->feed, .rate = 16000, .counters = &rig->counters};
     rig->stream = stream_create(&setup, &err);
@@ -53,6 +54,7 @@ static void close_rig(struct rig *rig)
     engine_thread_destroy(rig->daemon.engine);
     stream_destroy(rig->stream);
     engine_batch_destroy(rig->model.batch);
+    gate_close(rig->daemon.gate);
     ssm_close(rig->model.engine);
     feed_destroy(rig->feed);
     free(rig);
@@ -151,10 +153,10 @@ static void losses_hide_no_failure(void **state)
     count(&rig->counters, COUNTER_BLOWN, 1);
     for (int i = 0; i < PIPELINES; i++) {
         pipelines[i] = rig->pipeline;
+        pipelines[i].next = i + 1 < PIPELINES ? &pipelines[i + 1] : NULL;
     }
     pipelines[PIPELINES - 1].source = &failed;
     rig->daemon.pipelines = pipelines;
-    rig->daemon.n_pipelines = PIPELINES;
     health_note(&rig->daemon);
     assert_int_equal(get(rig, "/ready", text), 503);
     assert_string_equal(text, "p: the source ended too early, with code 74\n");

@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "daemon/gate.h"
 #include "tests/test.h"
 
 enum { MESSAGES = 4000, SIZE = 1024 };
@@ -54,7 +55,8 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
 {
     (void)state;
     struct ssm_error err = {0};
-    struct publisher *publisher = publisher_open(address, "test", 0, &err);
+    struct gate *gate = gate_open(NULL, &err);
+    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
     assert_non_null(publisher);
     struct topic *topic = publisher_topic(publisher, "audio", "p", 0, "m");
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
@@ -82,13 +84,15 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
     zmq_close(stops);
     zmq_ctx_term(context);
     publisher_close(publisher);
+    gate_close(gate);
 }
 
 static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void **state)
 {
     (void)state;
     struct ssm_error err = {0};
-    struct publisher *publisher = publisher_open(address, "test", 0, &err);
+    struct gate *gate = gate_open(NULL, &err);
+    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
     assert_non_null(publisher);
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
     wait_for_subscription(publisher);
@@ -114,6 +118,7 @@ static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void 
     zmq_close(reads);
     zmq_ctx_term(context);
     publisher_close(publisher);
+    gate_close(gate);
 }
 
 int main(void)

@@ -3,17 +3,19 @@
 """Print what a running ssmd publishes, or read it in your own program.
 
     apt install python3-zmq python3-msgpack
-    ssm_subscribe.py [TOPIC [ADDRESS]]
+    ssm_subscribe.py [TOPIC [ADDRESS [SERVER_KEY [KEY_FILE]]]]
 
     import ssm_subscribe
     for topic, header, samples in ssm_subscribe.messages("audio/studio/mic/"): ..."""
 
 import array
 import math
+import os
 import sys
 
 import msgpack
 import zmq
+import zmq.auth
 
 
 def decode(topic, header, payload):
@@ -26,11 +28,24 @@ def decode(topic, header, payload):
     return topic.decode(), header, payload
 
 
-def messages(topic="audio/", address="tcp://127.0.0.1:5571"):
+def speak_curve(socket, server_key, key=None):
+    """Before connect: encrypt, with a daemon whose public key, or a file of it, is server_key. key: our own file, NAME_secret as
+    `ssm keys` makes it; without it one for this once."""
+    if os.path.exists(server_key):
+        socket.curve_serverkey = zmq.auth.load_certificate(server_key)[0]
+    else:
+        socket.curve_serverkey = server_key.encode()
+    pair = zmq.auth.load_certificate(key) if key else zmq.curve_keypair()
+    socket.curve_publickey, socket.curve_secretkey = pair
+
+
+def messages(topic="audio/", address="tcp://127.0.0.1:5571", server_key=None, key=None):
     """Every message whose topic begins with `topic`, for ever. A daemon that comes later, or again, is connected to."""
     socket = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # before connect: later they would not count
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    if server_key:
+        speak_curve(socket, server_key, key)
     socket.connect(address)
     socket.subscribe(topic)
     while True:
@@ -44,7 +59,7 @@ def level_db(samples):
 
 def main():
     due = {}  # (boot, topic) -> the number that comes next
-    for topic, header, payload in messages(*sys.argv[1:3]):
+    for topic, header, payload in messages(*sys.argv[1:5]):
         number, key = header["seq"], (header["boot"], topic)
         if number > due.get(key, number):
             print(f"{topic}  LOST: messages {due[key]} to {number - 1} never came here")

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/link.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <sysexits.h>
+#include <zmq.h>
+
+#include "daemon/cert.h"
+#include "model/refuse.h"
+
+const char *link_key, *link_server_key;
+
+static int set(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+/* Heartbeats tell a dead peer from a quiet one; libzmq takes them over only if they are set before the connect. */
+static bool configure(void *socket, int64_t message_most)
+{
+    return zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_most, sizeof message_most) == 0 &&
+           set(socket, ZMQ_HEARTBEAT_IVL, 1000) == 0 && set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) == 0 &&
+           set(socket, ZMQ_HEARTBEAT_TTL, 3000) == 0 && set(socket, ZMQ_RECONNECT_IVL, 100) == 0 &&
+           set(socket, ZMQ_RECONNECT_IVL_MAX, 5000) == 0 && set(socket, ZMQ_RCVHWM, 10000) == 0 &&
+           set(socket, ZMQ_LINGER, 0) == 0;
+}
+
+static int speak_curve(void *socket, struct ssm_error *err)
+{
+    struct cert own;
+    char server[CERT_KEY];
+    if (cert_public(link_server_key, server, err) < 0 ||
+        (link_key ? cert_read(&own, link_key, err) : cert_make(&own, err)) < 0) {
+        return -1;
+    }
+    bool ok = zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, CERT_KEY) == 0 &&
+              zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, own.public_key, CERT_KEY) == 0 &&
+              zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, own.secret_key, CERT_KEY) == 0;
+    return ok ? 0 : refuse(err, EX_CONFIG, "these keys can't be used: %s", zmq_strerror(errno));
+}
+
+int link_open(struct link *link, int type, const char *address, long message_most, struct ssm_error *err)
+{
+    *link = (struct link){0};
+    if (link_key && !link_server_key) {
+        return refuse(err, EX_USAGE, "--key needs --server-key: whom to be known to");
+    }
+    link->context = zmq_ctx_new();
+    link->socket = link->context ? zmq_socket(link->context, type) : NULL;
+    if (!link->socket || !configure(link->socket, message_most)) {
+        return refuse(err, EX_OSERR, "can't make a ZeroMQ socket: %s", zmq_strerror(errno));
+    }
+    if (link_server_key && speak_curve(link->socket, err) < 0) {
+        return -1;
+    }
+    if (zmq_connect(link->socket, address) != 0) {
+        return refuse(err, EX_USAGE, "\"%s\" is no address to connect to (%s); write one like tcp://127.0.0.1:5571", address,
+                      zmq_strerror(errno));
+    }
+    return 0;
+}
+
+void link_close(struct link *link)
+{
+    if (link->socket) {
+        zmq_close(link->socket);
+    }
+    if (link->context) {
+        zmq_ctx_term(link->context);
+    }
+}

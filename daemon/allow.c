@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/allow.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/cert.h"
+#include "daemon/log.h"
+#include "model/refuse.h"
+
+enum { PATH_BYTES = 1400 };
+
+struct entry {
+    char key[CERT_KEY];
+    enum allow_role role;
+};
+
+struct allow {
+    const char *clients, *admins;
+    bool any;
+    struct entry *entries; /* by key; of a key that stands twice the higher role first */
+    size_t n, room;
+    uint64_t print;        /* of the files as they were read */
+    /* While they are read. */
+    enum allow_role role;
+    bool failed;
+};
+
+static bool is_key_file(const char *name)
+{
+    size_t n = strlen(name), tail = strlen("_secret");
+    return name[0] != '.' && !(n > tail && strcmp(name + n - tail, "_secret") == 0);
+}
+
+/* Each file that `path` is or holds. False: it can't be read. */
+static bool walk(struct allow *allow, const char *path, bool (*visit)(struct allow *allow, const char *path))
+{
+    DIR *folder = opendir(path);
+    if (!folder) {
+        return errno == ENOTDIR && visit(allow, path);
+    }
+    bool ok = true;
+    for (struct dirent *at; (at = readdir(folder));) {
+        char file[PATH_BYTES];
+        if (is_key_file(at->d_name) && snprintf(file, sizeof file, "%s/%s", path, at->d_name) < PATH_BYTES) {
+            ok = visit(allow, file) && ok;
+        }
+    }
+    closedir(folder);
+    return ok;
+}
+
+static bool walk_all(struct allow *allow, bool (*visit)(struct allow *allow, const char *path))
+{
+    allow->role = ALLOW_CLIENT;
+    bool ok = allow->any || walk(allow, allow->clients, visit);
+    allow->role = ALLOW_ADMIN;
+    return (allow->admins[0] == '\0' || walk(allow, allow->admins, visit)) && ok;
+}
+
+/* FNV-1a over what changes when a file does; files sum up, so that their order doesn't matter. */
+static bool take_print(struct allow *allow, const char *path)
+{
+    struct stat about;
+    if (stat(path, &about) != 0) {
+        return false;
+    }
+    const uint64_t facts[] = {(uint64_t)about.st_ino, (uint64_t)about.st_size, (uint64_t)about.st_mtim.tv_sec,
+                              (uint64_t)about.st_mtim.tv_nsec, allow->role};
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < sizeof facts; i++) {
+        hash = (hash ^ ((const uint8_t *)facts)[i]) * 1099511628211u;
+    }
+    allow->print += hash;
+    return true;
+}
+
+static void add(void *context, const char *key)
+{
+    struct allow *allow = context;
+    if (allow->n == allow->room) {
+        size_t room = 2 * allow->room + 16;
+        struct entry *entries = realloc(allow->entries, room * sizeof *entries);
+        if (!entries) {
+            allow->failed = true;
+            return;
+        }
+        allow->entries = entries;
+        allow->room = room;
+    }
+    snprintf(allow->entries[allow->n].key, CERT_KEY, "%s", key);
+    allow->entries[allow->n++].role = allow->role;
+}
+
+static bool read_file(struct allow *allow, const char *path)
+{
+    struct stat about;
+    return stat(path, &about) == 0 && (S_ISDIR(about.st_mode) || cert_each(path, add, allow));
+}
+
+static int compare(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    int order = strcmp(x->key, y->key);
+    return order ? order : (int)y->role - (int)x->role;
+}
+
+static bool read_all(struct allow *allow)
+{
+    allow->n = 0;
+    allow->failed = false;
+    bool ok = walk_all(allow, read_file) && !allow->failed;
+    allow->n = ok ? allow->n : 0;
+    if (allow->n > 0) {
+        qsort(allow->entries, allow->n, sizeof *allow->entries, compare);
+    }
+    return ok;
+}
+
+struct allow *allow_open(const char *clients, const char *admins, struct ssm_error *err)
+{
+    struct allow *allow = calloc(1, sizeof *allow);
+    if (!allow) {
+        refuse_memory(err);
+        return NULL;
+    }
+    allow->clients = clients;
+    allow->admins = admins;
+    allow->any = strcmp(clients, "any") == 0;
+    walk_all(allow, take_print);
+    if (!read_all(allow)) {
+        refuse(err, 66, "the keys in %s%s%s can't be read: %s", clients, admins[0] ? " and " : "", admins, strerror(errno));
+        allow_close(allow);
+        return NULL;
+    }
+    return allow;
+}
+
+void allow_close(struct allow *allow)
+{
+    if (allow) {
+        free(allow->entries);
+        free(allow);
+    }
+}
+
+void allow_refresh(struct allow *allow)
+{
+    uint64_t before = allow->print;
+    allow->print = 0;
+    walk_all(allow, take_print);
+    if (allow->print == before) {
+        return;
+    }
+    if (read_all(allow)) {
+        log_line(LOG_INFO, "curve: %zu keys are allowed in%s", allow->n, allow->any ? ", and any other" : "");
+    } else {
+        log_line(LOG_ERROR, "curve: the keys in %s can't be read any more: nobody new comes in", allow->clients);
+    }
+}
+
+enum allow_role allow_find(const struct allow *allow, const char *key)
+{
+    size_t low = 0, high = allow->n;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (strcmp(allow->entries[middle].key, key) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    bool found = low < allow->n && strcmp(allow->entries[low].key, key) == 0;
+    return found ? allow->entries[low].role : allow->any ? ALLOW_CLIENT : ALLOW_NOBODY;
+}

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/pipeline.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/checkpoint.h"
+#include "daemon/engine_thread.h"
+#include "daemon/fit.h"
+#include "daemon/labels.h"
+#include "daemon/log.h"
+#include "daemon/notify.h"
+#include "daemon/rows.h"
+#include "daemon/running.h"
+#include "daemon/sink.h"
+#include "daemon/source.h"
+#include "model/refuse.h"
+
+enum { ROWS_LEAST = 64 };
+
+static struct settings *hold(struct settings *settings)
+{
+    settings->users++;
+    return settings;
+}
+
+static void release(struct settings *settings)
+{
+    if (settings && --settings->users == 0) {
+        free(settings);
+    }
+}
+
+struct pipeline *pipeline_create(const struct config_pipeline *config)
+{
+    struct pipeline *pipeline = calloc(1, sizeof *pipeline);
+    struct settings *settings = malloc(sizeof *settings);
+    if (!pipeline || !settings) {
+        free(pipeline);
+        free(settings);
+        return NULL;
+    }
+    memcpy(&settings->config, config, sizeof *config);
+    settings->users = 1;
+    pipeline->settings = settings;
+    pipeline->config = &settings->config;
+    return pipeline;
+}
+
+/* ---- Sources and models. ---- */
+
+static int open_source(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    const struct config_source *config = &pipeline->config->source;
+    const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate};
+    pipeline->source = source_find(config->type)->open(&setup, err);
+    if (!pipeline->source) {
+        return -1;
+    }
+    pipeline->source_settings = hold(pipeline->settings);
+    pipeline->n_channels = pipeline->source->n_channels;
+    return 0;
+}
+
+static struct model *find_model(struct model *list, const char *name, int slots)
+{
+    while (list && (strcmp(list->name, name) != 0 ||
+                    (list->engine && ssm_describe(list->engine)->streams - list->users < slots))) {
+        list = list->next;
+    }
+    return list;
+}
+
+/* One with free slots, or one that is still to be opened. */
+static int choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
+{
+    const char *name = pipeline->config->model;
+    struct model *model = find_model(daemon->models, name, pipeline->n_channels);
+    model = model ? model : find_model(*models, name, pipeline->n_channels);
+    if (!model) {
+        char *copy = strdup(name);
+        model = copy ? calloc(1, sizeof *model) : NULL;
+        if (!model) {
+            free(copy);
+            return refuse_memory(err);
+        }
+        *model = (struct model){.next = *models, .name = copy};
+        *models = model;
+    }
+    model->users += pipeline->n_channels;
+    pipeline->model = model;
+    return 0;
+}
+
+static int open_model(const struct config *config, struct model *model, struct ssm_error *err)
+{
+    int threads = config->threads > 0 ? config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    const struct ssm_options options = {.device = config->device,
+                                        .precision = config->precision,
+                                        .streams = model->users,
+                                        .threads = threads,
+                                        .max_hops = STREAM_HOPS};
+    notify_loading(model->name);
+    model->engine = ssm_open(model->name, &options, err);
+    if (!model->engine) {
+        return -1;
+    }
+    const struct ssm_info *info = ssm_describe(model->engine);
+    model->batch = engine_batch_create(model->engine);
+    bool tags = strcmp(info->task, "tag") == 0;
+    if (!model->batch || (tags && !(model->labels = labels_create(model->engine)))) {
+        return refuse_memory(err);
+    }
+    log_line(LOG_INFO, "model %s: %d stream%s at %d Hz in hops of %d on %s (%s)", info->name, info->streams,
+             info->streams == 1 ? "" : "s", info->rate, info->hop, info->device, info->device_why);
+    return 0;
+}
+
+int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (open_source(daemon, pipeline, err) < 0 || choose_model(daemon, pipeline, models, err) < 0) {
+            return -1;
+        }
+    }
+    for (struct model *model = *models; model; model = model->next) {
+        if (open_model(daemon->config, model, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+void models_close(struct model *list)
+{
+    for (struct model *model = list, *next; model; model = next) {
+        next = model->next;
+        engine_batch_destroy(model->batch);
+        ssm_close(model->engine);
+        free(model->labels);
+        free((char *)model->name);
+        free(model);
+    }
+}
+
+/* ---- Sinks and streams. ---- */
+
+static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    struct sink_setup setup = {.node = daemon->config->node,
+                               .pipeline = pipeline->config->name,
+                               .model = ssm_describe(pipeline->model->engine),
+                               .labels = pipeline->model->labels,
+                               .channels = source->channels,
+                               .n_channels = source->n_channels,
+                               .source_rate = source->rate,
+                               .rate = source->sensor ? CADENCE_TICKS : ssm_describe(pipeline->model->engine)->rate,
+                               .patient = source->patient,
+                               .counters = pipeline->counters,
+                               .publisher = daemon->publisher,
+                               .stages = &daemon->stages,
+                               .writer = daemon->writer,
+                               .engine = engine_thread_waker(daemon->engine)};
+    for (int i = 0; i < pipeline->config->n_sinks; i++) {
+        setup.config = &pipeline->config->sinks[i];
+        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
+        if (!pipeline->sinks[i]) {
+            return -1;
+        }
+        pipeline->sink_settings[i] = hold(pipeline->settings);
+        pipeline->n_sinks++;
+    }
+    return 0;
+}
+
+/* How much of the input itself comes out. */
+static float share_of(const struct config_pipeline *config)
+{
+    return config->strength < 100 ? powf(10, -(float)config->strength / 20) : 0;
+}
+
+static int open_feed(struct pipeline *pipeline, int i, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    source->feeds[i] = feed_create((size_t)(pipeline->config->source.buffer_s * source->rate));
+    pipeline->feeds[i] = source->feeds[i];
+    return source->feeds[i] ? 0 : refuse_memory(err);
+}
+
+/* A sensor's one stream: the model says what a row is. */
+static int open_rows(struct pipeline *pipeline, int i, struct ssm_error *err)
+{
+    (void)i;
+    struct source *source = pipeline->source;
+    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+    double hops = pipeline->config->source.buffer_s * model->rate / model->hop;
+    source->rate = model->rate;
+    if (source->ops->meet(source, pipeline->model->engine, err) < 0) {
+        return -1;
+    }
+    source->rows = pipeline->rows = rows_create((size_t)model->inputs, (size_t)fmax(hops, ROWS_LEAST));
+    return source->rows ? 0 : refuse_memory(err);
+}
+
+/* After so many ns a hop is late. Who waits for room has all the time it takes. */
+static int64_t deadline_of(const struct daemon *daemon, const struct pipeline *pipeline)
+{
+    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+    double standard = (double)model->hop / model->rate + daemon->config->deadline_s, own = pipeline->config->deadline_s;
+    return pipeline->source->patient ? 0 : (int64_t)((own > 0 ? own : standard) * 1e9);
+}
+
+static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    source->engine = engine_thread_waker(daemon->engine);
+    source->counters = pipeline->counters;
+    for (int i = 0; i < source->n_channels; i++) {
+        struct stream_setup setup = {.engine = pipeline->model->engine,
+                                     .patient = source->patient,
+                                     .sinks = pipeline->sinks,
+                                     .n_sinks = pipeline->n_sinks,
+                                     .channel = i,
+                                     .share = share_of(pipeline->config),
+                                     .bypass = pipeline->config->bypass,
+                                     .deadline = deadline_of(daemon, pipeline),
+                                     .counters = &pipeline->counters[i]};
+        if ((source->sensor ? open_rows : open_feed)(pipeline, i, err) < 0) {
+            return -1;
+        }
+        setup.feed = source->feeds[i];
+        setup.rows = source->rows;
+        setup.rate = source->rate;
+        if (!(pipeline->streams[i] = stream_create(&setup, err))) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Live sound outlives a crash. */
+static int open_kept(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    bool keeps = daemon->checkpoint && stream_keeps(pipeline->streams[0]);
+    for (int i = 0; keeps && i < pipeline->n_channels; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);
+        pipeline->kept[i] = checkpoint_keep(daemon->checkpoint, pipeline->streams[i], name, pipeline->source->rate, err);
+        if (!pipeline->kept[i]) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int open_outputs(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    size_t channels = (size_t)pipeline->n_channels;
+    pipeline->counters = calloc(channels, sizeof *pipeline->counters);
+    pipeline->feeds = calloc(channels, sizeof(struct feed *));
+    pipeline->streams = calloc(channels, sizeof(struct stream *));
+    pipeline->kept = calloc(channels, sizeof(struct kept *));
+    if (!pipeline->counters || !pipeline->feeds || !pipeline->streams || !pipeline->kept) {
+        return refuse_memory(err);
+    }
+    bool ok = fit_pipeline(pipeline->config, pipeline->model->engine, err) == 0 && open_sinks(daemon, pipeline, err) == 0 &&
+              open_streams(daemon, pipeline, err) == 0 && open_kept(daemon, pipeline, err) == 0;
+    return ok ? 0 : -1;
+}
+
+int pipelines_open_outputs(struct daemon *daemon, struct pipeline *list, struct ssm_error *err)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (open_outputs(daemon, pipeline, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void close_sinks(struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        pipeline->sinks[i]->ops->close(pipeline->sinks[i]);
+        release(pipeline->sink_settings[i]);
+    }
+    pipeline->n_sinks = 0;
+}
+
+void pipelines_close_sinks(struct pipeline *list)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        close_sinks(pipeline);
+    }
+}
+
+static void close_one(struct pipeline *pipeline)
+{
+    if (pipeline->source) {
+        pipeline->source->ops->close(pipeline->source);
+    }
+    close_sinks(pipeline);
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        checkpoint_release(pipeline->kept ? pipeline->kept[i] : NULL);
+        stream_destroy(pipeline->streams ? pipeline->streams[i] : NULL);
+        feed_destroy(pipeline->feeds ? pipeline->feeds[i] : NULL);
+    }
+    if (pipeline->model) {
+        pipeline->model->users -= pipeline->n_channels;
+    }
+    rows_destroy(pipeline->rows);
+    free(pipeline->kept);
+    free(pipeline->streams);
+    free(pipeline->feeds);
+    free(pipeline->counters);
+    release(pipeline->source_settings);
+    release(pipeline->settings);
+    free(pipeline);
+}
+
+void pipelines_close(struct pipeline *list)
+{
+    for (struct pipeline *pipeline = list, *next; pipeline; pipeline = next) {
+        next = pipeline->next;
+        close_one(pipeline);
+    }
+}
+
+/* ---- Running. ---- */
+
+static void part(struct daemon *daemon, struct pipeline *pipeline, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (pipeline->kept[i]) {
+            checkpoint_part(daemon->checkpoint, pipeline->kept[i]);
+        }
+        engine_part(daemon->engine, pipeline->model->batch, pipeline->streams[i]);
+    }
+}
+
+void pipelines_part(struct daemon *daemon, struct pipeline *list)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        part(daemon, pipeline, pipeline->n_channels);
+    }
+}
+
+int pipelines_join(struct daemon *daemon, struct pipeline *list, struct ssm_error *err)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        for (int i = 0; i < pipeline->n_channels; i++) {
+            if (engine_join(daemon->engine, pipeline->model->batch, pipeline->streams[i], err) < 0) {
+                part(daemon, pipeline, i);
+                for (; list != pipeline; list = list->next) {
+                    part(daemon, list, list->n_channels);
+                }
+                return -1;
+            }
+            if (pipeline->kept[i]) {
+                checkpoint_join(daemon->checkpoint, pipeline->kept[i]);
+            }
+        }
+    }
+    return 0;
+}
+
+int pipelines_start(struct pipeline *list, struct ssm_error *err)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        for (int i = 0; i < pipeline->n_sinks; i++) {
+            const struct sink_ops *ops = pipeline->sinks[i]->ops;
+            if (ops->start && ops->start(pipeline->sinks[i], err) < 0) {
+                return -1;
+            }
+        }
+    }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        pipeline->started = true;
+        if (pipeline->source->ops->start(pipeline->source, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+void pipelines_stop(struct pipeline *list)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (pipeline->started) {
+            pipeline->source->ops->stop(pipeline->source);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_PIPELINE_H
+#define DAEMON_PIPELINE_H
+
+/* A pipeline as it runs, and the models that pipelines share: opened beside what turns already, joined to it, parted, closed.
+ *
+ *   pipeline_create -> pipelines_open_inputs -> pipelines_open_outputs -> pipelines_join -> pipelines_start
+ *   pipelines_stop  -> (every stream ended)  -> pipelines_part         -> pipelines_close
+ *
+ * Functions take a list of pipelines, linked by `next`. Opening and closing may take long; they are for any one thread at a
+ * time but the engine's. Whatever failed half way is closed by pipelines_close and models_close. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "daemon/counters.h"
+#include "model/ssm.h"
+
+struct daemon;
+struct engine_batch;
+struct feed;
+struct kept;
+struct labels;
+struct rows;
+struct sink;
+struct source;
+struct stream;
+
+/* A model and an engine with some slots; once they are taken, the same model gets another engine. */
+struct model {
+    struct model *next;
+    const char *name; /* as the configuration says it */
+    struct ssm_engine *engine;
+    struct engine_batch *batch;
+    struct labels *labels; /* of a tag model, else NULL */
+    int users;             /* slots that are taken, or soon will be */
+};
+
+/* A pipeline's configuration, held by everything that was opened with it. */
+struct settings {
+    struct config_pipeline config;
+    int users;
+};
+
+struct pipeline {
+    struct pipeline *next;
+    const struct config_pipeline *config;
+    struct settings *settings; /* config's */
+    struct source *source;
+    struct settings *source_settings;
+    struct model *model;
+    struct stream **streams;   /* (channels) */
+    struct feed **feeds;       /* (channels) */
+    struct kept **kept;        /* (channels) of each whose state is kept, else NULL */
+    struct rows *rows;         /* of a sensor */
+    struct counters *counters; /* (channels) */
+    struct sink *sinks[CONFIG_SINKS];
+    struct settings *sink_settings[CONFIG_SINKS];
+    int n_sinks, n_channels;
+    bool started;                    /* its source */
+    uint64_t seen[COUNTERS];         /* a second ago, over its channels */
+    _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
+};
+
+/* With a copy of its configuration. NULL when memory runs out. */
+struct pipeline *pipeline_create(const struct config_pipeline *config);
+
+/* Their sources; then their models, from what the daemon has where slots are free, and else put into *models. -1 with *err. */
+int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err);
+/* Their sinks, streams and kept states. -1 with *err. */
+int pipelines_open_outputs(struct daemon *daemon, struct pipeline *list, struct ssm_error *err);
+
+/* Engine's thread, or before it is started. -1 with *err: none has joined. */
+int pipelines_join(struct daemon *daemon, struct pipeline *list, struct ssm_error *err);
+void pipelines_part(struct daemon *daemon, struct pipeline *list);
+
+/* Their sinks, then their sources. -1 with *err; pipelines_stop is then still to be called. */
+int pipelines_start(struct pipeline *list, struct ssm_error *err);
+void pipelines_stop(struct pipeline *list); /* loop thread: end the feeds soon; safe to repeat */
+
+void pipelines_close_sinks(struct pipeline *list); /* what was written is finished, and its failures counted */
+void pipelines_close(struct pipeline *list);
+void models_close(struct model *list);
+
+#endif

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* daemon/log.c: a storm of lines is counted instead of told. */
+#include "daemon/log.h"
+
+#include <unistd.h>
+
+#include "dsp/clock.h"
+#include "tests/test.h"
+
+static int64_t time_ns = INT64_C(5000000000);
+
+static int64_t test_now(void)
+{
+    return time_ns;
+}
+static int64_t test_asleep(void)
+{
+    return 0;
+}
+static const struct clock_world world = {test_now, test_asleep, test_now, 1};
+
+static char text[1 << 16];
+
+/* stderr into a file while `say` speaks, then into `text`; gives how many lines that was. */
+static int hear(void (*say)(void))
+{
+    FILE *file = tmpfile();
+    int kept = dup(2), lines = 0;
+    assert_true(dup2(fileno(file), 2) == 2);
+    say();
+    fflush(stderr);
+    dup2(kept, 2);
+    close(kept);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    for (const char *at = text; (at = strchr(at, '\n')); at++) {
+        lines++;
+    }
+    return lines;
+}
+
+static void storm(void)
+{
+    for (int i = 0; i < 100000; i++) {
+        log_line(LOG_WARNING, "it failed: %d", i);
+    }
+}
+
+static void quiet(void)
+{
+    log_turn(false);
+}
+
+static void finish(void)
+{
+    log_turn(true);
+}
+
+static void other(void)
+{
+    log_line(LOG_ERROR, "something else");
+}
+
+static void many_kinds(void)
+{
+    static char formats[100][16];
+    for (int i = 0; i < 100; i++) {
+        snprintf(formats[i], sizeof formats[i], "kind %d", i);
+        log_line(LOG_WARNING, formats[i], 0);
+    }
+}
+
+static void news(void)
+{
+    for (int i = 0; i < 100; i++) {
+        log_line(LOG_INFO, "stream %d", i);
+    }
+}
+
+static void a_storm_is_told_forty_times_and_then_as_a_number(void **state)
+{
+    (void)state;
+    assert_int_equal(hear(storm), 40);
+    assert_non_null(strstr(text, "ssmd: warning: it failed: 39\n"));
+    assert_int_equal(hear(other), 1); /* the others are told beside it */
+    time_ns += INT64_C(9000000000);
+    assert_int_equal(hear(quiet), 0);
+    time_ns += INT64_C(2000000000);
+    assert_int_equal(hear(quiet), 1);
+    assert_string_equal(text, "ssmd: warning: repeated 99960 times in 10 s, the last: it failed: 99999\n");
+    assert_int_equal(hear(quiet), 0);
+    assert_int_equal(hear(storm), 40); /* from the beginning */
+    assert_int_equal(hear(finish), 1);
+}
+
+static void news_and_many_kinds_are_all_told(void **state)
+{
+    (void)state;
+    assert_int_equal(hear(news), 100);
+    assert_int_equal(hear(many_kinds), 100);
+    assert_int_equal(hear(storm), 40);
+    assert_int_equal(hear(many_kinds), 101); /* they crowd it out: it is told first */
+    assert_non_null(strstr(text, "repeated 99960 times"));
+}
+
+static void machines_read_the_number_by_itself(void **state)
+{
+    (void)state;
+    hear(finish);
+    log_as_json();
+    assert_int_equal(hear(storm), 40);
+    assert_true(strncmp(text, "{\"time\":", 8) == 0);
+    hear(finish);
+    assert_non_null(strstr(text, "\"level\":\"warning\",\"repeated\":99960,\"text\":\"it failed: 99999\"}\n"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_storm_is_told_forty_times_and_then_as_a_number),
+        cmocka_unit_test(news_and_many_kinds_are_all_told),
+        cmocka_unit_test(machines_read_the_number_by_itself),
+    };
+    clock_replace(&world);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
