@@ -8,12 +8,17 @@ items have no target level), so quiet items count as much as loud ones.
 difference that isn't masked, and once more what was added where there was little. On 264 outputs of eleven kinds of
 processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88. It hears up to 8 kHz, as PESQ does.
 What is above 8 kHz counts in the spectra, `treble` for a bin's 1 below.
+
+`judged` is what DNSMOS misses in nine seconds of each item: overall quality, and half as much speech quality, below a
+goal a little above what it says of the target itself, so that there is an end to pleasing it. It needs a judge.Judge.
 """
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+import judge
 from layers import RealFFT
+from mix import active_blocks
 
 RESOLUTIONS = (256, 512, 1024)          # windows at 16 kHz; the hop is half of each
 POWER = 0.3
@@ -26,7 +31,12 @@ EAR_MOST = 45.0                         # a hop's disturbance at most
 # points of PESQ's raw score lost for a unit of disturbance and of added disturbance, fitted to the outputs above
 EAR_SYMMETRIC, EAR_ADDED = 0.163, 0.022
 
-WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, treble=0.3)
+JUDGED = (0.5, 0.0, 1.0)                # what a point of speech, background and overall quality counts
+JUDGED_ABOVE = 0.2                      # points above the target's own that are enough
+JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech to be judged
+JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
+
+WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, treble=0.3, judged=0.0)
 
 
 def hann(n, device):
@@ -119,11 +129,21 @@ def audible(P, S, share, quiet):
     return EAR_SYMMETRIC * heard[0] + EAR_ADDED * heard[1]
 
 
+def judged_level(clean, db):
+    """Stretches of target (B, n) -> the gain (B, 1) that brings speech to db (B,), and whether it is speech (B,)."""
+    energy, on = active_blocks(clean, judge.HOP)
+    on = on * (energy > 1e-10)
+    rms = ((energy * on).sum(1) / on.sum(1).clamp_min(1.0)).clamp_min(1e-10).sqrt()
+    return (10 ** (db / 20) / rms)[:, None], (on.mean(1) > JUDGED_SPEECH).to(rms.dtype)
+
+
 PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db, audible=audible)
 
 
 class Loss:
-    def __init__(self, config, device, pieces=PIECES):
+    def __init__(self, config, device, pieces=PIECES, judged_by=None):
+        """judged_by: a judge.Judge, or None where its weight is 0."""
+        self.judge, self.counts = judged_by, torch.tensor(JUDGED, device=device)
         self.weights = dict(WEIGHTS, **{k: v for k, v in config.items() if k in WEIGHTS})
         rate = config.get("rate", 16000)
         scaled = lambda n: n * rate // 16000
@@ -133,8 +153,23 @@ class Loss:
         self.ear = ear(self.ear_window, rate, device)
         self.pieces = pieces
 
+    def judged(self, estimate, clean):
+        """Points missing, mean over the items; mean overall quality. Which stretch of an item is judged goes by its place
+        in the batch, items being drawn at random."""
+        B, n = estimate.shape
+        place = torch.arange(B, device=estimate.device) / max(B - 1, 1)
+        index = (place * (n - judge.LENGTH)).long()[:, None] + torch.arange(judge.LENGTH, device=estimate.device)
+        e, c = estimate.gather(1, index), clean.gather(1, index)
+        low, high = JUDGED_DB
+        with torch.no_grad():
+            gain, speech = judged_level(c, low + (high - low) * (place * 7.0 % 1.0))
+            goal = self.judge(c * gain) + JUDGED_ABOVE
+        verdict = self.judge(e * gain)
+        missing = (F.relu(goal - verdict) * self.counts).sum(1)
+        return (missing * speech).mean(), (verdict[:, 2] * speech).sum() / speech.sum().clamp_min(1.0)
+
     def __call__(self, estimate, clean, noisy):
-        """-> loss, parts: a tensor (magnitude, complex, removed, snr, audible)."""
+        """-> loss, parts: a tensor (magnitude, complex, removed, snr, audible, overall quality or 0)."""
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
@@ -150,4 +185,8 @@ class Loss:
         w = self.weights
         loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] - w["snr"] * snr +
                 w["audible"] * heard)
-        return loss, torch.stack([*total, snr, heard]).detach()
+        quality = torch.zeros_like(snr)
+        if w["judged"]:
+            missing, quality = self.judged(estimate, clean)
+            loss = loss + w["judged"] * missing
+        return loss, torch.stack([*total, snr, heard, quality]).detach()

@@ -75,10 +75,15 @@ def equaliser(hz, tilt, gain, centre, width, edge, edge_order, high_pass):
     return torch.exp(db * 0.11512925) * low * (x / (1.0 + x))
 
 
-def active_rms(x, block):
-    """RMS over the blocks (of 20 ms) within 40 dB of the loudest: what SNR means for speech with pauses."""
+def active_blocks(x, block):
+    """(items, samples) -> energies (items, blocks), and 1 for the blocks within 40 dB of the loudest."""
     e = x[:, :x.shape[1] // block * block].reshape(x.shape[0], -1, block).square().mean(-1)
-    on = (e > e.amax(1, keepdim=True) * 1e-4).float()
+    return e, (e > e.amax(1, keepdim=True) * 1e-4).to(e.dtype)
+
+
+def active_rms(x, block):
+    """RMS over the active blocks (of 20 ms): what SNR means for speech with pauses."""
+    e, on = active_blocks(x, block)
     return ((e * on).sum(1) / on.sum(1).clamp_min(1.0)).clamp_min(1e-14).sqrt()
 
 

@@ -25,6 +25,12 @@ RECIPES = {
     # version 3: from version 2 by --init. Crops long enough for what version 2 had never met and answered by muting the
     # next second of speech: half a minute without any, in noise, in a quiet room or in digital silence
     "denoise-16k-pauses": dict(PATIENT, n_layer=5, minutes=12.0, batch=20, lr=6e-4),
+    # version 4: from version 3 by --init, judged by DNSMOS too (--judge)
+    "denoise-16k-judged": dict(PATIENT, n_layer=5, minutes=8.0, batch=20, lr=6e-4, paused=0.3, silent=0.15, audible=0.08,
+                               judged=0.03),
+    # for a GPU: denoise-16k with five more layers, which add nothing when it starts from denoise-16k by --init
+    "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=10, minutes=8.0, batch=16, lr=8e-4, paused=0.3,
+                              silent=0.15, audible=0.08, judged=0.03),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init
     "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=6.0, batch=16,
                         seconds=13.44, pause_seconds=11.0, speech_hours=12.3, noise_hours=8.0, narrow=0.5),

@@ -16,6 +16,7 @@ import torch  # noqa: E402
 
 import data  # noqa: E402
 import export  # noqa: E402
+import judge  # noqa: E402
 import layers  # noqa: E402
 import loss as losses  # noqa: E402
 import mix  # noqa: E402
@@ -129,6 +130,26 @@ def check_loss(device):
     expect("more noise, more to hear", float(heard != sorted(heard)), 0)
 
 
+def check_judge(path, device):
+    """The judge of a file: finite down to silence, the worse the more noise, and of use to who wants to please it."""
+    torch.manual_seed(6)
+    jury = judge.Judge(path, device)
+    t = torch.arange(judge.LENGTH, device=device) / 16000
+    voice = 0.1 * torch.sin(2 * np.pi * 150 * t).sign() * torch.sin(2 * np.pi * 1.5 * t).clamp_min(0)
+    noise = 0.1 * torch.randn_like(voice)
+    with torch.no_grad():
+        verdicts = jury(torch.stack([voice + k * noise for k in (0.01, 0.1, 1.0)]))[:, 1].tolist()
+    expect("more noise, a worse verdict of it", float(verdicts != sorted(verdicts, reverse=True)), 0)
+    measure = losses.Loss(dict(judged=1.0), device, judged_by=jury)
+    noisy = torch.stack((voice + noise, torch.zeros_like(voice)))
+    e = noisy.clone().requires_grad_()
+    value, parts = measure(e, torch.stack((voice, torch.zeros_like(voice))), noisy)
+    g, = torch.autograd.grad(value, e)
+    expect("judged loss finite", float((~torch.isfinite(parts)).sum() + (~torch.isfinite(g)).sum()), 0)
+    e = noisy - 0.01 * noise.norm() * g / g.norm()
+    expect("a step against its gradient pays", float(measure(e, torch.stack((voice, 0 * voice)), noisy)[0] >= value), 0)
+
+
 def check_mix(device, pool, recipe):
     m = mix.Mix(dict(recipe, batch=40), pool.rate, device)
     noisy, clean = m(pool)
@@ -206,6 +227,7 @@ def main():
     p.add_argument("--batches", type=int, nargs="+", default=[128, 64, 192])
     p.add_argument("--recipe", default="denoise-16k", choices=sorted(RECIPES))
     p.add_argument("--scan", choices=train.SCANS)
+    p.add_argument("--judge", metavar="ONNX", help="also check DNSMOS's sig_bak_ovr.onnx as a loss")
     p.add_argument("--out", default="/tmp/ssm-selftest.safetensors")
     a = p.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -222,6 +244,8 @@ def main():
     check_golden()
     check_warm(device)
     check_loss(device)
+    if a.judge:
+        check_judge(a.judge, device)
     rate = recipe.get("rate", 16000)
     pool = data.Pool([], rate, device, 0.2, 0.2)
     pool.add_synthetic()

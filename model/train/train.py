@@ -26,6 +26,7 @@ import torch  # noqa: E402
 
 import data  # noqa: E402
 import export  # noqa: E402
+import judge  # noqa: E402
 import layers  # noqa: E402
 import loss as losses  # noqa: E402
 import mix as mixing  # noqa: E402
@@ -175,10 +176,10 @@ class Flat:
 class Step:
     """Forward and backward of one batch into the flat gradient; a CUDA graph when asked and possible."""
 
-    def __init__(self, model, flat, recipe, device, scan, wrap, log):
+    def __init__(self, model, flat, recipe, device, scan, wrap, log, judged_by=None):
         self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
         self.pieces = {k: wrap(f) for k, f in layers.PIECES.items()}
-        self.loss = losses.Loss(recipe, device, {k: wrap(f) for k, f in losses.PIECES.items()})
+        self.loss = losses.Loss(recipe, device, {k: wrap(f) for k, f in losses.PIECES.items()}, judged_by)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.qat, self.graph, self.parts = None, None, None
         self.noisy = self.clean = None
@@ -342,6 +343,16 @@ def read_weights(path, keep, recipe, memory=None):
     return taken
 
 
+def deepened(tensors, model):
+    """tensors, and for the Mamba layers that model has beyond theirs its own, that add nothing yet."""
+    out, own = dict(tensors), dict(model.named_parameters())
+    have = {k.split(".")[2] for k in tensors if k.startswith("backbone.layers.")}
+    for k, v in own.items():
+        if k.startswith("backbone.layers.") and k.split(".")[2] not in have:
+            out[k] = torch.zeros_like(v) if k.endswith("out_proj.weight") else v.detach().clone()
+    return out
+
+
 class Run:
     def __init__(self, args, recipe):
         self.args, self.recipe = args, recipe
@@ -363,7 +374,8 @@ class Run:
         wrap = compiler(recipe["compile"], self.log)
         self.flat = Flat(self.model, recipe, self.device, wrap)
         _, scan = choose_scan(recipe["scan"], self.device, scan_shape(recipe), self.log)
-        self.step = Step(self.model, self.flat, recipe, self.device, scan, wrap, self.log)
+        judged_by = judge.Judge(args.judge, self.device) if args.judge else None
+        self.step = Step(self.model, self.flat, recipe, self.device, scan, wrap, self.log, judged_by)
         self.count, self.spent, self.heard = 0, 0.0, 0.0
         self._restore()
         torch.manual_seed(recipe["seed"] * 1000 + self.rank + 17 * self.count)
@@ -391,7 +403,8 @@ class Run:
             self.count, self.spent, self.heard = s["count"], s["spent"], s["heard"]
             self.log("resume: step %d, %.1f minutes in" % (self.count, self.spent / 60))
         elif self.args.init:
-            self.flat.load_average(read_weights(self.args.init, self.args.keep, self.recipe, self.args.memory))
+            tensors = read_weights(self.args.init, self.args.keep, self.recipe, self.args.memory)
+            self.flat.load_average(deepened(tensors, self.model))
             self.log("init: weights from %s%s" % (self.args.init, ", layers %s" % self.args.keep if self.args.keep else ""))
 
     def elapsed(self):
@@ -467,7 +480,7 @@ class Run:
             if now - since >= r["log_seconds"]:
                 mean = torch.stack(kept).mean(0).tolist()
                 state = self.flat.state.tolist()
-                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  snr %5.2f  ear %.3f  norm %.2f "
+                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  snr %5.2f  ear %.3f  ovrl %.2f  norm %.2f "
                          "(q90 %.2f, skipped %d)  lr %.2e" % (self.count, (self.heard - heard) / (time.time() - since), *mean,
                                                          state[2], state[1], state[3], float(self.lr)))
                 kept, since, heard = [], time.time(), self.heard
@@ -530,9 +543,10 @@ def parse(argv=None):
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--no-graph", action="store_true")
     p.add_argument("--resume", action="store_true", help="go on from OUT/full.pt if it is there")
-    p.add_argument("--init", help="start from the weights of an ema.pt or a model file")
+    p.add_argument("--init", help="start from the weights of an ema.pt or a model file; layers it lacks add nothing at first")
     p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
     p.add_argument("--memory", type=float, metavar="SECONDS", help="let --init's states remember no longer than this")
+    p.add_argument("--judge", metavar="ONNX", help="DNSMOS's sig_bak_ovr.onnx, for recipes that weigh `judged`")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a recipe's key (value as JSON)")
     args = p.parse_args(argv)
     recipe = dict(RECIPES[args.recipe])
@@ -547,6 +561,8 @@ def parse(argv=None):
         if key not in known:
             p.error("no such key: %s; there are %s" % (key, ", ".join(sorted(known))))
         recipe[key] = json.loads(value)
+    if recipe.get("judged") and not args.judge:
+        p.error("recipe %s is judged by DNSMOS: name its file by --judge" % recipe["name"])
     return args, recipe
 
 

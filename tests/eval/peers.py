@@ -97,7 +97,7 @@ def rnnoise(folder):
             lib.rnnoise_process_frame(state, _floats(y), _floats(y))
         lib.rnnoise_destroy(state)
         return out.reshape(-1)[:len(x)] / 32768.0
-    return Peer(denoise, 48000, 30)
+    return Peer(denoise, 48000, 30, 2.88, 288)
 
 
 def deepfilternet(folder):
@@ -173,7 +173,7 @@ def dtln(folder):
             sum_ = np.append(sum_[128:], np.zeros(128)) + y[0, 0]
             out.append(sum_[:128])
         return np.concatenate(out)[:len(x)]
-    return Peer(denoise, 16000, 32, 0.987)
+    return Peer(denoise, 16000, 32, 0.987, 123)
 
 
 def folder_of(package):
