@@ -101,6 +101,9 @@ asan: ## every test under AddressSanitizer and UndefinedBehaviourSanitizer
 tsan: ## every test under ThreadSanitizer
 	$(MAKE) test FLAVOUR=tsan
 
+soak-subscribers: all ## a hundred subscribers of whom some stop, crawl or die, for two minutes
+	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd SUBSCRIBERS=100 SECONDS=30 /usr/bin/python3 tests/test_subscribers.py
+
 FUZZ_SECONDS ?= 300
 fuzz: deps ## each fuzzer for FUZZ_SECONDS (300) over its corpus in tests/data
 	@$(MAKE) -j$(JOBS) --no-print-directory FLAVOUR=fuzz CC=clang WARN='-Wall -Wextra' fuzz-programs
@@ -182,5 +185,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-subscribers fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
