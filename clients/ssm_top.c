@@ -129,6 +129,12 @@ static const char *text_of(const json_t *object, const char *key)
 {
     return plain(json_string_value(json_object_get(object, key)));
 }
+/* How the stream's sound device is, "source" or "player"; NULL: well, or there is none. */
+static const char *trouble_of(const json_t *stream, const char *key)
+{
+    const char *condition = json_string_value(json_object_get(stream, key));
+    return condition && strcmp(condition, "ok") != 0 ? plain(condition) : NULL;
+}
 static double number_of(const json_t *object, const char *key)
 {
     return json_number_value(json_object_get(object, key));
@@ -184,8 +190,9 @@ static json_t *describe_stream(const struct top *top, size_t i)
 {
     const json_t *stream = stream_at(top->now, i);
     struct level level = find_level(top, stream);
-    return json_pack("{s:O, s:O, s:O, s:O, s:f, s:o, s:o, s:O}", "pipeline", json_object_get(stream, "pipeline"), "channel",
-                     json_object_get(stream, "channel"), "model", json_object_get(stream, "model"), "ended",
+    return json_pack("{s:O, s:O, s:O, s:O*, s:O*, s:O, s:f, s:o, s:o, s:O}", "pipeline", json_object_get(stream, "pipeline"), "channel",
+                     json_object_get(stream, "channel"), "model", json_object_get(stream, "model"), "source",
+                     json_object_get(stream, "source"), "player", json_object_get(stream, "player"), "ended",
                      json_object_get(stream, "ended"), "hops_per_s",
                      rate_of(top, stream, stream_at(top->before, i), "hops"), "in_db", decibels(level.in_db), "out_db",
                      decibels(level.out_db), "lost", json_object_get(stream, "lost"));
@@ -245,12 +252,15 @@ static void print_stream(const struct top *top, size_t i, bool screen)
     printf("%-24.24s %4.0f %-20.20s", text_of(stream, "pipeline"), number_of(stream, "channel"), text_of(stream, "model"));
     if (json_is_true(json_object_get(stream, "ended"))) {
         printf("    ended");
+    } else if (trouble_of(stream, "source")) {
+        printf(" %8.8s", trouble_of(stream, "source"));
     } else {
         printf(" %8.1f", rate_of(top, stream, before, "hops"));
     }
     print_level(level.in_db);
     print_level(level.out_db);
-    printf("  %s", lost);
+    const char *player = trouble_of(stream, "player");
+    printf("  %s%s%s%s", player ? "player " : "", player ? player : "", player && lost[0] ? ", " : "", lost);
     end_line(screen);
 }
 

@@ -2,6 +2,7 @@
 #include "daemon/card.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,9 +19,10 @@
 #include "dsp/ring.h"
 #include "model/refuse.h"
 
-enum { BLOCK = 1024, LOOK_MS = 50, LINES = 20, LISTING_MS = 20000 };
+enum { BLOCK = 1024, LOOK_MS = 50, LISTING_MS = 20000 };
 static const int64_t most_wait = 500000000, most_wait_for_news = 5000000000; /* between two tries, ns */
-static const int64_t lines_span = 10000000000; /* LINES in so many ns */
+static const int64_t most_delay = 50000000;                                  /* of an arrival, ns     */
+static const double most_ppm = 2000;
 
 /* How far the first opening has come, for who waits for it. */
 enum phase { PHASE_OPENING, PHASE_OPENED, PHASE_RUNNING, PHASE_FAILED };
@@ -57,11 +59,10 @@ struct card {
     bool opened, nudged, anew; /* anew: the next block is the first one of a helper */
     struct clock clock;
     uint64_t position; /* samples captured or lost; frames played */
+    int64_t arrived;   /* the last of them, ns */
     uint64_t troubles, dropped, inserted; /* of the link's, told so far */
     char said[256]; /* on the helper's stderr, up to a whole line */
     size_t n_said;
-    int lines; /* of those since */
-    int64_t lines_since;
     float block[BLOCK];
 
     _Atomic int condition;
@@ -206,11 +207,14 @@ static void lose(struct card *card, uint64_t n, enum counter why)
     }
 }
 
-/* Samples that the device should have given by `now`, and didn't. */
+/* Samples that the device should have given by `now`, and didn't: since its last one's time by its clock. What a server gives in
+ * bursts at first can lead a clock far astray, so both that time and the rate are held near what they have to be. */
 static uint64_t missing(const struct card *card, int64_t now)
 {
-    uint64_t due = clock_count(&card->clock, now);
-    return due > card->position ? due - card->position : 0;
+    int64_t last = clock_time(&card->clock, card->position);
+    last = last > card->arrived ? card->arrived : last < card->arrived - most_delay ? card->arrived - most_delay : last;
+    double rate = card_rate(card) * (1 + fmax(-most_ppm, fmin(most_ppm, clock_ppm(&card->clock))) * 1e-6);
+    return card->clock.started && now > last ? (uint64_t)llround((double)(now - last) * 1e-9 * rate) : 0;
 }
 
 static void take_part(struct card *card, size_t n, int64_t arrived)
@@ -227,7 +231,7 @@ static void take_block(struct card *card, const struct link_block *block)
 {
     int64_t sample = 1000000000 / card_rate(card);
     lose(card, block->lost, COUNTER_RING_FULL);
-    if (card->anew && card->clock.started) {
+    if (card->anew) {
         lose(card, missing(card, block->arrived - (int64_t)block->n * sample), COUNTER_DEVICE_LOST);
     }
     card->anew = false;
@@ -235,6 +239,7 @@ static void take_block(struct card *card, const struct link_block *block)
         n = block->n - at < BLOCK ? block->n - at : BLOCK;
         take_part(card, n, block->arrived - (int64_t)(block->n - at - n) * sample);
     }
+    card->arrived = block->arrived;
     clock_observe(&card->clock, card->position, block->arrived);
 }
 
@@ -270,19 +275,11 @@ static void take_all(struct card *card)
     card->setup.turned(card->setup.arg);
 }
 
-/* A line of the helper's, unless there were many lately. */
 static void log_said(struct card *card)
 {
-    int64_t now = clock_now();
     card->said[card->n_said] = '\0';
     card->n_said = 0;
-    if (now - card->lines_since > lines_span) {
-        card->lines_since = now;
-        card->lines = 0;
-    }
-    if (card->lines++ < LINES) {
-        log_line(LOG_DEBUG, "pipeline %s: audio device %s: %s", card->setup.pipeline, card->setup.device, card->said);
-    }
+    log_line(LOG_DEBUG, "pipeline %s: audio device %s: %s", card->setup.pipeline, card->setup.device, card->said);
 }
 
 /* What ALSA and JACK write. */
@@ -597,13 +594,13 @@ bool card_find_position(struct card *card, struct card_position *position)
 
 enum condition card_condition(const struct card *card)
 {
-    return (enum condition)atomic_load(&card->condition);
+    return card ? (enum condition)atomic_load(&card->condition) : CONDITION_OK;
 }
 
 enum condition card_channel_condition(const struct card *card, int i)
 {
     enum condition condition = card_condition(card);
-    return condition == CONDITION_OK && atomic_load(&card->channels[i].silent) ? CONDITION_SILENT : condition;
+    return card && condition == CONDITION_OK && atomic_load(&card->channels[i].silent) ? CONDITION_SILENT : condition;
 }
 
 double card_silence_s(const struct card *card, int i)
@@ -618,7 +615,7 @@ double card_ppm(const struct card *card)
 
 uint64_t card_changes(const struct card *card)
 {
-    return atomic_load(&card->changes);
+    return card ? atomic_load(&card->changes) : 0;
 }
 
 double card_why(struct card *card, char *text, size_t size)

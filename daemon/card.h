@@ -64,10 +64,10 @@ struct card_position {
 };
 bool card_find_position(struct card *card, struct card_position *position);
 
-/* ---- Any thread. ---- */
+/* ---- Any thread. A card that is NULL is no sound device, and as well as can be. ---- */
 
 enum condition card_condition(const struct card *card);
-/* The i-th channel's: CONDITION_SILENT too. */
+/* The i-th captured channel's: CONDITION_SILENT too. */
 enum condition card_channel_condition(const struct card *card, int i);
 double card_silence_s(const struct card *card, int i);
 double card_ppm(const struct card *card); /* how much faster than its nominal rate the device runs */

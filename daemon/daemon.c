@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/card.h"
 #include "daemon/checkpoint.h"
 #include "daemon/control.h"
 #include "daemon/engine_thread.h"
@@ -237,11 +238,13 @@ static void put_counters(struct wire_bytes *bytes, const struct counters *counte
 static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline, int channel)
 {
     const struct stream *stream = pipeline->streams[channel];
-    wire_put_map(bytes, 9);
+    wire_put_map(bytes, 11);
     wire_put_pair(bytes, "pipeline", pipeline->config->name);
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
     wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
+    wire_put_pair(bytes, "source", condition_names[card_channel_condition(pipeline->source->card, channel)]);
+    wire_put_pair(bytes, "player", condition_names[card_condition(pipeline_player(pipeline))]);
     wire_put_text(bytes, "ended");
     wire_put_bool(bytes, stream_ended(stream));
     wire_put_text(bytes, "hops");
@@ -405,9 +408,28 @@ static void force(struct daemon *daemon, const char *why)
     loop_stop(daemon->loop);
 }
 
+/* A sound device is in another condition than when it was told last. */
+static bool cards_changed(struct daemon *daemon)
+{
+    uint64_t changes = 0;
+    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        changes += card_changes(pipeline->source->card);
+        for (int i = 0; i < pipeline->n_sinks; i++) {
+            changes += card_changes(pipeline->sinks[i]->card);
+        }
+    }
+    bool changed = changes != daemon->card_changes;
+    daemon->card_changes = changes;
+    return changed;
+}
+
 static void on_tick(void *arg)
 {
     struct daemon *daemon = arg;
+    if (cards_changed(daemon)) { /* nobody has to wait for a second to know */
+        publish_state(daemon);
+        serve_publisher(daemon);
+    }
     control_turn(daemon->control); /* it answers a few requests a turn */
     if (daemon->draining && clock_now() > daemon->drain_until) {
         force(daemon, "draining took longer than drain allows");

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "daemon/card.h"
 #include "daemon/engine_thread.h"
 #include "daemon/metrics.h"
 #include "daemon/running.h"
@@ -103,6 +104,28 @@ static void find_ended(const struct pipeline *pipeline, struct reasons *reasons)
     }
 }
 
+static void find_device(const struct pipeline *pipeline, const char *what, struct card *card, struct reasons *reasons)
+{
+    enum condition condition = card_condition(card);
+    char why[256];
+    if (condition != CONDITION_OK) {
+        double lasts = card_why(card, why, sizeof why);
+        add(reasons, false, what, pipeline->config->name, "the sound device %s is %s for %.1f s%s%s", card_name(card),
+            condition_names[condition], lasts, why[0] ? "; it was lost: " : "", why);
+    }
+}
+
+static void find_silence(const struct pipeline *pipeline, struct reasons *reasons)
+{
+    struct card *card = pipeline->source->card;
+    for (int i = 0; card && i < pipeline->n_channels; i++) {
+        if (card_channel_condition(card, i) == CONDITION_SILENT) {
+            add(reasons, false, "silent", pipeline->config->name, "channel %d of %s gives nothing but silence for %.0f s",
+                pipeline->source->channels[i], card_name(card), card_silence_s(card, i));
+        }
+    }
+}
+
 static void find_losses(const struct pipeline *pipeline, int64_t now, struct reasons *reasons)
 {
     for (int i = 0; i < COUNTERS; i++) {
@@ -125,6 +148,9 @@ static void find_reasons(struct daemon *daemon, struct reasons *reasons)
         find_ended(pipeline, reasons);
     }
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        find_device(pipeline, "source_device", pipeline->source->card, reasons);
+        find_device(pipeline, "sink_device", pipeline_player(pipeline), reasons);
+        find_silence(pipeline, reasons);
         find_losses(pipeline, now, reasons);
     }
 }

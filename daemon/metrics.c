@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "daemon/card.h"
 #include "daemon/engine_thread.h"
 #include "daemon/gate.h"
 #include "daemon/publish.h"
@@ -178,21 +179,83 @@ static void put_published(FILE *file, const struct daemon *daemon)
     }
 }
 
+/* Of the states a source can be in; a device's own come after these. */
+enum { RUNNING, ENDED, FAILED, DEVICE };
+static const char *const states[] = {"running", "ended", "failed", "silent", "stalled", "lost", "recovering"};
+enum { STATES = sizeof states / sizeof *states };
+
+/* Any of its channels that isn't well speaks for the source. */
+static int find_state(const struct pipeline *pipeline)
+{
+    bool ended = true;
+    int device = CONDITION_OK;
+    for (int k = 0; k < pipeline->n_channels; k++) {
+        int condition = (int)card_channel_condition(pipeline->source->card, k);
+        ended = ended && stream_ended(pipeline->streams[k]);
+        device = condition > device ? condition : device;
+    }
+    return atomic_load(&pipeline->source->code) != 0 ? FAILED
+           : ended                                   ? ENDED
+           : device != CONDITION_OK                  ? DEVICE + device - CONDITION_SILENT
+                                                     : RUNNING;
+}
+
+static void put_state(FILE *file, const char *name, const struct pipeline *pipeline, const char *type, int state)
+{
+    for (int k = 0; k < STATES; k++) {
+        const struct label labels[] = {{"pipeline", pipeline->config->name}, {"type", type}, {"state", states[k]}, {0}};
+        put(file, name, labels, k == state);
+    }
+}
+
 static void put_sources(FILE *file, const struct daemon *daemon)
 {
-    static const char *const states[] = {"running", "ended", "failed"};
     put_family(file, "source_state", "gauge", "1 for what a pipeline's source does now");
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        int state = 1;
-        for (int k = 0; k < pipeline->n_channels; k++) {
-            state = stream_ended(pipeline->streams[k]) ? state : 0;
+        put_state(file, "source_state", pipeline, pipeline->source->ops->name, find_state(pipeline));
+    }
+}
+
+static void put_ppm(FILE *file, const char *name, const struct pipeline *pipeline, const struct card *card)
+{
+    const struct label labels[] = {{"pipeline", pipeline->config->name}, {0}};
+    if (card) {
+        put(file, name, labels, card_ppm(card));
+    }
+}
+
+static void put_silence(FILE *file, const struct pipeline *pipeline)
+{
+    for (int k = 0; pipeline->source->card && k < pipeline->n_channels; k++) {
+        char channel[16];
+        snprintf(channel, sizeof channel, "%d", pipeline->source->channels[k]);
+        const struct label labels[] = {{"pipeline", pipeline->config->name}, {"channel", channel}, {0}};
+        put(file, "source_silence_seconds", labels, card_silence_s(pipeline->source->card, k));
+    }
+}
+
+static void put_devices(FILE *file, const struct daemon *daemon)
+{
+    const struct pipeline *pipeline;
+    put_family(file, "sink_state", "gauge", "1 for what the sound device that a pipeline plays on does now");
+    for (pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        const struct card *player = pipeline_player(pipeline);
+        int condition = (int)card_condition(player);
+        if (player) {
+            put_state(file, "sink_state", pipeline, "audio", condition ? DEVICE + condition - CONDITION_SILENT : RUNNING);
         }
-        state = atomic_load(&pipeline->source->code) != 0 ? 2 : state;
-        for (int k = 0; k < 3; k++) {
-            const struct label labels[] = {
-                {"pipeline", pipeline->config->name}, {"type", pipeline->source->ops->name}, {"state", states[k]}, {0}};
-            put(file, "source_state", labels, k == state);
-        }
+    }
+    put_family(file, "source_silence_seconds", "gauge", "silence a sound device has given so far, 0 after a sound");
+    for (pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        put_silence(file, pipeline);
+    }
+    put_family(file, "source_clock_ppm", "gauge", "how much faster than it says a sound device captures, by this machine's clock");
+    for (pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        put_ppm(file, "source_clock_ppm", pipeline, pipeline->source->card);
+    }
+    put_family(file, "sink_clock_ppm", "gauge", "how much faster than it says a sound device plays, by this machine's clock");
+    for (pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        put_ppm(file, "sink_clock_ppm", pipeline, pipeline_player(pipeline));
     }
 }
 
@@ -283,6 +346,7 @@ void metrics_print(const struct daemon *daemon, FILE *file)
     put_engine(file, daemon);
     put_published(file, daemon);
     put_sources(file, daemon);
+    put_devices(file, daemon);
     put_streams(file, daemon);
     put_counters(file, daemon);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/card.h"
 #include "daemon/checkpoint.h"
 #include "daemon/engine_thread.h"
 #include "daemon/fit.h"
@@ -393,4 +394,16 @@ void pipelines_stop(struct pipeline *list)
             pipeline->source->ops->stop(pipeline->source);
         }
     }
+}
+
+/* ---- Sound devices. ---- */
+
+struct card *pipeline_player(const struct pipeline *pipeline)
+{
+    struct card *player = NULL;
+    for (int i = 0; i < pipeline->n_sinks && card_condition(player) == CONDITION_OK; i++) {
+        struct card *card = pipeline->sinks[i]->card;
+        player = !player || card_condition(card) != CONDITION_OK ? card : player;
+    }
+    return player;
 }

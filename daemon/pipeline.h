@@ -18,6 +18,7 @@
 #include "daemon/counters.h"
 #include "model/ssm.h"
 
+struct card;
 struct daemon;
 struct engine_batch;
 struct feed;
@@ -63,6 +64,9 @@ struct pipeline {
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */
     _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
 };
+
+/* Under the lock: of its sinks' sound devices the first that isn't well, else the first; NULL: it has none. */
+struct card *pipeline_player(const struct pipeline *pipeline);
 
 /* With a copy of its configuration. NULL when memory runs out. */
 struct pipeline *pipeline_create(const struct config_pipeline *config);

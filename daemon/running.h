@@ -49,6 +49,7 @@ struct daemon {
     int64_t started, drain_until;
     double started_utc;          /* s since 1970 */
     int faults_told;
+    uint64_t card_changes;       /* of all sound devices, told so far */
     uint64_t turns;              /* of the engine, a second ago */
     _Atomic int64_t progress;    /* when the loop last saw the engine turn, or have nothing left to turn for */
 };

@@ -75,6 +75,19 @@ def json_is_the_state_with_rates_and_levels():
         assert second["hops_per_s"] == 0 and second["streams"][0]["out_db"] == -30, second
 
 
+def a_sound_device_that_is_not_well_is_shown():
+    with Publisher() as publisher:
+        process = start(publisher, "--once")
+        for hops in 100, 200:
+            value = state(hops, {"blown": 1})
+            value["streams"][0].update(source="lost", player="stalled")
+            value["streams"][1].update(ended=False, source="ok", player="ok")
+            send_state(publisher, hops, value)
+        lines, _ = end(process)
+        assert lines[4].split() == ["mic", "3", "tiny", "lost", "-", "-", "player", "stalled,", "blown", "1"], lines
+        assert lines[5].split() == ["file", "0", "tiny", "0.0", "-", "-"], lines
+
+
 def silence_ends_once_with_69():
     with Publisher() as publisher:
         lines, err = end(start(publisher, "--once"), 69)
@@ -97,4 +110,4 @@ def strange_states_are_passed_over():
 
 if __name__ == "__main__":
     sys.exit(script.run(rates_are_of_the_time_between_two_states, json_is_the_state_with_rates_and_levels,
-                        silence_ends_once_with_69, strange_states_are_passed_over))
+                        a_sound_device_that_is_not_well_is_shown, silence_ends_once_with_69, strange_states_are_passed_over))
