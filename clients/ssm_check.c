@@ -38,6 +38,29 @@ static void note(struct troubles *troubles, int pipeline, const struct ssm_error
     }
 }
 
+static bool same_models(const struct config_pipeline *a, const struct config_pipeline *b)
+{
+    return strcmp(a->model, b->model) == 0 && strcmp(a->fallback, b->fallback) == 0;
+}
+
+/* The fallback of pipeline i, unless one before it has the same two. */
+static void try_fallback(const struct config *config, int i, const struct ssm_engine *engine, const struct ssm_options *options,
+                         struct troubles *troubles)
+{
+    const struct config_pipeline *pipeline = &config->pipelines[i];
+    struct ssm_error err = {0};
+    for (int k = 0; k < i; k++) {
+        if (same_models(&config->pipelines[k], pipeline)) {
+            return;
+        }
+    }
+    struct ssm_engine *smaller = ssm_open(pipeline->fallback, options, &err);
+    if (!smaller || fit_fallback(pipeline, engine, smaller, &err) < 0) {
+        note(troubles, i, &err);
+    }
+    ssm_close(smaller);
+}
+
 /* Open the i-th pipeline's model on its device, as ssmd's start does, and see whether it fits every pipeline that has it. */
 static void try_model(const struct config *config, int i, struct troubles *troubles)
 {
@@ -52,6 +75,8 @@ static void try_model(const struct config *config, int i, struct troubles *troub
         bool same = strcmp(config->pipelines[j].model, config->pipelines[i].model) == 0;
         if (same && fit_pipeline(&config->pipelines[j], engine, &err) < 0) {
             note(troubles, j, &err);
+        } else if (same && config->pipelines[j].fallback[0]) {
+            try_fallback(config, j, engine, &options, troubles);
         }
     }
     ssm_close(engine);

@@ -243,6 +243,25 @@ static void end_line(bool screen)
     fputs(screen ? "\033[K\n" : "\n", stdout);
 }
 
+/* What a stream gives way to in overload, or NULL. */
+static const char *rung_of(const json_t *stream)
+{
+    const char *rung = json_string_value(json_object_get(stream, "rung"));
+    return rung && strcmp(rung, "model") != 0 ? plain(rung) : NULL;
+}
+
+/* Parts of a line, commas between them; one that is NULL or empty is left out. */
+static void print_parts(const char *const *parts, int n)
+{
+    const char *between = "  ";
+    for (int i = 0; i < n; i++) {
+        if (parts[i] && parts[i][0]) {
+            printf("%s%s", between, parts[i]);
+            between = ", ";
+        }
+    }
+}
+
 static void print_stream(const struct top *top, size_t i, bool screen)
 {
     const json_t *stream = stream_at(top->now, i), *before = stream_at(top->before, i);
@@ -259,8 +278,11 @@ static void print_stream(const struct top *top, size_t i, bool screen)
     }
     print_level(level.in_db);
     print_level(level.out_db);
-    const char *player = trouble_of(stream, "player");
-    printf("  %s%s%s%s", player ? "player " : "", player ? player : "", player && lost[0] ? ", " : "", lost);
+    char player[32] = "";
+    if (trouble_of(stream, "player")) {
+        snprintf(player, sizeof player, "player %.24s", trouble_of(stream, "player"));
+    }
+    print_parts((const char *[]){player, rung_of(stream), lost}, 3);
     end_line(screen);
 }
 
@@ -396,8 +418,9 @@ const struct verb ssm_top = {
     .arguments = "",
     .summary = "watch a running ssmd's streams: rates, levels, losses",
     .details = "Show, each second, what a running ssmd does: hops a second, levels before and after the model, and what each\n"
-               "stream lost and why (a + is behind what grew within the last second), with the latencies since it started.\n"
-               "With --json a line each second. Ends with Ctrl-C.",
+               "stream lost and why (a + is behind what grew within the last second), with the latencies since it started. A\n"
+               "stream that gives way in overload has its rung there: smaller, bypass or drop. With --json a line each second.\n"
+               "Ends with Ctrl-C.",
     .examples = "  ssm top\n"
                 "  ssm top --once --json | jq '.streams[] | select(.lost != {})'",
     .options = options,

@@ -284,6 +284,11 @@ static const struct key pipeline_rows[] = {
      .about = "Where the samples come from."},
     {.name = "model", .kind = KEY_TEXT, FIELD(struct config_pipeline, model), .required = true, .check = check_not_empty,
      .pattern = ".", .about = "The model each channel goes through: a name `ssm models` prints, or a .safetensors file."},
+    {.name = "fallback", .kind = KEY_TEXT, FIELD(struct config_pipeline, fallback), .check = check_not_empty, .pattern = ".",
+     .about = "A smaller model of the same rate, hop and delay that live sound goes through while there is no time for model."},
+    {.name = "priority", .kind = KEY_INT, FIELD(struct config_pipeline, priority), .least = 0, .most = 100, .standard = "50",
+     .about = "Where there is more to do than time, the pipelines of the lowest priority give way first: to fallback, to their "
+              "input as it is, to silence."},
     {.name = "strength", .kind = KEY_INT, FIELD(struct config_pipeline, strength), .least = 0, .most = 100, .standard = "100",
      .about = "For denoisers: the most they may take away, in dB; so much of the input stays in. 100 is no limit."},
     {.name = "bypass", .kind = KEY_BOOL, FIELD(struct config_pipeline, bypass), .standard = "false",

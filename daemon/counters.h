@@ -17,6 +17,7 @@ enum counter {
     COUNTER_NAN_INPUT,
     COUNTER_BLOWN,
     COUNTER_DEVICE_FAULT,    /* the device that computes failed        */
+    COUNTER_OVERLOAD,        /* even the bypass was late               */
     COUNTER_RESTART,         /* the daemon did not run                 */
     COUNTER_QUEUE_FULL,
     COUNTER_SUBSCRIBER_FULL,

@@ -238,7 +238,7 @@ static void put_counters(struct wire_bytes *bytes, const struct counters *counte
 static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline, int channel)
 {
     const struct stream *stream = pipeline->streams[channel];
-    wire_put_map(bytes, 11);
+    wire_put_map(bytes, 12);
     wire_put_pair(bytes, "pipeline", pipeline->config->name);
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
@@ -251,6 +251,7 @@ static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline
     wire_put_uint(bytes, stream_hops(stream));
     wire_put_text(bytes, "samples");
     wire_put_uint(bytes, stream_samples(stream));
+    wire_put_pair(bytes, "rung", rung_names[stream_rung(stream)]);
     wire_put_text(bytes, "late");
     wire_put_uint(bytes, stream_late(stream));
     wire_put_text(bytes, "delay_ms");

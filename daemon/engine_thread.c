@@ -5,14 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/overload.h"
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
 struct engine_batch {
     struct engine_batch *next;        /* of those with streams       */
     struct ssm_engine *engine;
-    struct stream **streams, **taken; /* (n), (n) those in this step */
+    struct stream **streams, **taken; /* (n), (n) those in this step, then those that pass by it */
     struct ssm_hop *hops;             /* (n)                         */
+    int stepping, passing;            /* of those taken              */
     int n;
     uint64_t faults;                  /* of the engine, seen so far  */
 };
@@ -24,6 +26,9 @@ struct engine_thread {
     atomic_int running;
     _Atomic uint64_t n_steps, n_turns;
     struct histogram step_times, delays;
+    struct overload overload;
+    bool held; /* live streams are late: those that wait for room anyway wait */
+    _Atomic double load;
     char faults[ENGINE_FAULTS][sizeof((struct ssm_health *)0)->last];
     atomic_int n_faults; /* those of them that are written */
 
@@ -45,6 +50,7 @@ struct engine_thread *engine_thread_create(double deadline_s)
     }
     thread->deadline = (int64_t)(deadline_s * 1e9);
     thread->last = &thread->batches;
+    overload_init(&thread->overload, clock_now());
     if (waker_init(&thread->waker) < 0) {
         free(thread);
         return NULL;
@@ -107,14 +113,14 @@ static void unlink_batch(struct engine_thread *thread, const struct engine_batch
 
 int engine_join(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream, struct ssm_error *err)
 {
-    if (stream_open(stream, err) < 0) {
+    if (stream_open(stream, batch->engine, err) < 0) {
         return -1;
     }
     if (batch->n == 0) {
         link_batch(thread, batch);
     }
     batch->streams[batch->n++] = stream;
-    atomic_fetch_add(&thread->running, !stream_ended(stream));
+    atomic_fetch_add(&thread->running, stream_is_of(stream, batch->engine) && !stream_ended(stream));
     return 0;
 }
 
@@ -128,19 +134,24 @@ void engine_part(struct engine_thread *thread, struct engine_batch *batch, struc
     if (batch->n == 0) {
         unlink_batch(thread, batch);
     }
-    atomic_fetch_sub(&thread->running, !stream_ended(stream));
-    stream_close(stream);
+    atomic_fetch_sub(&thread->running, stream_is_of(stream, batch->engine) && !stream_ended(stream));
+    stream_close(stream, batch->engine);
 }
 
-static int gather(struct engine_batch *batch)
+/* Those that step stand in front, those that pass at the end of the room. */
+static void gather(struct engine_batch *batch, bool held)
 {
-    int n = 0;
+    batch->stepping = batch->passing = 0;
     for (int i = 0; i < batch->n; i++) {
-        if (stream_take(batch->streams[i], &batch->hops[n])) {
-            batch->taken[n++] = batch->streams[i];
+        struct ssm_hop hop;
+        bool waits = held && stream_is_patient(batch->streams[i]);
+        enum stream_need need = waits ? STREAM_NOTHING : stream_take(batch->streams[i], batch->engine, &hop);
+        if (need != STREAM_NOTHING) {
+            int at = need == STREAM_STEP ? batch->stepping++ : batch->n - ++batch->passing;
+            batch->taken[at] = batch->streams[i];
+            batch->hops[at] = hop;
         }
     }
-    return n;
 }
 
 /* Streams whose last hop is out tell their sinks so. */
@@ -171,25 +182,142 @@ static void note_health(struct engine_thread *thread, struct engine_batch *batch
     batch->faults = health->faults;
 }
 
+/* ---- Overload. ---- */
+
+/* The streams that are next to give way, or to be put back: those of one priority on one rung. */
+struct group {
+    int priority, n;
+    enum rung rung;
+};
+
+static bool is_before(const struct group *a, const struct group *b)
+{
+    return a->priority != b->priority ? a->priority < b->priority : a->rung < b->rung;
+}
+
+/* Count a stream in, if it can move and none that comes before it is there. */
+static void consider(struct group *group, const struct stream *stream, bool lower)
+{
+    struct group its = {stream_priority(stream), 1, stream_rung(stream)};
+    bool moves = stream_gives_way(stream) && its.rung != (lower ? RUNG_DROP : RUNG_MODEL);
+    bool first = moves && (group->n == 0 || (lower ? is_before(&its, group) : is_before(group, &its)));
+    bool same = moves && group->n > 0 && its.priority == group->priority && its.rung == group->rung;
+    if (first) {
+        *group = its;
+    } else if (same) {
+        group->n++;
+    }
+}
+
+/* Lower a quarter of the streams that are next, and of the rest, so many times; or raise an eighth. */
+static int share(int n, int times, bool lower)
+{
+    int left = n;
+    for (int i = 0; i < times; i++) {
+        left -= lower ? (left + 3) / 4 : (left + 7) / 8;
+    }
+    return n - left;
+}
+
+static void move_streams(struct engine_thread *thread, int times, bool lower)
+{
+    struct group group = {0};
+    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
+        for (int i = 0; i < batch->n; i++) {
+            if (stream_is_of(batch->streams[i], batch->engine)) {
+                consider(&group, batch->streams[i], lower);
+            }
+        }
+    }
+    int left = share(group.n, times, lower);
+    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
+        for (int i = 0; i < batch->n && left > 0; i++) {
+            struct stream *stream = batch->streams[i];
+            bool its = stream_priority(stream) == group.priority && stream_rung(stream) == group.rung;
+            if (its && stream_is_of(stream, batch->engine) && stream_gives_way(stream)) {
+                left -= lower ? stream_lower(stream) : stream_raise(stream);
+            }
+        }
+    }
+}
+
+/* What a turn came to. */
+struct turn {
+    int64_t began, overdue; /* overdue: of the live stream that is worst off */
+    size_t hops, live;      /* live: of those, of live streams               */
+};
+
+/* Who is patient takes the time that is left: what live streams wait for it is no overload. */
+static void watch_load(struct engine_thread *thread, const struct turn *turn)
+{
+    int64_t now = clock_now(), busy = (int64_t)((double)(now - turn->began) * (double)turn->live / (double)turn->hops);
+    overload_note_busy(&thread->overload, busy);
+    if (turn->live == turn->hops) {
+        overload_note_waiting(&thread->overload, turn->overdue);
+    }
+    int verdict = overload_judge(&thread->overload, now);
+    if (verdict != 0) {
+        move_streams(thread, abs(verdict), verdict < 0);
+    }
+    atomic_store_explicit(&thread->load, thread->overload.load, memory_order_relaxed);
+}
+
+/* ---- A turn. ---- */
+
+/* Give what a batch's step came to. */
+static void deliver(struct engine_thread *thread, struct engine_batch *batch, int first, int n, int64_t enq, int64_t inf,
+                    struct turn *turn)
+{
+    for (int i = first; i < first + n; i++) {
+        struct stream *stream = batch->taken[i];
+        size_t hops = (size_t)batch->hops[i].count;
+        int64_t overdue;
+        if (stream_deliver(stream, &batch->hops[i], enq, inf, &overdue)) {
+            histogram_add(&thread->delays, stream_delay(stream));
+            turn->overdue = overdue > turn->overdue ? overdue : turn->overdue;
+        }
+        turn->hops += hops;
+        turn->live += stream_is_patient(stream) ? 0 : hops;
+    }
+}
+
+static void step(struct engine_thread *thread, struct engine_batch *batch, struct turn *turn)
+{
+    int64_t enq = clock_now(), inf = enq;
+    if (batch->stepping > 0) {
+        ssm_step(batch->engine, batch->hops, batch->stepping);
+        inf = clock_now();
+        histogram_add(&thread->step_times, inf - enq);
+        atomic_fetch_add_explicit(&thread->n_steps, 1, memory_order_relaxed);
+    }
+    deliver(thread, batch, 0, batch->stepping, enq, inf, turn);
+    deliver(thread, batch, batch->n - batch->passing, batch->passing, enq, inf, turn);
+    note_health(thread, batch);
+}
+
+/* Gives the hops. */
+static size_t step_all(struct engine_thread *thread, bool held)
+{
+    struct turn turn = {.began = clock_now(), .overdue = -1};
+    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
+        gather(batch, held);
+        if (batch->stepping + batch->passing > 0) {
+            step(thread, batch, &turn);
+        }
+    }
+    if (turn.hops > 0) {
+        watch_load(thread, &turn);
+    }
+    thread->held = turn.overdue > 0;
+    return turn.hops;
+}
+
 size_t engine_turn(struct engine_thread *thread)
 {
-    size_t hops = 0;
-    for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
-        int n = gather(batch);
-        if (n == 0) {
-            continue;
-        }
-        int64_t enq = clock_now();
-        ssm_step(batch->engine, batch->hops, n);
-        int64_t inf = clock_now();
-        for (int i = 0; i < n; i++) {
-            stream_deliver(batch->taken[i], &batch->hops[i], enq, inf);
-            histogram_add(&thread->delays, stream_delay(batch->taken[i]));
-            hops += (size_t)batch->hops[i].count;
-        }
-        histogram_add(&thread->step_times, inf - enq);
-        note_health(thread, batch);
-        atomic_fetch_add_explicit(&thread->n_steps, 1, memory_order_relaxed);
+    bool held = thread->held;
+    size_t hops = step_all(thread, held);
+    if (hops == 0 && held) {
+        hops = step_all(thread, false);
     }
     return hops + retire(thread);
 }
@@ -314,6 +442,11 @@ const struct histogram *engine_step_times(const struct engine_thread *thread)
 const struct histogram *engine_delays(const struct engine_thread *thread)
 {
     return &thread->delays;
+}
+
+double engine_load(const struct engine_thread *thread)
+{
+    return atomic_load_explicit(&thread->load, memory_order_relaxed);
 }
 
 const char *engine_fault(const struct engine_thread *thread, int i)

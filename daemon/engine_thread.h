@@ -6,7 +6,11 @@
  *
  * engine_turn is that path and can be called without any thread or event loop. After start it allocates nothing and takes no
  * lock. A hop's time is its sample number; the clock is read twice a batch (before and after ssm_step), for the stage stamps
- * that hops carry, never per hop. */
+ * that hops carry, and twice a turn, never per hop.
+ *
+ * Where there is more to do than time (daemon/overload.h), patient streams wait, then live ones go down a rung
+ * (daemon/ladder.h): a quarter of those of the least priority that are still the highest, each 100 ms; and up again an eighth
+ * at a time, the last ones first. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,8 +34,8 @@ void engine_thread_destroy(struct engine_thread *thread);
 struct engine_batch *engine_batch_create(struct ssm_engine *engine);
 void engine_batch_destroy(struct engine_batch *batch); /* once every stream parted, or the thread stopped; NULL is fine */
 
-/* Before start, or in a call: a stream of the batch's engine takes a slot of it and turns with the others from now on. -1 with
- * *err: no slot is free. */
+/* Before start, or in a call: a stream takes a slot of the batch's engine and turns with the others from now on; one with a
+ * smaller model joins that one's batch too. -1 with *err: no slot is free. */
 int engine_join(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream, struct ssm_error *err);
 /* The same threads: it turns no more and gives its slot back; its sinks are told nothing. */
 void engine_part(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream);
@@ -68,6 +72,8 @@ uint64_t engine_batches(const struct engine_thread *thread);
 /* Turns of its own thread, idle ones too: after a wake, or with work, they go on as long as the thread is alive. */
 uint64_t engine_turns(const struct engine_thread *thread);
 const struct histogram *engine_step_times(const struct engine_thread *thread);
+double engine_load(const struct engine_thread *thread); /* share of the last second or so in which it was at work for
+                                                            streams that aren't patient */
 const struct histogram *engine_delays(const struct engine_thread *thread); /* of each stream's first hop in a step */
 /* What the i-th device to fail said, "" past the last; of any engine, in the order in which it was seen. */
 const char *engine_fault(const struct engine_thread *thread, int i);

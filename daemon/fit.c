@@ -115,3 +115,29 @@ int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine
     struct ssm_error why = {0};
     return fit_all(pipeline, engine, &why) == 0 ? 0 : refuse(err, why.code, "pipeline %s: %.400s", pipeline->name, why.text);
 }
+
+/* Each label stands in the same place. */
+static bool same_labels(const struct ssm_engine *a, const struct ssm_engine *b)
+{
+    struct ssm_label one, other;
+    int i = 0;
+    while (ssm_describe_label(a, i, &one) && ssm_describe_label(b, i, &other) && strcmp(one.name, other.name) == 0) {
+        i++;
+    }
+    return !ssm_describe_label(a, i, &one) && !ssm_describe_label(b, i, &other);
+}
+
+int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine, const struct ssm_engine *smaller,
+                 struct ssm_error *err)
+{
+    const struct ssm_info *a = ssm_describe(engine), *b = ssm_describe(smaller);
+    if (engine == smaller || pipeline->source.type == SOURCE_SENSOR) {
+        return refuse(err, 78, "pipeline %s: fallback is another model than model, and for sound", pipeline->name);
+    }
+    bool alike = a->rate == b->rate && a->hop == b->hop && a->delay == b->delay && a->inputs == b->inputs;
+    if (!alike || a->outputs != b->outputs || strcmp(a->task, b->task) != 0 || !same_labels(engine, smaller)) {
+        return refuse(err, 78, "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay and "
+                      "outputs", pipeline->name, b->name, a->name);
+    }
+    return 0;
+}

@@ -8,5 +8,8 @@
 /* Does a pipeline's model take what its source gives, and do its sinks and settings take what the model gives? Asked by the
  * daemon's start and by `ssm check`. 0, or -1 with *err (78). */
 int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine *engine, struct ssm_error *err);
+/* Can `smaller` stand in for the pipeline's model? The same. */
+int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine, const struct ssm_engine *smaller,
+                 struct ssm_error *err);
 
 #endif

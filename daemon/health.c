@@ -6,6 +6,7 @@
 
 #include "daemon/card.h"
 #include "daemon/engine_thread.h"
+#include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -16,6 +17,40 @@ enum { REASONS = 64 };
 static const int64_t second = 1000000000, recent = 60 * second, stalled_after = 5 * second;
 
 /* ---- Noting. ---- */
+
+struct rungs {
+    int at[RUNGS], lowered;
+};
+
+static struct rungs rungs_of(const struct pipeline *pipeline)
+{
+    struct rungs rungs = {.lowered = 0};
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        bool ended = stream_ended(pipeline->streams[i]);
+        enum rung rung = stream_rung(pipeline->streams[i]);
+        rungs.at[rung] += !ended;
+        rungs.lowered += !ended && rung != RUNG_MODEL;
+    }
+    return rungs;
+}
+
+static void print_rungs(char *text, size_t size, const struct rungs *rungs)
+{
+    snprintf(text, size, "%d of %d streams gave way: to a smaller model %d, to their input itself %d, dropped %d", rungs->lowered,
+             rungs->lowered + rungs->at[RUNG_MODEL], rungs->at[RUNG_SMALLER], rungs->at[RUNG_BYPASS], rungs->at[RUNG_DROP]);
+}
+
+/* Tell of changes, a second's together. */
+static void note_rungs(struct pipeline *pipeline)
+{
+    struct rungs rungs = rungs_of(pipeline);
+    char text[160];
+    print_rungs(text, sizeof text, &rungs);
+    if (rungs.lowered != pipeline->lowered) {
+        log_line(LOG_WARNING, "pipeline %s: overload: %s", pipeline->config->name, text);
+    }
+    pipeline->lowered = rungs.lowered;
+}
 
 static void note_counters(struct pipeline *pipeline, int64_t now)
 {
@@ -43,6 +78,7 @@ bool health_note(struct daemon *daemon)
     int64_t now = clock_now();
     for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         note_counters(pipeline, now);
+        note_rungs(pipeline);
     }
     bool turned = has_turned(daemon);
     if (turned) {
@@ -126,6 +162,16 @@ static void find_silence(const struct pipeline *pipeline, struct reasons *reason
     }
 }
 
+static void find_overload(const struct pipeline *pipeline, struct reasons *reasons)
+{
+    struct rungs rungs = rungs_of(pipeline);
+    char text[160];
+    print_rungs(text, sizeof text, &rungs);
+    if (rungs.lowered > 0) {
+        add(reasons, false, "overload", pipeline->config->name, "%s", text);
+    }
+}
+
 static void find_losses(const struct pipeline *pipeline, int64_t now, struct reasons *reasons)
 {
     for (int i = 0; i < COUNTERS; i++) {
@@ -151,6 +197,7 @@ static void find_reasons(struct daemon *daemon, struct reasons *reasons)
         find_device(pipeline, "source_device", pipeline->source->card, reasons);
         find_device(pipeline, "sink_device", pipeline_player(pipeline), reasons);
         find_silence(pipeline, reasons);
+        find_overload(pipeline, reasons);
         find_losses(pipeline, now, reasons);
     }
 }

@@ -8,7 +8,8 @@
  *   /ready        200, or 503 with what is in the way: not all has started, a source ended too early, nothing moves, draining
  *   /health       JSON, 200 or 503 as /ready: {"status": "ok", "degraded" or "failing", "node", "version", "uptime_s",
  *                 "reasons": [{"what", "pipeline", "text"}]}. Degraded: samples were lost or spoilt in the last minute, or a
- *                 device failed; of many reasons the first 64; `what` is a counter's name, or source_ended, device_fault, stalled, starting, draining
+ *                 device failed, or streams gave way in overload; of many reasons the first 64; `what` is a counter's name, or
+ *                 overload, source_ended, device_fault, stalled, starting, draining
  *   /metrics      for Prometheus (daemon/metrics.h)
  *   /schema.json  of the configuration */
 

@@ -159,6 +159,7 @@ static void put_engine(FILE *file, const struct daemon *daemon)
     put_one(file, "batches_total", "counter", "steps of a batch of streams", (double)engine_batches(daemon->engine));
     put_family(file, "batch_step_seconds", "histogram", "how long a batch's step took");
     put_histogram(file, "batch_step_seconds", NULL, engine_step_times(daemon->engine));
+    put_one(file, "engine_load_ratio", "gauge", "share of the time in which the engine is at work for live streams", engine_load(daemon->engine));
     put_family(file, "hop_delay_seconds", "histogram", "from a hop being there to its being out of the model");
     put_histogram(file, "hop_delay_seconds", NULL, engine_delays(daemon->engine));
 }
@@ -282,6 +283,11 @@ static double delay_of(const struct pipeline *pipeline, int channel)
     return (double)stream_delay(pipeline->streams[channel]) / 1e9;
 }
 
+static double rung_of(const struct pipeline *pipeline, int channel)
+{
+    return stream_rung(pipeline->streams[channel]);
+}
+
 static void put_streams(FILE *file, const struct daemon *daemon)
 {
     static const struct {
@@ -290,6 +296,7 @@ static void put_streams(FILE *file, const struct daemon *daemon)
     } families[] = {{"stream_hops_total", "counter", "hops that came out of the model", hops_of},
                     {"source_samples_total", "counter", "samples taken in, at the source's rate", samples_of},
                     {"stream_deadline_misses_total", "counter", "hops that were out after their deadline", late_of},
+                    {"stream_rung", "gauge", "0: its model, 1: a smaller one, 2: bypassed, 3: dropped, for lack of time", rung_of},
                     {"stream_delay_seconds", "gauge", "from a hop being there to its being out, the last ones", delay_of},
                     {"ring_fill_ratio", "gauge", "how full the buffer between source and engine is", fill_of}};
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {

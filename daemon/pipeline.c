@@ -75,24 +75,34 @@ static struct model *find_model(struct model *list, const char *name, int slots)
 }
 
 /* One with free slots, or one that is still to be opened. */
-static int choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
+static struct model *choose_model(struct daemon *daemon, const char *name, int slots, struct model **models,
+                                  struct ssm_error *err)
 {
-    const char *name = pipeline->config->model;
-    struct model *model = find_model(daemon->models, name, pipeline->n_channels);
-    model = model ? model : find_model(*models, name, pipeline->n_channels);
+    struct model *model = find_model(daemon->models, name, slots);
+    model = model ? model : find_model(*models, name, slots);
     if (!model) {
         char *copy = strdup(name);
         model = copy ? calloc(1, sizeof *model) : NULL;
         if (!model) {
             free(copy);
-            return refuse_memory(err);
+            refuse_memory(err);
+            return NULL;
         }
         *model = (struct model){.next = *models, .name = copy};
         *models = model;
     }
-    model->users += pipeline->n_channels;
-    pipeline->model = model;
-    return 0;
+    model->users += slots;
+    return model;
+}
+
+static int choose_models(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
+{
+    const struct config_pipeline *config = pipeline->config;
+    pipeline->model = choose_model(daemon, config->model, pipeline->n_channels, models, err);
+    if (pipeline->model && config->fallback[0]) {
+        pipeline->fallback = choose_model(daemon, config->fallback, pipeline->n_channels, models, err);
+    }
+    return pipeline->model && (pipeline->fallback || !config->fallback[0]) ? 0 : -1;
 }
 
 static int open_model(const struct config *config, struct model *model, struct ssm_error *err)
@@ -122,7 +132,7 @@ static int open_model(const struct config *config, struct model *model, struct s
 int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err)
 {
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
-        if (open_source(daemon, pipeline, err) < 0 || choose_model(daemon, pipeline, models, err) < 0) {
+        if (open_source(daemon, pipeline, err) < 0 || choose_models(daemon, pipeline, models, err) < 0) {
             return -1;
         }
     }
@@ -227,6 +237,8 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
                                      .channel = i,
                                      .share = share_of(pipeline->config),
                                      .bypass = pipeline->config->bypass,
+                                     .smaller = pipeline->fallback ? pipeline->fallback->engine : NULL,
+                                     .priority = pipeline->config->priority,
                                      .deadline = deadline_of(daemon, pipeline),
                                      .counters = &pipeline->counters[i]};
         if ((source->sensor ? open_rows : open_feed)(pipeline, i, err) < 0) {
@@ -240,6 +252,14 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
         }
     }
     return 0;
+}
+
+static int fit(const struct pipeline *pipeline, struct ssm_error *err)
+{
+    int fits = fit_pipeline(pipeline->config, pipeline->model->engine, err);
+    return fits == 0 && pipeline->fallback
+               ? fit_fallback(pipeline->config, pipeline->model->engine, pipeline->fallback->engine, err)
+               : fits;
 }
 
 /* Live sound outlives a crash. */
@@ -267,7 +287,7 @@ static int open_outputs(struct daemon *daemon, struct pipeline *pipeline, struct
     if (!pipeline->counters || !pipeline->feeds || !pipeline->streams || !pipeline->kept) {
         return refuse_memory(err);
     }
-    bool ok = fit_pipeline(pipeline->config, pipeline->model->engine, err) == 0 && open_sinks(daemon, pipeline, err) == 0 &&
+    bool ok = fit(pipeline, err) == 0 && open_sinks(daemon, pipeline, err) == 0 &&
               open_streams(daemon, pipeline, err) == 0 && open_kept(daemon, pipeline, err) == 0;
     return ok ? 0 : -1;
 }
@@ -312,6 +332,9 @@ static void close_one(struct pipeline *pipeline)
     if (pipeline->model) {
         pipeline->model->users -= pipeline->n_channels;
     }
+    if (pipeline->fallback) {
+        pipeline->fallback->users -= pipeline->n_channels;
+    }
     rows_destroy(pipeline->rows);
     free(pipeline->kept);
     free(pipeline->streams);
@@ -332,13 +355,35 @@ void pipelines_close(struct pipeline *list)
 
 /* ---- Running. ---- */
 
+static void leave_batches(struct engine_thread *engine, const struct pipeline *pipeline, struct stream *stream)
+{
+    if (pipeline->fallback) {
+        engine_part(engine, pipeline->fallback->batch, stream);
+    }
+    engine_part(engine, pipeline->model->batch, stream);
+}
+
+/* -1 with *err: it is in none. */
+static int join_batches(struct engine_thread *engine, const struct pipeline *pipeline, struct stream *stream,
+                        struct ssm_error *err)
+{
+    if (engine_join(engine, pipeline->model->batch, stream, err) < 0) {
+        return -1;
+    }
+    if (pipeline->fallback && engine_join(engine, pipeline->fallback->batch, stream, err) < 0) {
+        engine_part(engine, pipeline->model->batch, stream);
+        return -1;
+    }
+    return 0;
+}
+
 static void part(struct daemon *daemon, struct pipeline *pipeline, int n)
 {
     for (int i = 0; i < n; i++) {
         if (pipeline->kept[i]) {
             checkpoint_part(daemon->checkpoint, pipeline->kept[i]);
         }
-        engine_part(daemon->engine, pipeline->model->batch, pipeline->streams[i]);
+        leave_batches(daemon->engine, pipeline, pipeline->streams[i]);
     }
 }
 
@@ -353,7 +398,7 @@ int pipelines_join(struct daemon *daemon, struct pipeline *list, struct ssm_erro
 {
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
         for (int i = 0; i < pipeline->n_channels; i++) {
-            if (engine_join(daemon->engine, pipeline->model->batch, pipeline->streams[i], err) < 0) {
+            if (join_batches(daemon->engine, pipeline, pipeline->streams[i], err) < 0) {
                 part(daemon, pipeline, i);
                 for (; list != pipeline; list = list->next) {
                     part(daemon, list, list->n_channels);

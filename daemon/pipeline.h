@@ -51,7 +51,7 @@ struct pipeline {
     struct settings *settings; /* config's */
     struct source *source;
     struct settings *source_settings;
-    struct model *model;
+    struct model *model, *fallback; /* fallback: NULL for none */
     struct stream **streams;   /* (channels) */
     struct feed **feeds;       /* (channels) */
     struct kept **kept;        /* (channels) of each whose state is kept, else NULL */
@@ -63,6 +63,7 @@ struct pipeline {
     bool started;                    /* its source */
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */
     _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
+    int lowered;                     /* streams that had given way a second ago */
 };
 
 /* Under the lock: of its sinks' sound devices the first that isn't well, else the first; NULL: it has none. */

@@ -39,6 +39,7 @@ struct delivery {
     struct hole hole;     /* to > from: missing before or inside this hop                                 */
     unsigned flags;       /* enum wire_flag                                                               */
     char device[16];      /* the model ran on: "cpu", "cuda:0"                                            */
+    const struct ssm_info *model; /* that it came from: the setup's, or one that stands in for it; NULL: the setup's */
     bool sourced;         /* the source told its own time: sample s0's is origin + s0 / rate              */
     double origin;        /* s, of sample 0, by the source's clock; 0 when it told none                   */
     float in_square, in_peak; /* the input hop that went with it: sum of squares, largest absolute value  */

@@ -53,6 +53,7 @@ struct publish_sink {
     const int *channels;
     int rate, hop, n;
     size_t width; /* values a hop: samples or scores */
+    const struct ssm_info *model;
     char mdl[96];
     struct outbox outboxes[];
 };
@@ -110,6 +111,11 @@ static bool outbox_init(struct outbox *outbox, const struct sink_setup *setup, i
     return outbox->slots && outbox->values && open_topics(outbox, setup, i);
 }
 
+static void print_model(char *mdl, size_t size, const struct ssm_info *model)
+{
+    snprintf(mdl, size, "%s@%.12s", model->name, model->digest);
+}
+
 static void publish_init(struct publish_sink *publish, const struct sink_setup *setup)
 {
     const struct ssm_info *model = setup->model;
@@ -123,7 +129,8 @@ static void publish_init(struct publish_sink *publish, const struct sink_setup *
     publish->hop = model->hop;
     publish->n = setup->n_channels;
     publish->width = (size_t)(setup->labels ? model->outputs : model->hop);
-    snprintf(publish->mdl, sizeof publish->mdl, "%s@%.12s", model->name, model->digest);
+    publish->model = model;
+    print_model(publish->mdl, sizeof publish->mdl, model);
 }
 
 static struct sink *publish_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -240,6 +247,9 @@ static struct wire_header header_of(const struct publish_sink *publish, const st
                                  .enq = hop->enq - hop->tm, .inf = hop->inf - hop->tm, .flags = hop->flags};
     fill_lost(&header.lost, &hop->hole);
     memcpy(header.mdl, publish->mdl, sizeof header.mdl);
+    if (hop->model && hop->model != publish->model) {
+        print_model(header.mdl, sizeof header.mdl, hop->model);
+    }
     memcpy(header.st, outbox->device, sizeof header.st);
     if (hop->sourced && hop->origin > DATE_LEAST) {
         header.tw = llround((hop->origin + (double)hop->s0 / publish->rate) * SECOND);

@@ -5,13 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/ladder.h"
 #include "daemon/wire.h"
 #include "dsp/blend.h"
 #include "dsp/clock.h"
 #include "dsp/resample.h"
 #include "model/refuse.h"
 
-enum { RAW = 1024, SECOND = 1000000000 };
+enum { RAW = 1024, SECOND = 1000000000, BEARABLE = 2 }; /* BEARABLE: hops that wait */
 
 static const float silence[RAW];
 
@@ -38,8 +39,8 @@ struct stream {
     bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
     const struct ssm_info *model;
-    struct ssm_engine *engine;
-    ssm_stream slot;
+    struct ladder ladder;
+    int priority;
     struct resume resume;
     struct resampler *resampler;
     uint64_t unit_in, unit_out; /* the smallest hole to skip: samples of the feed, samples (whole hops) of the model */
@@ -53,6 +54,8 @@ struct stream {
     uint64_t position;         /* the feed's rate: of the next raw sample                                   */
     uint64_t zeros;            /* the feed's rate: silence that goes in before the raw samples              */
     uint64_t skipped;          /* the feed's rate: left out so far                                          */
+    uint64_t dropped;          /* the feed's rate: behind the zeros, because there was no time for them     */
+    int hops;                  /* whole ones in staging that are on their way through the models            */
     uint64_t entered;          /* entered: staging[0]                                                       */
     float elapsed;             /* of the next step                                                          */
     struct row row[STREAM_HOPS]; /* of a sensor: those in staging                                           */
@@ -60,14 +63,12 @@ struct stream {
     struct skip skip;
     struct hole hole;          /* to be told with the next hop that goes out                                */
     bool faulted;              /* the device failed in the hop before                                       */
-    char device[sizeof((struct delivery *)0)->device];
     bool flushed;              /* the feed ended and the resampler's tail is out                            */
     uint64_t total;            /* the input's length at the model's rate, once flushed                      */
 
     /* The way out. */
     struct blend *blend; /* NULL: the model gives scores */
     atomic_bool bypass;
-    float *out;          /* (STREAM_HOPS, outputs) */
     int64_t left;    /* entered: the sample that out[0] belongs to; below 0 while the model's delay runs in */
     uint64_t shift;  /* position = left + shift                                                             */
 
@@ -101,26 +102,24 @@ static void find_unit(struct stream *stream)
     stream->unit_out = out / common * times;
 }
 
+/* Whose state is the stream's. */
+static const struct ladder_side *main_of(const struct stream *stream)
+{
+    return &stream->ladder.sides[0];
+}
+
 /* Room for the way in and the way out. */
 static int stream_allocate(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = stream->model;
     stream->staging = calloc((size_t)model->inputs * STREAM_HOPS, sizeof(float));
-    stream->out = calloc((size_t)model->outputs * STREAM_HOPS, sizeof(float));
     stream->blend = stream->scores ? NULL : blend_create(model->delay, model->rate, setup->share, setup->bypass);
     stream->resampler = stream->rows ? NULL : resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
     stream->raw = stream->rows ? NULL : calloc(RAW, sizeof(float));
-    bool ok = stream->staging && stream->out && (stream->blend || stream->scores);
+    bool ok = ladder_init(&stream->ladder, setup->engine, setup->smaller, STREAM_HOPS) == 0;
+    ok = ok && stream->staging && (stream->blend || stream->scores);
     ok = ok && (stream->rows || (stream->resampler && stream->raw));
     return ok ? 0 : refuse(err, 71, "out of memory for a stream, or the source's rate is too far from the model's");
-}
-
-/* "cuda:1" for a stream on "cuda:1 NVIDIA ...". */
-void stream_find_device(struct stream *stream)
-{
-    struct ssm_device_info info = {.name = "cpu"};
-    ssm_describe_device(stream->engine, ssm_stream_device(stream->engine, stream->slot), &info);
-    snprintf(stream->device, sizeof stream->device, "%.*s", (int)strcspn(info.name, " "), info.name);
 }
 
 static int stream_init(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
@@ -128,7 +127,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .engine = setup->engine, .elapsed = 1,
+                              .counters = setup->counters, .model = model, .priority = setup->priority, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass, .deadline = setup->deadline};
     find_unit(stream);
@@ -153,30 +152,35 @@ void stream_destroy(struct stream *stream)
     if (!stream) {
         return;
     }
-    stream_close(stream);
+    for (int i = 0; i < 2; i++) {
+        stream_close(stream, stream->ladder.sides[i].engine);
+    }
+    ladder_finish(&stream->ladder);
     resampler_destroy(stream->resampler);
     blend_destroy(stream->blend);
     free(stream->raw);
     free(stream->staging);
-    free(stream->out);
     free(stream);
 }
 
-int stream_open(struct stream *stream, struct ssm_error *err)
+int stream_open(struct stream *stream, const struct ssm_engine *engine, struct ssm_error *err)
 {
-    if (ssm_stream_open(stream->engine, &stream->slot) != SSM_OK) {
-        return refuse(err, 70, "the engine has no free slot for the stream");
-    }
-    stream_find_device(stream);
-    return 0;
+    return ladder_open(&stream->ladder, engine, err);
 }
 
-void stream_close(struct stream *stream)
+void stream_close(struct stream *stream, const struct ssm_engine *engine)
 {
-    if (stream->slot) {
-        ssm_stream_close(stream->engine, stream->slot);
-        stream->slot = 0;
-    }
+    ladder_close(&stream->ladder, engine);
+}
+
+bool stream_is_of(const struct stream *stream, const struct ssm_engine *engine)
+{
+    return stream->ladder.sides[0].engine == engine;
+}
+
+void stream_find_device(struct stream *stream)
+{
+    ladder_find_devices(&stream->ladder);
 }
 
 /* ---- The way in. ---- */
@@ -247,6 +251,13 @@ static bool refill(struct stream *stream)
 {
     if (stream->raw_at < stream->raw_n || stream->zeros > 0) {
         return true;
+    }
+    if (stream->dropped > 0) {
+        note_hole(stream, stream->dropped, COUNTER_OVERLOAD);
+        stream->dropped = 0;
+        if (stream->zeros > 0) {
+            return true;
+        }
     }
     struct feed_note note;
     stream->raw_at = 0;
@@ -373,16 +384,58 @@ static size_t room_in_sinks(const struct stream *stream)
     return room;
 }
 
-bool stream_take(struct stream *stream, struct ssm_hop *step)
+/* What has come in is passed over: it is a hole once the stream goes on. */
+static void drop(struct stream *stream)
 {
-    if (atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
-        return false;
+    struct feed_note note = {0};
+    uint64_t n = stream->raw_n - stream->raw_at, holes = 0;
+    for (size_t got; (got = feed_read(stream->feed, stream->raw, RAW, &note)) > 0; n += got) {
+        holes += note.hole;
+    }
+    stream->raw_at = stream->raw_n = 0;
+    stream->dropped += n + holes;
+    count(stream->counters, COUNTER_OVERLOAD, n);
+}
+
+/* There is no time for the stream, and it is in the bypass already: nothing that fades is cut off. */
+static bool is_dropping(struct stream *stream)
+{
+    bool drops = ladder_rung(&stream->ladder) == RUNG_DROP && !stream->resume.pending;
+    if (drops && feed_ended(stream->feed)) { /* the end is to be heard */
+        while (ladder_raise(&stream->ladder)) {
+        }
+        drops = false;
+    }
+    return drops;
+}
+
+/* Stage what waits, where this engine steps on it, or none does and it is the stream's own. Gives hops. */
+static int begin(struct stream *stream, const struct ssm_engine *engine)
+{
+    bool rests = !ladder_plan(&stream->ladder);
+    if (rests ? !stream_is_of(stream, engine) : !ladder_runs(&stream->ladder, engine)) {
+        return 0;
+    }
+    if (rests && is_dropping(stream)) {
+        drop(stream);
+        return 0;
     }
     size_t room = room_in_sinks(stream);
-    size_t hops = room == 0 ? 0 : (stream->rows ? fill_rows : fill)(stream, room);
-    *step = (struct ssm_hop){.stream = stream->slot, .in = stream->staging, .out = stream->out, .count = (int)hops,
-                             .elapsed = stream->elapsed};
-    return hops > 0;
+    return room == 0 ? 0 : (int)(stream->rows ? fill_rows : fill)(stream, room);
+}
+
+enum stream_need stream_take(struct stream *stream, const struct ssm_engine *engine, struct ssm_hop *step)
+{
+    if (stream->hops == 0 && !atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+        stream->hops = begin(stream, engine);
+    }
+    if (stream->hops > 0 && ladder_runs(&stream->ladder, engine)) {
+        *step = ladder_step(&stream->ladder, engine, stream->staging, stream->hops, stream->elapsed);
+        return STREAM_STEP;
+    }
+    *step = (struct ssm_hop){.count = stream->hops};
+    bool passes = stream->hops > 0 && stream->ladder.steps == 0 && stream_is_of(stream, engine);
+    return passes ? STREAM_PASS : STREAM_NOTHING;
 }
 
 static bool has_hop(const struct stream *stream)
@@ -504,7 +557,14 @@ static int64_t arrival(const struct stream *stream, int hop)
     return stream->rows ? stream->row[hop].arrived : stream->staged_arrived[hop];
 }
 
-/* `hops` staged ones are out. Gives how late the first one is. */
+/* Sound that has come and isn't in this step, ns. */
+static int64_t backlog(const struct stream *stream)
+{
+    size_t waiting = stream->feed ? feed_fill(stream->feed) + stream->raw_n - stream->raw_at : 0;
+    return (int64_t)waiting * SECOND / stream->rate;
+}
+
+/* `hops` staged ones are out. Gives how much more waits behind them than can be borne. */
 static int64_t note_delay(struct stream *stream, int hops, int64_t now)
 {
     uint64_t late = 0;
@@ -516,30 +576,42 @@ static int64_t note_delay(struct stream *stream, int hops, int64_t now)
     }
     int64_t delay = now - arrival(stream, 0);
     atomic_store_explicit(&stream->delay, delay, memory_order_relaxed);
-    return stream->deadline > 0 ? delay - stream->deadline : -delay;
+    bool late_now = stream->deadline > 0 && delay > stream->deadline;
+    return late_now ? backlog(stream) - BEARABLE * SECOND * stream->model->hop / stream->model->rate : -1;
 }
 
-static void deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+/* The part of a delivery that a hop's model tells. */
+static struct delivery tell_model(const struct stream *stream, int64_t cap, int64_t enq, int64_t inf)
 {
-    size_t hop = (size_t)stream->model->hop, n = (size_t)step->count * hop, outputs = (size_t)stream->model->outputs;
-    bool failed = step->status != SSM_OK, bypass = atomic_load_explicit(&stream->bypass, memory_order_relaxed);
-    for (size_t i = 0; i < (size_t)step->count; i++) {
-        struct delivery delivery = {.cap = stream->staged_arrived[i], .enq = enq, .inf = inf};
-        memcpy(delivery.device, stream->device, sizeof delivery.device);
-        delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
-        float *in = stream->staging + i * hop, *out = stream->out + i * outputs;
+    const struct ladder_side *lead = ladder_lead(&stream->ladder);
+    bool degraded = lead->blown || stream->faulted || stream->ladder.lead != 0;
+    struct delivery delivery = {.cap = cap, .enq = enq, .inf = inf, .model = lead->model, .flags = degraded ? WIRE_DEGRADED : 0};
+    memcpy(delivery.device, lead->device, sizeof delivery.device);
+    return delivery;
+}
+
+static void deliver(struct stream *stream, int64_t enq, int64_t inf)
+{
+    struct ladder *ladder = &stream->ladder;
+    size_t hop = (size_t)stream->model->hop, n = (size_t)stream->hops * hop;
+    bool bypass = atomic_load_explicit(&stream->bypass, memory_order_relaxed);
+    for (int i = 0; i < stream->hops; i++) {
+        bool given;
+        float *in = stream->staging + (size_t)i * hop, *out = ladder_out(ladder, i, &given);
+        struct delivery delivery = tell_model(stream, stream->staged_arrived[i], enq, inf);
         measure_input(&delivery, in, hop);
-        if (stream->blend && blend_push(stream->blend, in, out, hop, bypass)) {
+        if (stream->blend && blend_push(stream->blend, in, out, hop, bypass || ladder_is_dry(ladder))) {
             delivery.flags |= WIRE_BYPASS;
         }
-        deliver_hop(stream, &delivery, failed ? NULL : out);
-        stream->faulted = failed;
+        deliver_hop(stream, &delivery, given ? out : NULL);
+        stream->faulted = !given;
     }
-    count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
+    if (stream->blend && blend_is_dry(stream->blend)) {
+        ladder_rest(ladder);
+    }
     memmove(stream->staging, stream->staging + n, (stream->staged - n) * sizeof(float));
     stream->staged -= n;
     stream->entered += n;
-    stream->elapsed = 1;
     atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
@@ -576,26 +648,32 @@ static void deliver_row(struct stream *stream, struct delivery *delivery, const 
     }
 }
 
-static void deliver_rows(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+static void deliver_rows(struct stream *stream, int64_t enq, int64_t inf)
 {
-    bool failed = step->status != SSM_OK;
-    for (int i = 0; i < step->count; i++) {
-        struct delivery delivery = {.cap = stream->row[i].arrived, .enq = enq, .inf = inf};
-        memcpy(delivery.device, stream->device, sizeof delivery.device);
-        delivery.flags = step->blown || stream->faulted ? WIRE_DEGRADED : 0;
-        deliver_row(stream, &delivery, &stream->row[i], failed ? NULL : stream->out + i * stream->model->outputs);
-        stream->faulted = failed;
+    for (int i = 0; i < stream->hops; i++) {
+        bool given;
+        const float *out = ladder_out(&stream->ladder, i, &given);
+        struct delivery delivery = tell_model(stream, stream->row[i].arrived, enq, inf);
+        deliver_row(stream, &delivery, &stream->row[i], given ? out : NULL);
+        stream->faulted = !given;
     }
-    count(stream->counters, COUNTER_BLOWN, step->blown ? (uint64_t)step->count : 0);
-    stream->position += (uint64_t)(step->count * stream->model->hop);
+    stream->position += (uint64_t)(stream->hops * stream->model->hop);
     atomic_store_explicit(&stream->samples_in, stream->position - stream->began_in, memory_order_relaxed);
 }
 
-int64_t stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf)
+bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf, int64_t *overdue)
 {
-    int64_t lateness = note_delay(stream, step->count, inf);
-    (stream->rows ? deliver_rows : deliver)(stream, step, enq, inf);
-    return lateness;
+    struct ladder *ladder = &stream->ladder;
+    if (step->stream && !ladder_stepped(ladder, step)) {
+        return false;
+    }
+    *overdue = note_delay(stream, stream->hops, inf);
+    (stream->rows ? deliver_rows : deliver)(stream, enq, inf);
+    count(stream->counters, COUNTER_BLOWN, ladder_lead(ladder)->blown ? (uint64_t)stream->hops : 0);
+    ladder_end(ladder, stream->hops, stream->elapsed);
+    stream->elapsed = 1;
+    stream->hops = 0;
+    return true;
 }
 
 /* Where in the stream staging begins. */
@@ -611,7 +689,7 @@ static void leave(struct stream *stream)
     int64_t left = stream->left > stream->least ? stream->left : stream->least;
     uint64_t position = position_of(stream), out = (uint64_t)left + stream->shift;
     bool hole = stream->skip.samples > 0;
-    int got = ssm_state_save(stream->engine, stream->slot, leave->state, leave->state_size);
+    int got = ssm_state_save(main_of(stream)->engine, main_of(stream)->slot, leave->state, leave->state_size);
     memcpy(leave->waiting, stream->staging, stream->staged * sizeof(float));
     leave->record = (struct record){.position = position, .out = hole ? position : out, .taken = stream->position,
                                     .captured = capture_time(stream, position), .rate = (uint32_t)stream->rate,
@@ -626,7 +704,7 @@ static void leave(struct stream *stream)
 bool stream_retire(struct stream *stream)
 {
     size_t most = stream->leaves ? (size_t)stream->model->hop - 1 : 0;
-    if (!stream->flushed || stream->staged > most || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+    if (!stream->flushed || stream->staged > most || stream->hops > 0 || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
         return false;
     }
     if (stream->leaves) {
@@ -643,7 +721,7 @@ bool stream_retire(struct stream *stream)
 
 int stream_reset(struct stream *stream)
 {
-    return ssm_stream_reset(stream->engine, stream->slot);
+    return ladder_reset(&stream->ladder);
 }
 
 bool stream_keeps(const struct stream *stream)
@@ -653,13 +731,16 @@ bool stream_keeps(const struct stream *stream)
 
 size_t stream_state_size(const struct stream *stream)
 {
-    return ssm_state_size(stream->engine);
+    return ssm_state_size(main_of(stream)->engine);
 }
 
 int stream_copy(struct stream *stream, struct record *record, void *state, size_t size)
 {
+    if (stream->hops > 0) { /* only one of its models has stepped on them */
+        return SSM_REFUSED;
+    }
     uint64_t position = position_of(stream), delay = (uint64_t)stream->model->delay;
-    int got = ssm_state_save(stream->engine, stream->slot, state, size);
+    int got = ssm_state_save(main_of(stream)->engine, main_of(stream)->slot, state, size);
     *record = (struct record){.position = position, .out = position > delay ? position - delay : 0,
                               .taken = stream->position, .captured = capture_time(stream, position),
                               .rate = (uint32_t)stream->rate, .state = state, .state_size = got > 0 ? (size_t)got : 0};
@@ -671,7 +752,7 @@ int stream_resume(struct stream *stream, const struct record *record, uint64_t a
     if (record->rate != (uint32_t)stream->rate) {
         return refuse(err, 65, "a stream's state from a source of %u Hz, and this one has %d", record->rate, stream->rate);
     }
-    if (ssm_state_load(stream->engine, stream->slot, record->state, record->state_size, err) != SSM_OK) {
+    if (ssm_state_load(main_of(stream)->engine, main_of(stream)->slot, record->state, record->state_size, err) != SSM_OK) {
         return -1;
     }
     stream->resume = (struct resume){true, record->position, record->out, record->captured, at};
@@ -680,7 +761,7 @@ int stream_resume(struct stream *stream, const struct record *record, uint64_t a
 
 bool stream_leave(struct stream *stream, struct leaving *leaving)
 {
-    bool can = !atomic_load_explicit(&stream->bypass, memory_order_relaxed);
+    bool can = !atomic_load_explicit(&stream->bypass, memory_order_relaxed) && ladder_rung(&stream->ladder) == RUNG_MODEL;
     atomic_store(&stream->leave, can ? leaving : NULL);
     return can;
 }
@@ -698,7 +779,7 @@ int stream_enter(struct stream *stream, const struct record *record, struct ssm_
     if (record->position % hop != 0 || record->n_waiting >= hop) {
         return refuse(err, 65, "a stream's state with hops of another size");
     }
-    if (ssm_state_load(stream->engine, stream->slot, record->state, record->state_size, err) != SSM_OK) {
+    if (ssm_state_load(main_of(stream)->engine, main_of(stream)->slot, record->state, record->state_size, err) != SSM_OK) {
         return -1;
     }
     uint64_t units = record->position / stream->unit_out, end = record->position + record->n_waiting;
@@ -755,4 +836,36 @@ uint64_t stream_late(const struct stream *stream)
 int64_t stream_delay(const struct stream *stream)
 {
     return atomic_load_explicit(&stream->delay, memory_order_relaxed);
+}
+
+/* ---- In overload. ---- */
+
+bool stream_gives_way(const struct stream *stream)
+{
+    return stream->feed && stream->deadline > 0 && !atomic_load_explicit(&stream->ended, memory_order_relaxed);
+}
+
+bool stream_is_patient(const struct stream *stream)
+{
+    return stream->patient;
+}
+
+int stream_priority(const struct stream *stream)
+{
+    return stream->priority;
+}
+
+enum rung stream_rung(const struct stream *stream)
+{
+    return ladder_rung(&stream->ladder);
+}
+
+bool stream_lower(struct stream *stream)
+{
+    return ladder_lower(&stream->ladder);
+}
+
+bool stream_raise(struct stream *stream)
+{
+    return ladder_raise(&stream->ladder);
 }

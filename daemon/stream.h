@@ -23,6 +23,7 @@
 
 #include "daemon/counters.h"
 #include "daemon/feed.h"
+#include "daemon/ladder.h"
 #include "daemon/record.h"
 #include "daemon/rows.h"
 #include "daemon/sink.h"
@@ -45,6 +46,8 @@ struct stream_setup {
     struct counters *counters;
     float share;               /* of the input itself in what comes out; only of a model that gives samples */
     bool bypass;               /* begin in bypass                                    */
+    struct ssm_engine *smaller; /* stands in for the other in overload (daemon/ladder.h); NULL: none */
+    int priority;              /* in overload the streams of the least give way first */
     int64_t deadline;          /* ns after its last sample came that a hop is late; 0: never */
 };
 
@@ -53,17 +56,22 @@ struct stream *stream_create(const struct stream_setup *setup, struct ssm_error 
 /* Any thread, of a stream that is closed, or whose engine nobody steps any more. NULL is fine. */
 void stream_destroy(struct stream *stream);
 
-/* Take a slot of the engine, and give it back (safe to repeat). -1 with *err: none is free. */
-int stream_open(struct stream *stream, struct ssm_error *err);
-void stream_close(struct stream *stream);
+/* Take a slot of one of its engines, and give it back (safe to repeat). -1 with *err: none is free. */
+int stream_open(struct stream *stream, const struct ssm_engine *engine, struct ssm_error *err);
+void stream_close(struct stream *stream, const struct ssm_engine *engine);
+/* It is the engine of the stream's model, not of its smaller one. */
+bool stream_is_of(const struct stream *stream, const struct ssm_engine *engine);
 
 /* ---- A turn. ---- */
 
-/* Stage what waits, as much as one step takes. False: there is no whole hop. */
-bool stream_take(struct stream *stream, struct ssm_hop *step);
-/* What the step gave, begun and ended at these ns, goes to the sinks. Gives how long after its deadline the first hop of it
- * was out, ns; below 0: before. */
-int64_t stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf);
+/* What a stream wants of one of its engines' step. PASS: nothing but to be delivered with it. */
+enum stream_need { STREAM_NOTHING, STREAM_STEP, STREAM_PASS };
+
+/* Stage what waits, as much as one step takes. */
+enum stream_need stream_take(struct stream *stream, const struct ssm_engine *engine, struct ssm_hop *step);
+/* What the step gave, begun and ended at these ns, goes to the sinks. False: not yet, another of its engines is to step first.
+ * overdue: ns of sound beyond two hops that wait behind what was late; below 0: there is none. */
+bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf, int64_t *overdue);
 /* Tell the sinks of the end once the last hop is out. True: it just ended. */
 bool stream_retire(struct stream *stream);
 
@@ -110,6 +118,17 @@ int stream_enter(struct stream *stream, const struct record *record, struct ssm_
 /* Before start: keep writing the sample up to which it went out. */
 void stream_mark(struct stream *stream, _Atomic uint64_t *mark);
 
+/* ---- In overload. ---- */
+
+/* It waits for room in its sinks, and may wait for others. */
+bool stream_is_patient(const struct stream *stream);
+/* It is live sound: its rungs are there to be gone down. */
+bool stream_gives_way(const struct stream *stream);
+int stream_priority(const struct stream *stream);
+/* One rung down or up. False: there is none. */
+bool stream_lower(struct stream *stream);
+bool stream_raise(struct stream *stream);
+
 /* ---- Any thread. ---- */
 
 /* Have the input itself, as late as the model's output, go out instead of that, from the next hop on; a fade of 10 ms at each
@@ -119,6 +138,7 @@ bool stream_bypass(struct stream *stream, bool bypass);
 uint64_t stream_hops(const struct stream *stream);    /* given out so far               */
 uint64_t stream_samples(const struct stream *stream); /* taken in this run, feed's rate */
 bool stream_ended(const struct stream *stream);
+enum rung stream_rung(const struct stream *stream);
 uint64_t stream_late(const struct stream *stream);    /* hops that were out after their deadline               */
 int64_t stream_delay(const struct stream *stream);    /* ns from the last step's first hop being there to its being out */
 

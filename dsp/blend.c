@@ -56,3 +56,8 @@ bool blend_push(struct blend *blend, const float *dry, float *wet, size_t n, boo
     }
     return bypassed;
 }
+
+bool blend_is_dry(const struct blend *blend)
+{
+    return blend->share >= 1;
+}

@@ -23,5 +23,7 @@ void blend_destroy(struct blend *blend); /* NULL is fine */
 /* The next n samples: dry (n) as they went in, wet (n) as came out with them, which becomes the mixture. bypass: where to
  * go from here. Gives whether any of them is of the bypass or on the way into or out of it. */
 bool blend_push(struct blend *blend, const float *dry, float *wet, size_t n, bool bypass);
+/* Nothing of the wet signal is in what comes out. */
+bool blend_is_dry(const struct blend *blend);
 
 #endif

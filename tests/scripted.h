@@ -19,6 +19,7 @@ static struct script {
     int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
     int oldest;
     int beside;       /* copies it makes beside the steps, at once; 0: none          */
+    long slow_ns;     /* that each stream's hop takes in a step, by scripted_spend's clock */
 } scripts[SCRIPTED_DEVICES];
 
 struct scripted {
@@ -69,10 +70,21 @@ static inline void scribble(const struct backend_hop *hop)
     }
 }
 
+/* Lets the time of a test's own clock go by. */
+static void (*scripted_spend)(int64_t ns);
+
+static inline void spend(const struct script *script, const struct backend_hop *hops, int n)
+{
+    for (int i = 0; script->slow_ns > 0 && i < n; i++) {
+        scripted_spend(hops[i].count * script->slow_ns);
+    }
+}
+
 static inline int scripted_step(struct backend *backend, const struct backend_hop *hops, int n)
 {
     struct scripted *device = (struct scripted *)backend;
     device->cpu->ops->step(device->cpu, hops, n);
+    spend(device->script, hops, n);
     bool failed = fails(device, STEP);
     for (int i = 0; i < n; i++) {
         struct script *script = device->script;

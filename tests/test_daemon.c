@@ -383,7 +383,7 @@ static void streams_together_are_bit_identical_to_each_alone(void **state)
         free(make_file(in_dir(name), i % 3 ? RATE : 44100, 1, (size_t)(30000 + 100 * i), (uint64_t)(100 + i)));
         n += (size_t)snprintf(yaml + n, sizeof yaml - n,
                               "  p%d:\n    source: {type: file, path: %s/in%d.wav, paced: %s}\n    model: " MODEL "\n"
-                              "    sinks: [{type: file, path: %s/out%d.wav}]\n",
+                              "    deadline: 60s\n    sinks: [{type: file, path: %s/out%d.wav}]\n",
                               i, dir, i, i % 2 && !SLOW ? "true" : "false", dir, i);
     }
     assert_int_equal(end_of(start_daemon(yaml, -1)), 0);

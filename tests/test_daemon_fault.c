@@ -277,7 +277,7 @@ static void a_gpu_that_wont_open_is_an_error_and_code_69(void **state)
 
 static int clean_up(void **state)
 {
-    static const char *const names[] = {"in.wav", "a.wav", "b.wav", "c.wav", "publish"};
+    static const char *const names[] = {"in.wav", "a.wav", "b.wav", "c.wav", "publish", "publish.control"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         unlink(in_dir(names[i]));

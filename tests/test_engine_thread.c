@@ -2,7 +2,6 @@
 #include "daemon/engine_thread.h"
 #include "daemon/gate.h"
 
-#include <assert.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <time.h>
@@ -11,7 +10,7 @@
 #include "daemon/publish.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
-#include "tests/test.h"
+#include "tests/memory_sink.h"
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 #define SANITIZED 1 /* the sanitizer's own allocator is in the way of ours */
@@ -63,71 +62,10 @@ int pthread_mutex_lock(pthread_mutex_t *mutex)
 }
 #endif
 
-/* ---- A sink that keeps what it gets. ---- */
-
-struct memory_sink {
-    struct sink sink;
-    float *samples; /* at their position; of scores the second label's */
-    unsigned flags; /* of all hops together */
-    size_t size, n_hops, given, room;
-    struct hole hole, holes; /* the last; `holes.n`: how many were told */
-    bool ended, watch;
-    uint64_t length;
-};
-
-static size_t memory_room(const struct sink *sink, int channel)
+/* Once a stream is under way, until it ends. */
+static void watch(const struct memory_sink *memory)
 {
-    (void)channel;
-    return ((const struct memory_sink *)sink)->room;
-}
-
-static void memory_write(struct sink *sink, int channel, const struct delivery *hop)
-{
-    (void)channel;
-    struct memory_sink *memory = (struct memory_sink *)sink;
-    assert(hop->s0 + hop->n <= memory->size);
-    for (size_t i = 0; i < hop->n; i++) {
-        memory->samples[hop->s0 + i] = hop->samples ? hop->samples[i] : hop->scores[1];
-    }
-    memory->flags |= hop->flags;
-    memory->given += hop->n;
-    memory->room -= hop->n;
-    if (hop->hole.to > hop->hole.from) {
-        memory->hole = hop->hole;
-        memory->holes.n++;
-    }
-    watched = memory->watch && ++memory->n_hops > 20;
-}
-
-static void memory_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
-{
-    (void)channel;
-    struct memory_sink *memory = (struct memory_sink *)sink;
-    memory->ended = true;
-    memory->length = length;
-    if (hole->to > hole->from) {
-        memory->hole = *hole;
-        memory->holes.n++;
-    }
-    watched = false;
-}
-
-static const struct sink_ops memory_ops = {.name = "memory", .room = memory_room, .write = memory_write, .end = memory_end};
-
-static struct memory_sink *memory_create(size_t size)
-{
-    struct memory_sink *memory = calloc(1, sizeof *memory);
-    memory->sink.ops = &memory_ops;
-    memory->samples = calloc(size + 1, sizeof(float));
-    memory->size = size;
-    memory->room = SIZE_MAX / 2;
-    return memory;
-}
-
-static void memory_destroy(struct memory_sink *memory)
-{
-    free(memory->samples);
-    free(memory);
+    watched = memory->n_hops > 20 && !memory->ended;
 }
 
 /* ---- One rig: an engine, a thread object, streams with a feed and a memory sink each. ---- */
@@ -593,7 +531,7 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     }
     rows_end(rows);
     allocations = locks = 0;
-    memory->watch = true;
+    memory->seen = watch;
     run_dry(&rig);
     assert_int_equal(allocations, 0);
     assert_int_equal(locks, 0);
@@ -801,7 +739,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     rig_open(&rig, N, 2);
     for (int i = 0; i < N; i++) {
         rig_add(&rig, i % 2 ? RATE : 3 * RATE, 3 * RATE, RATE * 10, false);
-        rig.memories[i]->watch = true;
+        rig.memories[i]->seen = watch;
     }
     engine_thread_destroy(rig.thread); /* once more, with the first stream's three sinks, which wake it */
     rig.thread = engine_thread_create(0.001);

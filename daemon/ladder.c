@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/ladder.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/refuse.h"
+
+/* Hops a model runs before it is heard: on the way up there is time for it to hear what is going on; on the way down there
+ * is none, but what its transform overlaps has to be there. */
+enum { WARM_DOWN = 2, WARM_UP = 25 };
+static const double MOST_ELAPSED = 1e6;
+
+const char *const rung_names[RUNGS] = {
+    [RUNG_MODEL] = "model", [RUNG_SMALLER] = "smaller", [RUNG_BYPASS] = "bypass", [RUNG_DROP] = "drop"};
+
+static int init_side(struct ladder_side *side, struct ssm_engine *engine, int hops)
+{
+    *side = (struct ladder_side){.engine = engine, .model = ssm_describe(engine), .device = "cpu"};
+    side->out = calloc((size_t)(hops * side->model->outputs), sizeof *side->out);
+    return side->out ? 0 : -1;
+}
+
+int ladder_init(struct ladder *ladder, struct ssm_engine *engine, struct ssm_engine *smaller, int hops)
+{
+    *ladder = (struct ladder){.scores = strcmp(ssm_describe(engine)->task, "tag") == 0};
+    int got = init_side(&ladder->sides[0], engine, hops);
+    return got == 0 && smaller ? init_side(&ladder->sides[1], smaller, hops) : got;
+}
+
+void ladder_finish(struct ladder *ladder)
+{
+    free(ladder->sides[0].out);
+    free(ladder->sides[1].out);
+}
+
+static int side_of(const struct ladder *ladder, const struct ssm_engine *engine)
+{
+    return engine == ladder->sides[0].engine ? 0 : 1;
+}
+
+int ladder_open(struct ladder *ladder, const struct ssm_engine *engine, struct ssm_error *err)
+{
+    struct ladder_side *side = &ladder->sides[side_of(ladder, engine)];
+    if (ssm_stream_open(side->engine, &side->slot) != SSM_OK) {
+        side->slot = 0;
+        return refuse(err, 70, "the engine has no free slot for the stream");
+    }
+    ladder_find_devices(ladder);
+    return 0;
+}
+
+void ladder_close(struct ladder *ladder, const struct ssm_engine *engine)
+{
+    struct ladder_side *side = &ladder->sides[side_of(ladder, engine)];
+    if (side->slot) {
+        ssm_stream_close(side->engine, side->slot);
+        side->slot = 0;
+    }
+}
+
+/* "cuda:1" for a stream on "cuda:1 NVIDIA ...". */
+void ladder_find_devices(struct ladder *ladder)
+{
+    for (int i = 0; i < 2; i++) {
+        struct ladder_side *side = &ladder->sides[i];
+        struct ssm_device_info info = {.name = "cpu"};
+        if (side->slot) {
+            ssm_describe_device(side->engine, ssm_stream_device(side->engine, side->slot), &info);
+            snprintf(side->device, sizeof side->device, "%.*s", (int)strcspn(info.name, " "), info.name);
+        }
+    }
+}
+
+int ladder_reset(struct ladder *ladder)
+{
+    int status = ssm_stream_reset(ladder->sides[0].engine, ladder->sides[0].slot);
+    if (status == SSM_OK && ladder->sides[1].slot) {
+        status = ssm_stream_reset(ladder->sides[1].engine, ladder->sides[1].slot);
+    }
+    return status;
+}
+
+/* ---- Where to be. ---- */
+
+static bool has_rung(const struct ladder *ladder, int rung)
+{
+    return rung == RUNG_SMALLER ? ladder->sides[1].slot != 0 : rung == RUNG_BYPASS ? !ladder->scores : true;
+}
+
+enum rung ladder_rung(const struct ladder *ladder)
+{
+    return (enum rung)atomic_load_explicit(&ladder->rung, memory_order_relaxed);
+}
+
+static bool move(struct ladder *ladder, int by)
+{
+    int rung = (int)ladder_rung(ladder) + by;
+    while (rung > RUNG_MODEL && rung < RUNG_DROP && !has_rung(ladder, rung)) {
+        rung += by;
+    }
+    if (rung < RUNG_MODEL || rung > RUNG_DROP) {
+        return false;
+    }
+    atomic_store_explicit(&ladder->rung, rung, memory_order_relaxed);
+    return true;
+}
+
+bool ladder_lower(struct ladder *ladder)
+{
+    return move(ladder, 1);
+}
+
+bool ladder_raise(struct ladder *ladder)
+{
+    return move(ladder, -1);
+}
+
+/* ---- A turn. ---- */
+
+bool ladder_plan(struct ladder *ladder)
+{
+    enum rung rung = ladder_rung(ladder);
+    int next = rung == RUNG_MODEL ? 0 : rung == RUNG_SMALLER ? 1 : -1;
+    if (next != ladder->next) {
+        ladder->warm = ladder->lead < 0 && ladder->scores ? 0 : next == 1 && ladder->lead == 0 ? WARM_DOWN : WARM_UP;
+        ladder->next = next;
+    }
+    if (next < 0 && ladder->scores) {
+        ladder->lead = -1;
+    }
+    ladder->steps = (next >= 0 ? 1u << next : 0) | (ladder->lead >= 0 ? 1u << ladder->lead : 0);
+    ladder->waits = ladder->steps;
+    return ladder->steps != 0;
+}
+
+bool ladder_runs(const struct ladder *ladder, const struct ssm_engine *engine)
+{
+    return ladder->waits >> side_of(ladder, engine) & 1;
+}
+
+struct ssm_hop ladder_step(struct ladder *ladder, const struct ssm_engine *engine, const float *in, int count, float elapsed)
+{
+    const struct ladder_side *side = &ladder->sides[side_of(ladder, engine)];
+    return (struct ssm_hop){.stream = side->slot, .in = in, .out = side->out, .count = count,
+                            .elapsed = (float)fmin((double)elapsed + (double)side->away, MOST_ELAPSED)};
+}
+
+bool ladder_stepped(struct ladder *ladder, const struct ssm_hop *step)
+{
+    int i = step->out == ladder->sides[0].out ? 0 : 1;
+    struct ladder_side *side = &ladder->sides[i];
+    side->failed = step->status != SSM_OK;
+    side->blown = step->blown;
+    side->ran = true;
+    side->away = 0;
+    ladder->waits &= ~(1u << i);
+    return ladder->waits == 0;
+}
+
+/* From the one that leads to the next, over a hop. */
+static void fade(const struct ladder *ladder, int hop)
+{
+    const struct ladder_side *from = &ladder->sides[ladder->lead], *to = &ladder->sides[ladder->next];
+    int n = to->model->outputs;
+    for (int i = 0; i < n && !from->failed && !to->failed; i++) {
+        float share = (float)(i + 1) / (float)n;
+        to->out[hop * n + i] = share * to->out[hop * n + i] + (1 - share) * from->out[hop * n + i];
+    }
+}
+
+float *ladder_out(struct ladder *ladder, int hop, bool *given)
+{
+    bool comes = ladder->next >= 0 && ladder->next != ladder->lead;
+    if (comes && ladder->warm > 0) {
+        ladder->warm--;
+    } else if (comes) {
+        if (ladder->lead >= 0 && !ladder->scores) {
+            fade(ladder, hop);
+        }
+        ladder->lead = ladder->next;
+    }
+    const struct ladder_side *side = ladder_lead(ladder);
+    *given = ladder->lead < 0 || !side->failed;
+    return side->out + hop * side->model->outputs;
+}
+
+bool ladder_is_dry(const struct ladder *ladder)
+{
+    return ladder->lead < 0 || ladder->next < 0;
+}
+
+void ladder_rest(struct ladder *ladder)
+{
+    ladder->lead = ladder->next < 0 ? -1 : ladder->lead;
+}
+
+void ladder_end(struct ladder *ladder, int count, float elapsed)
+{
+    for (int i = 0; i < 2; i++) {
+        struct ladder_side *side = &ladder->sides[i];
+        side->away += side->ran && !(ladder->steps >> i & 1) ? (uint64_t)count + (uint64_t)(elapsed - 1) : 0;
+    }
+}
+
+const struct ladder_side *ladder_lead(const struct ladder *ladder)
+{
+    return &ladder->sides[ladder->lead > 0 ? 1 : 0];
+}

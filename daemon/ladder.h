@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_LADDER_H
+#define DAEMON_LADDER_H
+
+/* What computes one stream: its model, or, when there is more to do than time, a smaller one, none (sound then goes by as it
+ * came in), or nothing is even passed on. Between two models the one that comes in first runs beside the other for some hops,
+ * then the output goes over within one; into and out of the bypass the stream fades (dsp/blend.h).
+ *
+ *   RUNG_MODEL -> RUNG_SMALLER (where there is one) -> RUNG_BYPASS (of sound) -> RUNG_DROP
+ *
+ * A model that stood still is told of the time when it goes on, as behind a gap. Engine's thread unless said otherwise; nothing
+ * is allocated after ladder_init. */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/ssm.h"
+
+enum rung { RUNG_MODEL, RUNG_SMALLER, RUNG_BYPASS, RUNG_DROP, RUNGS };
+extern const char *const rung_names[RUNGS];
+
+/* One model of a stream. */
+struct ladder_side {
+    struct ssm_engine *engine; /* NULL: there is none              */
+    const struct ssm_info *model;
+    ssm_stream slot;           /* 0: not open                      */
+    float *out;                /* (hops, outputs) of the last step */
+    uint64_t away;             /* hops that went by without it     */
+    bool ran, failed, blown;   /* at all; in the last step         */
+    char device[16];
+};
+
+struct ladder {
+    struct ladder_side sides[2];
+    bool scores;     /* the models give scores, not samples */
+    int lead, next;  /* whose output goes out, and whose is to, once it is warm: 0, 1; -1: none's */
+    int warm;        /* hops until then                     */
+    unsigned steps;  /* bits of those that step this turn   */
+    unsigned waits;  /* and of those that have yet to       */
+    atomic_int rung; /* where it is to be                   */
+};
+
+/* smaller: NULL or another engine whose model is of the same rate, hop, delay and outputs. hops: at most so many a step. 0, or
+ * -1 when memory runs out. */
+int ladder_init(struct ladder *ladder, struct ssm_engine *engine, struct ssm_engine *smaller, int hops);
+void ladder_finish(struct ladder *ladder);
+
+/* Take a slot of one of its engines, and give it back (safe to repeat). -1 with *err: none is free. */
+int ladder_open(struct ladder *ladder, const struct ssm_engine *engine, struct ssm_error *err);
+void ladder_close(struct ladder *ladder, const struct ssm_engine *engine);
+
+/* Ask the engines where the stream runs now. */
+void ladder_find_devices(struct ladder *ladder);
+/* Back to the models' zero state. Gives a status of ssm.h. */
+int ladder_reset(struct ladder *ladder);
+
+/* One rung down or up. False: there is none. */
+bool ladder_lower(struct ladder *ladder);
+bool ladder_raise(struct ladder *ladder);
+enum rung ladder_rung(const struct ladder *ladder); /* any thread */
+
+/* ---- A turn. ---- */
+
+/* With nothing to wait for: what is to step now. False: no model. */
+bool ladder_plan(struct ladder *ladder);
+/* Whether this engine is to step now, or still is. */
+bool ladder_runs(const struct ladder *ladder, const struct ssm_engine *engine);
+/* Its part of a step of `count` hops. */
+struct ssm_hop ladder_step(struct ladder *ladder, const struct ssm_engine *engine, const float *in, int count, float elapsed);
+/* That was done. True: by all that were to. */
+bool ladder_stepped(struct ladder *ladder, const struct ssm_hop *step);
+/* Then, hop by hop: what goes out, which the caller may change. given: false where the device failed. */
+float *ladder_out(struct ladder *ladder, int hop, bool *given);
+/* The input itself is to go out, or a fade goes there. */
+bool ladder_is_dry(const struct ladder *ladder);
+/* The fade to the input is through: the model need not run on. */
+void ladder_rest(struct ladder *ladder);
+/* All hops are out. */
+void ladder_end(struct ladder *ladder, int count, float elapsed);
+
+/* Whose output it is; in bypass the model's that isn't bypassed otherwise. */
+const struct ladder_side *ladder_lead(const struct ladder *ladder);
+
+#endif
