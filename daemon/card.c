@@ -578,12 +578,17 @@ void card_play_out(struct card *card)
     atomic_store(&card->link->ended, true);
 }
 
-bool card_find_position(struct card *card, struct card_position *position)
+bool card_plays(const struct card *card)
+{
+    return atomic_load(&card->playing) && !atomic_load(&card->link->filling);
+}
+
+bool card_find_position(struct card *card, int channel, struct card_position *position)
 {
     struct link *link = card->link;
     struct link_position now;
-    struct ring *ring = link_ring(link, 0);
-    if (!atomic_load(&card->playing) || atomic_load(&link->filling) || !link_find_position(link, &now)) {
+    struct ring *ring = link_ring(link, channel);
+    if (!link_find_position(link, &now)) {
         return false;
     }
     *position = (struct card_position){.frames = now.frames, .next = ring_end(ring) + (uint64_t)now.slip, .at = now.at};

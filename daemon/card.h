@@ -56,13 +56,15 @@ const char *card_name(const struct card *card); /* "JACK:system", "ALSA:USB Audi
 size_t card_play(struct card *card, int channel, const float *samples, size_t n);
 size_t card_waiting(const struct card *card, int channel); /* samples that were not played yet */
 void card_play_out(struct card *card);                     /* nothing follows                  */
-/* When the sample that is offered next to channel 0 will be played, as a frame of the device, and when the device was at
- * which frame, ns. False: it doesn't play now. */
+/* It plays what is offered: it isn't away and doesn't wait for its target. */
+bool card_plays(const struct card *card);
+/* Which frame of the device the sample that is offered next to a channel will be, and when, ns, it was at which frame. False: ask
+ * again, it is just going on. */
 struct card_position {
     uint64_t frames, next;
     int64_t at;
 };
-bool card_find_position(struct card *card, struct card_position *position);
+bool card_find_position(struct card *card, int channel, struct card_position *position);
 
 /* ---- Any thread. A card that is NULL is no sound device, and as well as can be. ---- */
 

@@ -8,13 +8,21 @@
 #include "daemon/waker.h"
 #include "dsp/clock.h"
 #include "dsp/resample.h"
+#include "dsp/slew.h"
 #include "model/refuse.h"
 
-/* Playback. The engine thread resamples into the card's rings, whose helper takes from them as its device asks. The two clocks
- * drift apart: the rings are kept between nothing and twice their target; beyond that samples are dropped, below it silence is
- * inserted, both counted. */
-enum { BLOCK = 512, DRAIN_MS = 500 };
+/* Playback. The engine thread resamples into the card's rings, whose helper takes from them as its device asks. The source and
+ * the device have clocks of their own; the resamplers follow both of them (dsp/slew.h), so that the delay stays as it is. Should
+ * that fail, samples beyond twice the target are dropped and silence is inserted where there are none, both counted.
+ * A source that waits for room follows the device by that. */
+enum { BLOCK = 512, DRAIN_MS = 500, RATIOS = 64 };
 static const double target_s = 0.04;
+
+/* What a hop was resampled with: the same for all channels, or they would drift apart. */
+struct ratio {
+    uint64_t s0;
+    double ratio;
+};
 
 struct audio_sink {
     struct sink sink;
@@ -24,6 +32,10 @@ struct audio_sink {
     size_t target; /* samples at the device's rate */
     bool started;
     int ended; /* channels */
+    struct clock clock; /* the device's */
+    struct slew slew;
+    struct ratio ratios[RATIOS]; /* of the newest hops */
+    uint64_t n_ratios;
     float block[BLOCK];
     struct resampler *resamplers[]; /* (n) */
 };
@@ -39,9 +51,43 @@ static size_t audio_room(const struct sink *sink, int channel)
     return room * (size_t)audio->model_rate / (size_t)card_rate(sink->card);
 }
 
+static double next_ratio(struct audio_sink *audio, int channel, const struct delivery *hop)
+{
+    struct card_position position;
+    if (!card_plays(audio->sink.card)) {
+        slew_release(&audio->slew);
+    } else if (card_find_position(audio->sink.card, channel, &position)) {
+        clock_observe(&audio->clock, position.frames, position.at);
+        const struct slew_sight sight = {.delay_s = (double)(clock_time(&audio->clock, position.next) - hop->tm) * 1e-9,
+                                         .source_ppm = (double)hop->ppm,
+                                         .player_ppm = clock_ppm(&audio->clock),
+                                         .seconds = (double)hop->n / audio->model_rate};
+        return slew_turn(&audio->slew, &sight);
+    }
+    return audio->slew.ratio;
+}
+
+/* The first channel that comes with a hop finds it. */
+static double ratio_of(struct audio_sink *audio, int channel, const struct delivery *hop)
+{
+    uint64_t kept = audio->n_ratios < RATIOS ? audio->n_ratios : RATIOS;
+    for (uint64_t i = 1; i <= kept; i++) {
+        const struct ratio *known = &audio->ratios[(audio->n_ratios - i) % RATIOS];
+        if (known->s0 == hop->s0) {
+            return known->ratio;
+        }
+    }
+    struct ratio *ratio = &audio->ratios[audio->n_ratios++ % RATIOS];
+    *ratio = (struct ratio){hop->s0, next_ratio(audio, channel, hop)};
+    return ratio->ratio;
+}
+
 static void audio_write(struct sink *sink, int channel, const struct delivery *hop)
 {
     struct audio_sink *audio = (struct audio_sink *)sink;
+    if (!audio->engine) {
+        resampler_slew(audio->resamplers[channel], ratio_of(audio, channel, hop));
+    }
     for (size_t at = 0, used, n = 1; at < hop->n || n == BLOCK; at += used) {
         n = resampler_push(audio->resamplers[channel], hop->samples + at, hop->n - at, &used, audio->block, BLOCK, 0);
         size_t fits = card_play(sink->card, channel, audio->block, n);
@@ -128,8 +174,10 @@ static struct sink *audio_sink_open(const struct sink_setup *setup, struct ssm_e
     }
     int rate = card_rate(audio->sink.card);
     audio->target = (size_t)(target_s * rate);
+    clock_init(&audio->clock, rate);
+    slew_init(&audio->slew);
     for (int i = 0; i < audio->n; i++) {
-        audio->resamplers[i] = resampler_create(setup->model->rate, rate, RESAMPLER_LIVE);
+        audio->resamplers[i] = resampler_create(setup->model->rate, rate, audio->engine ? RESAMPLER_LIVE : RESAMPLER_SLEWED);
         if (!audio->resamplers[i]) {
             refuse_memory(err);
             goto fail;

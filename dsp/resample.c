@@ -10,6 +10,7 @@
 struct resampler {
     SRC_STATE *state; /* NULL: equal rates */
     int from, to;
+    double ratio; /* of samples out to samples in */
     double delay;
     uint64_t taken, given; /* samples since the start, the flush's zeros not among them */
 };
@@ -17,7 +18,7 @@ struct resampler {
 static size_t convert(struct resampler *resampler, const float *in, size_t n_in, size_t *used, float *out, size_t n_out)
 {
     SRC_DATA data = {.data_in = in, .data_out = out, .input_frames = (long)n_in, .output_frames = (long)n_out};
-    data.src_ratio = (double)resampler->to / resampler->from;
+    data.src_ratio = resampler->ratio;
     int error = src_process(resampler->state, &data);
     assert(error == 0); /* only misuse has errors */
     (void)error;
@@ -46,10 +47,10 @@ struct resampler *resampler_create(int from, int to, enum resampler_grade grade)
     if (!resampler) {
         return NULL;
     }
-    *resampler = (struct resampler){.from = from, .to = to};
-    if (from != to) {
+    *resampler = (struct resampler){.from = from, .to = to, .ratio = (double)to / from};
+    if (from != to || grade == RESAMPLER_SLEWED) {
         int error;
-        resampler->state = src_new(grade == RESAMPLER_LIVE ? SRC_SINC_FASTEST : SRC_SINC_MEDIUM_QUALITY, 1, &error);
+        resampler->state = src_new(grade == RESAMPLER_BEST ? SRC_SINC_MEDIUM_QUALITY : SRC_SINC_FASTEST, 1, &error);
         if (!resampler->state) {
             free(resampler);
             return NULL;
@@ -67,6 +68,11 @@ void resampler_destroy(struct resampler *resampler)
         }
         free(resampler);
     }
+}
+
+void resampler_slew(struct resampler *resampler, double ratio)
+{
+    resampler->ratio = ratio * resampler->to / resampler->from;
 }
 
 void resampler_reset(struct resampler *resampler)

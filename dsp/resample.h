@@ -15,8 +15,9 @@ struct resampler;
 /*                 libsamplerate's    flat up to   noise     delay, in samples of the lower rate
  * RESAMPLER_LIVE  SINC_FASTEST       80 %         -97 dB    20 (1.25 ms at 16 kHz)
  * RESAMPLER_BEST  SINC_MEDIUM        90 %        -121 dB    47; for files
+ * RESAMPLER_SLEWED is RESAMPLER_LIVE whose ratio resampler_slew may change: equal rates go through the filter too.
  * (SINC_BEST costs four times MEDIUM: 48 kHz <-> 16 kHz would take 12 % of a core, six times what a model may.) */
-enum resampler_grade { RESAMPLER_LIVE, RESAMPLER_BEST };
+enum resampler_grade { RESAMPLER_LIVE, RESAMPLER_BEST, RESAMPLER_SLEWED };
 
 /* One channel from `from` Hz to `to` Hz. NULL when memory runs out or the ratio is beyond 1:256. */
 struct resampler *resampler_create(int from, int to, enum resampler_grade grade);
@@ -29,6 +30,11 @@ void resampler_reset(struct resampler *resampler);
  * to / from), and only reset goes on. */
 size_t resampler_push(struct resampler *resampler, const float *in, size_t n_in, size_t *used, float *out, size_t n_out,
                       int last);
+
+/* From the next push on, give `ratio` (near 1) times as many samples as the rates alone would make; it is reached within that
+ * push, without a step. Output sample j then stands for no exact time any more, and a flush gives the last samples but not as
+ * many as it should. */
+void resampler_slew(struct resampler *resampler, double ratio);
 
 /* Samples at the output rate by which output lags input at most: after N samples in, with room for all that was ready,
  * at least N * to / from - delay came out. */
