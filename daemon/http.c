@@ -58,7 +58,7 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **s
         return;
     }
     if (http->number == 0) {
-        setpriority(PRIO_PROCESS, 0, NICE); /* of this thread alone: whoever asks a lot is behind all who compute */
+        setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + NICE); /* of this thread alone: behind all who compute */
     }
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     for (int i = 0; i < HTTP_CONNECTIONS + SPARE && info && !*slot; i++) {
