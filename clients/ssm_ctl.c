@@ -164,6 +164,7 @@ const struct verb ssm_ctl = {
                "    stream.export  end STREAM there and write it to --state; what comes after the sample `taken` is for the next\n"
                "    stream.import  go on with the stream in --state, where nothing has come in yet (source pcm)\n"
                "    mem            the memory it uses\n"
+               "    reload         read the configuration again; pipelines that are the same in it run on (--wait 60)\n"
                "    drain          stop the sources, let what waits go through, and end\n"
                "STREAM is a pipeline and a channel, mic/0, or just mic where the pipeline has one.",
     .examples = "  ssm ctl stream.list\n"

@@ -328,3 +328,20 @@ void config_destroy(struct config *config)
         free(config);
     }
 }
+
+static bool same_value(const struct key *key, const struct config *a, const struct config *b)
+{
+    const char *x = (const char *)a + key->offset, *y = (const char *)b + key->offset;
+    return key->kind == KEY_TEXT || key->kind == KEY_TEXTS ? strcmp(x, y) == 0 : memcmp(x, y, key->size) == 0;
+}
+
+const char *config_differs(const struct config *a, const struct config *b)
+{
+    for (int i = 0; i < config_keys.n; i++) {
+        const struct key *key = &config_keys.at[i];
+        if (key->kind != KEY_NAMED && !same_value(key, a, b)) {
+            return key->name;
+        }
+    }
+    return NULL;
+}

@@ -113,6 +113,9 @@ struct config *config_parse(const char *text, size_t size, const char *name, con
                             struct config_errors *errors);
 void config_destroy(struct config *config); /* NULL is fine */
 
+/* The first key outside of pipelines whose value differs; NULL: none. */
+const char *config_differs(const struct config *a, const struct config *b);
+
 /* The configuration built in: what `ssmd` runs without --config. */
 const char *config_default(void);
 

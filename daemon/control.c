@@ -11,6 +11,7 @@
 
 #include "daemon/engine_thread.h"
 #include "daemon/record.h"
+#include "daemon/reload.h"
 #include "daemon/router.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
@@ -43,6 +44,7 @@ struct control {
     const struct operation *pending; /* its call is with the engine's thread */
     struct engine_call call;
     int status;                      /* what came of the call                     */
+    uint64_t awaited;                /* of reloads: it has ended when there were so many */
     struct leaving leave;            /* a stream on its way out                   */
     uint8_t *blob;                   /* the same as bytes, aligned: also of one on its way in */
     size_t blob_room, blob_size;     /* blob_size: of the answer's second frame   */
@@ -152,6 +154,37 @@ static void run_mem(struct control *control)
         put_count(bytes, "engine_bytes", info->engine_bytes);
         put_count(bytes, "state_bytes", info->state_bytes);
     }
+}
+
+static void run_reload(struct control *control)
+{
+    struct reload *reload = control->daemon->reload;
+    if (!reload) {
+        wrong(control, "refused", "op", "the configuration can't be read again: it is no file");
+    } else if (!reload_begin(reload)) {
+        wrong(control, "busy", "op", control->daemon->draining ? "it is draining" : "a reload is under way");
+    }
+    control->awaited = reload ? reload_count(reload) + 1 : 0;
+}
+
+static bool has_reloaded(const struct control *control)
+{
+    return reload_count(control->daemon->reload) >= control->awaited;
+}
+
+static void finish_reload(struct control *control)
+{
+    const struct reload_result *result = reload_last(control->daemon->reload);
+    if (result->err.code != 0) {
+        wrong(control, "refused", "", "%s", result->err.text);
+        return;
+    }
+    wire_put_map(&control->bytes, 5);
+    put_count(&control->bytes, "unchanged", (uint64_t)result->unchanged);
+    put_count(&control->bytes, "changed", (uint64_t)result->changed);
+    put_count(&control->bytes, "opened", (uint64_t)result->opened);
+    put_count(&control->bytes, "replaced", (uint64_t)result->replaced);
+    put_count(&control->bytes, "closed", (uint64_t)result->closed);
 }
 
 static void run_drain(struct control *control)
@@ -314,6 +347,8 @@ static const struct operation operations[] = {
     {.name = "stream.import", .args = "stream", .about = "go on with a stream that another daemon gave", .streams = true,
      .changes = true, .run = run_import, .finish = finish_import},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
+    {.name = "reload", .about = "read the configuration again; what is the same in it runs on", .changes = true,
+     .run = run_reload, .finish = finish_reload, .done = has_reloaded},
     {.name = "drain", .about = "stop the sources, let what waits go through, and end", .changes = true,
      .run = run_drain},
 };
@@ -626,6 +661,11 @@ static bool finish_pending(struct control *control)
         send_answer(control, answer, size);
     }
     return true;
+}
+
+bool control_holds_stream(const struct control *control)
+{
+    return control && control->pending && control->pending->streams;
 }
 
 void control_turn(struct control *control)

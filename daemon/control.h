@@ -17,6 +17,7 @@
  *
  * code: bad_request (what it is stands in path), unknown_op, denied, not_found, busy (try again), refused, internal. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,9 @@ int control_fd(const struct control *control);
 /* Loop thread, when the descriptor is readable, after each turn of the engine and now and then: answer what came, at most a
  * few requests. NULL is fine. */
 void control_turn(struct control *control);
+
+/* Loop thread: a request about a stream waits for its answer: no stream may be freed. NULL is fine. */
+bool control_holds_stream(const struct control *control);
 
 /* Answer one request. Gives the answer's bytes, borrowed until the next call, and *size; NULL: the engine's thread has to be
  * waited for. */

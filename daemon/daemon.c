@@ -17,6 +17,7 @@
 #include "daemon/loop.h"
 #include "daemon/notify.h"
 #include "daemon/publish.h"
+#include "daemon/reload.h"
 #include "daemon/running.h"
 #include "daemon/sink.h"
 #include "daemon/source.h"
@@ -28,13 +29,27 @@ enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 5
 
 /* ---- Opening. ---- */
 
-static bool is_patient(const struct daemon *daemon)
+size_t daemon_state_room(const struct daemon *daemon)
+{
+    return STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
+}
+
+void daemon_count(struct daemon *daemon)
 {
     bool patient = false;
+    int n = 0;
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         patient = patient || pipeline->source->patient;
+        n += pipeline->n_channels;
     }
-    return patient;
+    pthread_mutex_lock(&daemon->lock);
+    daemon->n_streams = n;
+    pthread_mutex_unlock(&daemon->lock);
+    atomic_store(&daemon->patient, patient);
+    size_t room = daemon_state_room(daemon);
+    uint8_t *bytes = room > daemon->state_room ? realloc(daemon->state_bytes, room) : NULL;
+    daemon->state_room = bytes ? room : daemon->state_room; /* without memory what is too long isn't told */
+    daemon->state_bytes = bytes ? bytes : daemon->state_bytes;
 }
 
 /* One of each that the configuration names. */
@@ -56,16 +71,10 @@ static int open_inputs(struct daemon *daemon, struct ssm_error *err)
     if (create_pipelines(daemon, err) < 0 || pipelines_open_inputs(daemon, daemon->pipelines, &daemon->models, err) < 0) {
         return -1;
     }
-    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        daemon->n_streams += pipeline->n_channels;
-    }
+    daemon_count(daemon);
     return 0;
 }
 
-size_t daemon_state_room(const struct daemon *daemon)
-{
-    return STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
-}
 
 static int open_publisher(struct daemon *daemon, struct ssm_error *err)
 {
@@ -78,8 +87,6 @@ static int open_publisher(struct daemon *daemon, struct ssm_error *err)
         return -1;
     }
     daemon->state_topic = publisher_topic(daemon->publisher, "state", NULL, -1, NULL);
-    daemon->state_room = daemon_state_room(daemon);
-    daemon->state_bytes = malloc(daemon->state_room);
     return daemon->state_topic && daemon->state_bytes ? 0 : refuse_memory(err);
 }
 
@@ -176,7 +183,6 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         open_outputs(daemon, err) < 0 || open_control(daemon, err) < 0) {
         goto fail;
     }
-    daemon->patient = is_patient(daemon);
     if (config->http[0] && !(daemon->http = http_open(config->http, health_pages, HEALTH_PAGES, daemon, err))) {
         goto fail;
     }
@@ -195,20 +201,9 @@ static const char *phase(const struct daemon *daemon)
 
 static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
 {
-    uint64_t n = 0;
+    uint64_t n = daemon->past[counter];
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         n += counted_in(pipeline->counters, pipeline->n_channels, counter);
-    }
-    return n;
-}
-
-static uint64_t hops_out(const struct daemon *daemon)
-{
-    uint64_t n = 0;
-    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        for (int i = 0; i < pipeline->n_channels; i++) {
-            n += stream_hops(pipeline->streams[i]);
-        }
     }
     return n;
 }
@@ -321,16 +316,33 @@ static void publish_state(struct daemon *daemon)
 
 /* ---- The loop's calls. ---- */
 
-static void serve_sinks(struct daemon *daemon)
+static void serve_pipeline(struct pipeline *pipeline)
 {
-    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        for (int k = 0; k < pipeline->n_sinks; k++) {
-            if (pipeline->sinks[k]->ops->serve) {
-                pipeline->sinks[k]->ops->serve(pipeline->sinks[k]);
-            }
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        if (pipeline->sinks[i]->ops->serve) {
+            pipeline->sinks[i]->ops->serve(pipeline->sinks[i]);
         }
     }
-    if (daemon->patient) {
+}
+
+/* What took another's place waits until that one's end, which may stand on the same topics, has been told. */
+void daemon_serve_sinks(struct daemon *daemon)
+{
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        pipeline->held = pipeline->before && !pipeline_ended(pipeline->before);
+    }
+    for (struct pipeline *pipeline = reload_leaving(daemon->reload); pipeline; pipeline = pipeline->next) {
+        serve_pipeline(pipeline);
+    }
+    for (struct pipeline *pipeline = reload_changing(daemon->reload); pipeline; pipeline = pipeline->next) {
+        serve_pipeline(pipeline);
+    }
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        if (!pipeline->held) {
+            serve_pipeline(pipeline);
+        }
+    }
+    if (atomic_load(&daemon->patient)) {
         waker_wake(engine_thread_waker(daemon->engine)); /* there is room again */
     }
 }
@@ -380,10 +392,11 @@ static void on_wake(void *arg)
     struct daemon *daemon = arg;
     tell_faults(daemon);
     bool done = engine_running(daemon->engine) == 0; /* before the sinks: then these have all there is */
-    serve_sinks(daemon);
+    daemon_serve_sinks(daemon);
     serve_publisher(daemon);
+    reload_turn(daemon->reload);
     control_turn(daemon->control);
-    if (done && (daemon->draining || !daemon->stay)) {
+    if (done && !reload_busy(daemon->reload) && (daemon->draining || !daemon->stay)) {
         loop_stop(daemon->loop);
     }
 }
@@ -427,6 +440,7 @@ static bool cards_changed(struct daemon *daemon)
 static void on_tick(void *arg)
 {
     struct daemon *daemon = arg;
+    reload_turn(daemon->reload);
     if (cards_changed(daemon)) { /* nobody has to wait for a second to know */
         publish_state(daemon);
         serve_publisher(daemon);
@@ -456,13 +470,23 @@ static void on_stop_signal(void *arg)
     daemon_drain(arg);
 }
 
+static void on_hangup(void *arg)
+{
+    struct daemon *daemon = arg;
+    if (daemon->reload) {
+        reload_again(daemon->reload);
+    } else {
+        log_line(LOG_WARNING, "the configuration can't be read again: it is no file");
+    }
+}
+
 /* Engine thread, after each turn. */
 static void on_delivered(void *arg)
 {
     struct daemon *daemon = arg;
     checkpoint_turn(daemon->checkpoint);
     loop_wake(daemon->loop);
-    if (daemon->patient) { /* somebody may be waiting for room, or for something to write */
+    if (atomic_load(&daemon->patient)) { /* somebody may be waiting for room, or for something to write */
         worker_wake(daemon->reader);
         worker_wake(daemon->writer);
     }
@@ -475,6 +499,7 @@ static int start_loop(struct daemon *daemon)
     bool ok = loop_on_wake(daemon->loop, on_wake, daemon) == 0 &&
               loop_signal(daemon->loop, SIGTERM, on_stop_signal, daemon) == 0 &&
               loop_signal(daemon->loop, SIGINT, on_stop_signal, daemon) == 0 &&
+              loop_signal(daemon->loop, SIGHUP, on_hangup, daemon) == 0 &&
               loop_every(daemon->loop, STATE_MS, on_second, daemon) == 0 &&
               loop_every(daemon->loop, TICK_MS, on_tick, daemon) == 0;
     if (ok && daemon->publisher) {
@@ -506,6 +531,7 @@ static int start(struct daemon *daemon, struct ssm_error *err)
 /* The threads end in the order in which samples travel, so that each finds all there is. */
 static void stop(struct daemon *daemon)
 {
+    reload_halt(daemon->reload);
     pipelines_stop(daemon->pipelines);
     worker_stop(daemon->reader);
     engine_thread_stop(daemon->engine);
@@ -524,13 +550,10 @@ static void say_goodbye(struct daemon *daemon)
                      counter_table[i].help);
         }
     }
-    uint64_t in = 0;
+    uint64_t in = daemon->past_in, out = daemon->past_out;
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        const struct ssm_info *model = ssm_describe(pipeline->model->engine);
-        for (int i = 0; i < pipeline->n_channels; i++) {
-            double samples = (double)stream_samples(pipeline->streams[i]);
-            in += (uint64_t)(samples * model->rate / pipeline->source->rate / model->hop + 0.999999);
-        }
+        in += pipeline_hops_in(pipeline);
+        out += pipeline_hops_out(pipeline);
     }
     uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_DEVICE_LOST) +
                     counted_all(daemon, COUNTER_QUEUE_FULL) +
@@ -544,7 +567,7 @@ static void say_goodbye(struct daemon *daemon)
     }
     const struct histogram *step = engine_step_times(daemon->engine);
     log_line(LOG_INFO, "%s: %llu hops in, %llu out, %llu samples lost; step p50 %.3f ms p99 %.3f ms%s",
-             daemon->forced ? "stopped" : "drained", (unsigned long long)in, (unsigned long long)hops_out(daemon),
+             daemon->forced ? "stopped" : "drained", (unsigned long long)in, (unsigned long long)out,
              (unsigned long long)lost, histogram_quantile(step, 0.5) / 1e6, histogram_quantile(step, 0.99) / 1e6, latency);
 }
 
@@ -565,6 +588,21 @@ static int exit_code(const struct daemon *daemon)
     return 0;
 }
 
+void daemon_tell_ready(const struct daemon *daemon)
+{
+    char status[320];
+    snprintf(status, sizeof status, "%d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
+             daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
+    notify_ready(status);
+}
+
+int daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg,
+                   struct ssm_error *err)
+{
+    daemon->reload = reload_create(daemon, load, arg);
+    return daemon->reload ? 0 : refuse_memory(err);
+}
+
 int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
 {
     daemon->stay = stay;
@@ -574,15 +612,13 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     }
     atomic_store(&daemon->progress, clock_now());
     atomic_store(&daemon->ready, true);
-    char status[320];
-    snprintf(status, sizeof status, "%d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
+    log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
-    log_line(LOG_INFO, "ready: %s", status);
-    notify_ready(status);
+    daemon_tell_ready(daemon);
     loop_run(daemon->loop);
     stop(daemon);
     tell_faults(daemon);
-    serve_sinks(daemon);
+    daemon_serve_sinks(daemon);
     pipelines_close_sinks(daemon->pipelines);
     publish_state(daemon);
     if (daemon->publisher) {
@@ -600,6 +636,7 @@ void daemon_close(struct daemon *daemon)
     }
     http_close(daemon->http);
     engine_thread_stop(daemon->engine);
+    reload_destroy(daemon->reload);
     pipelines_close(daemon->pipelines);
     models_close(daemon->models);
     engine_thread_destroy(daemon->engine);

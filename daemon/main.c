@@ -35,7 +35,7 @@ static const char help[] =
     "  -h, --help            print this and end\n"
     "\n"
     "Runs until every source has ended, or SIGTERM or SIGINT: then what is on its way is finished and output files are\n"
-    "whole. A second signal cuts that short.\n"
+    "whole. A second signal cuts that short. SIGHUP reads the configuration again: what is the same in it runs on.\n"
     "\n"
     "Exit codes: 0 done; 64 usage; 65 bad data or model; 66 no input; 69 device or address not to be had; 73, 74 output;\n"
     "75 cut short; 78 configuration. `ssm --help` is the tool; `ssm schema` describes the configuration.\n";
@@ -92,13 +92,18 @@ static int parse(int argc, char **argv, struct arguments *args)
     return -1;
 }
 
-static struct config *load(const struct arguments *args)
+static struct config *load(void *arg, struct config_errors *errors)
+{
+    const struct arguments *args = arg;
+    const char *text = config_default();
+    return args->config ? config_load(args->config, args->overrides, args->n_overrides, errors)
+                        : config_parse(text, strlen(text), "built-in", args->overrides, args->n_overrides, errors);
+}
+
+static struct config *load_or_say_why(struct arguments *args)
 {
     struct config_errors errors = {0};
-    const char *text = config_default();
-    struct config *config =
-        args->config ? config_load(args->config, args->overrides, args->n_overrides, &errors)
-                     : config_parse(text, strlen(text), "built-in", args->overrides, args->n_overrides, &errors);
+    struct config *config = load(args, &errors);
     for (int i = 0; !config && i < errors.n; i++) {
         log_line(LOG_ERROR, "%s", errors.at[i].text);
     }
@@ -106,6 +111,17 @@ static struct config *load(const struct arguments *args)
         log_line(LOG_ERROR, "... and %d more", errors.more);
     }
     return config;
+}
+
+/* Standard input can't be read again. */
+static int run(const struct config *config, struct arguments *args, struct ssm_error *err)
+{
+    struct daemon *daemon = daemon_open(config, err);
+    bool rereads = args->config && strcmp(args->config, "-") != 0;
+    bool ok = daemon && (!rereads || daemon_reloads(daemon, load, args, err) == 0);
+    int code = ok ? daemon_run(daemon, args->stay, err) : err->code;
+    daemon_close(daemon);
+    return code;
 }
 
 int main(int argc, char **argv)
@@ -116,7 +132,7 @@ int main(int argc, char **argv)
     if (code >= 0) {
         return code;
     }
-    struct config *config = load(&args);
+    struct config *config = load_or_say_why(&args);
     if (!config) {
         return 78;
     }
@@ -127,12 +143,10 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is like a full disk: told, counted, and the rest runs on */
     struct ssm_error err = {0};
-    struct daemon *daemon = daemon_open(config, &err);
-    code = daemon ? daemon_run(daemon, args.stay, &err) : err.code;
+    code = run(config, &args, &err);
     if (err.code != 0) {
         log_line(LOG_ERROR, "%s", err.text);
     }
-    daemon_close(daemon);
     config_destroy(config);
     return code;
 }

@@ -10,6 +10,7 @@
 #include "daemon/engine_thread.h"
 #include "daemon/gate.h"
 #include "daemon/publish.h"
+#include "daemon/reload.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
 
@@ -344,11 +345,28 @@ static void put_counters(FILE *file, const struct daemon *daemon)
     }
 }
 
+static void put_reloads(FILE *file, const struct daemon *daemon)
+{
+    struct reload_total total;
+    if (!daemon->reload) {
+        return;
+    }
+    reload_totals(daemon->reload, &total);
+    put_one(file, "config_last_reload_successful", "gauge", "1: the last reload was one, or none was asked for",
+            total.last_good);
+    put_one(file, "config_last_reload_success_timestamp_seconds", "gauge",
+            "when what runs was read, since 1970", total.good_utc);
+    put_family(file, "reloads_total", "counter", "times the configuration was read again");
+    put(file, "reloads_total", (const struct label[]){{"result", "success"}, {0}}, (double)total.good);
+    put(file, "reloads_total", (const struct label[]){{"result", "failure"}, {0}}, (double)total.bad);
+}
+
 void metrics_print(const struct daemon *daemon, FILE *file)
 {
     put_family(file, "build_info", "gauge", "what runs");
     put(file, "build_info", (const struct label[]){{"version", SSM_VERSION}, {"node", daemon->config->node}, {0}}, 1);
     put_process(file, daemon);
+    put_reloads(file, daemon);
     put_models(file, daemon);
     put_engine(file, daemon);
     put_published(file, daemon);

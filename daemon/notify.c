@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "dsp/clock.h"
+
 enum { LOADING_S = 30 };
 
 /* '@' is how an abstract socket's name is written. */
@@ -54,6 +56,11 @@ void notify_loading(const char *what)
 void notify_ready(const char *status)
 {
     tell("READY=1\nSTATUS=%s", status);
+}
+
+void notify_reloading(void)
+{
+    tell("RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=reloading", (long long)(clock_now() / 1000));
 }
 
 void notify_stopping(double seconds)

@@ -9,6 +9,7 @@
 
 void notify_loading(const char *what); /* STATUS, and 30 s more until READY: once for each slow thing */
 void notify_ready(const char *status); /* READY */
+void notify_reloading(void);           /* RELOADING, until READY again */
 void notify_stopping(double seconds);  /* STOPPING, which may take that long */
 void notify_alive(void);               /* WATCHDOG, where WatchdogSec= asks for it of this process */
 

@@ -19,7 +19,7 @@
 #include "daemon/source.h"
 #include "model/refuse.h"
 
-enum { ROWS_LEAST = 64 };
+enum { ROWS_LEAST = 64, SPARE_MOST = 64 };
 
 static struct settings *hold(struct settings *settings)
 {
@@ -105,12 +105,24 @@ static int choose_models(struct daemon *daemon, struct pipeline *pipeline, struc
     return pipeline->model && (pipeline->fallback || !config->fallback[0]) ? 0 : -1;
 }
 
-static int open_model(const struct config *config, struct model *model, struct ssm_error *err)
+/* Those that come one by one to a model that is full get engines that grow with their number. */
+static int slots_for(const struct daemon *daemon, const struct model *model)
 {
+    int slots = model->users;
+    for (const struct model *other = daemon->models; other; other = other->next) {
+        int full = strcmp(other->name, model->name) == 0 && other->engine ? ssm_describe(other->engine)->streams : 0;
+        slots = full > slots && full <= SPARE_MOST ? full : slots;
+    }
+    return slots;
+}
+
+static int open_model(const struct daemon *daemon, struct model *model, struct ssm_error *err)
+{
+    const struct config *config = daemon->config;
     int threads = config->threads > 0 ? config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     const struct ssm_options options = {.device = config->device,
                                         .precision = config->precision,
-                                        .streams = model->users,
+                                        .streams = slots_for(daemon, model),
                                         .threads = threads,
                                         .max_hops = STREAM_HOPS};
     notify_loading(model->name);
@@ -137,7 +149,7 @@ int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct m
         }
     }
     for (struct model *model = *models; model; model = model->next) {
-        if (open_model(daemon->config, model, err) < 0) {
+        if (open_model(daemon, model, err) < 0) {
             return -1;
         }
     }
@@ -158,31 +170,46 @@ void models_close(struct model *list)
 
 /* ---- Sinks and streams. ---- */
 
-static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+static struct sink_setup sink_setup_of(struct daemon *daemon, struct pipeline *pipeline)
 {
     struct source *source = pipeline->source;
-    struct sink_setup setup = {.node = daemon->config->node,
+    const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+    return (struct sink_setup){.node = daemon->config->node,
                                .pipeline = pipeline->config->name,
-                               .model = ssm_describe(pipeline->model->engine),
+                               .model = model,
                                .labels = pipeline->model->labels,
                                .channels = source->channels,
                                .n_channels = source->n_channels,
                                .source_rate = source->rate,
-                               .rate = source->sensor ? CADENCE_TICKS : ssm_describe(pipeline->model->engine)->rate,
+                               .rate = source->sensor ? CADENCE_TICKS : model->rate,
                                .patient = source->patient,
+                               .late = pipeline->before && pipeline->source == pipeline->before->source,
                                .counters = pipeline->counters,
                                .publisher = daemon->publisher,
                                .stages = &daemon->stages,
                                .writer = daemon->writer,
                                .engine = engine_thread_waker(daemon->engine)};
-    for (int i = 0; i < pipeline->config->n_sinks; i++) {
-        setup.config = &pipeline->config->sinks[i];
-        pipeline->sinks[i] = sink_find(setup.config->type)->open(&setup, err);
-        if (!pipeline->sinks[i]) {
+}
+
+static int open_sink(struct pipeline *pipeline, struct sink_setup *setup, int i, struct ssm_error *err)
+{
+    setup->config = &pipeline->config->sinks[i];
+    pipeline->sinks[i] = sink_find(setup->config->type)->open(setup, err);
+    if (!pipeline->sinks[i]) {
+        return -1;
+    }
+    pipeline->sink_configs[i] = setup->config;
+    pipeline->sink_settings[i] = hold(pipeline->settings);
+    return 0;
+}
+
+static int open_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct sink_setup setup = sink_setup_of(daemon, pipeline);
+    for (int i = 0; i < pipeline->config->n_sinks; i++, pipeline->n_sinks++) {
+        if (open_sink(pipeline, &setup, i, err) < 0) {
             return -1;
         }
-        pipeline->sink_settings[i] = hold(pipeline->settings);
-        pipeline->n_sinks++;
     }
     return 0;
 }
@@ -302,6 +329,156 @@ int pipelines_open_outputs(struct daemon *daemon, struct pipeline *list, struct 
     return 0;
 }
 
+/* ---- One that takes another's place. ---- */
+
+/* The running one's sink with the same settings that nobody has taken yet; -1: there is none. */
+static int find_sink(const struct pipeline *running, const struct config_sink *config, unsigned taken)
+{
+    int i = running->n_sinks - 1;
+    while (i >= 0 && ((taken >> i & 1) || memcmp(running->sink_configs[i], config, sizeof *config) != 0)) {
+        i--;
+    }
+    return i;
+}
+
+static void keep_sink(struct pipeline *pipeline, int i, const struct pipeline *running, int k)
+{
+    pipeline->sinks[i] = running->sinks[k];
+    pipeline->sink_configs[i] = running->sink_configs[k];
+    pipeline->sink_settings[i] = running->sink_settings[k];
+    pipeline->kept_sinks[i] = true;
+}
+
+static int alter_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct sink_setup setup = sink_setup_of(daemon, pipeline);
+    unsigned taken = 0;
+    for (int i = 0; i < pipeline->config->n_sinks; i++, pipeline->n_sinks++) {
+        int k = find_sink(pipeline->before, &pipeline->config->sinks[i], taken);
+        if (k >= 0) {
+            taken |= 1u << k;
+            keep_sink(pipeline, i, pipeline->before, k);
+        } else if (open_sink(pipeline, &setup, i, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+struct pipeline *pipeline_alter(struct daemon *daemon, const struct config_pipeline *config, struct pipeline *running,
+                                struct ssm_error *err)
+{
+    struct pipeline *pipeline = pipeline_create(config);
+    if (!pipeline) {
+        refuse_memory(err);
+        return NULL;
+    }
+    pipeline->before = running;
+    pipeline->source = running->source;
+    pipeline->model = running->model;
+    pipeline->fallback = running->fallback;
+    pipeline->counters = running->counters;
+    pipeline->streams = running->streams;
+    pipeline->n_channels = running->n_channels;
+    if (fit(pipeline, err) < 0 || alter_sinks(daemon, pipeline, err) < 0) {
+        pipeline_abandon(pipeline);
+        return NULL;
+    }
+    return pipeline;
+}
+
+void pipeline_abandon(struct pipeline *pipeline)
+{
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        if (!pipeline->kept_sinks[i]) {
+            pipeline->sinks[i]->ops->close(pipeline->sinks[i]);
+            release(pipeline->sink_settings[i]);
+        }
+    }
+    release(pipeline->settings);
+    free(pipeline);
+}
+
+int pipeline_start_sinks(struct pipeline *pipeline, struct ssm_error *err)
+{
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        const struct sink_ops *ops = pipeline->sinks[i]->ops;
+        if (!pipeline->kept_sinks[i] && ops->start && ops->start(pipeline->sinks[i], err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+void pipeline_change(struct daemon *daemon, struct pipeline *pipeline)
+{
+    const struct stream_change change = {.sinks = pipeline->sinks,
+                                         .n_sinks = pipeline->n_sinks,
+                                         .share = share_of(pipeline->config),
+                                         .bypass = pipeline->config->bypass,
+                                         .deadline = deadline_of(daemon, pipeline)};
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        stream_change(pipeline->streams[i], &change);
+    }
+}
+
+static bool has_sink(const struct pipeline *pipeline, const struct sink *sink)
+{
+    int i = pipeline->n_sinks;
+    while (i > 0 && pipeline->sinks[i - 1] != sink) {
+        i--;
+    }
+    return i > 0;
+}
+
+/* The other keeps the sinks that only it has. */
+static void keep_own_sinks(struct pipeline *running, const struct pipeline *pipeline)
+{
+    int n = 0;
+    for (int i = 0; i < running->n_sinks; i++) {
+        if (!has_sink(pipeline, running->sinks[i])) {
+            running->sinks[n] = running->sinks[i];
+            running->sink_settings[n++] = running->sink_settings[i];
+        }
+    }
+    running->n_sinks = n;
+}
+
+static void copy_times(struct pipeline *pipeline, const struct pipeline *running)
+{
+    memcpy(pipeline->seen, running->seen, sizeof pipeline->seen);
+    for (int i = 0; i < COUNTERS; i++) {
+        atomic_store(&pipeline->risen[i], atomic_load(&running->risen[i]));
+    }
+}
+
+void pipeline_take_over(struct pipeline *pipeline)
+{
+    struct pipeline *running = pipeline->before;
+    keep_own_sinks(running, pipeline);
+    copy_times(pipeline, running);
+    memset(pipeline->kept_sinks, 0, sizeof pipeline->kept_sinks);
+    pipeline->source_settings = running->source_settings;
+    pipeline->feeds = running->feeds;
+    pipeline->kept = running->kept;
+    pipeline->rows = running->rows;
+    pipeline->started = running->started;
+    pipeline->lowered = running->lowered;
+    pipeline->before = NULL;
+    running->source = NULL;
+    running->source_settings = NULL;
+    running->model = running->fallback = NULL;
+    running->counters = NULL;
+    running->streams = NULL;
+    running->feeds = NULL;
+    running->kept = NULL;
+    running->rows = NULL;
+    running->started = false;
+    running->n_channels = 0;
+}
+
+/* ---- Closing. ---- */
+
 static void close_sinks(struct pipeline *pipeline)
 {
     for (int i = 0; i < pipeline->n_sinks; i++) {
@@ -318,6 +495,17 @@ void pipelines_close_sinks(struct pipeline *list)
     }
 }
 
+void pipeline_leave_models(struct pipeline *pipeline)
+{
+    if (pipeline->model) {
+        pipeline->model->users -= pipeline->n_channels;
+    }
+    if (pipeline->fallback) {
+        pipeline->fallback->users -= pipeline->n_channels;
+    }
+    pipeline->model = pipeline->fallback = NULL;
+}
+
 static void close_one(struct pipeline *pipeline)
 {
     if (pipeline->source) {
@@ -329,12 +517,7 @@ static void close_one(struct pipeline *pipeline)
         stream_destroy(pipeline->streams ? pipeline->streams[i] : NULL);
         feed_destroy(pipeline->feeds ? pipeline->feeds[i] : NULL);
     }
-    if (pipeline->model) {
-        pipeline->model->users -= pipeline->n_channels;
-    }
-    if (pipeline->fallback) {
-        pipeline->fallback->users -= pipeline->n_channels;
-    }
+    pipeline_leave_models(pipeline);
     rows_destroy(pipeline->rows);
     free(pipeline->kept);
     free(pipeline->streams);
@@ -384,6 +567,7 @@ static void part(struct daemon *daemon, struct pipeline *pipeline, int n)
             checkpoint_part(daemon->checkpoint, pipeline->kept[i]);
         }
         leave_batches(daemon->engine, pipeline, pipeline->streams[i]);
+        stream_cut(pipeline->streams[i]);
     }
 }
 
@@ -413,14 +597,40 @@ int pipelines_join(struct daemon *daemon, struct pipeline *list, struct ssm_erro
     return 0;
 }
 
+bool pipeline_ended(const struct pipeline *pipeline)
+{
+    int n = pipeline->n_channels;
+    while (n > 0 && stream_ended(pipeline->streams[n - 1])) {
+        n--;
+    }
+    return n == 0;
+}
+
+uint64_t pipeline_hops_in(const struct pipeline *pipeline)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        const struct ssm_info *model = ssm_describe(pipeline->model->engine);
+        double samples = (double)stream_samples(pipeline->streams[i]);
+        n += (uint64_t)(samples * model->rate / pipeline->source->rate / model->hop + 0.999999);
+    }
+    return n;
+}
+
+uint64_t pipeline_hops_out(const struct pipeline *pipeline)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < pipeline->n_channels; i++) {
+        n += stream_hops(pipeline->streams[i]);
+    }
+    return n;
+}
+
 int pipelines_start(struct pipeline *list, struct ssm_error *err)
 {
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
-        for (int i = 0; i < pipeline->n_sinks; i++) {
-            const struct sink_ops *ops = pipeline->sinks[i]->ops;
-            if (ops->start && ops->start(pipeline->sinks[i], err) < 0) {
-                return -1;
-            }
+        if (pipeline_start_sinks(pipeline, err) < 0) {
+            return -1;
         }
     }
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {

@@ -59,8 +59,13 @@ struct pipeline {
     struct counters *counters; /* (channels) */
     struct sink *sinks[CONFIG_SINKS];
     struct settings *sink_settings[CONFIG_SINKS];
+    const struct config_sink *sink_configs[CONFIG_SINKS];
     int n_sinks, n_channels;
     bool started;                    /* its source */
+    struct pipeline *before;         /* the running one it takes the place of; NULL: none */
+    bool kept_sinks[CONFIG_SINKS];   /* they are the other's still */
+    bool goes;                       /* its place is taken, or it goes */
+    bool held;                       /* nothing is published of it before that one's end */
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */
     _Atomic int64_t risen[COUNTERS]; /* when they last rose; 0: never   */
     int lowered;                     /* streams that had given way a second ago */
@@ -72,6 +77,16 @@ struct card *pipeline_player(const struct pipeline *pipeline);
 /* With a copy of its configuration. NULL when memory runs out. */
 struct pipeline *pipeline_create(const struct config_pipeline *config);
 
+/* The same source, model and streams as those of one that runs, with other settings or sinks; sinks whose settings are the same
+ * are that one's. It is no member of a list until pipeline_take_over has moved to it what it shares; before that
+ * pipeline_abandon closes what it doesn't. NULL with *err. */
+struct pipeline *pipeline_alter(struct daemon *daemon, const struct config_pipeline *config, struct pipeline *running,
+                                struct ssm_error *err);
+int pipeline_start_sinks(struct pipeline *pipeline, struct ssm_error *err); /* those that aren't the other's */
+void pipeline_change(struct daemon *daemon, struct pipeline *pipeline);     /* engine's thread: its streams do as it says */
+void pipeline_take_over(struct pipeline *pipeline); /* then, loop thread: what the other still has is to be closed */
+void pipeline_abandon(struct pipeline *pipeline);
+
 /* Their sources; then their models, from what the daemon has where slots are free, and else put into *models. -1 with *err. */
 int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err);
 /* Their sinks, streams and kept states. -1 with *err. */
@@ -79,12 +94,17 @@ int pipelines_open_outputs(struct daemon *daemon, struct pipeline *list, struct 
 
 /* Engine's thread, or before it is started. -1 with *err: none has joined. */
 int pipelines_join(struct daemon *daemon, struct pipeline *list, struct ssm_error *err);
+/* Streams that have not ended end here. */
 void pipelines_part(struct daemon *daemon, struct pipeline *list);
+bool pipeline_ended(const struct pipeline *pipeline); /* any thread; these too */
+uint64_t pipeline_hops_in(const struct pipeline *pipeline);
+uint64_t pipeline_hops_out(const struct pipeline *pipeline);
 
 /* Their sinks, then their sources. -1 with *err; pipelines_stop is then still to be called. */
 int pipelines_start(struct pipeline *list, struct ssm_error *err);
 void pipelines_stop(struct pipeline *list); /* loop thread: end the feeds soon; safe to repeat */
 
+void pipeline_leave_models(struct pipeline *pipeline); /* parted: its slots are free; safe to repeat */
 void pipelines_close_sinks(struct pipeline *list); /* what was written is finished, and its failures counted */
 void pipelines_close(struct pipeline *list);
 void models_close(struct model *list);

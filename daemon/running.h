@@ -22,6 +22,7 @@ struct gate;
 struct http;
 struct loop;
 struct publisher;
+struct reload;
 struct topic;
 struct worker;
 
@@ -30,6 +31,7 @@ struct daemon {
     pthread_mutex_t lock; /* for who isn't on the loop's thread and reads the two lists */
     struct pipeline *pipelines;
     struct model *models;
+    struct reload *reload;
     int n_streams;
     struct worker *reader, *writer;
     struct engine_thread *engine;
@@ -48,6 +50,7 @@ struct daemon {
     bool stay, forced;
     int64_t started, drain_until;
     double started_utc;          /* s since 1970 */
+    uint64_t past[COUNTERS], past_in, past_out; /* of pipelines that are gone: counted, hops in and out */
     int faults_told;
     uint64_t card_changes;       /* of all sound devices, told so far */
     uint64_t turns;              /* of the engine, a second ago */
@@ -58,6 +61,13 @@ struct daemon {
 size_t daemon_state_room(const struct daemon *daemon);
 void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes);
 void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes);
+
+/* Loop thread. When pipelines have come or gone: how many streams there are, and room to tell of them. */
+void daemon_count(struct daemon *daemon);
+/* Pass on what waits in the sinks of all pipelines, those that leave first. */
+void daemon_serve_sinks(struct daemon *daemon);
+/* Tell systemd that it runs, and what. */
+void daemon_tell_ready(const struct daemon *daemon);
 
 /* Loop thread: stop every source, let what waits go through, then end. A second time: end at once. */
 void daemon_drain(struct daemon *daemon);

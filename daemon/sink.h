@@ -56,6 +56,7 @@ struct sink_setup {
     int source_rate;      /* Hz                                                   */
     int rate;             /* of what deliveries count: samples at the model's rate, of a sensor CADENCE_TICKS */
     bool patient;         /* the source waits for room                            */
+    bool late;            /* the stream runs already: what comes first is where it begins here */
     struct counters *counters; /* (n_channels)                                    */
     struct publisher *publisher;
     struct stages *stages; /* how long published hops took                        */

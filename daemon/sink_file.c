@@ -41,6 +41,8 @@ struct file_sink {
     uint64_t written;
     int64_t flushed_at;
     bool broken;
+    bool late, begun; /* the engine's: first is set */
+    uint64_t first;
     float *block; /* (CHUNK, n) */
     struct lane lanes[];
 };
@@ -57,16 +59,31 @@ static size_t file_room(const struct sink *sink, int channel)
     return feed_room(lane_of(sink, channel)->feed);
 }
 
+/* The sample the file begins with. Where the stream ran before, that is the first one of the first channel to come, for all. */
+static uint64_t first_sample(struct file_sink *file, const struct delivery *hop)
+{
+    if (file->late && !file->begun) {
+        file->first = hop->s0;
+        file->begun = true;
+    }
+    return file->late ? file->first : hop->began;
+}
+
 static void file_write(struct sink *sink, int channel, const struct delivery *hop)
 {
+    struct file_sink *file = (struct file_sink *)sink;
     struct lane *lane = lane_of(sink, channel);
-    lane->expected = lane->expected > hop->began ? lane->expected : hop->began;
-    if (hop->s0 > lane->expected) {
-        feed_skip(lane->feed, hop->s0 - lane->expected);
+    uint64_t first = first_sample(file, hop), s0 = hop->s0 > first ? hop->s0 : first, end = hop->s0 + hop->n;
+    if (s0 >= end) {
+        return;
     }
-    size_t fits = feed_write(lane->feed, hop->samples, 1, hop->n, hop->inf);
-    count(&((struct file_sink *)sink)->counters[channel], COUNTER_FILE_FULL, hop->n - fits);
-    lane->expected = hop->s0 + hop->n;
+    lane->expected = lane->expected > first ? lane->expected : first;
+    if (s0 > lane->expected) {
+        feed_skip(lane->feed, s0 - lane->expected);
+    }
+    size_t n = (size_t)(end - s0), fits = feed_write(lane->feed, hop->samples + (s0 - hop->s0), 1, n, hop->inf);
+    count(&file->counters[channel], COUNTER_FILE_FULL, n - fits);
+    lane->expected = end;
 }
 
 static void file_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
@@ -227,6 +244,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     file->counters = setup->counters;
     file->engine = setup->engine;
     file->writer = setup->writer;
+    file->late = setup->late;
     file->source_rate = setup->source_rate;
     file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
     file->n = setup->n_channels;

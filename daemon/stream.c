@@ -701,6 +701,19 @@ static void leave(struct stream *stream)
     stream->position = stream->began_in + (out - stream->began) * (uint64_t)stream->rate / (uint64_t)stream->model->rate;
 }
 
+static void end_sink(struct stream *stream, struct sink *sink, uint64_t length)
+{
+    sink->ops->end(sink, stream->channel, &stream->hole, length);
+}
+
+static void end(struct stream *stream)
+{
+    for (int i = 0; i < stream->n_sinks; i++) {
+        end_sink(stream, stream->sinks[i], stream->position - stream->began_in);
+    }
+    atomic_store(&stream->ended, true);
+}
+
 bool stream_retire(struct stream *stream)
 {
     size_t most = stream->leaves ? (size_t)stream->model->hop - 1 : 0;
@@ -710,11 +723,60 @@ bool stream_retire(struct stream *stream)
     if (stream->leaves) {
         leave(stream);
     }
-    for (int k = 0; k < stream->n_sinks; k++) {
-        stream->sinks[k]->ops->end(stream->sinks[k], stream->channel, &stream->hole, stream->position - stream->began_in);
-    }
-    atomic_store(&stream->ended, true);
+    end(stream);
     return true;
+}
+
+/* ---- Changes while it runs. ---- */
+
+/* How much of the input what came out so far is, at the feed's rate. */
+static uint64_t length_out(const struct stream *stream)
+{
+    int64_t left = stream->left > stream->least ? stream->left : stream->least;
+    uint64_t out = left > 0 ? (uint64_t)left + stream->shift : 0;
+    return out > stream->began ? (out - stream->began) * (uint64_t)stream->rate / (uint64_t)stream->model->rate : 0;
+}
+
+static bool is_among(struct sink *const *sinks, int n, const struct sink *sink)
+{
+    while (n > 0 && sinks[n - 1] != sink) {
+        n--;
+    }
+    return n > 0;
+}
+
+/* Those of `sinks` that are not among the others end. */
+static void end_others(struct stream *stream, struct sink *const *sinks, int n, struct sink *const *others, int n_others)
+{
+    for (int i = 0; i < n; i++) {
+        if (!is_among(others, n_others, sinks[i])) {
+            end_sink(stream, sinks[i], length_out(stream));
+        }
+    }
+}
+
+void stream_change(struct stream *stream, const struct stream_change *change)
+{
+    if (!stream_ended(stream)) {
+        end_others(stream, stream->sinks, stream->n_sinks, change->sinks, change->n_sinks);
+    } else {
+        end_others(stream, change->sinks, change->n_sinks, stream->sinks, stream->n_sinks);
+    }
+    stream->sinks = change->sinks;
+    stream->n_sinks = change->n_sinks;
+    stream->deadline = change->deadline;
+    if (stream->blend) {
+        blend_limit(stream->blend, change->share);
+    }
+    atomic_store_explicit(&stream->bypass, change->bypass, memory_order_relaxed);
+}
+
+void stream_cut(struct stream *stream)
+{
+    if (!stream_ended(stream)) {
+        stream->position = stream->began_in + length_out(stream);
+        end(stream);
+    }
 }
 
 /* ---- What others ask for. ---- */

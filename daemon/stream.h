@@ -81,6 +81,23 @@ bool stream_is_fed(const struct stream *stream);
 /* Ask the engine where it runs now, for the deliveries to tell. */
 void stream_find_device(struct stream *stream);
 
+/* ---- Changes while it runs. ---- */
+
+/* What of a stream_setup may change; the array of sinks is borrowed as there. */
+struct stream_change {
+    struct sink *const *sinks;
+    int n_sinks;
+    float share;
+    bool bypass;
+    int64_t deadline;
+};
+
+/* At the next hop's border: sinks that are gone are told of the end, new ones begin there, shares change in 10 ms. */
+void stream_change(struct stream *stream, const struct stream_change *change);
+
+/* It ends here, whatever waits; its sinks are told. */
+void stream_cut(struct stream *stream);
+
 /* ---- Its state. ---- */
 
 /* The model goes back to its zero state; sample numbers run on. Gives a status of ssm.h. */

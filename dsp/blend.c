@@ -8,6 +8,7 @@ static const float FADE_SECONDS = 0.01f;
 
 struct blend {
     float share, standard, step; /* of dry: now, outside of the bypass, change a sample */
+    int rate;
     size_t delay, at;
     float late[]; /* (delay) a ring of the last dry samples, the oldest at `at` */
 };
@@ -17,6 +18,7 @@ struct blend *blend_create(int delay, int rate, float share, bool bypass)
     struct blend *blend = calloc(1, sizeof *blend + (size_t)delay * sizeof(float));
     if (blend) {
         blend->delay = (size_t)delay;
+        blend->rate = rate;
         blend->standard = share;
         blend->share = bypass ? 1 : blend->standard;
         blend->step = (1 - blend->standard) / (FADE_SECONDS * (float)rate);
@@ -27,6 +29,13 @@ struct blend *blend_create(int delay, int rate, float share, bool bypass)
 void blend_destroy(struct blend *blend)
 {
     free(blend);
+}
+
+void blend_limit(struct blend *blend, float share)
+{
+    float far = fmaxf(1 - share, fabsf(blend->standard - share));
+    blend->standard = share;
+    blend->step = far / (FADE_SECONDS * (float)blend->rate);
 }
 
 /* The dry sample of `delay` samples ago. */

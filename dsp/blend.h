@@ -20,6 +20,9 @@ struct blend;
 struct blend *blend_create(int delay, int rate, float share, bool bypass);
 void blend_destroy(struct blend *blend); /* NULL is fine */
 
+/* Another share outside of the bypass, to be reached in 10 ms at most. */
+void blend_limit(struct blend *blend, float share);
+
 /* The next n samples: dry (n) as they went in, wet (n) as came out with them, which becomes the mixture. bypass: where to
  * go from here. Gives whether any of them is of the bypass or on the way into or out of it. */
 bool blend_push(struct blend *blend, const float *dry, float *wet, size_t n, bool bypass);

@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/reload.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/checkpoint.h"
+#include "daemon/control.h"
+#include "daemon/engine_thread.h"
+#include "daemon/log.h"
+#include "daemon/loop.h"
+#include "daemon/notify.h"
+#include "daemon/running.h"
+#include "daemon/sink.h"
+#include "daemon/source.h"
+#include "dsp/clock.h"
+#include "model/refuse.h"
+
+/* What takes longer to open is given up: the one who asked is told, and what did come of it is closed. */
+static const int64_t open_limit = 30000000000;
+
+enum phase {
+    IDLE,
+    OPENING,  /* job: all that is new                                                   */
+    JOINING,  /* call: its streams join                                                 */
+    STARTING, /* job: its sinks and sources start; from here on nothing fails           */
+    CHANGING, /* call: streams change; then what is replaced or gone comes to its end   */
+    PARTING,  /* call: its streams part                                                 */
+    CLOSING,  /* job: it is closed                                                      */
+    UNDOING,  /* call: something failed, the new streams part again; then CLOSING       */
+};
+
+struct reload {
+    struct engine_call call; /* first: the engine's thread finds the rest by it */
+    struct daemon *daemon;
+    struct config *(*load)(void *arg, struct config_errors *errors);
+    void *arg;
+    enum phase phase;
+    bool again, late; /* late: given up while it was opening */
+    int64_t since;
+    uint64_t count;
+    struct reload_result result, last;
+    struct reload_total total;
+
+    struct pipeline *fresh;    /* opened anew        */
+    struct pipeline *changing; /* by pipeline_alter  */
+    struct pipeline *leaving;
+    struct model *models;      /* opened for the fresh ones; at the end: those that nobody uses any more */
+
+    pthread_t thread;
+    bool threaded;
+    void (*job)(struct reload *reload);
+    atomic_bool done; /* the job */
+};
+
+struct reload *reload_create(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
+{
+    struct reload *reload = calloc(1, sizeof *reload);
+    if (reload) {
+        reload->daemon = daemon;
+        reload->load = load;
+        reload->arg = arg;
+        reload->total = (struct reload_total){.last_good = true, .good_utc = 1e-9 * (double)clock_utc_now()};
+    }
+    return reload;
+}
+
+static void abandon_all(struct pipeline *list)
+{
+    for (struct pipeline *next; list; list = next) {
+        next = list->next;
+        pipeline_abandon(list);
+    }
+}
+
+/* Everything on its own lists, which it leaves empty. */
+static void close_all(struct reload *reload)
+{
+    abandon_all(reload->changing);
+    pipelines_close(reload->fresh);
+    pipelines_close(reload->leaving);
+    models_close(reload->models);
+    reload->changing = reload->fresh = reload->leaving = NULL;
+    reload->models = NULL;
+}
+
+void reload_destroy(struct reload *reload)
+{
+    if (reload) {
+        close_all(reload);
+        free(reload);
+    }
+}
+
+/* ---- Jobs. ---- */
+
+static void *run(void *arg)
+{
+    struct reload *reload = arg;
+    reload->job(reload);
+    atomic_store(&reload->done, true);
+    loop_wake(reload->daemon->loop);
+    return NULL;
+}
+
+static void begin_job(struct reload *reload, enum phase phase, void (*job)(struct reload *reload))
+{
+    reload->phase = phase;
+    reload->job = job;
+    atomic_store(&reload->done, false);
+    reload->threaded = pthread_create(&reload->thread, NULL, run, reload) == 0;
+    if (!reload->threaded) { /* then the loop waits for it */
+        run(reload);
+    }
+}
+
+static bool end_job(struct reload *reload)
+{
+    if (!atomic_load(&reload->done)) {
+        return false;
+    }
+    if (reload->threaded) {
+        pthread_join(reload->thread, NULL);
+        reload->threaded = false;
+    }
+    return true;
+}
+
+static void begin_call(struct reload *reload, enum phase phase, void (*run)(struct engine_thread *, struct engine_call *))
+{
+    reload->phase = phase;
+    reload->call.run = run;
+    engine_post(reload->daemon->engine, &reload->call);
+}
+
+void reload_halt(struct reload *reload)
+{
+    if (reload && reload->threaded) {
+        pthread_join(reload->thread, NULL);
+        reload->threaded = false;
+    }
+    if (reload) {
+        pipelines_stop(reload->fresh);
+    }
+}
+
+/* ---- What becomes of whom. ---- */
+
+static struct pipeline *find_running(const struct daemon *daemon, const char *name)
+{
+    struct pipeline *pipeline = daemon->pipelines;
+    while (pipeline && strcmp(pipeline->config->name, name) != 0) {
+        pipeline = pipeline->next;
+    }
+    return pipeline;
+}
+
+/* Places in the file don't count. */
+static bool same_settings(const struct config_pipeline *a, const struct config_pipeline *b)
+{
+    size_t line = offsetof(struct config_pipeline, line), after = line + sizeof a->line;
+    return memcmp(a, b, line) == 0 && memcmp((const char *)a + after, (const char *)b + after, sizeof *a - after) == 0;
+}
+
+static bool same_input(const struct config_pipeline *a, const struct config_pipeline *b)
+{
+    return strcmp(a->model, b->model) == 0 && strcmp(a->fallback, b->fallback) == 0 && a->priority == b->priority &&
+           memcmp(&a->source, &b->source, sizeof a->source) == 0;
+}
+
+static void append(struct pipeline **list, struct pipeline *pipeline)
+{
+    while (*list) {
+        list = &(*list)->next;
+    }
+    *list = pipeline;
+}
+
+/* A file that is being written isn't written by another. */
+static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, struct ssm_error *err)
+{
+    for (int i = 0; i < pipeline->config->n_sinks; i++) {
+        const struct config_sink *sink = &pipeline->config->sinks[i];
+        struct stat wanted, written;
+        if (sink->type != SINK_FILE || stat(sink->path, &wanted) < 0 || !S_ISREG(wanted.st_mode)) {
+            continue;
+        }
+        for (const struct pipeline *other = daemon->pipelines; other; other = other->next) {
+            for (int k = 0; k < other->n_sinks; k++) {
+                const struct config_sink *theirs = other->sink_configs[k];
+                bool kept = other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0 &&
+                            same_input(pipeline->config, other->config);
+                if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 &&
+                    written.st_dev == wanted.st_dev && written.st_ino == wanted.st_ino) {
+                    return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
+                                  pipeline->config->name, sink->path, other->config->name);
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+static int alter(struct reload *reload, const struct config_pipeline *config, struct pipeline *running, struct ssm_error *err)
+{
+    const struct pipeline asks = {.config = config, .before = running};
+    if (refuse_written(reload->daemon, &asks, err) < 0) {
+        return -1;
+    }
+    struct pipeline *pipeline = pipeline_alter(reload->daemon, config, running, err);
+    if (pipeline) {
+        append(&reload->changing, pipeline);
+        reload->result.changed++;
+    }
+    return pipeline ? 0 : -1;
+}
+
+static int renew(struct reload *reload, const struct config_pipeline *config, struct pipeline *running, struct ssm_error *err)
+{
+    struct pipeline *pipeline = pipeline_create(config);
+    if (!pipeline) {
+        return refuse_memory(err);
+    }
+    pipeline->before = running;
+    append(&reload->fresh, pipeline);
+    if (running) {
+        running->goes = true;
+    }
+    reload->result.replaced += running != NULL;
+    reload->result.opened += running == NULL;
+    return refuse_written(reload->daemon, pipeline, err);
+}
+
+static int compare_pipeline(struct reload *reload, const struct config_pipeline *config, struct ssm_error *err)
+{
+    struct pipeline *running = find_running(reload->daemon, config->name);
+    if (!running || !same_input(config, running->config)) {
+        return renew(reload, config, running, err);
+    }
+    running->goes = false;
+    if (same_settings(config, running->config)) {
+        reload->result.unchanged++;
+        return 0;
+    }
+    return alter(reload, config, running, err);
+}
+
+/* Those without one in the new configuration go. */
+static void count_gone(struct reload *reload)
+{
+    const struct reload_result *result = &reload->result;
+    int gone = 0;
+    for (const struct pipeline *pipeline = reload->daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        gone += pipeline->goes;
+    }
+    reload->result.closed = gone - result->replaced;
+}
+
+static int compare(struct reload *reload, const struct config *config, struct ssm_error *err)
+{
+    const char *key = config_differs(reload->daemon->config, config);
+    if (key) {
+        return refuse(err, 78, "%s has changed: that takes a restart; nothing was changed", key);
+    }
+    for (struct pipeline *pipeline = reload->daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        pipeline->goes = true;
+    }
+    for (int i = 0; i < config->n_pipelines; i++) {
+        if (compare_pipeline(reload, &config->pipelines[i], err) < 0) {
+            return -1;
+        }
+    }
+    count_gone(reload);
+    return 0;
+}
+
+/* ---- Opening: the job's thread. ---- */
+
+static struct config *load(struct reload *reload, struct ssm_error *err)
+{
+    struct config_errors errors = {0};
+    struct config *config = reload->load(reload->arg, &errors);
+    if (!config && errors.n > 0) {
+        refuse(err, 78, "%s", errors.at[0].text);
+    } else if (!config) {
+        refuse_memory(err);
+    }
+    for (int i = 0; !config && i < errors.n; i++) {
+        log_line(LOG_ERROR, "%s", errors.at[i].text);
+    }
+    return config;
+}
+
+/* What was kept under the same names by others is not theirs. */
+static void forget_kept(struct reload *reload)
+{
+    for (struct pipeline *pipeline = reload->fresh; pipeline; pipeline = pipeline->next) {
+        for (int i = 0; i < pipeline->n_channels && !pipeline->before; i++) {
+            if (pipeline->kept[i]) {
+                checkpoint_forget(reload->daemon->checkpoint, pipeline->kept[i]);
+            }
+        }
+    }
+}
+
+static void open_all(struct reload *reload)
+{
+    struct ssm_error *err = &reload->result.err;
+    struct config *config = load(reload, err);
+    bool ok = config && compare(reload, config, err) == 0 &&
+              pipelines_open_inputs(reload->daemon, reload->fresh, &reload->models, err) == 0 &&
+              pipelines_open_outputs(reload->daemon, reload->fresh, err) == 0;
+    config_destroy(config);
+    if (ok) {
+        forget_kept(reload);
+    } else {
+        close_all(reload);
+    }
+}
+
+/* ---- Joining and starting. ---- */
+
+static void join(struct engine_thread *thread, struct engine_call *call)
+{
+    (void)thread;
+    struct reload *reload = (struct reload *)call;
+    pipelines_join(reload->daemon, reload->fresh, &reload->result.err);
+}
+
+static void start_all(struct reload *reload)
+{
+    struct ssm_error *err = &reload->result.err;
+    for (struct pipeline *pipeline = reload->changing; pipeline; pipeline = pipeline->next) {
+        if (pipeline_start_sinks(pipeline, err) < 0) {
+            return;
+        }
+    }
+    pipelines_start(reload->fresh, err);
+}
+
+static void part_fresh(struct engine_thread *thread, struct engine_call *call)
+{
+    (void)thread;
+    struct reload *reload = (struct reload *)call;
+    pipelines_part(reload->daemon, reload->fresh);
+}
+
+/* ---- Taking its place. ---- */
+
+static void take_out_gone(struct reload *reload)
+{
+    for (struct pipeline **link = &reload->daemon->pipelines; *link;) {
+        struct pipeline *pipeline = *link;
+        if (pipeline->goes) {
+            *link = pipeline->next;
+            pipeline->next = NULL;
+            append(&reload->leaving, pipeline);
+        } else {
+            link = &pipeline->next;
+        }
+    }
+}
+
+static void add_models(struct daemon *daemon, struct model *models)
+{
+    struct model **last = &daemon->models;
+    while (*last) {
+        last = &(*last)->next;
+    }
+    *last = models;
+}
+
+static void change(struct engine_thread *thread, struct engine_call *call)
+{
+    (void)thread;
+    struct reload *reload = (struct reload *)call;
+    for (struct pipeline *pipeline = reload->changing; pipeline; pipeline = pipeline->next) {
+        pipeline_change(reload->daemon, pipeline);
+    }
+}
+
+/* All that is new runs: it is on the lists now, and who goes is on its way. */
+static void commit(struct reload *reload)
+{
+    struct daemon *daemon = reload->daemon;
+    pthread_mutex_lock(&daemon->lock);
+    take_out_gone(reload);
+    append(&daemon->pipelines, reload->fresh);
+    add_models(daemon, reload->models);
+    pthread_mutex_unlock(&daemon->lock);
+    reload->fresh = NULL;
+    reload->models = NULL;
+    daemon_count(daemon);
+    pipelines_stop(reload->leaving);
+    reload->since = clock_now();
+    begin_call(reload, CHANGING, change);
+}
+
+static bool all_ended(const struct reload *reload)
+{
+    bool ended = true;
+    for (const struct pipeline *pipeline = reload->leaving; pipeline; pipeline = pipeline->next) {
+        ended = ended && pipeline_ended(pipeline);
+    }
+    return ended;
+}
+
+static void part_leaving(struct engine_thread *thread, struct engine_call *call)
+{
+    (void)thread;
+    struct reload *reload = (struct reload *)call;
+    pipelines_part(reload->daemon, reload->leaving);
+}
+
+/* What they counted stays counted. */
+static void add_past(struct daemon *daemon, const struct pipeline *pipeline)
+{
+    for (int i = 0; i < COUNTERS; i++) {
+        daemon->past[i] += counted_in(pipeline->counters, pipeline->n_channels, (enum counter)i);
+    }
+    daemon->past_in += pipeline_hops_in(pipeline);
+    daemon->past_out += pipeline_hops_out(pipeline);
+}
+
+/* The pipelines that changed stand where those stood whose streams they have; these leave with what is left of them. */
+static void take_over(struct reload *reload)
+{
+    for (struct pipeline *pipeline = reload->changing, *next; pipeline; pipeline = next) {
+        struct pipeline **link = &reload->daemon->pipelines;
+        next = pipeline->next;
+        while (*link != pipeline->before) {
+            link = &(*link)->next;
+        }
+        struct pipeline *before = *link;
+        pipeline_take_over(pipeline);
+        pipeline->next = before->next;
+        *link = pipeline;
+        before->next = NULL;
+        append(&reload->leaving, before);
+    }
+    reload->changing = NULL;
+}
+
+static void take_out_unused_models(struct reload *reload)
+{
+    for (struct model **link = &reload->daemon->models; *link;) {
+        struct model *model = *link;
+        if (model->users == 0) {
+            *link = model->next;
+            model->next = reload->models;
+            reload->models = model;
+        } else {
+            link = &model->next;
+        }
+    }
+}
+
+/* The streams of who goes have parted. */
+static void clear_up(struct reload *reload)
+{
+    struct daemon *daemon = reload->daemon;
+    daemon_serve_sinks(daemon); /* of their end */
+    for (struct pipeline *pipeline = reload->leaving; pipeline; pipeline = pipeline->next) {
+        add_past(daemon, pipeline);
+        for (int i = 0; i < pipeline->n_channels; i++) {
+            if (pipeline->kept[i] && !find_running(daemon, pipeline->config->name)) {
+                checkpoint_forget(daemon->checkpoint, pipeline->kept[i]);
+            }
+        }
+        pipeline_leave_models(pipeline);
+    }
+    pthread_mutex_lock(&daemon->lock);
+    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
+        pipeline->before = NULL;
+    }
+    take_over(reload);
+    take_out_unused_models(reload);
+    pthread_mutex_unlock(&daemon->lock);
+    daemon_count(daemon);
+    begin_job(reload, CLOSING, close_all);
+}
+
+/* ---- The course of it. ---- */
+
+static void tell(struct reload *reload, const struct reload_result *result)
+{
+    bool good = result->err.code == 0;
+    if (good) {
+        log_line(LOG_INFO, "reloaded: pipelines: %d unchanged, %d changed, %d opened, %d replaced, %d closed", result->unchanged,
+                 result->changed, result->opened, result->replaced, result->closed);
+    } else {
+        log_line(LOG_ERROR, "not reloaded, what ran goes on: %s", result->err.text);
+    }
+    pthread_mutex_lock(&reload->daemon->lock);
+    reload->total.good += good;
+    reload->total.bad += !good;
+    reload->total.last_good = good;
+    reload->total.good_utc = good ? 1e-9 * (double)clock_utc_now() : reload->total.good_utc;
+    pthread_mutex_unlock(&reload->daemon->lock);
+    reload->last = *result;
+    reload->count++;
+    daemon_tell_ready(reload->daemon);
+}
+
+static void finish(struct reload *reload)
+{
+    reload->phase = IDLE;
+    if (!reload->late) {
+        tell(reload, &reload->result);
+    }
+    if (reload->again && !reload->daemon->draining) {
+        reload_begin(reload);
+    }
+}
+
+/* Undone by closing what there is; the streams of the fresh ones have parted, or never joined. */
+static void fail(struct reload *reload)
+{
+    begin_job(reload, CLOSING, close_all);
+}
+
+static void end_opening(struct reload *reload)
+{
+    if (reload->result.err.code != 0) {
+        finish(reload);
+    } else if (reload->late || reload->daemon->draining) {
+        refuse(&reload->result.err, 75, "the daemon drains");
+        fail(reload);
+    } else {
+        begin_call(reload, JOINING, join);
+    }
+}
+
+static void end_starting(struct reload *reload)
+{
+    if (reload->daemon->draining) {
+        refuse(&reload->result.err, 75, "the daemon drains");
+    }
+    if (reload->result.err.code == 0) {
+        commit(reload);
+    } else {
+        pipelines_stop(reload->fresh);
+        begin_call(reload, UNDOING, part_fresh);
+    }
+}
+
+static void end_joining(struct reload *reload)
+{
+    if (reload->result.err.code == 0) {
+        begin_job(reload, STARTING, start_all);
+    } else {
+        fail(reload);
+    }
+}
+
+/* Who goes has its time to come to its end. */
+static void wait_for_ends(struct reload *reload)
+{
+    int64_t limit = reload->since + (int64_t)(reload->daemon->config->drain_s * 1e9);
+    if ((all_ended(reload) || clock_now() > limit) && !control_holds_stream(reload->daemon->control)) {
+        begin_call(reload, PARTING, part_leaving);
+    }
+}
+
+static void give_up(struct reload *reload)
+{
+    if (!reload->late && clock_now() - reload->since > open_limit) {
+        struct reload_result result = {0};
+        refuse(&result.err, 75, "something took more than %d s to open", (int)(open_limit / 1000000000));
+        reload->late = true;
+        tell(reload, &result);
+    }
+}
+
+void reload_turn(struct reload *reload)
+{
+    enum phase phase = reload ? reload->phase : IDLE;
+    bool job = phase == OPENING || phase == STARTING || phase == CLOSING;
+    if (phase == IDLE || !(job ? end_job(reload) : engine_answered(&reload->call))) {
+        if (phase == OPENING) {
+            give_up(reload);
+        }
+        return;
+    }
+    static void (*const next[])(struct reload *) = {[OPENING] = end_opening, [JOINING] = end_joining,
+                                                    [STARTING] = end_starting, [CHANGING] = wait_for_ends,
+                                                    [PARTING] = clear_up, [CLOSING] = finish, [UNDOING] = fail};
+    next[phase](reload);
+}
+
+bool reload_begin(struct reload *reload)
+{
+    if (reload_busy(reload) || reload->daemon->draining) {
+        return false;
+    }
+    reload->again = reload->late = false;
+    reload->result = (struct reload_result){0};
+    reload->since = clock_now();
+    notify_reloading();
+    begin_job(reload, OPENING, open_all);
+    return true;
+}
+
+void reload_again(struct reload *reload)
+{
+    if (!reload_begin(reload)) {
+        reload->again = true;
+    }
+}
+
+bool reload_busy(const struct reload *reload)
+{
+    return reload && reload->phase != IDLE;
+}
+
+uint64_t reload_count(const struct reload *reload)
+{
+    return reload->count;
+}
+
+const struct reload_result *reload_last(const struct reload *reload)
+{
+    return &reload->last;
+}
+
+struct pipeline *reload_leaving(const struct reload *reload)
+{
+    return reload && (reload->phase == CHANGING || reload->phase == PARTING) ? reload->leaving : NULL;
+}
+
+struct pipeline *reload_changing(const struct reload *reload)
+{
+    return reload && (reload->phase == CHANGING || reload->phase == PARTING) ? reload->changing : NULL;
+}
+
+void reload_totals(const struct reload *reload, struct reload_total *total)
+{
+    *total = reload->total;
+}

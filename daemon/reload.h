@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef DAEMON_RELOAD_H
+#define DAEMON_RELOAD_H
+
+/* Another configuration without stopping: what is new is opened beside what runs, then changes places with it.
+ *
+ * Pipelines are told apart by their names. One whose settings are the same goes on untouched. One whose source and model are
+ * the same keeps these and its stream's state; its settings and its sinks change, and sinks whose settings are the same go on.
+ * Any other is opened anew, all of it, and once it runs the old one's source is stopped and what waits there goes through; of
+ * the new one nothing is published before the old one's end. What goes wrong until everything new runs leaves everything as it
+ * was. Keys outside of pipelines can't change, nor may a file be written that is being written.
+ *
+ * Opening, starting and closing have a thread of their own meanwhile; streams change between two turns of the engine's. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "model/ssm.h"
+
+struct daemon;
+struct pipeline;
+struct reload;
+
+/* load(arg) reads the configuration again; what it gives is the caller's. NULL when memory runs out. */
+struct reload *reload_create(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg);
+void reload_halt(struct reload *reload);    /* loop thread, at the end, before the other threads stop: whatever is under way stops here */
+void reload_destroy(struct reload *reload); /* after all threads; NULL is fine */
+
+/* How one ended. */
+struct reload_result {
+    int unchanged, changed, opened, replaced, closed; /* pipelines                                    */
+    struct ssm_error err;                             /* code not 0: nothing changed, and this is why */
+};
+
+/* Loop thread. */
+bool reload_begin(struct reload *reload); /* false: one is under way, or the daemon drains */
+void reload_again(struct reload *reload); /* begin, or once more when the one under way has ended */
+bool reload_busy(const struct reload *reload);
+void reload_turn(struct reload *reload);  /* after each turn of the engine, wake and tick: go on with it. NULL is fine */
+uint64_t reload_count(const struct reload *reload); /* how many have ended          */
+const struct reload_result *reload_last(const struct reload *reload); /* of the last one that ended */
+
+/* Loop thread: pipelines that are not on the daemon's list: those on their way out, and those that change what runs. */
+struct pipeline *reload_leaving(const struct reload *reload);
+struct pipeline *reload_changing(const struct reload *reload);
+
+/* Any thread: for /metrics. */
+struct reload_total {
+    uint64_t good, bad;
+    bool last_good;   /* or none yet                                     */
+    double good_utc;  /* s since 1970, of the last good one or the start */
+};
+void reload_totals(const struct reload *reload, struct reload_total *total);
+
+#endif

@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Another configuration without stopping: what is the same runs on to the bit, what is wrong changes nothing.
+
+RELOADS (60) and STREAMS (16) say how long the long one is; `make test-reload` runs it with 10,000 and 64."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import msgpack
+import zmq
+
+import script
+
+SSM = os.environ.get("SSM", "build/release/ssm")
+SSMD = os.environ.get("SSMD", "build/release/ssmd")
+RELOADS, STREAMS = int(os.environ.get("RELOADS", "60")), int(os.environ.get("STREAMS", "16"))
+MODEL = "tests/data/tiny-denoise.safetensors"
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+RATE, HOP = 16000, 160
+
+
+def pipeline(folder, name, source=None, model=MODEL, sinks=None, more=""):
+    source = source or f"type: file, path: {folder}/in.wav, loop: true"
+    sinks = sinks or f"{{type: publish}}, {{type: file, path: {folder}/{name}.wav}}"
+    return f"  {name}:\n    source: {{{source}}}\n    model: {model}\n{more}    sinks: [{sinks}]\n"
+
+
+class Daemon:
+    def __init__(self, folder, *pipelines, more="", arguments=()):
+        self.folder, self.more = folder, more
+        self.address = f"ipc://{folder}/pub.control"
+        noise = random.Random(3)
+        script.write_sound(f"{folder}/in.wav", noise.randbytes(2 * RATE))
+        self.write(*pipelines)
+        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml", *arguments], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(self.process)
+
+    def write(self, *pipelines, head=None):
+        text = head or f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{self.folder}/pub\n{self.more}"
+        with open(f"{self.folder}/c.yaml", "w") as file:
+            file.write(text + "pipelines:\n" + "".join(pipelines))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def ctl(self, *words, status=0):
+        done = subprocess.run([SSM, "ctl", *words, "--json", "--wait", "60", "--connect", self.address],
+                              capture_output=True, text=True)
+        assert done.returncode == status, (words, done)
+        return json.loads(done.stdout) if status == 0 else done.stderr
+
+    def reload(self, *pipelines, status=0, **more):
+        self.write(*pipelines, **more)
+        return self.ctl("reload", status=status)
+
+    def streams(self):
+        return {f"{s['pipeline']}/{s['channel']}": s for s in self.ctl("stream.list")["streams"]}
+
+    def wait_samples(self, stream, n):
+        until = time.monotonic() + 20
+        while self.streams()[stream]["samples"] < n:
+            assert time.monotonic() < until, (stream, n)
+            time.sleep(0.02)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        err = self.process.communicate(timeout=60)[1]
+        assert self.process.returncode == 0, (self.process.returncode, err)
+        return err
+
+
+def sound(path):
+    text = open(path, "rb").read()
+    return text[text.index(b"data") + 8:]
+
+
+def offline(folder, model=MODEL, length=None, seconds=None):
+    """What a denoiser makes of the looped input, by the tool, in 16 bits."""
+    data = sound(f"{folder}/in.wav")
+    times = -(-length // len(data)) + 1
+    script.write_sound(f"{folder}/whole.wav", (data * times)[:length])
+    subprocess.run([SSM, "denoise", "--step", "--model", model, f"{folder}/whole.wav", f"{folder}/clean.wav"], check=True,
+                   capture_output=True)
+    return sound(f"{folder}/clean.wav")
+
+
+def same_as_offline(folder, name):
+    got = sound(f"{folder}/{name}.wav")
+    want = offline(folder, length=len(got))
+    assert got == want, (name, len(got), len(want), next((i // 2 for i in range(min(len(got), len(want))) if got[i] != want[i]), None))
+    return len(got) // 2
+
+
+def an_untouched_stream_runs_on_to_the_bit():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        stays, other = pipeline(folder, "stays"), pipeline(folder, "other")
+        with Daemon(folder, stays, other) as daemon:
+            daemon.wait_samples("stays/0", RATE // 2)
+            assert daemon.reload(stays, other) == {"unchanged": 2, "changed": 0, "opened": 0, "replaced": 0, "closed": 0}
+            assert daemon.reload("# moved\n", pipeline(folder, "third"), stays) == {
+                "unchanged": 1, "changed": 0, "opened": 1, "replaced": 0, "closed": 1}
+            assert set(daemon.streams()) == {"stays/0", "third/0"}
+            daemon.wait_samples("third/0", RATE // 4)
+            assert daemon.reload(stays)["closed"] == 1
+            daemon.wait_samples("stays/0", 2 * RATE)
+            assert " 0 samples lost" in daemon.end()
+        assert same_as_offline(folder, "stays") >= 2 * RATE
+        assert same_as_offline(folder, "other") >= RATE // 2 and same_as_offline(folder, "third") >= RATE // 4
+
+
+def what_is_wrong_changes_nothing_and_is_told():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        stays = pipeline(folder, "stays")
+        with Daemon(folder, stays) as daemon:
+            bad = [
+                ((stays + "    nonsense: 1\n",), {}, r"c.yaml:\d+:\d+: .*nonsense"),
+                ((stays, "  half:\n    source: {type"), {}, r"c.yaml:\d+:\d+"),
+                ((stays, pipeline(folder, "b", source="type: file, path: /nowhere.wav")), {}, r"nowhere.wav"),
+                ((stays, pipeline(folder, "b", model="./nowhere.safetensors")), {}, r"nowhere"),
+                ((stays, pipeline(folder, "b", sinks="{type: file, path: /nowhere/x.wav}")), {}, r"/nowhere/x.wav"),
+                ((stays, pipeline(folder, "b", sinks=f"{{type: file, path: {folder}/./stays.wav}}")), {}, r"by another sink"),
+                ((pipeline(folder, "b", sinks=f"{{type: file, path: {folder}/stays.wav}}"),), {}, r"by pipeline stays"),
+                ((stays,), {"head": f"version: 1\nnode: there\ndevice: cpu\npublish: ipc://{folder}/pub\n"}, r"node has changed"),
+                ((stays,), {"head": f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/q\n"}, r"publish has changed"),
+            ]
+            for pipelines, more, why in bad:
+                said = daemon.reload(*pipelines, status=65, **more)
+                assert re.search(why, said), (why, said)
+                assert set(daemon.streams()) == {"stays/0"}
+            os.unlink(f"{folder}/c.yaml")
+            assert "can't be read" in daemon.ctl("reload", status=65)
+            assert daemon.reload(stays)["unchanged"] == 1
+            daemon.wait_samples("stays/0", RATE)
+            assert " 0 samples lost" in daemon.end()
+        assert same_as_offline(folder, "stays") >= RATE
+
+
+class Listener:
+    """What each topic told: sequence numbers without a hole, and where its streams began and ended."""
+
+    def __init__(self, daemon, *kinds):
+        self.socket = zmq.Context.instance().socket(zmq.SUB)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        for kind in kinds:
+            self.socket.setsockopt(zmq.SUBSCRIBE, kind.encode())
+        self.socket.connect(f"ipc://{daemon.folder}/pub")
+        time.sleep(0.3)
+        self.seq, self.next, self.said = {}, {}, {}
+
+    def drain(self, wait_ms=0):
+        while self.socket.poll(wait_ms):
+            topic, header, payload = self.socket.recv_multipart()
+            topic, header = topic.decode(), msgpack.unpackb(header)
+            assert header["seq"] == self.seq.get(topic, header["seq"]), (topic, header)
+            self.seq[topic] = header["seq"] + 1
+            runs = self.said.setdefault(topic, [])
+            if not runs or runs[-1]["ended"]:
+                runs.append({"first": header["s0"], "samples": 0, "ended": False, "models": []})
+            elif topic.startswith("audio/"):
+                assert header["s0"] == self.next[topic], (topic, header, self.next[topic])
+            runs[-1]["samples"] += len(payload) // 4
+            runs[-1]["ended"] = bool(header["flags"] & 32) if isinstance(header["flags"], int) else "end" in header["flags"]
+            runs[-1]["models"] += [header["mdl"]] if header["mdl"] not in runs[-1]["models"][-1:] else []
+            self.next[topic] = header["s0"] + header["n"]
+
+
+def a_stream_keeps_its_state_when_its_sinks_change():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        one = pipeline(folder, "p", sinks=f"{{type: publish}}, {{type: file, path: {folder}/p.wav}}")
+        two = pipeline(folder, "p", sinks=f"{{type: file, path: {folder}/late.wav}}, {{type: file, path: {folder}/p.wav}}")
+        three = pipeline(folder, "p", sinks=f"{{type: file, path: {folder}/p.wav}}", more="    strength: 12\n")
+        with Daemon(folder, one) as daemon:
+            listener = Listener(daemon, "audio/")
+            daemon.wait_samples("p/0", RATE // 2)
+            assert daemon.reload(two)["changed"] == 1
+            at = daemon.streams()["p/0"]["samples"]
+            assert at > RATE // 2
+            daemon.wait_samples("p/0", at + RATE // 2)
+            assert daemon.reload(one)["changed"] == 1
+            daemon.wait_samples("p/0", at + RATE)
+            assert " 0 samples lost" in daemon.end()
+            listener.drain(300)
+            runs, = listener.said.values()
+            assert len(runs) == 2 and all(run["ended"] for run in runs) and runs[1]["first"] > runs[0]["first"], runs
+        assert same_as_offline(folder, "p") >= 3 * RATE // 2
+        late, whole = sound(f"{folder}/late.wav"), sound(f"{folder}/p.wav")
+        assert len(late) >= RATE // 2 and late in whole, len(late)
+        with Daemon(folder, one) as daemon:
+            daemon.wait_samples("p/0", RATE // 2)
+            assert daemon.reload(three)["changed"] == 1
+            daemon.wait_samples("p/0", RATE)
+            assert " 0 samples lost" in daemon.end()
+        clean, whole = sound(f"{folder}/p.wav"), offline(folder, length=len(sound(f"{folder}/p.wav")))
+        same = sum(clean[i] == whole[i] for i in range(0, RATE // 2 * 2)) / RATE
+        assert same == 1 and clean != whole, same
+
+
+def what_replaces_another_comes_after_its_end():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        noise = random.Random(4)
+        script.write_sound(f"{folder}/other.wav", noise.randbytes(2 * RATE))
+        one = pipeline(folder, "p", sinks="{type: publish}")
+        two = pipeline(folder, "p", source=f"type: file, path: {folder}/other.wav, loop: true", sinks="{type: publish}")
+        with Daemon(folder, one, pipeline(folder, "stays")) as daemon:
+            listener = Listener(daemon, "audio/here/p/")
+            for i in range(10):
+                time.sleep(0.1)
+                assert daemon.reload([two, one][i % 2], pipeline(folder, "stays")) == {
+                    "unchanged": 1, "changed": 0, "opened": 0, "replaced": 1, "closed": 0}
+            time.sleep(0.2)
+            assert " 0 samples lost" in daemon.end()
+            listener.drain(300)
+        runs, = listener.said.values()
+        assert len(runs) == 11 and all(run["ended"] and run["first"] == 0 for run in runs[1:]), runs
+        assert all(run["samples"] > RATE // 20 for run in runs), runs
+        same_as_offline(folder, "stays")
+
+
+def a_source_that_is_taken_leaves_the_old_one():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        one = pipeline(folder, "p", source=f"type: pcm, path: 'unix:{folder}/in', rate: 16000, format: s16le")
+        two = pipeline(folder, "p", source=f"type: pcm, path: 'unix:{folder}/in', rate: 8000, format: s16le", sinks="{type: publish}")
+        with Daemon(folder, one) as daemon:
+            assert f"{folder}/in" in daemon.reload(two, status=65)
+            assert daemon.streams()["p/0"]["ended"] is False
+            assert daemon.reload(one)["unchanged"] == 1
+            daemon.end()
+
+
+def a_hangup_does_it_and_systemd_and_metrics_are_told():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        port = script.free_port()
+        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        told.bind(f"{folder}/notify")
+        told.settimeout(10)
+        os.environ["NOTIFY_SOCKET"] = f"{folder}/notify"
+        try:
+            daemon = Daemon(folder, pipeline(folder, "p"), more=f"http: 127.0.0.1:{port}\n")
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+
+        def next_state():
+            while True:
+                text = told.recv(4096).decode()
+                if text.startswith(("READY=1", "RELOADING=1")):
+                    return text
+
+        def metrics():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+                return page.read().decode()
+
+        with daemon:
+            assert next_state().startswith("READY=1")
+            assert "ssmd_config_last_reload_successful 1\n" in metrics()
+            daemon.write(pipeline(folder, "p"), pipeline(folder, "q"))
+            daemon.process.send_signal(signal.SIGHUP)
+            assert re.match(r"RELOADING=1\nMONOTONIC_USEC=\d+\n", next_state())
+            assert next_state().startswith("READY=1\nSTATUS=2 streams")
+            daemon.write("x")
+            daemon.process.send_signal(signal.SIGHUP)
+            assert next_state().startswith("RELOADING=1") and next_state().startswith("READY=1\nSTATUS=2 streams")
+            text = metrics()
+            assert "ssmd_config_last_reload_successful 0\n" in text and 'ssmd_reloads_total{result="success"} 1\n' in text, text
+            assert 'ssmd_reloads_total{result="failure"} 1\n' in text and "ssmd_streams 2\n" in text, text
+            daemon.end()
+        told.close()
+
+
+def use_of(process):
+    """Resident bytes, descriptors, threads."""
+    status = open(f"/proc/{process.pid}/status").read()
+    return (int(re.search(r"VmRSS:\s+(\d+)", status)[1]) << 10, len(os.listdir(f"/proc/{process.pid}/fd")),
+            int(re.search(r"Threads:\s+(\d+)", status)[1]))
+
+
+def many_reloads_lose_nothing_and_keep_nothing():
+    chance = random.Random(7)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        script.write_sound(f"{folder}/other.wav", chance.randbytes(2 * RATE))
+        stays = "".join(pipeline(folder, f"s{i}", sinks="{type: publish}" if i else None) for i in range(STREAMS))
+
+        def valid():
+            more = [f"    strength: {chance.choice([6, 12, 100])}\n", ""]
+            return "".join(pipeline(folder, f"v{i}", source=f"type: file, path: {folder}/{chance.choice(['in', 'other'])}.wav, loop: true",
+                                    sinks=chance.choice(["{type: publish}", f"{{type: file, path: {folder}/x{chance.randrange(10**6)}.ogg}}"]),
+                                    more=chance.choice(more)) for i in range(4) if chance.random() < 0.7)
+
+        with Daemon(folder, stays) as daemon:
+            listener = Listener(daemon, "audio/here/s")
+            before, good, seen = None, 0, []
+            for i in range(RELOADS):
+                kind = chance.randrange(4)
+                text = stays + valid()
+                if kind == 0:  # half written
+                    text = text[:chance.randrange(len(text))].rsplit("\n", 1)[0] + "\n    sinks: [{type: pub"
+                elif kind == 1:
+                    text += pipeline(folder, "bad", source=f"type: file, path: {folder}/nowhere.wav")
+                daemon.write(text)
+                done = subprocess.run([SSM, "ctl", "reload", "--json", "--wait", "60", "--connect", daemon.address],
+                                      capture_output=True, text=True)
+                assert done.returncode == (65 if kind < 2 else 0), (kind, done)
+                good += kind >= 2
+                for name in os.listdir(folder):
+                    if name.startswith("x") and chance.random() < 0.5:
+                        os.unlink(f"{folder}/{name}")
+                if i >= min(RELOADS // 3, 200) and i % 10 == 0:
+                    seen.append(use_of(daemon.process))
+                listener.drain()
+            assert daemon.reload(stays)["unchanged"] == STREAMS
+            listener.drain()
+            assert {s["pipeline"] for s in daemon.streams().values()} == {f"s{i}" for i in range(STREAMS)}
+            assert not any(s["lost"] for s in daemon.streams().values()), daemon.streams()
+            daemon.end()
+            listener.drain(300)
+        assert len(listener.said) == STREAMS and all(len(runs) == 1 and runs[0]["ended"] for runs in listener.said.values())
+        hops = same_as_offline(folder, "s0")
+        first, last = seen[:max(1, len(seen) // 4)], seen[-max(1, len(seen) // 4):]
+        memory, files, threads = (max(use[k] for use in last) - max(use[k] for use in first) for k in range(3))
+        print(f"{RELOADS} reloads, {good} good, under {STREAMS} streams of {hops / RATE:.0f} s: from the first quarter to the last "
+              f"{memory / 2**20:+.1f} MiB, {files:+d} files, {threads:+d} threads")
+        assert memory < 8 << 20 and files <= 6 and threads <= 6, (first, last)
+
+
+if __name__ == "__main__":
+    sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
+                        a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
+                        a_source_that_is_taken_leaves_the_old_one, a_hangup_does_it_and_systemd_and_metrics_are_told,
+                        many_reloads_lose_nothing_and_keep_nothing))
