@@ -10,6 +10,7 @@ const char *const condition_names[CONDITIONS] = {[CONDITION_OK] = "ok",
                                                  [CONDITION_RECOVERING] = "recovering"};
 
 static const int64_t ms = 1000000;
+static const double forgotten_ns = 10e9; /* a long pause between calls fades by 1/e */
 enum { STALLED_MS = 400, HOPELESS_MS = 5000, OPENING_MS = 15000, SURE_MS = 200, STEADY_MS = 5000, FIRST_WAIT_MS = 50, ASLEEP_MS = 500 };
 
 /* ---- The device as a whole. ---- */
@@ -49,20 +50,33 @@ static bool slept(struct tending *tending, const struct sight *sight)
     return slept;
 }
 
+/* Some servers call with seconds of sound at a time: what was a pause between calls is none to be told twice as long. */
+static void note_call(struct tending *tending, int64_t now)
+{
+    double pause = (double)(now - tending->called), faded = tending->usual_ns * exp(-pause / forgotten_ns);
+    tending->usual_ns = pause > faded ? pause : faded;
+    tending->called = now;
+    tending->flowing = tending->flowing ? tending->flowing : now;
+}
+
+static bool has_stalled(const struct tending *tending, int64_t quiet)
+{
+    return quiet > STALLED_MS * ms && (double)quiet > 2 * tending->usual_ns;
+}
+
 /* Calls make it well when they go on for a while; without any it stalls, in the end for good. */
 static enum order judge_calls(struct tending *tending, const struct sight *sight)
 {
     int64_t now = sight->now;
     if (sight->calls != tending->calls) {
         tending->calls = sight->calls;
-        tending->called = now;
-        tending->flowing = tending->flowing ? tending->flowing : now;
+        note_call(tending, now);
     }
     int64_t quiet = now - tending->called;
     if (quiet > HOPELESS_MS * ms) {
         return give_up(tending, now, false, "it gives no sign any more");
     }
-    if (quiet > STALLED_MS * ms) {
+    if (has_stalled(tending, quiet)) {
         tending->flowing = 0;
         become(tending, tending->condition == CONDITION_LOST ? CONDITION_LOST : CONDITION_STALLED, now);
     } else if (tending->flowing && now - tending->flowing >= SURE_MS * ms) {

@@ -41,6 +41,7 @@ struct tending {
     /* private from here */
     int64_t asleep, began; /* began: the opening, or the last close */
     int64_t called, flowing; /* the last new call; since when calls come one after the other, 0: they don't */
+    double usual_ns;         /* the longest pause between calls, lately */
     uint64_t calls;
     int64_t wait, most; /* before the next try */
 };

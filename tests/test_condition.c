@@ -106,6 +106,28 @@ static void a_stall_is_seen_and_forgiven_once_calls_go_on(void **state)
     assert_int_equal(rig.closes, 0);
 }
 
+static void calls_that_come_in_bursts_stall_once_at_most(void **state)
+{
+    (void)state;
+    struct rig rig = start(500);
+    int stalls = 0;
+    for (int i = 0; i < 100; i++) { /* 2 s of sound at a time */
+        enum condition before = rig.tending.condition;
+        rig.calling = false;
+        run(&rig, 1950);
+        stalls += rig.tending.condition == CONDITION_STALLED && before != CONDITION_STALLED;
+        rig.calling = true;
+        step(&rig);
+    }
+    assert_int_equal(stalls, 1);
+    assert_int_equal(rig.tending.condition, CONDITION_OK);
+    assert_int_equal(rig.closes, 0);
+    run(&rig, 60000);
+    rig.calling = false;
+    run(&rig, 500); /* and one that calls often again is watched as closely */
+    assert_int_equal(rig.tending.condition, CONDITION_STALLED);
+}
+
 static void a_stall_that_lasts_is_opened_anew(void **state)
 {
     (void)state;
@@ -216,6 +238,7 @@ int main(void)
         cmocka_unit_test(a_lost_device_is_tried_until_it_is_there),
         cmocka_unit_test(news_of_a_device_wake_a_long_wait),
         cmocka_unit_test(a_stall_is_seen_and_forgiven_once_calls_go_on),
+        cmocka_unit_test(calls_that_come_in_bursts_stall_once_at_most),
         cmocka_unit_test(a_stall_that_lasts_is_opened_anew),
         cmocka_unit_test(a_device_that_opens_and_dies_is_not_opened_in_a_storm),
         cmocka_unit_test(after_suspend_it_is_opened_anew_at_once),
