@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "daemon/feed.h"
 #include "daemon/log.h"
@@ -11,8 +18,8 @@
 #include "dsp/sound_file.h"
 #include "model/refuse.h"
 
-/* The engine thread fills a feed a channel (2 s); the writer thread empties it 20 times a second, or when woken, and makes
- * the file readable for others each second. */
+/* The engine thread fills a feed a channel (2 s); the writer thread empties it 20 times a second, or when woken, and
+ * makes the file readable for others each second. */
 enum { CHUNK = 1024, FEED_SECONDS = 2, PERIOD = 50000000, FLUSH_PERIOD = 1000000000 };
 
 static const float silence[CHUNK];
@@ -43,6 +50,8 @@ struct file_sink {
     bool broken;
     bool late, begun; /* the engine's: first is set */
     uint64_t first;
+    char *mark;   /* PATH.recording, which is there as long as the file isn't finished; NULL: none */
+    int mark_fd;  /* holds its lock */
     float *block; /* (CHUNK, n) */
     struct lane lanes[];
 };
@@ -59,7 +68,8 @@ static size_t file_room(const struct sink *sink, int channel)
     return feed_room(lane_of(sink, channel)->feed);
 }
 
-/* The sample the file begins with. Where the stream ran before, that is the first one of the first channel to come, for all. */
+/* The sample the file begins with. Where the stream ran before, that is the first one of the first channel to come, for
+ * all. */
 static uint64_t first_sample(struct file_sink *file, const struct delivery *hop)
 {
     if (file->late && !file->begun) {
@@ -115,7 +125,8 @@ static void push(struct lane *lane)
     bool zeros = lane->zeros > 0;
     size_t n = zeros ? (lane->zeros < CHUNK ? (size_t)lane->zeros : CHUNK) : lane->raw_n - lane->raw_at, used;
     const float *in = zeros ? silence : lane->raw + lane->raw_at;
-    lane->ready_n += resampler_push(lane->resampler, in, n, &used, lane->ready + lane->ready_n, CHUNK - lane->ready_n, 0);
+    lane->ready_n +=
+        resampler_push(lane->resampler, in, n, &used, lane->ready + lane->ready_n, CHUNK - lane->ready_n, 0);
     lane->zeros -= zeros ? used : 0;
     lane->raw_at += zeros ? 0 : used;
 }
@@ -205,6 +216,78 @@ static int64_t serve(void *item, int64_t now)
     return all_flushed(file) ? INT64_MAX : now + PERIOD;
 }
 
+/* ---- What kill -9 leaves. ---- */
+
+/* PATH's name with the time it was last written to: clean.20261122T131500Z.wav, then clean.20261122T131500Z.1.wav. */
+static bool name_kept(const char *path, const struct stat *was, int number, char *name, size_t size)
+{
+    const char *base = strrchr(path, '/'), *dot = strrchr(path, '.');
+    size_t stem = dot && dot > (base ? base : path) ? (size_t)(dot - path) : strlen(path);
+    char date[32], more[16] = "";
+    struct tm tm;
+    gmtime_r(&was->st_mtime, &tm);
+    strftime(date, sizeof date, "%Y%m%dT%H%M%SZ", &tm);
+    if (number > 0) {
+        snprintf(more, sizeof more, ".%d", number);
+    }
+    return snprintf(name, size, "%.*s.%s%s%s", (int)stem, path, date, more, path + stem) < (int)size;
+}
+
+/* What was cut off goes on under another name, and never over a file. */
+static void keep_cut_off(const char *path)
+{
+    char name[1200];
+    struct stat was;
+    if (stat(path, &was) != 0) {
+        return;
+    }
+    for (int i = 0; i < 1000 && name_kept(path, &was, i, name, sizeof name); i++) {
+        if (link(path, name) == 0) {
+            unlink(path);
+            log_line(LOG_WARNING, "%s was cut off; what there is of it is %s now", path, name);
+            return;
+        }
+        if (errno != EEXIST) {
+            break;
+        }
+    }
+    log_line(LOG_WARNING, "%s was cut off and can't be kept (%s): it is replaced", path, strerror(errno));
+}
+
+/* Mark the file as begun, until file_close. A mark that is there and that nobody holds is of one that was cut off.
+ * Without a mark (a device, a folder that can't be written to) the file is replaced after a crash. */
+static void set_mark(struct file_sink *file, const char *path)
+{
+    char mark[1100];
+    struct stat there;
+    bool special = stat(path, &there) == 0 && !S_ISREG(there.st_mode);
+    if (special || snprintf(mark, sizeof mark, "%s.recording", path) >= (int)sizeof mark) {
+        return;
+    }
+    bool left = access(mark, F_OK) == 0;
+    file->mark_fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (file->mark_fd < 0) {
+        return;
+    }
+    if (flock(file->mark_fd, LOCK_EX | LOCK_NB) != 0) { /* someone is at it */
+        close(file->mark_fd);
+        return;
+    }
+    if (left) {
+        keep_cut_off(path);
+    }
+    file->mark = strdup(mark);
+}
+
+static void clear_mark(struct file_sink *file)
+{
+    if (file->mark) {
+        unlink(file->mark);
+        close(file->mark_fd);
+    }
+    free(file->mark);
+}
+
 /* ---- Set-up and the end. ---- */
 
 static void file_close(struct sink *sink)
@@ -217,6 +300,7 @@ static void file_close(struct sink *sink)
         count(&file->counters[0], COUNTER_FILE_ERROR, file->written > 0 ? file->written : 1); /* 0 would be no error */
     }
     sound_file_close(file->file);
+    clear_mark(file);
     for (int i = 0; i < file->n; i++) {
         feed_destroy(file->lanes[i].feed);
         resampler_destroy(file->lanes[i].resampler);
@@ -259,6 +343,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     }
     struct sound_file_info info = {.rate = file->rate, .channels = file->n, .length = -1};
     struct sound_file_error bad;
+    set_mark(file, setup->config->path);
     file->file = sound_file_create(setup->config->path, &info, false, &bad);
     if (!file->file) {
         refuse(err, bad.code, "%s", bad.text);

@@ -151,5 +151,52 @@ def what_does_not_fit_begins_anew():
         assert "goes on" not in life()
 
 
+def read_wave(path):
+    """Bits of a sample, and the samples' bytes, also of WAVE_FORMAT_EXTENSIBLE, which Python's wave refuses."""
+    data = open(path, "rb").read()
+    at, bits = 12, 0
+    while at + 8 <= len(data):
+        name, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
+        if name == b"fmt ":
+            bits = int.from_bytes(data[at + 22:at + 24], "little")
+        elif name == b"data":
+            return bits, data[at + 8:at + 8 + size]
+        at += 8 + size + size % 2
+    raise AssertionError(f"{path} holds no samples")
+
+
+def a_killed_daemons_recordings_are_kept_and_can_be_read():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        sound = array.array("f", write_sound(f"{folder}/in.wav", 30))
+        endings = ["wav", "flac", "w64", "ogg"]
+        path = f"{folder}/c.yaml"
+        with open(path, "w") as file:
+            file.write("version: 1\ndevice: cpu\npipelines:\n")
+            for ending in endings:
+                file.write(f"  {ending}:\n    source: {{type: file, path: {folder}/in.wav}}\n    model: {MODEL}\n    bypass: true\n"
+                           f"    sinks: [{{type: file, path: {folder}/out.{ending}}}]\n")
+        process, _, _ = start(path)
+        time.sleep(3.2)
+        process.kill()
+        process.communicate()
+        process, _, said = start(path)
+        assert sum("was cut off; what there is of it is" in line for _, line in said) == len(endings), said
+        process.terminate()
+        process.communicate()
+        for ending in endings:
+            kept = [name for name in os.listdir(folder) if name.startswith("out.2") and name.endswith(ending)]
+            assert len(kept) == 1 and not os.path.exists(f"{folder}/out.{ending}.recording"), os.listdir(folder)
+            done = subprocess.run([SSM, "denoise", "--model", MODEL, f"{folder}/{kept[0]}", f"{folder}/read.wav"],
+                                  capture_output=True, text=True)
+            assert done.returncode == 0, done
+            bits, data = read_wave(f"{folder}/read.wav")
+            assert len(data) >= 2 * RATE * bits // 8, (ending, bits, len(data))
+            if ending == "wav":
+                bits, data = read_wave(f"{folder}/{kept[0]}")
+                values = array.array("h", data)
+                assert bits == 16 and all(abs(a / 32768 - b) < 2 / 32768 for a, b in zip(values, sound)), "not what came in"
+
+
 if __name__ == "__main__":
-    sys.exit(script.run(a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew))
+    sys.exit(script.run(a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew,
+                        a_killed_daemons_recordings_are_kept_and_can_be_read))
