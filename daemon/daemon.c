@@ -342,7 +342,7 @@ void daemon_serve_sinks(struct daemon *daemon)
             serve_pipeline(pipeline);
         }
     }
-    if (atomic_load(&daemon->patient)) {
+    if (atomic_load(&daemon->patient) || engine_waits(daemon->engine)) {
         waker_wake(engine_thread_waker(daemon->engine)); /* there is room again */
     }
 }

@@ -15,8 +15,12 @@ struct engine_batch {
     struct stream **streams, **taken; /* (n), (n) those in this step, then those that pass by it */
     struct ssm_hop *hops;             /* (n)                         */
     int stepping, passing;            /* of those taken              */
+    bool waits;                       /* one of them for room        */
     int n;
     uint64_t faults;                  /* of the engine, seen so far  */
+    struct stream_piece piece;
+    float elapsed[STREAM_PIECE];      /* of a scan: 1 but for the first */
+    int behind;                       /* the stream to look at first for one that has to catch up */
 };
 
 struct engine_thread {
@@ -27,6 +31,7 @@ struct engine_thread {
     _Atomic uint64_t n_steps, n_turns;
     struct histogram step_times, delays;
     struct overload overload;
+    atomic_bool waits; /* some stream, for room in its sinks */
     bool held; /* live streams are late: those that wait for room anyway wait */
     _Atomic double load;
     char faults[ENGINE_FAULTS][sizeof((struct ssm_health *)0)->last];
@@ -70,14 +75,20 @@ void engine_thread_destroy(struct engine_thread *thread)
 struct engine_batch *engine_batch_create(struct ssm_engine *engine)
 {
     struct engine_batch *batch = malloc(sizeof *batch);
-    size_t room = (size_t)ssm_describe(engine)->streams;
+    const struct ssm_info *model = ssm_describe(engine);
+    size_t room = (size_t)model->streams, inputs = (size_t)model->inputs, outputs = (size_t)model->outputs;
     if (batch) {
         *batch = (struct engine_batch){.engine = engine,
                                        .streams = calloc(room, sizeof *batch->streams),
                                        .taken = calloc(room, sizeof *batch->taken),
-                                       .hops = calloc(room, sizeof *batch->hops)};
+                                       .hops = calloc(room, sizeof *batch->hops),
+                                       .piece = {.staging = calloc(inputs * STREAM_PIECE, sizeof(float)),
+                                                 .out = calloc(outputs * STREAM_PIECE, sizeof(float))}};
+        for (int i = 0; i < STREAM_PIECE; i++) {
+            batch->elapsed[i] = 1;
+        }
     }
-    if (batch && !(batch->streams && batch->taken && batch->hops)) {
+    if (batch && !(batch->streams && batch->taken && batch->hops && batch->piece.staging && batch->piece.out)) {
         engine_batch_destroy(batch);
         return NULL;
     }
@@ -90,6 +101,8 @@ void engine_batch_destroy(struct engine_batch *batch)
         free(batch->streams);
         free(batch->taken);
         free(batch->hops);
+        free(batch->piece.staging);
+        free(batch->piece.out);
         free(batch);
     }
 }
@@ -142,11 +155,13 @@ void engine_part(struct engine_thread *thread, struct engine_batch *batch, struc
 static void gather(struct engine_batch *batch, bool held)
 {
     batch->stepping = batch->passing = 0;
+    batch->waits = false;
     for (int i = 0; i < batch->n; i++) {
         struct ssm_hop hop;
         bool waits = held && stream_is_patient(batch->streams[i]);
         enum stream_need need = waits ? STREAM_NOTHING : stream_take(batch->streams[i], batch->engine, &hop);
-        if (need != STREAM_NOTHING) {
+        batch->waits = batch->waits || need == STREAM_WAITS;
+        if (need == STREAM_STEP || need == STREAM_PASS) {
             int at = need == STREAM_STEP ? batch->stepping++ : batch->n - ++batch->passing;
             batch->taken[at] = batch->streams[i];
             batch->hops[at] = hop;
@@ -295,20 +310,60 @@ static void step(struct engine_thread *thread, struct engine_batch *batch, struc
     note_health(thread, batch);
 }
 
+/* A piece of one stream, if it is behind, from its state through the scan. */
+static bool scan(struct engine_thread *thread, struct engine_batch *batch, struct stream *stream, struct turn *turn)
+{
+    struct ssm_hop hop;
+    if (!stream_begin_scan(stream, &batch->piece, &hop)) {
+        return false;
+    }
+    size_t blown;
+    int64_t enq = clock_now();
+    batch->elapsed[0] = hop.elapsed;
+    hop.status = ssm_scan(batch->engine, hop.stream, hop.in, hop.out, batch->elapsed, (size_t)hop.count, &blown);
+    hop.blown = blown > 0;
+    stream_end_scan(stream, &batch->piece, &hop, enq, clock_now());
+    note_health(thread, batch);
+    turn->hops += (size_t)hop.count;
+    turn->live += (size_t)hop.count;
+    return true;
+}
+
+/* Those that are in time must stay so: only for half a hop, those that are behind in turn. */
+static void catch_up(struct engine_thread *thread, struct engine_batch *batch, struct turn *turn)
+{
+    const struct ssm_info *model = ssm_describe(batch->engine);
+    int64_t until = clock_now() + 500000000 * (int64_t)model->hop / model->rate;
+    for (int i = 0; i < batch->n; i++) {
+        batch->behind = batch->behind + 1 < batch->n ? batch->behind + 1 : 0;
+        struct stream *stream = batch->streams[batch->behind];
+        bool may = stream_is_of(stream, batch->engine) && !stream_is_patient(stream);
+        if (may && scan(thread, batch, stream, turn) && clock_now() > until) {
+            return;
+        }
+    }
+}
+
 /* Gives the hops. */
 static size_t step_all(struct engine_thread *thread, bool held)
 {
     struct turn turn = {.began = clock_now(), .overdue = -1};
+    bool waits = false;
     for (struct engine_batch *batch = thread->batches; batch; batch = batch->next) {
         gather(batch, held);
+        waits = waits || batch->waits;
         if (batch->stepping + batch->passing > 0) {
             step(thread, batch, &turn);
+            if (turn.overdue > 0) {
+                catch_up(thread, batch, &turn);
+            }
         }
     }
     if (turn.hops > 0) {
         watch_load(thread, &turn);
     }
     thread->held = turn.overdue > 0;
+    atomic_store_explicit(&thread->waits, waits, memory_order_relaxed);
     return turn.hops;
 }
 
@@ -442,6 +497,11 @@ const struct histogram *engine_step_times(const struct engine_thread *thread)
 const struct histogram *engine_delays(const struct engine_thread *thread)
 {
     return &thread->delays;
+}
+
+bool engine_waits(const struct engine_thread *thread)
+{
+    return atomic_load_explicit(&thread->waits, memory_order_relaxed);
 }
 
 double engine_load(const struct engine_thread *thread)

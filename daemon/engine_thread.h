@@ -72,6 +72,7 @@ uint64_t engine_batches(const struct engine_thread *thread);
 /* Turns of its own thread, idle ones too: after a wake, or with work, they go on as long as the thread is alive. */
 uint64_t engine_turns(const struct engine_thread *thread);
 const struct histogram *engine_step_times(const struct engine_thread *thread);
+bool engine_waits(const struct engine_thread *thread); /* wake it when there is room in the sinks */
 double engine_load(const struct engine_thread *thread); /* share of the last second or so in which it was at work for
                                                             streams that aren't patient */
 const struct histogram *engine_delays(const struct engine_thread *thread); /* of each stream's first hop in a step */

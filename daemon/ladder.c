@@ -118,6 +118,18 @@ bool ladder_raise(struct ladder *ladder)
     return move(ladder, -1);
 }
 
+bool ladder_is_settled(const struct ladder *ladder)
+{
+    return ladder->lead == 0 && ladder->next == 0 && ladder_rung(ladder) == RUNG_MODEL;
+}
+
+void ladder_swap_out(struct ladder *ladder, float **out)
+{
+    float *own = ladder->sides[0].out;
+    ladder->sides[0].out = *out;
+    *out = own;
+}
+
 /* ---- A turn. ---- */
 
 bool ladder_plan(struct ladder *ladder)

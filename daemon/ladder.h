@@ -60,6 +60,11 @@ bool ladder_lower(struct ladder *ladder);
 bool ladder_raise(struct ladder *ladder);
 enum rung ladder_rung(const struct ladder *ladder); /* any thread */
 
+/* Its model alone computes it, and is to. */
+bool ladder_is_settled(const struct ladder *ladder);
+/* Another place for the output of its model, as large as the steps to come. */
+void ladder_swap_out(struct ladder *ladder, float **out);
+
 /* ---- A turn. ---- */
 
 /* With nothing to wait for: what is to step now. False: no model. */

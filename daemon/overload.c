@@ -27,7 +27,7 @@ static void look(struct overload *overload, int64_t now)
     int64_t span = now - overload->from, waiting = overload->waiting;
     double share = (double)span / 1e9 / SMOOTHING_S, load = (double)overload->busy / (double)span;
     overload->load += (load - overload->load) * (share < 1 ? share : 1);
-    bool shrinks = overload->before - waiting > span / 10, late = waiting > 0 && !shrinks;
+    bool shrinks = overload->before - waiting > span / 10, late = waiting > 0 && !shrinks && load >= BUSY;
     bool calm = waiting <= 0 && overload->load < BUSY;
     overload->late_since = !late ? 0 : overload->late_since ? overload->late_since : now; /* one long pause is over by now */
     overload->calm_since = !calm ? 0 : overload->calm_since ? overload->calm_since : overload->from;

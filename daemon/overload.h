@@ -5,7 +5,7 @@
 /* When a thread that computes too much has to give some of it up, and when it may take it back. It is told how long it was
  * busy and how much waits that is late already, and looks at that 40 times a second:
  *
- *   late for 100 ms, without catching up           something has to be lowered, and so on
+ *   late and busy for 100 ms, not catching up      something has to be lowered, and so on
  *   busy for less than 70 % of 5 s, and in time    something may be raised, and then each second
  *
  * Where a raise ends in another lowering within 30 s, the next one waits twice as long, up to 5 minutes; after as long in peace it

@@ -73,6 +73,7 @@ enum { SINK_TAKES_SAMPLES = 1, SINK_TAKES_SCORES = 2 };
 
 struct sink_ops {
     const char *name;
+    bool paced;     /* takes samples only as fast as they are heard: no use to wait for its room and be late */
     unsigned takes; /* SINK_TAKES_...: a pipeline whose model gives something else is refused (daemon/fit.h) */
     struct sink *(*open)(const struct sink_setup *setup, struct ssm_error *err);
     int (*start)(struct sink *sink, struct ssm_error *err); /* 0 or -1; NULL: nothing to start */

@@ -198,6 +198,7 @@ static int audio_sink_start(struct sink *sink, struct ssm_error *err)
 }
 
 const struct sink_ops sink_audio = {.name = "audio",
+                                    .paced = true,
                                     .takes = SINK_TAKES_SAMPLES,
                                     .open = audio_sink_open,
                                     .start = audio_sink_start,

@@ -36,6 +36,7 @@ struct stream {
     struct sink *const *sinks;
     int n_sinks, channel, rate;
     bool patient;
+    bool waits;  /* for room in its sinks */
     bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
     const struct ssm_info *model;
@@ -49,7 +50,7 @@ struct stream {
      * unless they say "entered": samples that went into the model. */
     float *raw, *staging;
     size_t raw_at, raw_n, staged;
-    int64_t arrived, staged_arrived[STREAM_HOPS];
+    int64_t arrived, *staged_arrived, own_arrived[STREAM_HOPS];
     struct clock clock;        /* the feed's samples and their arrivals                                      */
     uint64_t position;         /* the feed's rate: of the next raw sample                                   */
     uint64_t zeros;            /* the feed's rate: silence that goes in before the raw samples              */
@@ -113,6 +114,7 @@ static int stream_allocate(struct stream *stream, const struct stream_setup *set
 {
     const struct ssm_info *model = stream->model;
     stream->staging = calloc((size_t)model->inputs * STREAM_HOPS, sizeof(float));
+    stream->staged_arrived = stream->own_arrived;
     stream->blend = stream->scores ? NULL : blend_create(model->delay, model->rate, setup->share, setup->bypass);
     stream->resampler = stream->rows ? NULL : resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
     stream->raw = stream->rows ? NULL : calloc(RAW, sizeof(float));
@@ -374,10 +376,32 @@ static size_t fill_rows(struct stream *stream, size_t hops)
     return n;
 }
 
-static size_t room_in_sinks(const struct stream *stream)
+static int64_t hops_time(const struct stream *stream, int hops)
 {
-    size_t room = STREAM_HOPS;
-    for (int i = 0; stream->patient && i < stream->n_sinks; i++) {
+    return (int64_t)SECOND * hops * stream->model->hop / stream->model->rate;
+}
+
+/* Sound that has come and isn't in this step, ns. */
+static int64_t backlog(const struct stream *stream)
+{
+    size_t waiting = stream->feed ? feed_fill(stream->feed) + stream->raw_n - stream->raw_at : 0;
+    return (int64_t)waiting * SECOND / stream->rate;
+}
+
+/* By more than two steps take. It goes on as fast as its sinks let it. */
+static bool is_behind(const struct stream *stream)
+{
+    return backlog(stream) > 2 * hops_time(stream, STREAM_HOPS);
+}
+
+/* Hops that all sinks worth waiting for take, up to `most`. */
+static size_t room_in_sinks(const struct stream *stream, size_t most)
+{
+    size_t room = most;
+    for (int i = 0; i < stream->n_sinks; i++) {
+        if (stream->sinks[i]->ops->paced && !stream->patient) {
+            continue;
+        }
         size_t hops = stream->sinks[i]->ops->room(stream->sinks[i], stream->channel) / (size_t)stream->model->hop;
         room = hops < room ? hops : room;
     }
@@ -420,7 +444,11 @@ static int begin(struct stream *stream, const struct ssm_engine *engine)
         drop(stream);
         return 0;
     }
-    size_t room = room_in_sinks(stream);
+    size_t room = room_in_sinks(stream, STREAM_HOPS);
+    if (room < STREAM_HOPS && !stream->patient && (stream->rows || feed_share(stream->feed) > 0.5)) {
+        room = STREAM_HOPS; /* something will be lost, and here it's counted where */
+    }
+    stream->waits = room == 0;
     return room == 0 ? 0 : (int)(stream->rows ? fill_rows : fill)(stream, room);
 }
 
@@ -434,8 +462,8 @@ enum stream_need stream_take(struct stream *stream, const struct ssm_engine *eng
         return STREAM_STEP;
     }
     *step = (struct ssm_hop){.count = stream->hops};
-    bool passes = stream->hops > 0 && stream->ladder.steps == 0 && stream_is_of(stream, engine);
-    return passes ? STREAM_PASS : STREAM_NOTHING;
+    bool own = stream_is_of(stream, engine), passes = stream->hops > 0 && stream->ladder.steps == 0 && own;
+    return passes ? STREAM_PASS : own && stream->waits ? STREAM_WAITS : STREAM_NOTHING;
 }
 
 static bool has_hop(const struct stream *stream)
@@ -557,13 +585,6 @@ static int64_t arrival(const struct stream *stream, int hop)
     return stream->rows ? stream->row[hop].arrived : stream->staged_arrived[hop];
 }
 
-/* Sound that has come and isn't in this step, ns. */
-static int64_t backlog(const struct stream *stream)
-{
-    size_t waiting = stream->feed ? feed_fill(stream->feed) + stream->raw_n - stream->raw_at : 0;
-    return (int64_t)waiting * SECOND / stream->rate;
-}
-
 /* `hops` staged ones are out. Gives how much more waits behind them than can be borne. */
 static int64_t note_delay(struct stream *stream, int hops, int64_t now)
 {
@@ -577,7 +598,7 @@ static int64_t note_delay(struct stream *stream, int hops, int64_t now)
     int64_t delay = now - arrival(stream, 0);
     atomic_store_explicit(&stream->delay, delay, memory_order_relaxed);
     bool late_now = stream->deadline > 0 && delay > stream->deadline;
-    return late_now ? backlog(stream) - BEARABLE * SECOND * stream->model->hop / stream->model->rate : -1;
+    return late_now ? backlog(stream) - hops_time(stream, BEARABLE) : -1;
 }
 
 /* The part of a delivery that a hop's model tells. */
@@ -674,6 +695,44 @@ bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     stream->elapsed = 1;
     stream->hops = 0;
     return true;
+}
+
+/* ---- Catching up. ---- */
+
+/* The stream works in the piece's room, or in its own again, where what is staged moves along. */
+static void change_rooms(struct stream *stream, struct stream_piece *piece)
+{
+    float *staging = stream->staging;
+    bool goes = stream->staged_arrived == stream->own_arrived;
+    memcpy(piece->staging, staging, stream->staged * sizeof(float));
+    stream->staging = piece->staging;
+    piece->staging = staging;
+    stream->staged_arrived = goes ? piece->arrived : stream->own_arrived;
+    ladder_swap_out(&stream->ladder, &piece->out);
+}
+
+bool stream_begin_scan(struct stream *stream, struct stream_piece *piece, struct ssm_hop *scan)
+{
+    size_t room = is_behind(stream) && stream->hops == 0 ? room_in_sinks(stream, STREAM_PIECE) : 0;
+    if (room <= STREAM_HOPS || !ladder_is_settled(&stream->ladder)) {
+        return false;
+    }
+    change_rooms(stream, piece);
+    stream->hops = (int)fill(stream, room);
+    if (stream->hops == 0) {
+        change_rooms(stream, piece);
+        return false;
+    }
+    ladder_plan(&stream->ladder);
+    *scan = ladder_step(&stream->ladder, main_of(stream)->engine, stream->staging, stream->hops, stream->elapsed);
+    return true;
+}
+
+void stream_end_scan(struct stream *stream, struct stream_piece *piece, const struct ssm_hop *scan, int64_t enq, int64_t inf)
+{
+    int64_t overdue;
+    stream_deliver(stream, scan, enq, inf, &overdue);
+    change_rooms(stream, piece);
 }
 
 /* Where in the stream staging begins. */

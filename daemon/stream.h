@@ -6,12 +6,14 @@
  *
  *   feed -> hole? -> resampler -> staging | the engine's step | blend with the input, align -> sinks
  *
- * A stream with several hops waiting gives up to STREAM_HOPS of them to one step, so a late one catches up. Where samples are
+ * A stream with several hops waiting gives up to STREAM_HOPS of them to one step, and one that is behind by more gives up to
+ * STREAM_PIECE of them to a scan, which goes on from its state: so it catches up. Where samples are
  * missing, whole hops are skipped and the next one carries elapsed = 1 + skipped hops; what is left of a hole (less than a
  * hop, or than the smallest number of samples that is whole hops at both rates) is silence. Sample numbers run on over both.
  * Hops that a failing device did not compute are a hole too, told with the next hop; the stream goes on on the processor.
  * A sensor's stream gets its hops as they are, each with the time since the one before (daemon/rows.h); its deliveries count
  * CADENCE_TICKS a second.
+ * A patient stream waits for room in its sinks, and a live one until half of its feed is full.
  * At the end of a stream of sound the model's delay is pushed out with silence, and the output is cut to the input's length.
  *
  * Engine's thread unless said otherwise; before that is started, whoever sets it up. Nothing is allocated after
@@ -29,7 +31,7 @@
 #include "daemon/sink.h"
 #include "model/ssm.h"
 
-enum { STREAM_HOPS = 8 };
+enum { STREAM_HOPS = 8, STREAM_PIECE = 64 };
 
 struct stream;
 
@@ -64,14 +66,25 @@ bool stream_is_of(const struct stream *stream, const struct ssm_engine *engine);
 
 /* ---- A turn. ---- */
 
-/* What a stream wants of one of its engines' step. PASS: nothing but to be delivered with it. */
-enum stream_need { STREAM_NOTHING, STREAM_STEP, STREAM_PASS };
+/* What a stream wants of one of its engines' step. PASS: nothing but to be delivered with it. WAITS: it has a hop, but its sinks
+ * have no room. */
+enum stream_need { STREAM_NOTHING, STREAM_STEP, STREAM_PASS, STREAM_WAITS };
 
 /* Stage what waits, as much as one step takes. */
 enum stream_need stream_take(struct stream *stream, const struct ssm_engine *engine, struct ssm_hop *step);
 /* What the step gave, begun and ended at these ns, goes to the sinks. False: not yet, another of its engines is to step first.
  * overdue: ns of sound beyond two hops that wait behind what was late; below 0: there is none. */
 bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf, int64_t *overdue);
+/* Room for a piece of a stream that catches up, which may be of any stream of one engine. */
+struct stream_piece {
+    float *staging, *out; /* (STREAM_PIECE, inputs), (STREAM_PIECE, outputs) */
+    int64_t arrived[STREAM_PIECE];
+};
+
+/* Between a turn's steps: where more than two steps' hops wait and its model alone computes the stream, stage as many as there
+ * are, for ssm_scan on their way through. False: there is no need. True: stream_end_scan is to follow. */
+bool stream_begin_scan(struct stream *stream, struct stream_piece *piece, struct ssm_hop *scan);
+void stream_end_scan(struct stream *stream, struct stream_piece *piece, const struct ssm_hop *scan, int64_t enq, int64_t inf);
 /* Tell the sinks of the end once the last hop is out. True: it just ended. */
 bool stream_retire(struct stream *stream);
 

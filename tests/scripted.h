@@ -19,7 +19,7 @@ static struct script {
     int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
     int oldest;
     int beside;       /* copies it makes beside the steps, at once; 0: none          */
-    long slow_ns;     /* that each stream's hop takes in a step, by scripted_spend's clock */
+    long slow_ns, scan_ns; /* that each stream's hop takes in a step and in a scan, by scripted_spend's clock */
 } scripts[SCRIPTED_DEVICES];
 
 struct scripted {
@@ -102,6 +102,9 @@ static inline int scripted_scan(struct backend *backend, const struct backend_ho
     struct scripted *device = (struct scripted *)backend;
     assert_true(hop->count <= backend->scan_hops);
     device->cpu->ops->scan(device->cpu, hop);
+    if (device->script->scan_ns > 0) {
+        scripted_spend(hop->count * device->script->scan_ns);
+    }
     if (fails(device, SCAN)) {
         scribble(hop);
         return -1;

@@ -721,6 +721,33 @@ static void engine_counts_hops_that_are_out_too_late(void **state)
     free(in);
 }
 
+/* Two seconds that wait, and a hole of 7 hops in them: the scan gives the steps' samples, and is told of the time. */
+static void engine_catches_up_through_the_scan(void **state)
+{
+    (void)state;
+    enum { BEFORE = 90 * HOP, LOST = 7 * HOP, AFTER = 110 * HOP, N = BEFORE + AFTER };
+    struct rig rig;
+    size_t n;
+    float *in = noise(N, 12), *expected = by_hand(in, N, BEFORE / HOP, 1 + LOST / HOP, &n);
+    rig_open(&rig, 1, 2);
+    rig_add_with(&rig, RATE, 2 * N, N + LOST, false, &(struct stream_setup){.deadline = 1});
+    feed_write(rig.feeds[0], in, 1, BEFORE, 1);
+    feed_skip(rig.feeds[0], LOST);
+    feed_write(rig.feeds[0], in + BEFORE, 1, AFTER, 1);
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    struct memory_sink *memory = rig.memories[0];
+    assert_true(engine_batches(rig.thread) < 10); /* 25 without */
+    assert_int_equal(memory->given, N);
+    assert_int_equal(memory->hole.from, BEFORE);
+    assert_int_equal(memory->hole.to, BEFORE + LOST);
+    assert_memory_equal(memory->samples, expected, BEFORE * sizeof(float));
+    assert_memory_equal(memory->samples + BEFORE + LOST, expected + BEFORE, AFTER * sizeof(float));
+    rig_close(&rig);
+    free(in);
+    free(expected);
+}
+
 /* The real thread with real sinks, at 48 kHz and 16 kHz: after start it takes no memory and no lock. */
 static void hop_path_takes_no_memory_and_no_lock(void **state)
 {
@@ -819,6 +846,7 @@ int main(void)
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),
         cmocka_unit_test(engine_waits_for_room_when_the_source_is_patient),
         cmocka_unit_test(engine_takes_nan_for_silence_and_counts_it),
+        cmocka_unit_test(engine_catches_up_through_the_scan),
         cmocka_unit_test(engine_counts_hops_that_are_out_too_late),
         cmocka_unit_test(hop_path_takes_no_memory_and_no_lock),
     };

@@ -96,6 +96,15 @@ static void a_pause_of_a_second_changes_nothing(void **state)
     assert_int_equal(run.lowered, 0);
 }
 
+/* It isn't the work that makes it late. */
+static void who_is_late_but_idle_has_nothing_to_give_up(void **state)
+{
+    (void)state;
+    struct run run = begin();
+    turn(&run, 200, 2, 100, 1);
+    assert_int_equal(run.lowered, 0);
+}
+
 /* A second behind, and half as fast again as real time. */
 static void who_catches_up_is_left_alone(void **state)
 {
@@ -166,6 +175,7 @@ int main(void)
         cmocka_unit_test(a_stumble_of_50_ms_changes_nothing),
         cmocka_unit_test(a_long_turn_counts_for_several),
         cmocka_unit_test(a_pause_of_a_second_changes_nothing),
+        cmocka_unit_test(who_is_late_but_idle_has_nothing_to_give_up),
         cmocka_unit_test(who_catches_up_is_left_alone),
         cmocka_unit_test(peace_of_5_s_raises_and_then_each_second),
         cmocka_unit_test(more_than_70_percent_is_no_peace),
