@@ -34,10 +34,12 @@ struct outbox {
     struct events *events;
     struct counters *counters;
     uint64_t next; /* sample after the last one published */
+    int64_t tm;    /* of the last hop published           */
     char device[16]; /* that it ran on */
     struct delivery told; /* the last hop published: of its times are the events' */
     struct {
         uint64_t from;
+        int64_t tm;
         size_t n;
         double in_square, out_square;
         float in_peak, out_peak;
@@ -285,6 +287,7 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
 {
     if (outbox->level.n == 0) {
         outbox->level.from = hop->s0;
+        outbox->level.tm = hop->tm;
     }
     for (size_t i = 0; i < hop->n; i++) {
         float size = fabsf(hop->samples[i]);
@@ -305,7 +308,7 @@ static void meter(const struct publish_sink *publish, struct outbox *outbox, con
     struct delivery span = *hop;
     span.s0 = outbox->level.from;
     span.n = outbox->level.n;
-    span.tm -= time_of(publish, (int64_t)(hop->s0 - span.s0));
+    span.tm = outbox->level.tm;
     struct wire_header header = header_of(publish, outbox, &span);
     header.shp[0] = 4;
     header.n_shp = 1;
@@ -405,11 +408,13 @@ static void publish_hop(struct publish_sink *publish, struct outbox *outbox, con
         meter(publish, outbox, hop);
     }
     outbox->next = hop->s0 + hop->n;
+    outbox->tm = hop->tm;
 }
 
 static void publish_last(struct publish_sink *publish, struct outbox *outbox)
 {
     int64_t now = clock_now();
+    now = now > outbox->tm ? now : outbox->tm; /* which is a fit's, and may be ahead */
     struct delivery end = {.s0 = outbox->next, .tm = now, .cap = now, .enq = now, .inf = now, .hole = outbox->last,
                            .flags = WIRE_END};
     if (end.hole.to > end.hole.from) {

@@ -52,6 +52,7 @@ struct stream {
     size_t raw_at, raw_n, staged;
     int64_t arrived, *staged_arrived, own_arrived[STREAM_HOPS];
     struct clock clock;        /* the feed's samples and their arrivals                                      */
+    int64_t tm;                /* when the last hop out was captured                                      */
     uint64_t position;         /* the feed's rate: of the next raw sample                                   */
     uint64_t zeros;            /* the feed's rate: silence that goes in before the raw samples              */
     uint64_t skipped;          /* the feed's rate: left out so far                                          */
@@ -500,6 +501,13 @@ static int64_t capture_time(const struct stream *stream, uint64_t sample)
     return clock_time(&stream->clock, sample * in / out) + (int64_t)part;
 }
 
+/* The fit may learn that it was late, and an arrival be sooner than the one before: what is told never goes back. */
+static int64_t later(struct stream *stream, int64_t tm)
+{
+    stream->tm = tm > stream->tm ? tm : stream->tm;
+    return stream->tm;
+}
+
 /* Samples the failing device left out: a hole, and one more to be told. */
 static void note_fault(struct stream *stream, uint64_t from, size_t n)
 {
@@ -544,7 +552,7 @@ static void emit(struct stream *stream, struct delivery *delivery, int64_t left,
         note_fault(stream, delivery->s0, n);
         return;
     }
-    delivery->tm = capture_time(stream, delivery->s0);
+    delivery->tm = later(stream, capture_time(stream, delivery->s0));
     delivery->tm_error = (uint32_t)fmin(clock_error_ns(&stream->clock), UINT32_MAX);
     delivery->ppm = (float)clock_ppm(&stream->clock);
     hand_on(stream, delivery, out, n);
@@ -657,7 +665,7 @@ static void deliver_row(struct stream *stream, struct delivery *delivery, const 
     stream->ticks = row->hop.to;
     delivery->s0 = from;
     int64_t reading = SECOND / stream->model->rate;
-    delivery->tm = row->arrived + reading - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS);
+    delivery->tm = later(stream, row->arrived + reading - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS));
     delivery->tm_error = (uint32_t)reading; /* how long it was on its way is not known */
     delivery->sourced = row->hop.timed;
     delivery->origin = cadence_origin(&row->hop, stream->model->rate);
