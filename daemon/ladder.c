@@ -10,13 +10,13 @@
 
 /* Hops a model runs before it is heard: on the way up there is time for it to hear what is going on; on the way down there
  * is none, but what its transform overlaps has to be there. */
-enum { WARM_DOWN = 2, WARM_UP = 25 };
+enum { WARM_DOWN = 2, WARM_UP = 25, FADES_A_SECOND = 20 };
 static const double MOST_ELAPSED = 1e6;
 
 const char *const rung_names[RUNGS] = {
     [RUNG_MODEL] = "model", [RUNG_SMALLER] = "smaller", [RUNG_BYPASS] = "bypass", [RUNG_DROP] = "drop"};
 
-static int init_side(struct ladder_side *side, struct ssm_engine *engine, int hops)
+int ladder_side_init(struct ladder_side *side, struct ssm_engine *engine, int hops)
 {
     *side = (struct ladder_side){.engine = engine, .model = ssm_describe(engine), .device = "cpu"};
     side->out = calloc((size_t)(hops * side->model->outputs), sizeof *side->out);
@@ -26,8 +26,8 @@ static int init_side(struct ladder_side *side, struct ssm_engine *engine, int ho
 int ladder_init(struct ladder *ladder, struct ssm_engine *engine, struct ssm_engine *smaller, int hops)
 {
     *ladder = (struct ladder){.scores = strcmp(ssm_describe(engine)->task, "tag") == 0};
-    int got = init_side(&ladder->sides[0], engine, hops);
-    return got == 0 && smaller ? init_side(&ladder->sides[1], smaller, hops) : got;
+    int got = ladder_side_init(&ladder->sides[0], engine, hops);
+    return got == 0 && smaller ? ladder_side_init(&ladder->sides[1], smaller, hops) : got;
 }
 
 void ladder_finish(struct ladder *ladder)
@@ -38,7 +38,11 @@ void ladder_finish(struct ladder *ladder)
 
 static int side_of(const struct ladder *ladder, const struct ssm_engine *engine)
 {
-    return engine == ladder->sides[0].engine ? 0 : 1;
+    int i = LADDER_SIDES - 1;
+    while (i > 0 && ladder->sides[i].engine != engine) {
+        i--;
+    }
+    return i;
 }
 
 int ladder_open(struct ladder *ladder, const struct ssm_engine *engine, struct ssm_error *err)
@@ -64,7 +68,7 @@ void ladder_close(struct ladder *ladder, const struct ssm_engine *engine)
 /* "cuda:1" for a stream on "cuda:1 NVIDIA ...". */
 void ladder_find_devices(struct ladder *ladder)
 {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < LADDER_SIDES; i++) {
         struct ladder_side *side = &ladder->sides[i];
         struct ssm_device_info info = {.name = "cpu"};
         if (side->slot) {
@@ -76,9 +80,10 @@ void ladder_find_devices(struct ladder *ladder)
 
 int ladder_reset(struct ladder *ladder)
 {
-    int status = ssm_stream_reset(ladder->sides[0].engine, ladder->sides[0].slot);
-    if (status == SSM_OK && ladder->sides[1].slot) {
-        status = ssm_stream_reset(ladder->sides[1].engine, ladder->sides[1].slot);
+    int status = SSM_OK;
+    for (int i = 0; i < LADDER_SIDES && status == SSM_OK; i++) {
+        const struct ladder_side *side = &ladder->sides[i];
+        status = side->slot ? ssm_stream_reset(side->engine, side->slot) : SSM_OK;
     }
     return status;
 }
@@ -120,7 +125,7 @@ bool ladder_raise(struct ladder *ladder)
 
 bool ladder_is_settled(const struct ladder *ladder)
 {
-    return ladder->lead == 0 && ladder->next == 0 && ladder_rung(ladder) == RUNG_MODEL;
+    return ladder->lead == 0 && ladder->next == 0 && !ladder->comes && ladder_rung(ladder) == RUNG_MODEL;
 }
 
 void ladder_swap_out(struct ladder *ladder, float **out)
@@ -130,21 +135,71 @@ void ladder_swap_out(struct ladder *ladder, float **out)
     *out = own;
 }
 
+/* ---- Another in the model's place. ---- */
+
+void ladder_await(struct ladder *ladder, const struct ladder_side *side)
+{
+    ladder->sides[2] = *side;
+    ladder->comes = false;
+    atomic_store(&ladder->succeeded, false);
+}
+
+void ladder_await_none(struct ladder *ladder)
+{
+    ladder->sides[2] = (struct ladder_side){0};
+}
+
+void ladder_succeed(struct ladder *ladder)
+{
+    ladder->comes = true;
+}
+
+bool ladder_succeeded(const struct ladder *ladder)
+{
+    return atomic_load_explicit(&ladder->succeeded, memory_order_relaxed);
+}
+
+void ladder_settle(struct ladder *ladder)
+{
+    struct ladder_side model = ladder->sides[2];
+    ladder->sides[2] = ladder->sides[0];
+    ladder->sides[0] = model;
+    ladder->lead = ladder->lead == 2 ? 0 : ladder->lead;
+    ladder->next = ladder->next == 2 ? 0 : ladder->next;
+    ladder->comes = false;
+    ladder->fading = ladder->warm = 0;
+}
+
 /* ---- A turn. ---- */
+
+/* Hops until the next is heard. */
+static int warm_up(const struct ladder *ladder, int next)
+{
+    if (ladder->lead < 0 && ladder->scores) {
+        return 0;
+    }
+    const struct ssm_info *model = ladder->sides[0].model;
+    return next == 1 && ladder->lead == 0 ? WARM_DOWN : next == 2 ? (model->rate + model->hop - 1) / model->hop : WARM_UP;
+}
 
 bool ladder_plan(struct ladder *ladder)
 {
     enum rung rung = ladder_rung(ladder);
-    int next = rung == RUNG_MODEL ? 0 : rung == RUNG_SMALLER ? 1 : -1;
+    int model = ladder->comes ? 2 : 0, next = rung == RUNG_MODEL ? model : rung == RUNG_SMALLER ? 1 : -1;
     if (next != ladder->next) {
-        ladder->warm = ladder->lead < 0 && ladder->scores ? 0 : next == 1 && ladder->lead == 0 ? WARM_DOWN : WARM_UP;
+        ladder->warm = warm_up(ladder, next);
         ladder->next = next;
+        ladder->fading = 0;
     }
     if (next < 0 && ladder->scores) {
         ladder->lead = -1;
     }
-    ladder->steps = (next >= 0 ? 1u << next : 0) | (ladder->lead >= 0 ? 1u << ladder->lead : 0);
+    ladder->steps = (next >= 0 ? 1u << next : 0) | (ladder->lead >= 0 ? 1u << ladder->lead : 0) |
+                    (ladder->fading > 0 ? 1u << ladder->from : 0);
     ladder->waits = ladder->steps;
+    if (ladder->comes && ladder->lead != 0 && ladder->fading == 0) {
+        atomic_store_explicit(&ladder->succeeded, true, memory_order_relaxed);
+    }
     return ladder->steps != 0;
 }
 
@@ -162,7 +217,10 @@ struct ssm_hop ladder_step(struct ladder *ladder, const struct ssm_engine *engin
 
 bool ladder_stepped(struct ladder *ladder, const struct ssm_hop *step)
 {
-    int i = step->out == ladder->sides[0].out ? 0 : 1;
+    int i = LADDER_SIDES - 1;
+    while (i > 0 && step->out != ladder->sides[i].out) {
+        i--;
+    }
     struct ladder_side *side = &ladder->sides[i];
     side->failed = step->status != SSM_OK;
     side->blown = step->blown;
@@ -172,15 +230,24 @@ bool ladder_stepped(struct ladder *ladder, const struct ssm_hop *step)
     return ladder->waits == 0;
 }
 
-/* From the one that leads to the next, over a hop. */
-static void fade(const struct ladder *ladder, int hop)
+/* So many hops the output takes to go over: one between models that stand in for each other, more where both are warm. */
+static int fade_hops(const struct ladder *ladder)
 {
-    const struct ladder_side *from = &ladder->sides[ladder->lead], *to = &ladder->sides[ladder->next];
-    int n = to->model->outputs;
+    const struct ssm_info *model = ladder->sides[0].model;
+    int fade = model->rate / FADES_A_SECOND / model->hop;
+    return ladder->lead < 0 || ladder->scores ? 0 : ladder->next == 2 && fade > 1 ? fade : 1;
+}
+
+/* A hop's part of it, into the output of the one that leads now. */
+static void fade(struct ladder *ladder, int hop)
+{
+    const struct ladder_side *from = &ladder->sides[ladder->from], *to = &ladder->sides[ladder->lead];
+    int n = to->model->outputs, all = fade_hops(ladder) * n, at = all - ladder->fading * n;
     for (int i = 0; i < n && !from->failed && !to->failed; i++) {
-        float share = (float)(i + 1) / (float)n;
+        float share = (float)(at + i + 1) / (float)all;
         to->out[hop * n + i] = share * to->out[hop * n + i] + (1 - share) * from->out[hop * n + i];
     }
+    ladder->fading--;
 }
 
 float *ladder_out(struct ladder *ladder, int hop, bool *given)
@@ -189,10 +256,12 @@ float *ladder_out(struct ladder *ladder, int hop, bool *given)
     if (comes && ladder->warm > 0) {
         ladder->warm--;
     } else if (comes) {
-        if (ladder->lead >= 0 && !ladder->scores) {
-            fade(ladder, hop);
-        }
+        ladder->fading = fade_hops(ladder);
+        ladder->from = ladder->lead;
         ladder->lead = ladder->next;
+    }
+    if (ladder->fading > 0) {
+        fade(ladder, hop);
     }
     const struct ladder_side *side = ladder_lead(ladder);
     *given = ladder->lead < 0 || !side->failed;
@@ -211,7 +280,7 @@ void ladder_rest(struct ladder *ladder)
 
 void ladder_end(struct ladder *ladder, int count, float elapsed)
 {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < LADDER_SIDES; i++) {
         struct ladder_side *side = &ladder->sides[i];
         side->away += side->ran && !(ladder->steps >> i & 1) ? (uint64_t)count + (uint64_t)(elapsed - 1) : 0;
     }
@@ -219,5 +288,5 @@ void ladder_end(struct ladder *ladder, int count, float elapsed)
 
 const struct ladder_side *ladder_lead(const struct ladder *ladder)
 {
-    return &ladder->sides[ladder->lead > 0 ? 1 : 0];
+    return &ladder->sides[ladder->lead > 0 ? ladder->lead : 0];
 }

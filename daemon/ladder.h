@@ -17,6 +17,7 @@
 
 #include "model/ssm.h"
 
+enum { LADDER_SIDES = 3 };
 enum rung { RUNG_MODEL, RUNG_SMALLER, RUNG_BYPASS, RUNG_DROP, RUNGS };
 extern const char *const rung_names[RUNGS];
 
@@ -32,13 +33,16 @@ struct ladder_side {
 };
 
 struct ladder {
-    struct ladder_side sides[2];
+    struct ladder_side sides[LADDER_SIDES]; /* the model, the smaller one, and the one that is to take the model's place */
     bool scores;     /* the models give scores, not samples */
-    int lead, next;  /* whose output goes out, and whose is to, once it is warm: 0, 1; -1: none's */
+    bool comes;      /* the third is to                     */
+    int lead, next;  /* whose output goes out, and whose is to, once it is warm: 0, 1, 2; -1: none's */
     int warm;        /* hops until then                     */
+    int from, fading; /* over so many hops yet the output comes from this one, too */
     unsigned steps;  /* bits of those that step this turn   */
     unsigned waits;  /* and of those that have yet to       */
     atomic_int rung; /* where it is to be                   */
+    atomic_bool succeeded; /* the one that comes is heard, or none of them is */
 };
 
 /* smaller: NULL or another engine whose model is of the same rate, hop, delay and outputs. hops: at most so many a step. 0, or
@@ -49,6 +53,17 @@ void ladder_finish(struct ladder *ladder);
 /* Take a slot of one of its engines, and give it back (safe to repeat). -1 with *err: none is free. */
 int ladder_open(struct ladder *ladder, const struct ssm_engine *engine, struct ssm_error *err);
 void ladder_close(struct ladder *ladder, const struct ssm_engine *engine);
+
+/* Another engine with a model of the same rate, hop, delay and outputs, which is to be opened; taken back, once it is closed.
+ * Its `out` stays the caller's. */
+int ladder_side_init(struct ladder_side *side, struct ssm_engine *engine, int hops); /* any thread; -1: no memory */
+void ladder_await(struct ladder *ladder, const struct ladder_side *side);
+void ladder_await_none(struct ladder *ladder);
+/* Have it take the model's place: it runs beside it for a second, then they fade over 50 ms. */
+void ladder_succeed(struct ladder *ladder);
+bool ladder_succeeded(const struct ladder *ladder); /* any thread: it may be put there, and the other closed */
+/* With no hop on its way: put it there, faded or not. The other stands where it stood, to be closed. */
+void ladder_settle(struct ladder *ladder);
 
 /* Ask the engines where the stream runs now. */
 void ladder_find_devices(struct ladder *ladder);

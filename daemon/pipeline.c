@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/card.h"
@@ -67,7 +68,7 @@ static int open_source(struct daemon *daemon, struct pipeline *pipeline, struct 
 
 static struct model *find_model(struct model *list, const char *name, int slots)
 {
-    while (list && (strcmp(list->name, name) != 0 ||
+    while (list && (list->stale || strcmp(list->name, name) != 0 ||
                     (list->engine && ssm_describe(list->engine)->streams - list->users < slots))) {
         list = list->next;
     }
@@ -95,11 +96,16 @@ static struct model *choose_model(struct daemon *daemon, const char *name, int s
     return model;
 }
 
+int pipeline_choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
+{
+    pipeline->model = choose_model(daemon, pipeline->config->model, pipeline->n_channels, models, err);
+    return pipeline->model ? 0 : -1;
+}
+
 static int choose_models(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
 {
     const struct config_pipeline *config = pipeline->config;
-    pipeline->model = choose_model(daemon, config->model, pipeline->n_channels, models, err);
-    if (pipeline->model && config->fallback[0]) {
+    if (pipeline_choose_model(daemon, pipeline, models, err) == 0 && config->fallback[0]) {
         pipeline->fallback = choose_model(daemon, config->fallback, pipeline->n_channels, models, err);
     }
     return pipeline->model && (pipeline->fallback || !config->fallback[0]) ? 0 : -1;
@@ -116,6 +122,34 @@ static int slots_for(const struct daemon *daemon, const struct model *model)
     return slots;
 }
 
+static void find_file(const char *name, struct stat *found)
+{
+    char path[4096];
+    struct ssm_error err;
+    if (ssm_model_find(name, path, sizeof path, &err) < 0 || stat(path, found) < 0) {
+        *found = (struct stat){0};
+    }
+}
+
+void models_find_stale(struct model *list)
+{
+    for (struct model *model = list; model; model = model->next) {
+        struct stat found;
+        find_file(model->name, &found);
+        bool same = found.st_dev == model->file.device && found.st_ino == model->file.inode && found.st_size == model->file.size &&
+                    found.st_mtim.tv_sec == model->file.changed.tv_sec && found.st_mtim.tv_nsec == model->file.changed.tv_nsec;
+        model->stale = found.st_ino != 0 && !same;
+    }
+}
+
+bool models_alike(const struct model *a, const struct model *b)
+{
+    const struct ssm_info *x = ssm_describe(a->engine), *y = ssm_describe(b->engine);
+    bool sound = strcmp(x->task, "tag") != 0 && strcmp(y->task, "tag") != 0;
+    return sound && x->rate == y->rate && x->hop == y->hop && x->delay == y->delay && x->inputs == y->inputs &&
+           x->outputs == y->outputs;
+}
+
 static int open_model(const struct daemon *daemon, struct model *model, struct ssm_error *err)
 {
     const struct config *config = daemon->config;
@@ -126,6 +160,12 @@ static int open_model(const struct daemon *daemon, struct model *model, struct s
                                         .threads = threads,
                                         .max_hops = STREAM_HOPS};
     notify_loading(model->name);
+    struct stat found;
+    find_file(model->name, &found); /* before: what changes meanwhile is taken for another next time */
+    model->file.device = found.st_dev;
+    model->file.inode = found.st_ino;
+    model->file.size = found.st_size;
+    model->file.changed = found.st_mtim;
     model->engine = ssm_open(model->name, &options, err);
     if (!model->engine) {
         return -1;
@@ -149,7 +189,7 @@ int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct m
         }
     }
     for (struct model *model = *models; model; model = model->next) {
-        if (open_model(daemon, model, err) < 0) {
+        if (!model->engine && open_model(daemon, model, err) < 0) {
             return -1;
         }
     }
@@ -332,9 +372,9 @@ int pipelines_open_outputs(struct daemon *daemon, struct pipeline *list, struct 
 /* ---- One that takes another's place. ---- */
 
 /* The running one's sink with the same settings that nobody has taken yet; -1: there is none. */
-static int find_sink(const struct pipeline *running, const struct config_sink *config, unsigned taken)
+static int find_sink(const struct pipeline *running, const struct config_sink *config, unsigned taken, bool renamed)
 {
-    int i = running->n_sinks - 1;
+    int i = config->type == SINK_PUBLISH && renamed ? -1 : running->n_sinks - 1; /* topics have the model's name */
     while (i >= 0 && ((taken >> i & 1) || memcmp(running->sink_configs[i], config, sizeof *config) != 0)) {
         i--;
     }
@@ -352,9 +392,10 @@ static void keep_sink(struct pipeline *pipeline, int i, const struct pipeline *r
 static int alter_sinks(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     struct sink_setup setup = sink_setup_of(daemon, pipeline);
+    bool renamed = strcmp(setup.model->name, ssm_describe(pipeline->before->model->engine)->name) != 0;
     unsigned taken = 0;
     for (int i = 0; i < pipeline->config->n_sinks; i++, pipeline->n_sinks++) {
-        int k = find_sink(pipeline->before, &pipeline->config->sinks[i], taken);
+        int k = find_sink(pipeline->before, &pipeline->config->sinks[i], taken, renamed);
         if (k >= 0) {
             taken |= 1u << k;
             keep_sink(pipeline, i, pipeline->before, k);
@@ -365,26 +406,41 @@ static int alter_sinks(struct daemon *daemon, struct pipeline *pipeline, struct 
     return 0;
 }
 
-struct pipeline *pipeline_alter(struct daemon *daemon, const struct config_pipeline *config, struct pipeline *running,
-                                struct ssm_error *err)
+static int create_successors(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
-    struct pipeline *pipeline = pipeline_create(config);
-    if (!pipeline) {
-        refuse_memory(err);
-        return NULL;
+    pipeline->successors = calloc((size_t)pipeline->n_channels, sizeof(struct successor *));
+    bool ok = pipeline->successors != NULL;
+    for (int i = 0; ok && i < pipeline->n_channels; i++) {
+        ok = (pipeline->successors[i] = successor_create(pipeline->model->engine)) != NULL;
     }
-    pipeline->before = running;
+    if (!ok) {
+        return refuse_memory(err);
+    }
+    return daemon->checkpoint ? checkpoint_fit(daemon->checkpoint, ssm_state_size(pipeline->model->engine), err) : 0;
+}
+
+int pipeline_alter(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct pipeline *running = pipeline->before;
     pipeline->source = running->source;
-    pipeline->model = running->model;
     pipeline->fallback = running->fallback;
     pipeline->counters = running->counters;
     pipeline->streams = running->streams;
     pipeline->n_channels = running->n_channels;
+    pipeline->model = pipeline->model ? pipeline->model : running->model;
     if (fit(pipeline, err) < 0 || alter_sinks(daemon, pipeline, err) < 0) {
-        pipeline_abandon(pipeline);
-        return NULL;
+        return -1;
     }
-    return pipeline;
+    return pipeline->model != running->model ? create_successors(daemon, pipeline, err) : 0;
+}
+
+static void destroy_successors(struct pipeline *pipeline)
+{
+    for (int i = 0; pipeline->successors && i < pipeline->n_channels; i++) {
+        successor_destroy(pipeline->successors[i]);
+    }
+    free(pipeline->successors);
+    pipeline->successors = NULL;
 }
 
 void pipeline_abandon(struct pipeline *pipeline)
@@ -395,6 +451,10 @@ void pipeline_abandon(struct pipeline *pipeline)
             release(pipeline->sink_settings[i]);
         }
     }
+    if (pipeline->model && pipeline->model != pipeline->before->model) {
+        pipeline->model->users -= pipeline->n_channels;
+    }
+    destroy_successors(pipeline);
     release(pipeline->settings);
     free(pipeline);
 }
@@ -410,7 +470,30 @@ int pipeline_start_sinks(struct pipeline *pipeline, struct ssm_error *err)
     return 0;
 }
 
-void pipeline_change(struct daemon *daemon, struct pipeline *pipeline)
+int pipeline_await(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    for (int i = 0; pipeline->successors && i < pipeline->n_channels; i++) {
+        stream_await(pipeline->streams[i], pipeline->successors[i]);
+        if (engine_join(daemon->engine, pipeline->model->batch, pipeline->streams[i], err) < 0) {
+            stream_await_none(pipeline->streams[i]);
+            pipeline_await_none(daemon, pipeline);
+            return -1;
+        }
+        pipeline->n_awaited++;
+    }
+    return 0;
+}
+
+void pipeline_await_none(struct daemon *daemon, struct pipeline *pipeline)
+{
+    while (pipeline->n_awaited > 0) {
+        struct stream *stream = pipeline->streams[--pipeline->n_awaited];
+        engine_part(daemon->engine, pipeline->model->batch, stream);
+        stream_await_none(stream);
+    }
+}
+
+static void change_streams(struct daemon *daemon, struct pipeline *pipeline)
 {
     const struct stream_change change = {.sinks = pipeline->sinks,
                                          .n_sinks = pipeline->n_sinks,
@@ -420,6 +503,42 @@ void pipeline_change(struct daemon *daemon, struct pipeline *pipeline)
     for (int i = 0; i < pipeline->n_channels; i++) {
         stream_change(pipeline->streams[i], &change);
     }
+}
+
+void pipeline_change(struct daemon *daemon, struct pipeline *pipeline)
+{
+    if (!pipeline->successors) {
+        change_streams(daemon, pipeline);
+    }
+    for (int i = 0; i < pipeline->n_awaited; i++) {
+        stream_succeed(pipeline->streams[i]);
+    }
+}
+
+bool pipeline_changed(const struct pipeline *pipeline)
+{
+    int n = pipeline->successors ? pipeline->n_channels : 0;
+    while (n > 0 && stream_succeeded(pipeline->streams[n - 1])) {
+        n--;
+    }
+    return n == 0;
+}
+
+bool pipeline_settle(struct daemon *daemon, struct pipeline *pipeline)
+{
+    if (!pipeline->successors) {
+        return true;
+    }
+    for (; pipeline->n_awaited > 0; pipeline->n_awaited--) {
+        int i = pipeline->n_awaited - 1;
+        if (!stream_settle(pipeline->streams[i], pipeline->successors[i])) {
+            return false;
+        }
+        engine_part(daemon->engine, pipeline->before->model->batch, pipeline->streams[i]);
+        stream_await_none(pipeline->streams[i]);
+    }
+    change_streams(daemon, pipeline);
+    return true;
 }
 
 static bool has_sink(const struct pipeline *pipeline, const struct sink *sink)
@@ -457,6 +576,8 @@ void pipeline_take_over(struct pipeline *pipeline)
     struct pipeline *running = pipeline->before;
     keep_own_sinks(running, pipeline);
     copy_times(pipeline, running);
+    destroy_successors(pipeline);
+    running->model->users -= running->model != pipeline->model ? running->n_channels : 0;
     memset(pipeline->kept_sinks, 0, sizeof pipeline->kept_sinks);
     pipeline->source_settings = running->source_settings;
     pipeline->feeds = running->feeds;

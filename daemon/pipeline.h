@@ -13,6 +13,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "config/config.h"
 #include "daemon/counters.h"
@@ -28,6 +30,7 @@ struct rows;
 struct sink;
 struct source;
 struct stream;
+struct successor;
 
 /* A model and an engine with some slots; once they are taken, the same model gets another engine. */
 struct model {
@@ -37,6 +40,13 @@ struct model {
     struct engine_batch *batch;
     struct labels *labels; /* of a tag model, else NULL */
     int users;             /* slots that are taken, or soon will be */
+    struct {
+        dev_t device;
+        ino_t inode;
+        off_t size;
+        struct timespec changed;
+    } file;                /* as it was when it was opened */
+    bool stale;            /* the file is another by now: who opens the model opens that one */
 };
 
 /* A pipeline's configuration, held by everything that was opened with it. */
@@ -64,6 +74,9 @@ struct pipeline {
     bool started;                    /* its source */
     struct pipeline *before;         /* the running one it takes the place of; NULL: none */
     bool kept_sinks[CONFIG_SINKS];   /* they are the other's still */
+    struct successor **successors;   /* (channels) where its model takes the place of that one's; else NULL */
+    int n_awaited;                   /* streams that have theirs at hand */
+    bool settled;                    /* they have their places           */
     bool goes;                       /* its place is taken, or it goes */
     bool held;                       /* nothing is published of it before that one's end */
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */
@@ -77,15 +90,29 @@ struct card *pipeline_player(const struct pipeline *pipeline);
 /* With a copy of its configuration. NULL when memory runs out. */
 struct pipeline *pipeline_create(const struct config_pipeline *config);
 
-/* The same source, model and streams as those of one that runs, with other settings or sinks; sinks whose settings are the same
- * are that one's. It is no member of a list until pipeline_take_over has moved to it what it shares; before that
- * pipeline_abandon closes what it doesn't. NULL with *err. */
-struct pipeline *pipeline_alter(struct daemon *daemon, const struct config_pipeline *config, struct pipeline *running,
-                                struct ssm_error *err);
+/* One that is to take over the source and the streams of one that runs, with other settings or sinks; sinks whose settings are the
+ * same are that one's. It is on no list of the daemon's until pipeline_take_over has moved to it what it shares; before that
+ * pipeline_abandon closes what it doesn't.
+ *
+ * With another model, which pipeline_choose_model chose, each stream runs both for a second and fades over 50 ms; model and
+ * sinks change when that is through. */
+int pipeline_alter(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err); /* -1 with *err */
 int pipeline_start_sinks(struct pipeline *pipeline, struct ssm_error *err); /* those that aren't the other's */
-void pipeline_change(struct daemon *daemon, struct pipeline *pipeline);     /* engine's thread: its streams do as it says */
-void pipeline_take_over(struct pipeline *pipeline); /* then, loop thread: what the other still has is to be closed */
+void pipeline_take_over(struct pipeline *pipeline); /* loop thread: what the other still has is to be closed */
 void pipeline_abandon(struct pipeline *pipeline);
+
+/* Engine's thread, one after the other. */
+int pipeline_await(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err); /* -1 with *err: as before */
+void pipeline_await_none(struct daemon *daemon, struct pipeline *pipeline);
+void pipeline_change(struct daemon *daemon, struct pipeline *pipeline); /* begin to change the model, or change at once */
+bool pipeline_settle(struct daemon *daemon, struct pipeline *pipeline); /* false: not now */
+bool pipeline_changed(const struct pipeline *pipeline); /* any thread: it may be settled; where it has to be, it can be before */
+
+/* One with free slots for its streams, of the daemon's or of *models, or a new one there that pipelines_open_inputs opens. */
+int pipeline_choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err);
+/* Two models give sound from sound in the same hops, equally late. */
+bool models_alike(const struct model *a, const struct model *b);
+void models_find_stale(struct model *list);
 
 /* Their sources; then their models, from what the daemon has where slots are free, and else put into *models. -1 with *err. */
 int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err);

@@ -40,6 +40,7 @@ struct reload {
     void *arg;
     enum phase phase;
     bool again, late; /* late: given up while it was opening */
+    bool settled;     /* the call for PARTING could do it    */
     int64_t since;
     uint64_t count;
     struct reload_result result, last;
@@ -47,6 +48,7 @@ struct reload {
 
     struct pipeline *fresh;    /* opened anew        */
     struct pipeline *changing; /* by pipeline_alter  */
+    struct pipeline *swapping; /* those with another model that it may do; before it is known */
     struct pipeline *leaving;
     struct model *models;      /* opened for the fresh ones; at the end: those that nobody uses any more */
 
@@ -80,15 +82,19 @@ static void abandon_all(struct pipeline *list)
 static void close_all(struct reload *reload)
 {
     abandon_all(reload->changing);
+    abandon_all(reload->swapping);
     pipelines_close(reload->fresh);
     pipelines_close(reload->leaving);
     models_close(reload->models);
-    reload->changing = reload->fresh = reload->leaving = NULL;
+    reload->changing = reload->swapping = reload->fresh = reload->leaving = NULL;
     reload->models = NULL;
 }
 
 void reload_destroy(struct reload *reload)
 {
+    for (struct pipeline *pipeline = reload ? reload->changing : NULL; pipeline; pipeline = pipeline->next) {
+        pipeline_await_none(reload->daemon, pipeline);
+    }
     if (reload) {
         close_all(reload);
         free(reload);
@@ -165,10 +171,16 @@ static bool same_settings(const struct config_pipeline *a, const struct config_p
     return memcmp(a, b, line) == 0 && memcmp((const char *)a + after, (const char *)b + after, sizeof *a - after) == 0;
 }
 
-static bool same_input(const struct config_pipeline *a, const struct config_pipeline *b)
+static bool same_source(const struct config_pipeline *a, const struct config_pipeline *b)
 {
-    return strcmp(a->model, b->model) == 0 && strcmp(a->fallback, b->fallback) == 0 && a->priority == b->priority &&
+    return strcmp(a->fallback, b->fallback) == 0 && a->priority == b->priority &&
            memcmp(&a->source, &b->source, sizeof a->source) == 0;
+}
+
+/* The same model out of the same file. */
+static bool same_model(const struct config_pipeline *config, const struct pipeline *running)
+{
+    return strcmp(config->model, running->config->model) == 0 && !running->model->stale;
 }
 
 static void append(struct pipeline **list, struct pipeline *pipeline)
@@ -192,7 +204,7 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
             for (int k = 0; k < other->n_sinks; k++) {
                 const struct config_sink *theirs = other->sink_configs[k];
                 bool kept = other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0 &&
-                            same_input(pipeline->config, other->config);
+                            same_source(pipeline->config, other->config);
                 if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 &&
                     written.st_dev == wanted.st_dev && written.st_ino == wanted.st_ino) {
                     return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
@@ -204,48 +216,49 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
     return 0;
 }
 
-static int alter(struct reload *reload, const struct config_pipeline *config, struct pipeline *running, struct ssm_error *err)
+static int alter(struct reload *reload, struct pipeline *pipeline, struct ssm_error *err)
 {
-    const struct pipeline asks = {.config = config, .before = running};
-    if (refuse_written(reload->daemon, &asks, err) < 0) {
-        return -1;
-    }
-    struct pipeline *pipeline = pipeline_alter(reload->daemon, config, running, err);
-    if (pipeline) {
-        append(&reload->changing, pipeline);
-        reload->result.changed++;
-    }
-    return pipeline ? 0 : -1;
+    append(&reload->changing, pipeline);
+    reload->result.changed++;
+    return refuse_written(reload->daemon, pipeline, err) < 0 ? -1 : pipeline_alter(reload->daemon, pipeline, err);
 }
 
-static int renew(struct reload *reload, const struct config_pipeline *config, struct pipeline *running, struct ssm_error *err)
+/* Which it is to be shows once the model is open. */
+static int swap(struct reload *reload, struct pipeline *pipeline, struct ssm_error *err)
 {
-    struct pipeline *pipeline = pipeline_create(config);
-    if (!pipeline) {
-        return refuse_memory(err);
-    }
-    pipeline->before = running;
+    append(&reload->swapping, pipeline);
+    pipeline->n_channels = pipeline->before->n_channels;
+    return pipeline_choose_model(reload->daemon, pipeline, &reload->models, err);
+}
+
+static int renew(struct reload *reload, struct pipeline *pipeline, struct ssm_error *err)
+{
     append(&reload->fresh, pipeline);
-    if (running) {
-        running->goes = true;
+    reload->result.replaced += pipeline->before != NULL;
+    reload->result.opened += pipeline->before == NULL;
+    if (pipeline->before) {
+        pipeline->before->goes = true;
     }
-    reload->result.replaced += running != NULL;
-    reload->result.opened += running == NULL;
     return refuse_written(reload->daemon, pipeline, err);
 }
 
 static int compare_pipeline(struct reload *reload, const struct config_pipeline *config, struct ssm_error *err)
 {
     struct pipeline *running = find_running(reload->daemon, config->name);
-    if (!running || !same_input(config, running->config)) {
-        return renew(reload, config, running, err);
+    bool source = running && same_source(config, running->config), model = running && same_model(config, running);
+    if (running) {
+        running->goes = !source;
     }
-    running->goes = false;
-    if (same_settings(config, running->config)) {
+    if (source && model && same_settings(config, running->config)) {
         reload->result.unchanged++;
         return 0;
     }
-    return alter(reload, config, running, err);
+    struct pipeline *pipeline = pipeline_create(config);
+    if (!pipeline) {
+        return refuse_memory(err);
+    }
+    pipeline->before = running;
+    return (!source ? renew : model ? alter : swap)(reload, pipeline, err);
 }
 
 /* Those without one in the new configuration go. */
@@ -268,12 +281,12 @@ static int compare(struct reload *reload, const struct config *config, struct ss
     for (struct pipeline *pipeline = reload->daemon->pipelines; pipeline; pipeline = pipeline->next) {
         pipeline->goes = true;
     }
+    models_find_stale(reload->daemon->models);
     for (int i = 0; i < config->n_pipelines; i++) {
         if (compare_pipeline(reload, &config->pipelines[i], err) < 0) {
             return -1;
         }
     }
-    count_gone(reload);
     return 0;
 }
 
@@ -306,15 +319,43 @@ static void forget_kept(struct reload *reload)
     }
 }
 
+/* The models are open: those alike change places, others take a pipeline of their own. */
+static int decide_swaps(struct reload *reload, struct ssm_error *err)
+{
+    struct pipeline *others = NULL;
+    for (struct pipeline *pipeline; (pipeline = reload->swapping);) {
+        reload->swapping = pipeline->next;
+        pipeline->next = NULL;
+        if (models_alike(pipeline->model, pipeline->before->model)) {
+            if (alter(reload, pipeline, err) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        pipeline_leave_models(pipeline);
+        pipeline->n_channels = 0;
+        pipeline->before->goes = true;
+        reload->result.replaced++;
+        append(&others, pipeline);
+    }
+    int opened = pipelines_open_inputs(reload->daemon, others, &reload->models, err);
+    append(&reload->fresh, others);
+    for (const struct pipeline *pipeline = others; pipeline && opened == 0; pipeline = pipeline->next) {
+        opened = refuse_written(reload->daemon, pipeline, err);
+    }
+    return opened;
+}
+
 static void open_all(struct reload *reload)
 {
     struct ssm_error *err = &reload->result.err;
     struct config *config = load(reload, err);
     bool ok = config && compare(reload, config, err) == 0 &&
               pipelines_open_inputs(reload->daemon, reload->fresh, &reload->models, err) == 0 &&
-              pipelines_open_outputs(reload->daemon, reload->fresh, err) == 0;
+              decide_swaps(reload, err) == 0 && pipelines_open_outputs(reload->daemon, reload->fresh, err) == 0;
     config_destroy(config);
     if (ok) {
+        count_gone(reload);
         forget_kept(reload);
     } else {
         close_all(reload);
@@ -323,11 +364,25 @@ static void open_all(struct reload *reload)
 
 /* ---- Joining and starting. ---- */
 
+static void await_none(struct reload *reload)
+{
+    for (struct pipeline *pipeline = reload->changing; pipeline; pipeline = pipeline->next) {
+        pipeline_await_none(reload->daemon, pipeline);
+    }
+}
+
 static void join(struct engine_thread *thread, struct engine_call *call)
 {
     (void)thread;
     struct reload *reload = (struct reload *)call;
-    pipelines_join(reload->daemon, reload->fresh, &reload->result.err);
+    struct ssm_error *err = &reload->result.err;
+    bool ok = true;
+    for (struct pipeline *pipeline = reload->changing; ok && pipeline; pipeline = pipeline->next) {
+        ok = pipeline_await(reload->daemon, pipeline, err) == 0;
+    }
+    if (!ok || pipelines_join(reload->daemon, reload->fresh, err) < 0) {
+        await_none(reload);
+    }
 }
 
 static void start_all(struct reload *reload)
@@ -346,6 +401,7 @@ static void part_fresh(struct engine_thread *thread, struct engine_call *call)
     (void)thread;
     struct reload *reload = (struct reload *)call;
     pipelines_part(reload->daemon, reload->fresh);
+    await_none(reload);
 }
 
 /* ---- Taking its place. ---- */
@@ -402,17 +458,28 @@ static void commit(struct reload *reload)
 static bool all_ended(const struct reload *reload)
 {
     bool ended = true;
+    for (const struct pipeline *pipeline = reload->changing; pipeline; pipeline = pipeline->next) {
+        ended = ended && pipeline_changed(pipeline);
+    }
     for (const struct pipeline *pipeline = reload->leaving; pipeline; pipeline = pipeline->next) {
         ended = ended && pipeline_ended(pipeline);
     }
     return ended;
 }
 
+/* All models have changed, or else now is the time. */
 static void part_leaving(struct engine_thread *thread, struct engine_call *call)
 {
     (void)thread;
     struct reload *reload = (struct reload *)call;
-    pipelines_part(reload->daemon, reload->leaving);
+    reload->settled = true;
+    for (struct pipeline *pipeline = reload->changing; pipeline && reload->settled; pipeline = pipeline->next) {
+        reload->settled = pipeline->settled || pipeline_settle(reload->daemon, pipeline);
+        pipeline->settled = reload->settled;
+    }
+    if (reload->settled) {
+        pipelines_part(reload->daemon, reload->leaving);
+    }
 }
 
 /* What they counted stays counted. */
@@ -462,6 +529,10 @@ static void take_out_unused_models(struct reload *reload)
 static void clear_up(struct reload *reload)
 {
     struct daemon *daemon = reload->daemon;
+    if (!reload->settled) {
+        begin_call(reload, PARTING, part_leaving);
+        return;
+    }
     daemon_serve_sinks(daemon); /* of their end */
     for (struct pipeline *pipeline = reload->leaving; pipeline; pipeline = pipeline->next) {
         add_past(daemon, pipeline);

@@ -36,6 +36,7 @@ struct outbox {
     uint64_t next; /* sample after the last one published */
     int64_t tm;    /* of the last hop published           */
     char device[16]; /* that it ran on */
+    char digest[sizeof((struct ssm_info *)0)->digest], mdl[sizeof((struct wire_header *)0)->mdl]; /* of the model it came of */
     struct delivery told; /* the last hop published: of its times are the events' */
     struct {
         uint64_t from;
@@ -55,8 +56,6 @@ struct publish_sink {
     const int *channels;
     int rate, hop, n;
     size_t width; /* values a hop: samples or scores */
-    const struct ssm_info *model;
-    char mdl[96];
     struct outbox outboxes[];
 };
 
@@ -103,19 +102,24 @@ static bool open_topics(struct outbox *outbox, const struct sink_setup *setup, i
     return outbox->hops && outbox->gap && (setup->labels ? tags : outbox->meter != NULL);
 }
 
+/* What comes from now on comes of this model. */
+static void note_model(struct outbox *outbox, const struct ssm_info *model)
+{
+    if (model && memcmp(outbox->digest, model->digest, sizeof outbox->digest) != 0) {
+        memcpy(outbox->digest, model->digest, sizeof outbox->digest);
+        snprintf(outbox->mdl, sizeof outbox->mdl, "%s@%.12s", model->name, model->digest);
+    }
+}
+
 static bool outbox_init(struct outbox *outbox, const struct sink_setup *setup, int i)
 {
     size_t width = outbox->publish->width;
     outbox->counters = &setup->counters[i];
     snprintf(outbox->device, sizeof outbox->device, "%.*s", (int)strcspn(setup->model->device, " "), setup->model->device);
+    note_model(outbox, setup->model);
     outbox->slots = calloc(SLOTS, sizeof *outbox->slots);
     outbox->values = calloc(SLOTS * width, sizeof(float));
     return outbox->slots && outbox->values && open_topics(outbox, setup, i);
-}
-
-static void print_model(char *mdl, size_t size, const struct ssm_info *model)
-{
-    snprintf(mdl, size, "%s@%.12s", model->name, model->digest);
 }
 
 static void publish_init(struct publish_sink *publish, const struct sink_setup *setup)
@@ -131,8 +135,6 @@ static void publish_init(struct publish_sink *publish, const struct sink_setup *
     publish->hop = model->hop;
     publish->n = setup->n_channels;
     publish->width = (size_t)(setup->labels ? model->outputs : model->hop);
-    publish->model = model;
-    print_model(publish->mdl, sizeof publish->mdl, model);
 }
 
 static struct sink *publish_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -248,10 +250,7 @@ static struct wire_header header_of(const struct publish_sink *publish, const st
                                  .tm = hop->tm, .te = hop->tm_error, .cap = hop->cap - hop->tm,
                                  .enq = hop->enq - hop->tm, .inf = hop->inf - hop->tm, .flags = hop->flags};
     fill_lost(&header.lost, &hop->hole);
-    memcpy(header.mdl, publish->mdl, sizeof header.mdl);
-    if (hop->model && hop->model != publish->model) {
-        print_model(header.mdl, sizeof header.mdl, hop->model);
-    }
+    memcpy(header.mdl, outbox->mdl, sizeof header.mdl);
     memcpy(header.st, outbox->device, sizeof header.st);
     if (hop->sourced && hop->origin > DATE_LEAST) {
         header.tw = llround((hop->origin + (double)hop->s0 / publish->rate) * SECOND);
@@ -395,6 +394,7 @@ static void publish_hop(struct publish_sink *publish, struct outbox *outbox, con
         send_gap(publish, outbox, hop); /* of the device from before */
     }
     memcpy(outbox->device, hop->device, sizeof outbox->device);
+    note_model(outbox, hop->model);
     struct wire_header header = header_of(publish, outbox, hop);
     size_t values = publish->labels ? publish->width : hop->n;
     header.shp[0] = (uint32_t)values;

@@ -39,6 +39,7 @@ struct stream {
     bool waits;  /* for room in its sinks */
     bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
+    int hop;                    /* the model's, for other threads: it stays as models change */
     const struct ssm_info *model;
     struct ladder ladder;
     int priority;
@@ -130,7 +131,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .priority = setup->priority, .elapsed = 1,
+                              .counters = setup->counters, .model = model, .hop = model->hop, .priority = setup->priority, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass, .deadline = setup->deadline};
     find_unit(stream);
@@ -155,7 +156,7 @@ void stream_destroy(struct stream *stream)
     if (!stream) {
         return;
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < LADDER_SIDES; i++) {
         stream_close(stream, stream->ladder.sides[i].engine);
     }
     ladder_finish(&stream->ladder);
@@ -613,7 +614,7 @@ static int64_t note_delay(struct stream *stream, int hops, int64_t now)
 static struct delivery tell_model(const struct stream *stream, int64_t cap, int64_t enq, int64_t inf)
 {
     const struct ladder_side *lead = ladder_lead(&stream->ladder);
-    bool degraded = lead->blown || stream->faulted || stream->ladder.lead != 0;
+    bool lowered = stream->ladder.lead < 0 || stream->ladder.lead == 1, degraded = lead->blown || stream->faulted || lowered;
     struct delivery delivery = {.cap = cap, .enq = enq, .inf = inf, .model = lead->model, .flags = degraded ? WIRE_DEGRADED : 0};
     memcpy(delivery.device, lead->device, sizeof delivery.device);
     return delivery;
@@ -838,6 +839,59 @@ void stream_change(struct stream *stream, const struct stream_change *change)
     atomic_store_explicit(&stream->bypass, change->bypass, memory_order_relaxed);
 }
 
+struct successor {
+    struct ladder_side side;
+};
+
+struct successor *successor_create(struct ssm_engine *engine)
+{
+    struct successor *successor = calloc(1, sizeof *successor);
+    if (successor && ladder_side_init(&successor->side, engine, STREAM_HOPS) < 0) {
+        free(successor);
+        return NULL;
+    }
+    return successor;
+}
+
+void successor_destroy(struct successor *successor)
+{
+    if (successor) {
+        free(successor->side.out);
+        free(successor);
+    }
+}
+
+void stream_await(struct stream *stream, const struct successor *successor)
+{
+    ladder_await(&stream->ladder, &successor->side);
+}
+
+void stream_await_none(struct stream *stream)
+{
+    ladder_await_none(&stream->ladder);
+}
+
+void stream_succeed(struct stream *stream)
+{
+    ladder_succeed(&stream->ladder);
+}
+
+bool stream_succeeded(const struct stream *stream)
+{
+    return ladder_succeeded(&stream->ladder) || stream_ended(stream);
+}
+
+bool stream_settle(struct stream *stream, struct successor *successor)
+{
+    if (stream->hops > 0) {
+        return false;
+    }
+    ladder_settle(&stream->ladder);
+    successor->side = stream->ladder.sides[2];
+    stream->model = main_of(stream)->model;
+    return true;
+}
+
 void stream_cut(struct stream *stream)
 {
     if (!stream_ended(stream)) {
@@ -943,7 +997,7 @@ bool stream_bypass(struct stream *stream, bool bypass)
 
 uint64_t stream_hops(const struct stream *stream)
 {
-    uint64_t hop = (uint64_t)stream->model->hop;
+    uint64_t hop = (uint64_t)stream->hop;
     return (atomic_load_explicit(&stream->samples_out, memory_order_relaxed) + hop - 1) / hop;
 }
 

@@ -108,6 +108,20 @@ struct stream_change {
 /* At the next hop's border: sinks that are gone are told of the end, new ones begin there, shares change in 10 ms. */
 void stream_change(struct stream *stream, const struct stream_change *change);
 
+/* Another model in the place of a stream's, on another engine: of the same rate, hop, delay and outputs, for sound. */
+struct successor;
+struct successor *successor_create(struct ssm_engine *engine); /* any thread; NULL when memory runs out */
+void successor_destroy(struct successor *successor);           /* any thread, once no stream has it; NULL is fine */
+/* Have it at hand, before it is opened, and no more, once it is closed. */
+void stream_await(struct stream *stream, const struct successor *successor);
+void stream_await_none(struct stream *stream);
+/* Have it run beside the model, on the same input, and come to be heard. */
+void stream_succeed(struct stream *stream);
+bool stream_succeeded(const struct stream *stream); /* any thread: it is, or nothing is */
+/* Let it be the stream's model. What that was is the successor's now, which is to be closed and awaited no more. False: a hop is
+ * on its way; not now. */
+bool stream_settle(struct stream *stream, struct successor *successor);
+
 /* It ends here, whatever waits; its sinks are told. */
 void stream_cut(struct stream *stream);
 

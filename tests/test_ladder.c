@@ -157,6 +157,56 @@ static void a_smaller_model_takes_over_and_gives_back(void **state)
     free(smaller);
 }
 
+/* Both run for a second, then the output goes over in 50 ms; the one that was gives its slot back. */
+static void another_model_takes_the_place_in_a_fade(void **state)
+{
+    (void)state;
+    enum { SWAP = 40, WARM = RATE / HOP, FADE = RATE / HOP / 20, FADES = SWAP + WARM, OVER = FADES + FADE, SETTLED = OVER + 10, N = 200 };
+    struct rig rig;
+    struct ssm_error err = {0};
+    float *in = noise(N), *old = by_hand(MAIN, in, 0, -1, -1, N), *new = by_hand(SMALLER, in, SWAP, -1, -1, N);
+    rig_open(&rig, MAIN, SMALLER, false);
+    struct ssm_engine *smaller = rig.engines[1];
+    rig.engines[1] = NULL; /* it is no rung of the ladder here */
+    rig_add(&rig, N * HOP, 0);
+    struct memory_sink *memory = rig.memories[0];
+    struct successor *successor = successor_create(smaller);
+    feed(&rig, in, 0, SWAP);
+    stream_await(rig.streams[0], successor);
+    assert_int_equal(engine_join(rig.thread, rig.batches[1], rig.streams[0], &err), 0);
+    assert_int_equal(engine_running(rig.thread), 1);
+    stream_succeed(rig.streams[0]);
+    feed(&rig, in, SWAP, FADES);
+    assert_string_equal(memory->last.model->name, "tiny-denoise");
+    feed(&rig, in, FADES, FADES + 1);
+    assert_string_equal(memory->last.model->name, "golden-denoise");
+    assert_false(stream_succeeded(rig.streams[0]));
+    feed(&rig, in, FADES + 1, SETTLED);
+    assert_true(stream_succeeded(rig.streams[0]));
+    assert_true(stream_settle(rig.streams[0], successor));
+    engine_part(rig.thread, rig.batches[0], rig.streams[0]);
+    stream_await_none(rig.streams[0]);
+    successor_destroy(successor);
+    ssm_close(rig.engines[0]);
+    rig.engines[0] = smaller;
+    assert_int_equal(engine_running(rig.thread), 1);
+    feed_rest(&rig, in, SETTLED, N);
+    assert_int_equal(memory->flags, 0);
+    assert_int_equal(memory->given, N * HOP);
+    assert_int_equal(memory->holes.n, 0);
+    assert_hops(memory, old, 1, FADES);
+    assert_hops(memory, new, OVER, N);
+    for (int i = 0; i < FADE * HOP; i++) {
+        int at = FADES * HOP + i;
+        float share = (float)(i + 1) / (FADE * HOP);
+        assert_close(memory->samples[at - DELAY], share * new[at] + (1 - share) * old[at], 1e-6);
+    }
+    rig_close(&rig);
+    free(in);
+    free(old);
+    free(new);
+}
+
 static void in_bypass_no_model_runs_and_the_input_comes_out_in_its_place(void **state)
 {
     (void)state;
@@ -442,6 +492,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_smaller_model_takes_over_and_gives_back),
+        cmocka_unit_test(another_model_takes_the_place_in_a_fade),
         cmocka_unit_test(in_bypass_no_model_runs_and_the_input_comes_out_in_its_place),
         cmocka_unit_test(what_is_dropped_is_a_hole),
         cmocka_unit_test(a_stream_that_ends_while_it_is_dropped_is_ended),

@@ -4,12 +4,14 @@
 
 RELOADS (60) and STREAMS (16) say how long the long one is; `make test-reload` runs it with 10,000 and 64."""
 
+import array
 import json
 import os
 import random
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -326,6 +328,68 @@ def a_hangup_does_it_and_systemd_and_metrics_are_told():
         told.close()
 
 
+def write_model(folder, name, chance, model=MODEL):
+    """A model with other weights, into a file that is replaced as a whole."""
+    text = bytearray(open(model, "rb").read())
+    size = int.from_bytes(text[:8], "little")
+    bias = json.loads(text[8:8 + size])["head.bias"]["data_offsets"]
+    for at in range(8 + size + bias[0], 8 + size + bias[1], 4):
+        text[at:at + 4] = struct.pack("<f", struct.unpack_from("<f", text, at)[0] + chance.uniform(-1e-3, 1e-3))
+    with open(f"{folder}/new", "wb") as file:
+        file.write(text)
+    os.replace(f"{folder}/new", f"{folder}/{name}")
+    return f"{folder}/{name}"
+
+
+def distance(a, b):
+    """Of two sounds of 16 bits, in full scales."""
+    a, b = array.array("h", a), array.array("h", b)
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / max(len(a), 1)) ** .5 / 32768
+
+
+def a_model_is_swapped_in_a_fade():
+    chance = random.Random(9)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        model = write_model(folder, "m.safetensors", chance)
+        stays, swaps = pipeline(folder, "stays"), pipeline(folder, "p", model=model)
+        named = pipeline(folder, "p", model="tests/data/golden_denoise.safetensors")
+        with Daemon(folder, stays, swaps) as daemon:
+            daemon.feed("stays", "p")
+            listener = Listener(daemon, "audio/here/p")
+            daemon.wait_samples("p/0", RATE // 2)
+            os.rename(model, f"{folder}/first.safetensors")
+            with open(model, "wb") as file:
+                file.write(open(f"{folder}/first.safetensors", "rb").read()[:5000])  # half written
+            assert re.search("m.safetensors", daemon.reload(stays, swaps, status=65))
+            write_model(folder, "m.safetensors", chance)
+            assert daemon.reload(stays, swaps) == {"unchanged": 1, "changed": 1, "opened": 0, "replaced": 0, "closed": 0}
+            over = daemon.streams()["p/0"]["samples"]
+            assert over > RATE // 2 + RATE
+            assert [m["name"] for m in daemon.ctl("describe")["models"]] == ["tiny-denoise"] * 2
+            daemon.wait_samples("p/0", over + RATE // 2)
+            assert daemon.reload(stays, named)["changed"] == 1
+            assert daemon.streams()["p/0"]["model"] == "golden-denoise"
+            at = daemon.streams()["p/0"]["samples"]
+            daemon.wait_samples("p/0", at + RATE // 2)
+            assert not daemon.lost("")
+            daemon.end()
+            listener.drain(300)
+        same_as_offline(folder, "stays")
+        got = sound(f"{folder}/p.wav")
+        first, second, third = (offline(folder, len(got), model=m) for m in (
+            f"{folder}/first.safetensors", model, "tests/data/golden_denoise.safetensors"))
+        assert got[:RATE * 3 // 2] == first[:RATE * 3 // 2]
+        middle, end = slice(2 * over, 2 * over + RATE), slice(len(got) - RATE // 2, len(got))
+        assert distance(got[middle], second[middle]) < .1 * distance(first[middle], second[middle]), (
+            distance(got[middle], second[middle]), distance(first[middle], second[middle]))
+        assert distance(got[end], third[end]) < .1 * distance(second[end], third[end])
+        old, new = sorted(listener.said, key=lambda topic: "golden" in topic)
+        assert listener.missed or (len(listener.said[old]) == 1 and listener.said[old][0]["ended"]), listener.said
+        assert listener.missed or listener.said[new][0]["first"] == listener.next[old], (listener.said, listener.next)
+        models = listener.said[old][0]["models"]
+        assert len(models) == 3 and models[0][:13] == models[1][:13] and "golden" in models[2], models
+
+
 def use_of(process):
     """Resident bytes, descriptors, threads."""
     status = open(f"/proc/{process.pid}/status").read()
@@ -387,5 +451,6 @@ def many_reloads_lose_nothing_and_keep_nothing():
 if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
-                        a_source_that_is_taken_leaves_the_old_one, a_hangup_does_it_and_systemd_and_metrics_are_told,
+                        a_source_that_is_taken_leaves_the_old_one, a_model_is_swapped_in_a_fade,
+                        a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_reloads_lose_nothing_and_keep_nothing))
