@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "clients/caller.h"
-#include "clients/link.h"
+#include "clients/connection.h"
 #include "clients/verb.h"
 
 static const char *address = "tcp://127.0.0.1:5570";
@@ -78,7 +78,7 @@ static void *read_state(size_t *size)
 /* `file` was opened before the stream ended over there. */
 static int write_state(FILE *file, const struct caller_message *answer)
 {
-    bool ok = fwrite(answer->blob, 1, answer->blob_size, file) == answer->blob_size;
+    bool ok = answer->blob_size == 0 || fwrite(answer->blob, 1, answer->blob_size, file) == answer->blob_size;
     ok = fclose(file) == 0 && ok;
     return ok ? 0 : verb_fail(EX_IOERR, "%s can't be written, and the stream has ended over there", state);
 }
@@ -145,7 +145,7 @@ static int run_ctl(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd answers: one port below publish (tcp://127.0.0.1:5570)"},
-    LINK_OPTIONS,
+    CONNECTION_OPTIONS,
     {"state", "FILE", OPTION_TEXT, &state, 0, 0, "where stream.export writes the stream, and stream.import reads it"},
     {"wait", "S", OPTION_NUMBER, &seconds, 1, 600, "seconds to wait for the answer (5)"},
     {0},

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "clients/link.h"
+#include "clients/connection.h"
 #include "clients/subscriber.h"
 #include "clients/verb.h"
 
@@ -408,7 +408,7 @@ static int run_top(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd publishes (tcp://127.0.0.1:5571)"},
-    LINK_OPTIONS,
+    CONNECTION_OPTIONS,
     {"once", NULL, OPTION_FLAG, &once, 0, 0, "show it once and end; 69 if nothing comes for 3 s"},
     {0},
 };

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "clients/json.h"
-#include "clients/link.h"
+#include "clients/connection.h"
 #include "clients/subscriber.h"
 #include "clients/verb.h"
 
@@ -257,7 +257,7 @@ static int run_watch(char **arguments, int n)
 
 static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd publishes (tcp://127.0.0.1:5571)"},
-    LINK_OPTIONS,
+    CONNECTION_OPTIONS,
     {"count", "N", OPTION_NUMBER, &count, 1, 2147483647, "end after N messages (goes on until interrupted)"},
     {0},
 };

@@ -8,14 +8,14 @@
 #include <string.h>
 #include <zmq.h>
 
-#include "clients/link.h"
+#include "clients/connection.h"
 #include "model/refuse.h"
 
 /* hugz/ of the largest daemon is a tenth of MESSAGE_MOST. */
 enum { PARTS = 3, MESSAGE_MOST = 4 << 20 };
 
 struct subscriber {
-    struct link link;
+    struct connection connection;
     char topic[WIRE_TOPIC_MAX];
     zmq_msg_t parts[PARTS];
     void *seen; /* tsearch tree of struct seen, by topic */
@@ -44,12 +44,12 @@ struct subscriber *subscriber_open(const char *address, const char *topic, subsc
         zmq_msg_init(&s->parts[i]);
     }
     snprintf(s->topic, sizeof s->topic, "%s", topic);
-    if (link_open(&s->link, ZMQ_SUB, address, MESSAGE_MOST, err) < 0) {
+    if (connection_open(&s->connection, ZMQ_SUB, address, MESSAGE_MOST, err) < 0) {
         subscriber_close(s);
         return NULL;
     }
-    zmq_setsockopt(s->link.socket, ZMQ_SUBSCRIBE, topic, strlen(topic));
-    zmq_setsockopt(s->link.socket, ZMQ_SUBSCRIBE, "hugz/", 5);
+    zmq_setsockopt(s->connection.socket, ZMQ_SUBSCRIBE, topic, strlen(topic));
+    zmq_setsockopt(s->connection.socket, ZMQ_SUBSCRIBE, "hugz/", 5);
     return s;
 }
 
@@ -61,7 +61,7 @@ void subscriber_close(struct subscriber *s)
     for (int i = 0; i < PARTS; i++) {
         zmq_msg_close(&s->parts[i]);
     }
-    link_close(&s->link);
+    connection_close(&s->connection);
     tdestroy(s->seen, free);
     free(s);
 }
@@ -143,7 +143,7 @@ static int receive_parts(struct subscriber *s)
     int n = 0, more = 1;
     while (more) {
         zmq_msg_t *part = &s->parts[n < PARTS ? n : PARTS - 1];
-        if (zmq_msg_recv(part, s->link.socket, ZMQ_DONTWAIT) < 0) {
+        if (zmq_msg_recv(part, s->connection.socket, ZMQ_DONTWAIT) < 0) {
             return 0;
         }
         more = zmq_msg_more(part);
@@ -169,7 +169,7 @@ static bool decode(struct subscriber *s, struct subscriber_message *message)
 
 int subscriber_receive(struct subscriber *s, struct subscriber_message *message, int timeout_ms)
 {
-    zmq_pollitem_t item = {.socket = s->link.socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = s->connection.socket, .events = ZMQ_POLLIN};
     if (zmq_poll(&item, 1, timeout_ms) <= 0) {
         return 0;
     }

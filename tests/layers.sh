@@ -35,7 +35,7 @@ only() {
 only uv.h daemon/loop.c
 only portaudio.h daemon/portaudio.c
 only libudev.h daemon/names.c
-only zmq.h daemon/cert.c daemon/gate.c daemon/publish.c daemon/pull.c daemon/router.c clients/link.c clients/subscriber.c clients/caller.c
+only zmq.h daemon/cert.c daemon/gate.c daemon/publish.c daemon/pull.c daemon/router.c clients/connection.c clients/subscriber.c clients/caller.c
 only microhttpd.h daemon/http.c
 only yaml.h config/document.c
 only msgpack.h daemon/wire.c

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "clients/link.h"
+#include "clients/connection.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -9,7 +9,7 @@
 #include "daemon/cert.h"
 #include "model/refuse.h"
 
-const char *link_key, *link_server_key;
+const char *connection_key, *connection_server_key;
 
 static int set(void *socket, int option, int value)
 {
@@ -30,8 +30,8 @@ static int speak_curve(void *socket, struct ssm_error *err)
 {
     struct cert own;
     char server[CERT_KEY];
-    if (cert_public(link_server_key, server, err) < 0 ||
-        (link_key ? cert_read(&own, link_key, err) : cert_make(&own, err)) < 0) {
+    if (cert_public(connection_server_key, server, err) < 0 ||
+        (connection_key ? cert_read(&own, connection_key, err) : cert_make(&own, err)) < 0) {
         return -1;
     }
     bool ok = zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, CERT_KEY) == 0 &&
@@ -40,33 +40,33 @@ static int speak_curve(void *socket, struct ssm_error *err)
     return ok ? 0 : refuse(err, EX_CONFIG, "these keys can't be used: %s", zmq_strerror(errno));
 }
 
-int link_open(struct link *link, int type, const char *address, long message_most, struct ssm_error *err)
+int connection_open(struct connection *connection, int type, const char *address, long message_most, struct ssm_error *err)
 {
-    *link = (struct link){0};
-    if (link_key && !link_server_key) {
+    *connection = (struct connection){0};
+    if (connection_key && !connection_server_key) {
         return refuse(err, EX_USAGE, "--key needs --server-key: whom to be known to");
     }
-    link->context = zmq_ctx_new();
-    link->socket = link->context ? zmq_socket(link->context, type) : NULL;
-    if (!link->socket || !configure(link->socket, message_most)) {
+    connection->context = zmq_ctx_new();
+    connection->socket = connection->context ? zmq_socket(connection->context, type) : NULL;
+    if (!connection->socket || !configure(connection->socket, message_most)) {
         return refuse(err, EX_OSERR, "can't make a ZeroMQ socket: %s", zmq_strerror(errno));
     }
-    if (link_server_key && speak_curve(link->socket, err) < 0) {
+    if (connection_server_key && speak_curve(connection->socket, err) < 0) {
         return -1;
     }
-    if (zmq_connect(link->socket, address) != 0) {
+    if (zmq_connect(connection->socket, address) != 0) {
         return refuse(err, EX_USAGE, "\"%s\" is no address to connect to (%s); write one like tcp://127.0.0.1:5571", address,
                       zmq_strerror(errno));
     }
     return 0;
 }
 
-void link_close(struct link *link)
+void connection_close(struct connection *connection)
 {
-    if (link->socket) {
-        zmq_close(link->socket);
+    if (connection->socket) {
+        zmq_close(connection->socket);
     }
-    if (link->context) {
-        zmq_ctx_term(link->context);
+    if (connection->context) {
+        zmq_ctx_term(connection->context);
     }
 }
