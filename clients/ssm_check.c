@@ -95,6 +95,17 @@ static int try_models(const struct config *config, struct troubles *troubles)
     return models;
 }
 
+static void try_capacity(const struct config *config, struct troubles *troubles)
+{
+    int streams = 0;
+    struct ssm_error err = {0};
+    for (int i = 0; i < config->n_pipelines; i++) {
+        if (fit_capacity(config, &config->pipelines[i], &streams, &err) < 0) {
+            note(troubles, i, &err);
+        }
+    }
+}
+
 static void print_json(const char *path, const struct config *config, const struct config_errors *errors,
                        const struct troubles *troubles)
 {
@@ -149,6 +160,7 @@ static int run_check(char **arguments, int n)
     struct config *config = config_load(arguments[0], NULL, 0, &errors);
     if (config != NULL) {
         models = try_models(config, &troubles);
+        try_capacity(config, &troubles);
     }
     if (verb_json) {
         print_json(arguments[0], config, &errors, &troubles);

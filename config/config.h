@@ -24,7 +24,8 @@ enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE, SINK_JSONL };
 struct config_source {
     enum source_type type;
     char path[1024];  /* file: what libsndfile reads; pcm: "-" for stdin or "unix:/path", "tcp://host:port" */
-    bool paced;       /* file: at the speed of real time (default) or as fast as it goes                 */
+    bool paced;       /* file: at the speed of real time (default) or as fast as it goes. pcm: it comes at that speed,
+                         and is lost rather than late                                                    */
     bool loop;        /* file: start again at its end                                                    */
     char device[256]; /* audio: "default" or a device's name as `ssm devices` prints it                   */
     int rate;         /* audio, pcm: Hz; 0 = the device's own. sensor: readings a second without a time; 0 = the model's */
@@ -88,6 +89,7 @@ struct config {
     char state_dir[1024]; /* where states outlive a crash; "" = nowhere */
     struct config_curve curve;
     bool insecure;     /* listen beyond loopback without CURVE */
+    int capacity;      /* live streams there may be at once; 0 = no limit, -1 = what is measured at start */
     double deadline_s; /* a batch waits at most this long for more streams */
     double drain_s;    /* SIGTERM: time allowed to drain */
     struct config_pipeline *pipelines;

@@ -202,6 +202,9 @@ static const struct key source_rows[] = {
               "pull:ADDRESS one to listen on, sub:ADDRESS one to connect to, each message whole samples."},
     {.name = "paced", .kind = KEY_BOOL, FIELD(struct config_source, paced), .types = FILES, .standard = "true",
      .about = "Read at the speed of real time, as if it were live; false: as fast as it goes."},
+    {.name = "paced", .kind = KEY_BOOL, FIELD(struct config_source, paced), .types = PCM, .standard = "false",
+     .about = "It comes at the speed of real time: what finds no room is lost, and counted, rather than late. false: whoever "
+              "sends is slowed down."},
     {.name = "loop", .kind = KEY_BOOL, FIELD(struct config_source, loop), .types = FILES, .standard = "false",
      .about = "Begin again at the end."},
     {.name = "device", .kind = KEY_TEXT, FIELD(struct config_source, device), .types = AUDIO, .standard = "default",
@@ -344,6 +347,9 @@ static const struct key rows[] = {
      .about = "Encrypt every tcp:// port of ZeroMQ (CURVE), and let in only who has a key. ssm keys makes them."},
     {.name = "insecure", .kind = KEY_BOOL, FIELD(struct config, insecure), .standard = "false",
      .about = "Allow ports that other machines reach without encryption: whoever reaches them can listen, or feed a model."},
+    {.name = "capacity", .kind = KEY_INT, FIELD(struct config, capacity), .least = -1, .most = 1000000, .standard = "0",
+     .about = "How many live streams there may be at once; more are refused. 0 is no limit; -1 measures at start what the models "
+              "cost here."},
     {.name = "deadline", .kind = KEY_SECONDS, FIELD(struct config, deadline_s), .least = 0, .most = 1, .standard = "2ms",
      .about = "The longest a hop waits for other streams to be computed with."},
     {.name = "drain", .kind = KEY_SECONDS, FIELD(struct config, drain_s), .least = 0, .most = 600, .standard = "10s",

@@ -311,6 +311,9 @@ static void run_import(struct control *control)
     const struct pipeline *pipeline = request->pipeline;
     if (pipeline->config->source.type != SOURCE_PCM || pipeline->n_channels > 1) {
         wrong(control, "refused", "args.stream", "a stream can only come in where the source is one channel of pcm");
+    } else if (!admission_could_enter(&pipeline->source->pass)) {
+        wrong(control, "over_capacity", "args.stream", "this machine carries %d streams, and there is no room for one more",
+              admission_capacity(&control->daemon->admission));
     } else if (request->blob_size == 0 || request->blob_size > control->blob_room) {
         wrong(control, "bad_request", "", "the stream's state is missing behind the request, or too long");
     } else {

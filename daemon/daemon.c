@@ -168,6 +168,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         return NULL;
     }
     daemon->config = config;
+    admission_init(&daemon->admission, config->capacity);
     daemon->started = clock_now();
     daemon->started_utc = 1e-9 * (double)clock_utc_now();
     pthread_mutex_init(&daemon->lock, NULL);

@@ -141,3 +141,32 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
     }
     return 0;
 }
+
+/* Streams that come whoever asks, at the pace of real time. */
+static int live_streams(const struct config_source *source)
+{
+    bool asks = strncmp(source->path, "unix:", 5) == 0 || strncmp(source->path, "tcp://", 6) == 0;
+    int channels = source->n_channels > 0 ? source->n_channels : 1;
+    switch (source->type) {
+    case SOURCE_FILE:
+        return source->paced ? channels : 0;
+    case SOURCE_AUDIO:
+        return channels;
+    case SOURCE_PCM:
+        return source->paced && !asks ? source->pcm_channels : 0;
+    case SOURCE_SENSOR:
+        return source->transport == SENSOR_UDP || source->transport == SENSOR_SUB;
+    }
+    return 0;
+}
+
+int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before, struct ssm_error *err)
+{
+    int told = config->capacity, n = live_streams(&pipeline->source);
+    if (told > 0 && n > 0 && *before + n > told) {
+        return refuse(err, 75, "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
+                      pipeline->name, told, n);
+    }
+    *before += n;
+    return 0;
+}

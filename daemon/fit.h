@@ -11,5 +11,8 @@ int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine
 /* Can `smaller` stand in for the pipeline's model? The same. */
 int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine, const struct ssm_engine *smaller,
                  struct ssm_error *err);
+/* Does this pipeline's live sound, at least `before` streams being there already, still find room in what `capacity:` tells? What a
+ * file or device has in channels shows only at the start. The same, with code 75. */
+int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before, struct ssm_error *err);
 
 #endif

@@ -156,6 +156,10 @@ static void put_engine(FILE *file, const struct daemon *daemon)
     }
     put_one(file, "backend_faults_total", "counter", "devices that failed", faults);
     put_one(file, "streams", "gauge", "streams that were opened", daemon->n_streams);
+    put_one(file, "streams_capacity", "gauge", "live streams there may be at once; 0: no limit",
+            admission_capacity(&daemon->admission));
+    put_one(file, "streams_rejected_total", "counter", "streams that were refused for lack of capacity",
+            (double)atomic_load(&daemon->admission.rejected));
     put_one(file, "streams_active", "gauge", "streams that have not ended", engine_running(daemon->engine));
     put_one(file, "batches_total", "counter", "steps of a batch of streams", (double)engine_batches(daemon->engine));
     put_family(file, "batch_step_seconds", "histogram", "how long a batch's step took");

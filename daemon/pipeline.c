@@ -150,7 +150,7 @@ bool models_alike(const struct model *a, const struct model *b)
            x->outputs == y->outputs;
 }
 
-static int open_model(const struct daemon *daemon, struct model *model, struct ssm_error *err)
+static int open_model(struct daemon *daemon, struct model *model, struct ssm_error *err)
 {
     const struct config *config = daemon->config;
     int threads = config->threads > 0 ? config->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
@@ -176,8 +176,23 @@ static int open_model(const struct daemon *daemon, struct model *model, struct s
     if (!model->batch || (tags && !(model->labels = labels_create(model->engine)))) {
         return refuse_memory(err);
     }
+    model->cost = admission_measure(&daemon->admission, model->engine);
+    model->admission = &daemon->admission;
     log_line(LOG_INFO, "model %s: %d stream%s at %d Hz in hops of %d on %s (%s)", info->name, info->streams,
              info->streams == 1 ? "" : "s", info->rate, info->hop, info->device, info->device_why);
+    return 0;
+}
+
+/* Live streams take their place; those that may wait take what is left, and connections ask for theirs. */
+static int admit(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
+{
+    struct source *source = pipeline->source;
+    source->pass.admission = &daemon->admission;
+    source->pass.cost = source->patient && !source->invites ? 0 : pipeline->model->cost.each * pipeline->n_channels;
+    if (!source->invites && !admission_enter(&source->pass)) {
+        return refuse(err, 75, "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
+                      pipeline->config->name, admission_capacity(&daemon->admission), pipeline->n_channels);
+    }
     return 0;
 }
 
@@ -193,6 +208,11 @@ int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct m
             return -1;
         }
     }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (admit(daemon, pipeline, err) < 0) {
+            return -1;
+        }
+    }
     return 0;
 }
 
@@ -200,6 +220,9 @@ void models_close(struct model *list)
 {
     for (struct model *model = list, *next; model; model = next) {
         next = model->next;
+        if (model->admission) {
+            admission_forget(model->admission, &model->cost);
+        }
         engine_batch_destroy(model->batch);
         ssm_close(model->engine);
         free(model->labels);
@@ -630,6 +653,7 @@ void pipeline_leave_models(struct pipeline *pipeline)
 static void close_one(struct pipeline *pipeline)
 {
     if (pipeline->source) {
+        admission_leave(&pipeline->source->pass);
         pipeline->source->ops->close(pipeline->source);
     }
     close_sinks(pipeline);

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "config/config.h"
+#include "daemon/admission.h"
 #include "daemon/counters.h"
 #include "model/ssm.h"
 
@@ -39,6 +40,8 @@ struct model {
     struct ssm_engine *engine;
     struct engine_batch *batch;
     struct labels *labels; /* of a tag model, else NULL */
+    struct admission *admission;  /* NULL until it is open */
+    struct admission_cost cost;   /* of a stream           */
     int users;             /* slots that are taken, or soon will be */
     struct {
         dev_t device;

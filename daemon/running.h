@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "config/config.h"
+#include "daemon/admission.h"
 #include "daemon/counters.h"
 #include "daemon/pipeline.h"
 #include "daemon/wire.h"
@@ -35,6 +36,7 @@ struct daemon {
     int n_streams;
     struct worker *reader, *writer;
     struct engine_thread *engine;
+    struct admission admission;
     struct gate *gate;
     struct publisher *publisher;
     struct control *control;

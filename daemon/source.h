@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "config/config.h"
+#include "daemon/admission.h"
 #include "daemon/counters.h"
 #include "daemon/feed.h"
 #include "daemon/waker.h"
@@ -33,6 +34,8 @@ struct source {
     struct rows *rows;                 /* of a sensor: the same                                    */
     struct counters *counters;         /* (n_channels)                                             */
     struct waker *engine;              /* woken when there is something in the feeds               */
+    bool invites;                      /* asks for each connection itself whether there is room    */
+    struct admission_pass pass;        /* of all its streams                                       */
     atomic_int code;                   /* sysexits code of what ended it too early; 0              */
 };
 

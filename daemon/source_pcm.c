@@ -43,6 +43,7 @@ static int open_path(struct pcm_source *pcm, struct gate *gate, struct ssm_error
         return pcm->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
     }
     pcm->source.endless = true;
+    pcm->source.invites = strncmp(path, "unix:", 5) == 0 || strncmp(path, "tcp://", 6) == 0;
     if (strncmp(path, "unix:", 5) == 0) {
         pcm->listener = socket_listen_unix(path + 5, err);
     } else if (strncmp(path, "tcp://", 6) == 0) {
@@ -87,7 +88,7 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     pcm->source.ops = &source_pcm;
     pcm->source.rate = config->rate;
     pcm->source.n_channels = config->pcm_channels;
-    pcm->source.patient = true;
+    pcm->source.patient = !config->paced;
     pcm->config = config;
     pcm->listener = pcm->client = pcm->stop.fd = -1;
     pcm->frame = pcm_bytes(config->format) * (size_t)config->pcm_channels;
@@ -110,12 +111,12 @@ fail:
 
 /* ---- The thread. ---- */
 
-/* Wait until every feed takes samples; gives how many, at most n and a block; 0 when told to stop. */
+/* Wait until every feed takes samples, but for what is paced; gives how many, at most n and a block; 0 when told to stop. */
 static size_t wait_for_room(struct pcm_source *pcm, size_t n)
 {
     while (!atomic_load(&pcm->stopping)) {
         size_t fits = n < BLOCK ? n : BLOCK;
-        for (int i = 0; i < pcm->source.n_channels; i++) {
+        for (int i = 0; pcm->source.patient && i < pcm->source.n_channels; i++) {
             size_t room = feed_room(pcm->source.feeds[i]);
             fits = room < fits ? room : fits;
         }
@@ -133,7 +134,8 @@ static void give_piece(struct pcm_source *pcm, const uint8_t *bytes, size_t n, i
     for (int i = 0; i < pcm->source.n_channels; i++) {
         size_t bad = pcm_decode(config->format, bytes, (size_t)config->pcm_channels, (size_t)i, pcm->samples, n);
         count(&pcm->source.counters[i], COUNTER_NAN_INPUT, bad);
-        feed_write(pcm->source.feeds[i], pcm->samples, 1, n, arrived);
+        size_t fits = feed_write(pcm->source.feeds[i], pcm->samples, 1, n, arrived);
+        count(&pcm->source.counters[i], COUNTER_RING_FULL, n - fits);
     }
     waker_wake(pcm->source.engine);
 }
@@ -188,6 +190,25 @@ static bool turn_pull(struct pcm_source *pcm)
     return true;
 }
 
+static void let_go(struct pcm_source *pcm)
+{
+    close(pcm->client);
+    pcm->client = -1;
+    admission_leave(&pcm->source.pass);
+}
+
+/* Who connects where there is no room is told so in a line, as control would answer. */
+static void turn_away(struct pcm_source *pcm)
+{
+    static const char answer[] = "{\"ok\":false,\"err\":{\"code\":\"over_capacity\",\"msg\":\"this machine carries no more streams "
+                                 "now\",\"path\":\"\"}}\n";
+    if (send(pcm->client, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0) {
+        log_line(LOG_DEBUG, "%s: who was turned away didn't hear why", pcm->config->path);
+    }
+    log_line(LOG_WARNING, "%s: a connection was refused: the machine's capacity is taken", pcm->config->path);
+    let_go(pcm);
+}
+
 /* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
 static bool turn(struct pcm_source *pcm)
 {
@@ -200,14 +221,15 @@ static bool turn(struct pcm_source *pcm)
         pcm->client = accept4(pcm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (pcm->client < 0) {
             poll(fds, 1, 100); /* no descriptors left, say: the listener stays readable, so don't spin on it */
+        } else if (!admission_enter(&pcm->source.pass)) {
+            turn_away(pcm);
         }
         return true;
     }
     if (read_some(pcm)) {
         return true;
     }
-    close(pcm->client);
-    pcm->client = -1;
+    let_go(pcm);
     return pcm->listener >= 0;
 }
 

@@ -238,7 +238,7 @@ static const struct {
     {5, "    source: {type: file}",
      "t.yaml:5:13: pipelines.mic.source: the key path is missing: The sound file to read: ..."},
     {5, "    source: {type: audio, paced: true}",
-     "t.yaml:5:27: pipelines.mic.source.paced: is a key of type file; this source is of type audio"},
+     "t.yaml:5:27: pipelines.mic.source.paced: is a key of type file or pcm; this source is of type audio"},
     {5, "    source: {type: file, path: x.wav, rate: 16000}",
      "t.yaml:5:39: pipelines.mic.source.rate: is a key of type audio, pcm or sensor; this source is of type file"},
     {5, "    source: {type: pcm, path: x.raw, rate: 16000}",

@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The real daemon with too much to do: stopped for a second it catches up, and nothing is lost."""
+"""The real daemon with too much to do: stopped for a second it catches up, and offered twice its capacity it refuses half.
 
+CAPACITY=64 OFFER_SECONDS=1000 is the full run: 6.4 million hops."""
+
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
 import script
 
+SSM = os.environ.get("SSM", "build/release/ssm")
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
+CAPACITY, OFFER_SECONDS = int(os.environ.get("CAPACITY", "8")), float(os.environ.get("OFFER_SECONDS", "5"))
 RATE, SECONDS, STREAMS = 16000, 6, 4
 MODEL = "tests/data/tiny-denoise.safetensors"
 
@@ -77,6 +84,80 @@ def a_stopped_daemon_catches_up_and_loses_nothing():
         print(f"stopped for 1 s, {STREAMS} streams: within 0.1 s of the present {1e3 * took:.0f} ms later")
 
 
+class Sender(threading.Thread):
+    """A client that sends noise at the pace of real time, if it is let in."""
+
+    def __init__(self, path, seconds):
+        super().__init__()
+        self.path, self.seconds, self.answer, self.refused_in = path, seconds, b"", None
+
+    def run(self):
+        with socket.socket(socket.AF_UNIX) as client:
+            began = time.monotonic()
+            client.connect(self.path)
+            client.settimeout(0.5)
+            try:
+                self.answer = client.recv(4096)
+                self.refused_in = time.monotonic() - began
+                return
+            except TimeoutError:
+                pass
+            hop, began = random.Random(5).randbytes(2 * RATE // 100), time.monotonic()
+            for i in range(int(100 * self.seconds)):
+                client.sendall(hop)
+                time.sleep(max(0, began + (i + 1) / 100 - time.monotonic()))
+
+
+def sockets(folder, n, model):
+    return "pipelines:\n" + "".join(
+        f"  p{i}:\n    source: {{type: pcm, path: 'unix:{folder}/{i}', rate: 16000, paced: true}}\n    model: {model}\n"
+        "    sinks: [{type: publish}]\n" for i in range(n))
+
+
+def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
+    with tempfile.TemporaryDirectory() as folder:
+        port, n = script.free_port(), 2 * CAPACITY
+        text = f"capacity: {CAPACITY}\npublish: ipc://{folder}/pub\nhttp: 127.0.0.1:{port}\n"
+        path = configure(f"{folder}/c.yaml", text + sockets(folder, n, MODEL))
+        process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        senders = [Sender(f"{folder}/{i}", OFFER_SECONDS) for i in range(n)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        refused = [sender for sender in senders if sender.answer]
+        assert len(refused) == CAPACITY == metric(port, "ssmd_streams_rejected_total")[0], len(refused)
+        assert all(json.loads(sender.answer)["err"]["code"] == "over_capacity" for sender in refused)
+        slowest = max(sender.refused_in for sender in refused)
+        hops, late = sum(metric(port, "ssmd_stream_hops_total{")), sum(metric(port, "ssmd_stream_deadline_misses_total{"))
+        rungs = metric(port, "ssmd_stream_rung{")
+        again = Sender(f"{folder}/0", 0.1)  # they have gone: there is room again
+        again.start()
+        again.join()
+        process.send_signal(signal.SIGTERM)
+        end(process)
+        print(f"capacity {CAPACITY}, {n} offered: {len(refused)} refused within {1e3 * slowest:.1f} ms; {late:.0f} of {hops:.0f} "
+              "hops late")
+        assert slowest < 0.05 and hops >= 99 * CAPACITY * OFFER_SECONDS and not any(rungs), (slowest, hops, rungs)
+        assert late <= max(hops / 1e5, 1), (late, hops)
+        assert again.answer == b"", again.answer
+
+
+def more_streams_than_the_capacity_do_not_start():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", bytes(2 * RATE))
+        path = configure(f"{folder}/c.yaml", f"capacity: {STREAMS - 1}\npublish: ipc://{folder}/pub\n" + pipelines(folder, "true"))
+        for command in [SSMD, "--config", path], [SSM, "check", path]:
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 75 and f"p{STREAMS - 1}: over_capacity: capacity allows 3" in done.stderr, done
+        path = configure(f"{folder}/d.yaml", f"capacity: -1\npublish: ipc://{folder}/pub\n" + pipelines(folder, "false"))
+        done = subprocess.run([SSMD, "--config", path], capture_output=True, text=True)
+        assert done.returncode == 0, done  # who may wait takes what is left
+
+
 if __name__ == "__main__":
     be_first()
-    sys.exit(script.run(a_stopped_daemon_catches_up_and_loses_nothing))
+    sys.exit(script.run(a_stopped_daemon_catches_up_and_loses_nothing,
+                        at_twice_the_capacity_half_is_refused_and_the_others_are_in_time,
+                        more_streams_than_the_capacity_do_not_start))
