@@ -108,6 +108,9 @@ soak-month: all ## thirty days of a clock that runs 4,000 times as fast, in elev
 	@$(MAKE) -j$(JOBS) --no-print-directory T=month test-programs
 	MONTH_DAYS=30 MONTH_PACE=4000 $(BUILD)/tests/test_month
 
+soak-devices: all ## a sound server's device goes 200 times, the server 50 times, a helper 50 times: some ten minutes
+	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd PLUGS=200 KILLS=50 STRICT=1 /usr/bin/python3 tests/test_devices.py
+
 FUZZ_SECONDS ?= 300
 fuzz: deps ## each fuzzer for FUZZ_SECONDS (300) over its corpus in tests/data
 	@$(MAKE) -j$(JOBS) --no-print-directory FLAVOUR=fuzz CC=clang WARN='-Wall -Wextra' fuzz-programs
@@ -189,5 +192,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-subscribers soak-month fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-subscribers soak-month soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

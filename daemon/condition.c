@@ -11,7 +11,8 @@ const char *const condition_names[CONDITIONS] = {[CONDITION_OK] = "ok",
 
 static const int64_t ms = 1000000;
 static const double forgotten_ns = 10e9; /* a long pause between calls fades by 1/e */
-enum { STALLED_MS = 400, HOPELESS_MS = 5000, OPENING_MS = 15000, SURE_MS = 200, STEADY_MS = 5000, FIRST_WAIT_MS = 50, ASLEEP_MS = 500 };
+enum { STALLED_MS = 400, HOPELESS_MS = 5000, OPENING_MS = 15000, SURE_MS = 200, STEADY_MS = 5000, FIRST_WAIT_MS = 50, ASLEEP_MS = 500,
+       LONG_GONE_MS = 60000 };
 
 /* ---- The device as a whole. ---- */
 
@@ -34,7 +35,9 @@ void tending_init(struct tending *tending, const struct sight *sight, int64_t mo
 static enum order give_up(struct tending *tending, int64_t now, bool at_once, const char *why)
 {
     bool well = tending->condition == CONDITION_OK && now - tending->since > STEADY_MS * ms;
-    tending->wait = at_once || well ? FIRST_WAIT_MS * ms : tending->wait * 2 < tending->most ? tending->wait * 2 : tending->most;
+    bool long_gone = tending->condition == CONDITION_LOST && now - tending->since > LONG_GONE_MS * ms;
+    int64_t most = long_gone ? 4 * tending->most : tending->most; /* a try costs a tenth of a second of a core */
+    tending->wait = at_once || well ? FIRST_WAIT_MS * ms : tending->wait * 2 < most ? tending->wait * 2 : most;
     tending->began = now;
     tending->flowing = 0;
     tending->why = why;

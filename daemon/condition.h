@@ -46,8 +46,8 @@ struct tending {
     int64_t wait, most; /* before the next try */
 };
 
-/* A device that was opened by somebody just now. most: the longest wait between two tries, ns: long where something tells of
- * devices that come. */
+/* A device that was opened by somebody just now. most: the longest wait between two tries, ns, four times that after a minute:
+ * long where something tells of devices that come. */
 void tending_init(struct tending *tending, const struct sight *sight, int64_t most);
 
 /* Look; gives what is to be done now. After ORDER_OPEN `opening` is BEGUN in the next sight, after ORDER_CLOSE NONE. */

@@ -113,22 +113,26 @@ static void players_with_other_clocks_are_followed(void **state)
         start(&rigs[k], ppm[k]);
     }
     run_until(rigs, 2, 8);
-    bool followed[2] = {0};
-    for (int tries = 0; tries < 6 && !(followed[0] && followed[1]); tries++) {
+    bool followed[2] = {0}, told[2] = {0};
+    for (int tries = 0; tries < 6 && !(told[0] && told[1]); tries++) {
         uint64_t slips[2] = {slipped(&rigs[0]), slipped(&rigs[1])};
         uint64_t before[2][2] = {{made(&rigs[0], 0), made(&rigs[0], 1)}, {made(&rigs[1], 0), made(&rigs[1], 1)}};
         run_until(rigs, 2, 13 + 5 * tries);
         for (int k = 0; k < 2; k++) {
             double first = (double)(made(&rigs[k], 0) - before[k][0]), last = (double)(made(&rigs[k], 1) - before[k][1]);
             bool undisturbed = slipped(&rigs[k]) == slips[k];
+            told[k] = told[k] || undisturbed;
             followed[k] = followed[k] || (undisturbed && fabs(first / (5.0 * RATE) - 1 - ppm[k] * 1e-6) < 6e-4 &&
                                           fabs(first - last) <= 1);
         }
     }
-    assert_true(followed[0] && followed[1]);
     for (int k = 0; k < 2; k++) {
         sink_audio.close(rigs[k].sink);
     }
+    if (!told[0] || !told[1]) {
+        skip(); /* a machine that is busy all the time tells nothing */
+    }
+    assert_true(followed[0] && followed[1]);
 }
 
 static void what_a_lost_player_would_have_played_is_counted(void **state)
