@@ -27,6 +27,7 @@ struct config_source {
     bool paced;       /* file: at the speed of real time (default) or as fast as it goes. pcm: it comes at that speed,
                          and is lost rather than late                                                    */
     bool loop;        /* file: start again at its end                                                    */
+    char echo[256];   /* audio: the device whose sound the loudspeakers play; "" = none                 */
     char device[256]; /* audio: "default" or a device's name as `ssm devices` prints it                   */
     int rate;         /* audio, pcm: Hz; 0 = the device's own. sensor: readings a second without a time; 0 = the model's */
     int channels[CONFIG_CHANNELS]; /* audio, file: channel numbers from 0, each a stream; pcm: all                    */

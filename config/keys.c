@@ -252,6 +252,8 @@ static const struct key source_rows[] = {
      .about = "The smallest value there can be, with most; a line beyond is not taken, and counted."},
     {.name = "most", .kind = KEY_REAL, FIELD(struct config_source, most), .types = SENSOR, .least = -1e30, .most = 1e30,
      .about = "The largest value there can be, with least."},
+    {.name = "echo", .kind = KEY_TEXT, FIELD(struct config_source, echo), .types = AUDIO, .check = check_not_empty,
+     .pattern = ".", .about = "The sound device that captures what the loudspeakers play, such as their monitor: it is taken out of the input."},
     {.name = "silence", .kind = KEY_SECONDS, FIELD(struct config_source, silence_s), .types = AUDIO, .least = 0, .most = 1000000,
      .standard = "10s", .about = "So much silence makes the source's state silent, as of a dead microphone; 0s: it never is."},
     {.name = "floor", .kind = KEY_REAL, FIELD(struct config_source, floor_db), .types = AUDIO, .least = -200, .most = -20,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 
+#include "daemon/canceller.h"
 #include "daemon/card.h"
 #include "daemon/log.h"
 #include "daemon/source.h"
@@ -9,18 +10,33 @@
 /* A microphone: each chosen channel is a stream. The card's thread only copies into the feeds and wakes the engine. */
 struct audio_source {
     struct source source;
+    struct canceller *canceller; /* NULL: the loudspeakers stay in */
     bool ended;
 };
 
-static void take(void *arg, int i, const float *samples, size_t n, int64_t arrived)
+static void give(void *arg, int i, const float *samples, size_t n, int64_t arrived)
 {
     struct source *source = arg;
     count(&source->counters[i], COUNTER_RING_FULL, n - feed_write(source->feeds[i], samples, 1, n, arrived));
 }
 
+static void take(void *arg, int i, const float *samples, size_t n, int64_t arrived)
+{
+    struct audio_source *mic = arg;
+    if (mic->canceller) {
+        canceller_push(mic->canceller, i, samples, n, arrived);
+    } else {
+        give(mic, i, samples, n, arrived);
+    }
+}
+
 static void lose(void *arg, uint64_t n, enum counter why)
 {
-    struct source *source = arg;
+    struct audio_source *mic = arg;
+    struct source *source = &mic->source;
+    if (mic->canceller) {
+        canceller_flush(mic->canceller, n);
+    }
     for (int i = 0; i < source->n_channels; i++) {
         feed_lose(source->feeds[i], n, why);
         count(&source->counters[i], why, n);
@@ -37,6 +53,15 @@ static void turned(void *arg)
 {
     struct source *source = arg;
     waker_wake(source->engine);
+}
+
+static int open_canceller(struct audio_source *mic, const struct source_setup *setup, struct ssm_error *err)
+{
+    const struct canceller_setup canceller = {.device = setup->config->echo, .pipeline = setup->pipeline,
+                                              .rate = card_rate(mic->source.card), .n_channels = mic->source.n_channels,
+                                              .give = give, .arg = mic};
+    mic->canceller = canceller_open(&canceller, err);
+    return mic->canceller ? 0 : -1;
 }
 
 static struct source *audio_source_open(const struct source_setup *setup, struct ssm_error *err)
@@ -59,7 +84,8 @@ static struct source *audio_source_open(const struct source_setup *setup, struct
                                     .floor_db = config->floor_db, .silence_s = config->silence_s,
                                     .take = take, .lose = lose, .tell = tell, .turned = turned, .arg = source};
     source->card = card_open(&card, err);
-    if (!source->card) {
+    if (!source->card || (config->echo[0] && open_canceller(mic, setup, err) < 0)) {
+        card_close(source->card);
         free(mic);
         return NULL;
     }
@@ -70,6 +96,10 @@ static struct source *audio_source_open(const struct source_setup *setup, struct
 
 static int audio_source_start(struct source *source, struct ssm_error *err)
 {
+    struct audio_source *mic = (struct audio_source *)source;
+    if (mic->canceller && canceller_start(mic->canceller, err) < 0) {
+        return -1;
+    }
     return card_start(source->card, err);
 }
 
@@ -79,6 +109,9 @@ static void audio_source_stop(struct source *source)
     struct audio_source *mic = (struct audio_source *)source;
     if (!mic->ended) {
         card_stop(source->card);
+        if (mic->canceller) {
+            canceller_flush(mic->canceller, 0);
+        }
         for (int i = 0; i < source->n_channels; i++) {
             feed_end(source->feeds[i]);
         }
@@ -90,6 +123,7 @@ static void audio_source_stop(struct source *source)
 static void audio_source_close(struct source *source)
 {
     card_close(source->card);
+    canceller_close(((struct audio_source *)source)->canceller);
     free(source);
 }
 

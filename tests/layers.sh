@@ -42,6 +42,7 @@ only msgpack.h daemon/wire.c
 only sndfile.h dsp/sound_file.c
 only samplerate.h dsp/resample.c
 only kissfft/kiss_fft.h dsp/stft.c
+only speex/speex_echo.h dsp/echo.c
 only xxhash.h model/digest.c
 only 'cuda.*' kernels/cuda/*.* model/cuda/*.*
 only dlfcn.h model/backend_cuda.c
