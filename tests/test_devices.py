@@ -172,7 +172,7 @@ def is_untouched(folder, seconds):
 
 
 def middle(times):
-    return sorted(times)[len(times) // 2]
+    return sorted(times)[(len(times) - 1) // 2]
 
 
 def worst(times):
