@@ -104,6 +104,13 @@ tsan: ## every test under ThreadSanitizer
 soak-subscribers: all ## a hundred subscribers of whom some stop, crawl or die, for two minutes
 	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd SUBSCRIBERS=100 SECONDS=30 /usr/bin/python3 tests/test_subscribers.py
 
+soak-joins: all ## a million joins, leaves and fresh starts in 512 slots: some minutes
+	@$(MAKE) -j$(JOBS) --no-print-directory T=engine test-programs
+	CHANGES=1000000 CMOCKA_TEST_FILTER='*512*' $(BUILD)/tests/test_engine
+
+soak-capacity: all ## twice 48 streams of denoise-16k are offered for four minutes: a million hops
+	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd CAPACITY=48 OFFER_SECONDS=215 OFFERED_MODEL=denoise-16k /usr/bin/python3 tests/test_late.py
+
 soak-month: all ## thirty days of a clock that runs 4,000 times as fast, in eleven minutes
 	@$(MAKE) -j$(JOBS) --no-print-directory T=month test-programs
 	MONTH_DAYS=30 MONTH_PACE=4000 $(BUILD)/tests/test_month
@@ -192,5 +199,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-subscribers soak-month soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -131,7 +131,7 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
                  struct ssm_error *err)
 {
     const struct ssm_info *a = ssm_describe(engine), *b = ssm_describe(smaller);
-    if (engine == smaller || pipeline->source.type == SOURCE_SENSOR) {
+    if (strcmp(a->digest, b->digest) == 0 || pipeline->source.type == SOURCE_SENSOR) {
         return refuse(err, 78, "pipeline %s: fallback is another model than model, and for sound", pipeline->name);
     }
     bool alike = a->rate == b->rate && a->hop == b->hop && a->delay == b->delay && a->inputs == b->inputs;

@@ -16,6 +16,8 @@ import threading
 import time
 import urllib.request
 
+import zmq
+
 import script
 
 SSM = os.environ.get("SSM", "build/release/ssm")
@@ -23,6 +25,8 @@ SSMD = os.environ.get("SSMD", "build/release/ssmd")
 CAPACITY, OFFER_SECONDS = int(os.environ.get("CAPACITY", "8")), float(os.environ.get("OFFER_SECONDS", "5"))
 RATE, SECONDS, STREAMS = 16000, 6, 4
 MODEL = "tests/data/tiny-denoise.safetensors"
+SMALLER, TAGS = "tests/data/golden_denoise.safetensors", "tests/data/tiny-tag.safetensors"
+OFFERED_MODEL = os.environ.get("OFFERED_MODEL", MODEL)
 
 
 def be_first():
@@ -118,7 +122,7 @@ def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
     with tempfile.TemporaryDirectory() as folder:
         port, n = script.free_port(), 2 * CAPACITY
         text = f"capacity: {CAPACITY}\npublish: ipc://{folder}/pub\nhttp: 127.0.0.1:{port}\n"
-        path = configure(f"{folder}/c.yaml", text + sockets(folder, n, MODEL))
+        path = configure(f"{folder}/c.yaml", text + sockets(folder, n, OFFERED_MODEL))
         process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
         script.wait_ready(process)
         senders = [Sender(f"{folder}/{i}", OFFER_SECONDS) for i in range(n)]
@@ -156,8 +160,40 @@ def more_streams_than_the_capacity_do_not_start():
         assert done.returncode == 0, done  # who may wait takes what is left
 
 
+def a_stream_from_elsewhere_needs_room_too():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", bytes(2 * RATE * 20))
+        text = (f"capacity: 1\npublish: ipc://{folder}/pub\npipelines:\n"
+                f"  live:\n    source: {{type: file, path: {folder}/in.wav}}\n    model: {MODEL}\n    sinks: [{{type: publish}}]\n"
+                f"  in:\n    source: {{type: pcm, path: 'unix:{folder}/in', rate: 16000}}\n    model: {MODEL}\n"
+                "    sinks: [{type: publish}]\n")
+        process = subprocess.Popen([SSMD, "--config", configure(f"{folder}/c.yaml", text)], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        control = zmq.Context.instance().socket(zmq.REQ)
+        control.setsockopt(zmq.RCVTIMEO, 5000)
+        control.connect(f"ipc://{folder}/pub.control")
+        control.send_json({"op": "stream.import", "id": 1, "args": {"stream": "in"}})
+        answer = control.recv_json()
+        assert answer["err"]["code"] == "over_capacity", answer
+        control.close(0)
+        process.send_signal(signal.SIGTERM)
+        end(process)
+
+
+def what_can_not_stand_in_for_the_model_is_no_fallback():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", bytes(2 * RATE))
+        for fallback, status in ((SMALLER, 0), (TAGS, 78), (MODEL, 78)):
+            path = configure(f"{folder}/c.yaml", pipelines(folder, "false").replace("    sinks", f"    fallback: {fallback}\n    sinks")
+                             + f"publish: ipc://{folder}/pub\n")
+            for command in [SSM, "check", path], [SSMD, "--config", path]:
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == status and ("fallback" in done.stderr or "stand in" in done.stderr) == (status > 0), done
+
+
 if __name__ == "__main__":
     be_first()
     sys.exit(script.run(a_stopped_daemon_catches_up_and_loses_nothing,
                         at_twice_the_capacity_half_is_refused_and_the_others_are_in_time,
-                        more_streams_than_the_capacity_do_not_start))
+                        more_streams_than_the_capacity_do_not_start, a_stream_from_elsewhere_needs_room_too,
+                        what_can_not_stand_in_for_the_model_is_no_fallback))
