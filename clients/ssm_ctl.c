@@ -12,7 +12,7 @@
 
 static const char *address = "tcp://127.0.0.1:5570";
 static const char *state;
-static int seconds = 5;
+static int seconds = 5, generation;
 
 enum { STATE_MOST = 1 << 30 };
 
@@ -33,10 +33,22 @@ static int exit_status(const char *code)
     return EX_SOFTWARE;
 }
 
-/* {"op": ..., "args": {"stream": ...}}; gives its text, to be freed, or NULL. */
-static char *write_request(const char *op, const char *stream)
+/* What the operation is about: a stream, a pipeline's JSON to be opened, or a pipeline to be closed. NULL: that it is not. */
+static json_t *write_args(const char *op, const char *about)
 {
-    json_t *request = json_pack("{s:s, s:i, s:{s:s*}}", "op", op, "id", 1, "args", "stream", stream);
+    if (strcmp(op, "stream.open") == 0) {
+        return json_pack("{s:o}", "pipeline", about != NULL ? json_loads(about, JSON_REJECT_DUPLICATES, NULL) : NULL);
+    }
+    if (strcmp(op, "stream.close") == 0) {
+        return json_pack("{s:s*, s:i}", "pipeline", about, "generation", generation);
+    }
+    return json_pack("{s:s*}", "stream", about);
+}
+
+/* {"op": ..., "args": {...}}; gives its text, to be freed, or NULL. */
+static char *write_request(const char *op, const char *about)
+{
+    json_t *request = json_pack("{s:s, s:i, s:o}", "op", op, "id", 1, "args", write_args(op, about));
     char *text = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
     json_decref(request);
     return text;
@@ -120,7 +132,7 @@ static int prepare_and_ask(struct caller *caller, char **arguments, int n)
     FILE *file = NULL;
     char *text = write_request(arguments[0], n > 1 ? arguments[1] : NULL);
     if (text == NULL) {
-        return verb_fail(EX_USAGE, "the operation and the stream have to be UTF-8");
+        return verb_fail(EX_USAGE, "the operation and the stream have to be UTF-8, and a pipeline to be opened JSON");
     }
     request.body = text;
     request.size = strlen(text);
@@ -147,6 +159,7 @@ static const struct verb_option options[] = {
     {"connect", "ADDRESS", OPTION_TEXT, &address, 0, 0, "where ssmd answers: one port below publish (tcp://127.0.0.1:5570)"},
     CONNECTION_OPTIONS,
     {"state", "FILE", OPTION_TEXT, &state, 0, 0, "where stream.export writes the stream, and stream.import reads it"},
+    {"generation", "N", OPTION_NUMBER, &generation, 0, 1 << 30, "which one stream.close closes: stream.open's answer says it"},
     {"wait", "S", OPTION_NUMBER, &seconds, 1, 600, "seconds to wait for the answer (5)"},
     {0},
 };
@@ -163,6 +176,8 @@ const struct verb ssm_ctl = {
                "    stream.bypass  give a denoiser's input itself, as late as its output; stream.unbypass ends it\n"
                "    stream.export  end STREAM there and write it to --state; what comes after the sample `taken` is for the next\n"
                "    stream.import  go on with the stream in --state, where nothing has come in yet (source pcm)\n"
+               "    stream.open    open a pipeline, given as JSON: its name and what stands below it in a configuration\n"
+               "    stream.close   close the pipeline STREAM of that --generation; closing it again does nothing\n"
                "    mem            the memory it uses\n"
                "    reload         read the configuration again; pipelines that are the same in it run on (--wait 60)\n"
                "    drain          stop the sources, let what waits go through, and end\n"

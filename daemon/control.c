@@ -156,15 +156,22 @@ static void run_mem(struct control *control)
     }
 }
 
+static void await_reload(struct control *control, bool begun)
+{
+    if (!begun) {
+        wrong(control, "busy", "op", control->daemon->draining ? "it is draining" : "a reload is under way");
+    }
+    control->awaited = reload_count(control->daemon->reload) + 1;
+}
+
 static void run_reload(struct control *control)
 {
     struct reload *reload = control->daemon->reload;
-    if (!reload) {
+    if (!reload_can_read(reload)) {
         wrong(control, "refused", "op", "the configuration can't be read again: it is no file");
-    } else if (!reload_begin(reload)) {
-        wrong(control, "busy", "op", control->daemon->draining ? "it is draining" : "a reload is under way");
+        return;
     }
-    control->awaited = reload ? reload_count(reload) + 1 : 0;
+    await_reload(control, reload_begin(reload));
 }
 
 static bool has_reloaded(const struct control *control)
@@ -185,6 +192,73 @@ static void finish_reload(struct control *control)
     put_count(&control->bytes, "opened", (uint64_t)result->opened);
     put_count(&control->bytes, "replaced", (uint64_t)result->replaced);
     put_count(&control->bytes, "closed", (uint64_t)result->closed);
+}
+
+/* {NAME: {...}} as it stands below `pipelines` in a configuration; NULL with an answer. */
+static struct config *read_pipeline(struct control *control, json_t *pipeline)
+{
+    const struct config *own = control->daemon->config;
+    json_t *root = json_pack("{s:i, s:s, s:s, s:b, s:O}", "version", 1, "node", own->node, "publish", own->publish, "insecure",
+                             own->insecure, "pipelines", pipeline);
+    char *text = root ? json_dumps(root, 0) : NULL;
+    struct config_errors errors = {0};
+    struct config *config = text ? config_parse(text, strlen(text), "request", NULL, 0, &errors) : NULL;
+    if (!config) {
+        wrong(control, "bad_request", errors.n > 0 ? errors.at[0].path : "args.pipeline", "%s",
+              errors.n > 0 ? errors.at[0].text : "out of memory");
+    }
+    json_decref(root);
+    free(text);
+    return config;
+}
+
+static void run_open(struct control *control)
+{
+    json_t *pipeline = json_object_get(control->request.args, "pipeline");
+    if (json_object_size(pipeline) != 1) {
+        wrong(control, "bad_request", "args.pipeline", "pipeline is a map of one name: {\"mic\": {source, model, sinks}}");
+        return;
+    }
+    struct config *config = read_pipeline(control, pipeline);
+    if (config) {
+        await_reload(control, reload_open(control->daemon->reload, config));
+    }
+}
+
+static void finish_open(struct control *control)
+{
+    const struct reload_result *result = reload_last(control->daemon->reload);
+    if (result->err.code != 0) {
+        wrong(control, "refused", "args.pipeline", "%s", result->err.text);
+        return;
+    }
+    wire_put_map(&control->bytes, 1);
+    put_count(&control->bytes, "generation", result->generation);
+}
+
+/* Closing again what is closed, or what another has by now, does nothing. */
+static void run_close(struct control *control)
+{
+    const json_t *generation = json_object_get(control->request.args, "generation");
+    const char *name = json_string_value(json_object_get(control->request.args, "pipeline"));
+    const struct pipeline *pipeline = control->daemon->pipelines;
+    while (name && pipeline && strcmp(pipeline->config->name, name) != 0) {
+        pipeline = pipeline->next;
+    }
+    if (!name || !json_is_integer(generation) || json_integer_value(generation) < 1) {
+        wrong(control, "bad_request", "args", "pipeline and generation are missing, as stream.open's answer gave it");
+    } else if (pipeline && pipeline->generation == (uint64_t)json_integer_value(generation)) {
+        await_reload(control, reload_close(control->daemon->reload, pipeline));
+    } else {
+        control->awaited = 0;
+    }
+}
+
+static void finish_close(struct control *control)
+{
+    wire_put_map(&control->bytes, 1);
+    wire_put_text(&control->bytes, "closed");
+    wire_put_bool(&control->bytes, control->awaited > 0);
 }
 
 static void run_drain(struct control *control)
@@ -349,6 +423,10 @@ static const struct operation operations[] = {
      .changes = true, .run = run_export, .finish = finish_export, .done = has_left},
     {.name = "stream.import", .args = "stream", .about = "go on with a stream that another daemon gave", .streams = true,
      .changes = true, .run = run_import, .finish = finish_import},
+    {.name = "stream.open", .args = "pipeline", .about = "open a pipeline: {NAME: as in the configuration}", .changes = true,
+     .run = run_open, .finish = finish_open, .done = has_reloaded},
+    {.name = "stream.close", .args = "pipeline, generation", .about = "close a pipeline that stream.open opened", .changes = true,
+     .run = run_close, .finish = finish_close, .done = has_reloaded},
     {.name = "mem", .about = "the memory of the process and of its models", .run = run_mem},
     {.name = "reload", .about = "read the configuration again; what is the same in it runs on", .changes = true,
      .run = run_reload, .finish = finish_reload, .done = has_reloaded},

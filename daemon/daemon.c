@@ -176,7 +176,8 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     daemon->writer = worker_create();
     daemon->loop = loop_create();
     daemon->engine = engine_thread_create(config->deadline_s);
-    if (!daemon->reader || !daemon->writer || !daemon->loop || !daemon->engine) {
+    daemon->reload = reload_create(daemon);
+    if (!daemon->reload || !daemon->reader || !daemon->writer || !daemon->loop || !daemon->engine) {
         refuse_memory(err);
         goto fail;
     }
@@ -474,7 +475,7 @@ static void on_stop_signal(void *arg)
 static void on_hangup(void *arg)
 {
     struct daemon *daemon = arg;
-    if (daemon->reload) {
+    if (reload_can_read(daemon->reload)) {
         reload_again(daemon->reload);
     } else {
         log_line(LOG_WARNING, "the configuration can't be read again: it is no file");
@@ -597,11 +598,9 @@ void daemon_tell_ready(const struct daemon *daemon)
     notify_ready(status);
 }
 
-int daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg,
-                   struct ssm_error *err)
+void daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
 {
-    daemon->reload = reload_create(daemon, load, arg);
-    return daemon->reload ? 0 : refuse_memory(err);
+    reload_from(daemon->reload, load, arg);
 }
 
 int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)

@@ -20,9 +20,8 @@ struct daemon;
 struct daemon *daemon_open(const struct config *config, struct ssm_error *err);
 
 /* Before daemon_run: what SIGHUP and `ssm ctl reload` read the configuration with (daemon/reload.h); without it they are
- * refused. -1 with *err. */
-int daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg,
-                   struct ssm_error *err);
+ * refused. */
+void daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg);
 
 /* Start, and run until every source has ended (not with `stay`), or SIGTERM or SIGINT. Then drain: sources stop, what waits
  * goes through the models, files are whole, the last state/ says "drained". A second signal, or the configuration's drain

@@ -117,9 +117,10 @@ static struct config *load_or_say_why(struct arguments *args)
 static int run(const struct config *config, struct arguments *args, struct ssm_error *err)
 {
     struct daemon *daemon = daemon_open(config, err);
-    bool rereads = args->config && strcmp(args->config, "-") != 0;
-    bool ok = daemon && (!rereads || daemon_reloads(daemon, load, args, err) == 0);
-    int code = ok ? daemon_run(daemon, args->stay, err) : err->code;
+    if (daemon && args->config && strcmp(args->config, "-") != 0) {
+        daemon_reloads(daemon, load, args);
+    }
+    int code = daemon ? daemon_run(daemon, args->stay, err) : err->code;
     daemon_close(daemon);
     return code;
 }

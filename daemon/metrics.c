@@ -352,7 +352,7 @@ static void put_counters(FILE *file, const struct daemon *daemon)
 static void put_reloads(FILE *file, const struct daemon *daemon)
 {
     struct reload_total total;
-    if (!daemon->reload) {
+    if (!daemon->reload || !reload_can_read(daemon->reload)) {
         return;
     }
     reload_totals(daemon->reload, &total);

@@ -608,6 +608,7 @@ void pipeline_take_over(struct pipeline *pipeline)
     pipeline->rows = running->rows;
     pipeline->started = running->started;
     pipeline->lowered = running->lowered;
+    pipeline->generation = running->generation;
     pipeline->before = NULL;
     running->source = NULL;
     running->source_settings = NULL;

@@ -33,11 +33,17 @@ enum phase {
     UNDOING,  /* call: something failed, the new streams part again; then CLOSING       */
 };
 
+enum task { READ, OPEN, CLOSE };
+
 struct reload {
     struct engine_call call; /* first: the engine's thread finds the rest by it */
     struct daemon *daemon;
     struct config *(*load)(void *arg, struct config_errors *errors);
     void *arg;
+    enum task task;
+    struct config *given; /* OPEN: its pipelines are to be opened              */
+    char closes[64];      /* CLOSE: the name of the pipeline that is to go     */
+    uint64_t generations;
     enum phase phase;
     bool again, late; /* late: given up while it was opening */
     bool settled;     /* the call for PARTING could do it    */
@@ -58,16 +64,20 @@ struct reload {
     atomic_bool done; /* the job */
 };
 
-struct reload *reload_create(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
+struct reload *reload_create(struct daemon *daemon)
 {
     struct reload *reload = calloc(1, sizeof *reload);
     if (reload) {
         reload->daemon = daemon;
-        reload->load = load;
-        reload->arg = arg;
         reload->total = (struct reload_total){.last_good = true, .good_utc = 1e-9 * (double)clock_utc_now()};
     }
     return reload;
+}
+
+void reload_from(struct reload *reload, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
+{
+    reload->load = load;
+    reload->arg = arg;
 }
 
 static void abandon_all(struct pipeline *list)
@@ -97,6 +107,7 @@ void reload_destroy(struct reload *reload)
     }
     if (reload) {
         close_all(reload);
+        config_destroy(reload->given);
         free(reload);
     }
 }
@@ -191,7 +202,12 @@ static void append(struct pipeline **list, struct pipeline *pipeline)
     *list = pipeline;
 }
 
-/* A file that is being written isn't written by another. */
+static bool is_same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* A file that is being written, or read, isn't written by another. */
 static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, struct ssm_error *err)
 {
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
@@ -201,12 +217,16 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
             continue;
         }
         for (const struct pipeline *other = daemon->pipelines; other; other = other->next) {
+            const struct config_source *source = &other->config->source;
+            if (source->type == SOURCE_FILE && stat(source->path, &written) == 0 && is_same_file(&written, &wanted)) {
+                return refuse(err, 73, "pipelines.%s.sinks: %.300s is being read by pipeline %s; take another file",
+                              pipeline->config->name, sink->path, other->config->name);
+            }
             for (int k = 0; k < other->n_sinks; k++) {
                 const struct config_sink *theirs = other->sink_configs[k];
                 bool kept = other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0 &&
                             same_source(pipeline->config, other->config);
-                if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 &&
-                    written.st_dev == wanted.st_dev && written.st_ino == wanted.st_ino) {
+                if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 && is_same_file(&written, &wanted)) {
                     return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
                                   pipeline->config->name, sink->path, other->config->name);
                 }
@@ -234,6 +254,8 @@ static int swap(struct reload *reload, struct pipeline *pipeline, struct ssm_err
 static int renew(struct reload *reload, struct pipeline *pipeline, struct ssm_error *err)
 {
     append(&reload->fresh, pipeline);
+    pipeline->generation = reload->task == OPEN ? ++reload->generations : 0;
+    reload->result.generation = pipeline->generation;
     reload->result.replaced += pipeline->before != NULL;
     reload->result.opened += pipeline->before == NULL;
     if (pipeline->before) {
@@ -245,6 +267,10 @@ static int renew(struct reload *reload, struct pipeline *pipeline, struct ssm_er
 static int compare_pipeline(struct reload *reload, const struct config_pipeline *config, struct ssm_error *err)
 {
     struct pipeline *running = find_running(reload->daemon, config->name);
+    if (running && (reload->task == OPEN || running->generation > 0)) {
+        return refuse(err, 73, "pipelines.%s: one of that name runs already%s", config->name,
+                      running->generation > 0 ? ", opened by stream.open" : "");
+    }
     bool source = running && same_source(config, running->config), model = running && same_model(config, running);
     if (running) {
         running->goes = !source;
@@ -272,17 +298,24 @@ static void count_gone(struct reload *reload)
     reload->result.closed = gone - result->replaced;
 }
 
+/* Who goes for the task alone. */
+static bool is_to_go(const struct reload *reload, const struct pipeline *pipeline)
+{
+    return reload->task == READ ? pipeline->generation == 0
+                                : reload->task == CLOSE && strcmp(pipeline->config->name, reload->closes) == 0;
+}
+
 static int compare(struct reload *reload, const struct config *config, struct ssm_error *err)
 {
-    const char *key = config_differs(reload->daemon->config, config);
+    const char *key = reload->task == READ ? config_differs(reload->daemon->config, config) : NULL;
     if (key) {
         return refuse(err, 78, "%s has changed: that takes a restart; nothing was changed", key);
     }
     for (struct pipeline *pipeline = reload->daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        pipeline->goes = true;
+        pipeline->goes = is_to_go(reload, pipeline);
     }
     models_find_stale(reload->daemon->models);
-    for (int i = 0; i < config->n_pipelines; i++) {
+    for (int i = 0; config && i < config->n_pipelines; i++) {
         if (compare_pipeline(reload, &config->pipelines[i], err) < 0) {
             return -1;
         }
@@ -349,8 +382,9 @@ static int decide_swaps(struct reload *reload, struct ssm_error *err)
 static void open_all(struct reload *reload)
 {
     struct ssm_error *err = &reload->result.err;
-    struct config *config = load(reload, err);
-    bool ok = config && compare(reload, config, err) == 0 &&
+    struct config *config = reload->task == READ ? load(reload, err) : reload->given;
+    reload->given = NULL;
+    bool ok = (config || reload->task == CLOSE) && compare(reload, config, err) == 0 &&
               pipelines_open_inputs(reload->daemon, reload->fresh, &reload->models, err) == 0 &&
               decide_swaps(reload, err) == 0 && pipelines_open_outputs(reload->daemon, reload->fresh, err) == 0;
     config_destroy(config);
@@ -559,6 +593,11 @@ static void clear_up(struct reload *reload)
 static void tell(struct reload *reload, const struct reload_result *result)
 {
     bool good = result->err.code == 0;
+    reload->last = *result;
+    reload->count++;
+    if (reload->task != READ) {
+        return;
+    }
     if (good) {
         log_line(LOG_INFO, "reloaded: pipelines: %d unchanged, %d changed, %d opened, %d replaced, %d closed", result->unchanged,
                  result->changed, result->opened, result->replaced, result->closed);
@@ -571,8 +610,6 @@ static void tell(struct reload *reload, const struct reload_result *result)
     reload->total.last_good = good;
     reload->total.good_utc = good ? 1e-9 * (double)clock_utc_now() : reload->total.good_utc;
     pthread_mutex_unlock(&reload->daemon->lock);
-    reload->last = *result;
-    reload->count++;
     daemon_tell_ready(reload->daemon);
 }
 
@@ -662,15 +699,51 @@ void reload_turn(struct reload *reload)
     next[phase](reload);
 }
 
-bool reload_begin(struct reload *reload)
+static bool begin(struct reload *reload, enum task task)
 {
     if (reload_busy(reload) || reload->daemon->draining) {
         return false;
     }
-    reload->again = reload->late = false;
+    reload->task = task;
+    reload->late = false;
     reload->result = (struct reload_result){0};
     reload->since = clock_now();
+    return true;
+}
+
+bool reload_can_read(const struct reload *reload)
+{
+    return reload->load != NULL;
+}
+
+bool reload_begin(struct reload *reload)
+{
+    if (!begin(reload, READ)) {
+        return false;
+    }
+    reload->again = false;
     notify_reloading();
+    begin_job(reload, OPENING, open_all);
+    return true;
+}
+
+bool reload_open(struct reload *reload, struct config *config)
+{
+    if (!begin(reload, OPEN)) {
+        config_destroy(config);
+        return false;
+    }
+    reload->given = config;
+    begin_job(reload, OPENING, open_all);
+    return true;
+}
+
+bool reload_close(struct reload *reload, const struct pipeline *pipeline)
+{
+    if (!begin(reload, CLOSE)) {
+        return false;
+    }
+    snprintf(reload->closes, sizeof reload->closes, "%s", pipeline->config->name);
     begin_job(reload, OPENING, open_all);
     return true;
 }

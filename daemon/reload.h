@@ -23,20 +23,28 @@ struct daemon;
 struct pipeline;
 struct reload;
 
-/* load(arg) reads the configuration again; what it gives is the caller's. NULL when memory runs out. */
-struct reload *reload_create(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg);
+struct reload *reload_create(struct daemon *daemon); /* NULL when memory runs out */
+/* Before the loop runs: load(arg) reads the configuration again; what it gives is the caller's. Without it that can't be done. */
+void reload_from(struct reload *reload, struct config *(*load)(void *arg, struct config_errors *errors), void *arg);
 void reload_halt(struct reload *reload);    /* loop thread, at the end, before the other threads stop: whatever is under way stops here */
 void reload_destroy(struct reload *reload); /* after all threads; NULL is fine */
 
 /* How one ended. */
 struct reload_result {
     int unchanged, changed, opened, replaced, closed; /* pipelines                                    */
+    uint64_t generation;                              /* of what reload_open opened                   */
     struct ssm_error err;                             /* code not 0: nothing changed, and this is why */
 };
 
 /* Loop thread. */
+bool reload_can_read(const struct reload *reload);
 bool reload_begin(struct reload *reload); /* false: one is under way, or the daemon drains */
 void reload_again(struct reload *reload); /* begin, or once more when the one under way has ended */
+/* In the same way, but for these pipelines alone: takes the configuration, of which only the pipelines count; it must hold no
+ * name that runs. What was opened so has a generation of its own, and reloads leave it alone. */
+bool reload_open(struct reload *reload, struct config *config);
+/* Close a pipeline that reload_open opened. */
+bool reload_close(struct reload *reload, const struct pipeline *pipeline);
 bool reload_busy(const struct reload *reload);
 void reload_turn(struct reload *reload);  /* after each turn of the engine, wake and tick: go on with it. NULL is fine */
 uint64_t reload_count(const struct reload *reload); /* how many have ended          */

@@ -390,6 +390,46 @@ def a_model_is_swapped_in_a_fade():
         assert len(models) == 3 and models[0][:13] == models[1][:13] and "golden" in models[2], models
 
 
+def pipelines_are_opened_and_closed_by_request():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        stays = pipeline(folder, "stays")
+
+        def request(name, **source):
+            source = source or {"type": "pcm", "path": f"unix:{folder}/{name}.in", "rate": RATE, "format": "s16le"}
+            return json.dumps({name: {"source": source, "model": MODEL, "sinks": [{"type": "publish"},
+                                                                                {"type": "file", "path": f"{folder}/{name}.wav"}]}})
+
+        with Daemon(folder, stays) as daemon:
+            daemon.feed("stays")
+            assert daemon.ctl("stream.open", request("q")) == {"generation": 1}
+            assert set(daemon.streams()) == {"stays/0", "q/0"}
+            daemon.feed("q")
+            daemon.wait_samples("q/0", RATE // 4)
+            assert "runs already" in daemon.ctl("stream.open", request("q"), status=65)
+            assert "runs already" in daemon.ctl("stream.open", request("stays"), status=65)
+            assert re.search("did you mean type", daemon.ctl("stream.open", request("r", typ="pcm"), status=64))
+            assert "nowhere" in daemon.ctl("stream.open", request("r", type="file", path="/nowhere.wav"), status=65)
+            assert "by pipeline q" in daemon.ctl("stream.open", request("r").replace("r.wav", "q.wav"), status=65)
+            for text in ("{}", "[]", '"x"', "x", '{"a": {}, "b": {}}'):
+                daemon.ctl("stream.open", text, status=64)
+            assert daemon.reload(stays) == {"unchanged": 1, "changed": 0, "opened": 0, "replaced": 0, "closed": 0}
+            assert "stream.open" in daemon.reload(stays, pipeline(folder, "q", sinks="{type: publish}"), status=65)
+            assert daemon.ctl("stream.close", "q", "--generation", "9") == {"closed": False}
+            daemon.ctl("stream.close", "q", status=64)
+            assert daemon.ctl("stream.close", "q", "--generation", "1") == {"closed": True}
+            assert daemon.ctl("stream.close", "q", "--generation", "1") == {"closed": False}
+            os.rename(f"{folder}/q.wav", f"{folder}/first.wav")
+            second = daemon.ctl("stream.open", request("q"))["generation"]
+            assert second > 1
+            assert daemon.ctl("stream.close", "q", "--generation", "1") == {"closed": False}
+            assert set(daemon.streams()) == {"stays/0", "q/0"}
+            assert daemon.ctl("stream.close", "q", "--generation", str(second)) == {"closed": True}
+            assert not daemon.lost("")
+            daemon.wait_samples("stays/0", RATE // 2)
+            daemon.end()
+        assert same_as_offline(folder, "stays") >= RATE // 2 and same_as_offline(folder, "first") >= RATE // 4
+
+
 def use_of(process):
     """Resident bytes, descriptors, threads."""
     status = open(f"/proc/{process.pid}/status").read()
@@ -452,5 +492,5 @@ if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_model_is_swapped_in_a_fade,
-                        a_hangup_does_it_and_systemd_and_metrics_are_told,
+                        pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_reloads_lose_nothing_and_keep_nothing))
