@@ -200,6 +200,27 @@ def strangers_are_answered_and_harm_nothing():
         assert " 0 samples lost" in daemon.end()
 
 
+def sound_in_messages_too_long_is_cut_off():
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(folder, source=f"type: pcm, path: 'pull:ipc://{folder}/in', rate: {RATE}, format: s16le")
+        with daemon:
+            before = daemon.ctl("mem")["resident_bytes"]
+            push = zmq.Context.instance().socket(zmq.PUSH)
+            push.linger = 0
+            push.connect(f"ipc://{folder}/in")
+            for n in (8 << 20, 2 * HOP * 10):  # the first is cut off, and the connection with it
+                push.send(bytes(n))
+                time.sleep(.5)
+            deadline = time.monotonic() + 10
+            while (n := daemon.ctl("stream.list")["streams"][0]["samples"]) == 0:
+                assert time.monotonic() < deadline
+                push.send(bytes(2 * HOP * 10), zmq.DONTWAIT)
+                time.sleep(.2)
+            assert n % (10 * HOP) == 0, n
+            push.close()
+            assert daemon.ctl("mem")["resident_bytes"] - before < 16 << 20
+
+
 def beyond_this_machine_only_when_told_so():
     with tempfile.TemporaryDirectory() as folder:
         for more, status in (("control: tcp://0.0.0.0:5570\n", 78), ("control: tcp://0.0.0.0:5570\ninsecure: true\n", 0),
@@ -228,4 +249,5 @@ if __name__ == "__main__":
     sys.exit(script.run(the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice,
                         streams_that_cannot_move_are_refused, a_reset_stream_begins_anew_and_loses_no_sample,
                         a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
-                        strangers_are_answered_and_harm_nothing, beyond_this_machine_only_when_told_so))
+                        strangers_are_answered_and_harm_nothing, sound_in_messages_too_long_is_cut_off,
+                        beyond_this_machine_only_when_told_so))
