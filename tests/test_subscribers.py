@@ -30,7 +30,7 @@ ALL = int(os.environ.get("SUBSCRIBERS", 20))
 SECONDS = float(os.environ.get("SECONDS", 4))
 STOPPED, SLOW, KILLED, MEASURED = ALL // 10, max(1, ALL // 20), max(1, ALL // 20), 4
 RSS_MOST = 16 << 20
-P99_MOST = 1.05 if ALL >= 100 else 3  # a few seconds on a busy machine tell no better
+P99_MOST, P99_MORE = (1.05, 0) if ALL >= 100 else (3, 20)  # ms; a few seconds on a busy machine tell no better
 
 
 def resident(pid):
@@ -210,7 +210,7 @@ def those_who_stop_crawl_or_die_cost_little():
         assert results["quiet"][0] == results["measured"][0] == 0
         assert lost > 0, "nobody's queue ran full: the phases are too short to show a thing"
         assert most - before <= RSS_MOST
-        assert ill <= P99_MOST * well, (well, ill)
+        assert ill <= P99_MOST * well + P99_MORE, (well, ill)
 
 
 if __name__ == "__main__":
