@@ -15,6 +15,7 @@
 #include "clients/connection.h"
 #include "clients/subscriber.h"
 #include "clients/verb.h"
+#include "dsp/clock.h"
 
 enum { LOST_MAX = 512, HEAD_LINES = 5 };
 
@@ -333,11 +334,9 @@ static void ignore_lost(void *context, const char *topic, uint64_t from, uint64_
     (void)context, (void)topic, (void)from, (void)to; /* the next state/ has it all again */
 }
 
-static bool is_old(int64_t heard)
+static bool is_old(double heard)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec - heard > 3;
+    return clock_seconds() - heard > 3;
 }
 
 static void take_meters(struct top *top, struct subscriber *meters)
@@ -354,14 +353,13 @@ static void take_meters(struct top *top, struct subscriber *meters)
 static int show(struct top *top, struct subscriber *states, struct subscriber *meters)
 {
     struct subscriber_message message;
-    struct timespec heard;
+    double heard = clock_seconds();
     bool told = false;
-    clock_gettime(CLOCK_MONOTONIC, &heard);
     while (!interrupted && !ferror(stdout)) {
         bool came = subscriber_receive(states, &message, 100) == 1 && message.wanted;
         take_meters(top, meters);
         if (came) {
-            clock_gettime(CLOCK_MONOTONIC, &heard);
+            heard = clock_seconds();
             told = false;
             if (take_state(top, &message)) {
                 (verb_json ? print_json : print_text)(top);
@@ -370,7 +368,7 @@ static int show(struct top *top, struct subscriber *states, struct subscriber *m
                     return 0;
                 }
             }
-        } else if (!told && is_old(heard.tv_sec)) {
+        } else if (!told && is_old(heard)) {
             if (once) {
                 return verb_fail(EX_UNAVAILABLE, "nothing came for 3 s; is ssmd running, and is %s what its YAML says after "
                                                  "\"publish:\"?", address);

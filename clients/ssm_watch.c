@@ -11,6 +11,7 @@
 #include "clients/connection.h"
 #include "clients/subscriber.h"
 #include "clients/verb.h"
+#include "dsp/clock.h"
 
 static const char *address = "tcp://127.0.0.1:5571";
 static int count;
@@ -21,7 +22,7 @@ struct watch {
     const char *topic;
     uint64_t lost;                /* messages that never came            */
     uint64_t strange;             /* messages that are not of this wire  */
-    struct timespec heard, alive; /* a wanted message; anything at all   */
+    double heard, alive;          /* s: a wanted message; anything at all */
     bool told;                    /* the silence since `heard`           */
 };
 
@@ -29,13 +30,6 @@ static void interrupt(int signal)
 {
     (void)signal;
     interrupted = 1;
-}
-
-static double seconds_since(struct timespec then)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)(t.tv_sec - then.tv_sec) + 1e-9 * (double)(t.tv_nsec - then.tv_nsec);
 }
 
 static void note_lost(void *context, const char *topic, uint64_t from, uint64_t to)
@@ -188,11 +182,11 @@ static void print_text(const struct subscriber_message *message)
 /* Silence is told once, until something comes again: is nobody there, or is nothing published under that topic? */
 static void note_silence(struct watch *watch)
 {
-    if (watch->told || seconds_since(watch->heard) < 3) {
+    if (watch->told || clock_seconds() - watch->heard < 3) {
         return;
     }
     watch->told = true;
-    if (seconds_since(watch->alive) < 3) {
+    if (clock_seconds() - watch->alive < 3) {
         verb_note("nothing under \"%s\" for 3 s, but ssmd is there at %s; \"ssm watch hugz/\" shows its topics", watch->topic,
                   address);
     } else {
@@ -217,7 +211,7 @@ static int watch_once(struct watch *watch, struct subscriber *subscriber)
         note_strange(watch);
     }
     if (status == 1) {
-        clock_gettime(CLOCK_MONOTONIC, &watch->alive);
+        watch->alive = clock_seconds();
     }
     if (status != 1 || !message.wanted) {
         note_silence(watch);
@@ -241,7 +235,7 @@ static int run_watch(char **arguments, int n)
     }
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    clock_gettime(CLOCK_MONOTONIC, &watch.heard);
+    watch.heard = clock_seconds();
     for (int printed = 0; !interrupted && !ferror(stdout) && (count == 0 || printed < count);) {
         printed += watch_once(&watch, subscriber);
     }

@@ -125,7 +125,7 @@ static void turned(void *arg)
 /* Let the device play what is left. */
 static void play_out(struct audio_sink *audio)
 {
-    const struct timespec moment = {.tv_nsec = 5000000};
+    const struct timespec moment = {.tv_nsec = (long)clock_span(5000000)};
     int64_t until = clock_now() + (int64_t)DRAIN_MS * 1000000;
     for (int i = 0; i < audio->n; i++) {
         while (card_waiting(audio->sink.card, i) > 0 && clock_now() < until) {
