@@ -21,12 +21,49 @@ __device__ __forceinline__ float exp2(float x)
     return y;
 }
 
+/* 1 / x to 1 ulp. */
+__device__ __forceinline__ float reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* The same, but the compiler doesn't know where it comes from: it keeps it in a register, not in parts. */
+template <typename X> __device__ __forceinline__ X *opaque(X *p)
+{
+    asm("" : "+l"(p));
+    return p;
+}
+__device__ __forceinline__ int opaque(int x)
+{
+    asm("" : "+r"(x));
+    return x;
+}
+
+/* For a pointer out of opaque: it points into global memory. */
+template <typename X> __device__ __forceinline__ X *in_global(X *p)
+{
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+
 /* c += a b: 16 x 16 by 16 x 8, bf16 in, fp32 out. */
 __device__ __forceinline__ void mma(float (&c)[4], const uint4 &a, const uint2 &b)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
+/* c += a b: 16 x 8 by 8 x 8, of whose numbers the leading 11 bits count. Lane l has a = A[l/4 + 8 (i & 1)][l%4 + 4 (i/2)],
+ * b = B[l%4 + 4 i][l/4], c = C[l/4 + 8 (i/2)][2 (l%4) + (i & 1)]. */
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2])
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
 /* Four 8 x 8 matrices of 16-bit values: lane 8 m + r gives the address of row r of matrix m (16 bytes, aligned); lane
@@ -72,6 +109,7 @@ __device__ __forceinline__ void copy_16(void *shared, const void *global, bool r
                  "r"(real ? 16 : 0)
                  : "memory");
 }
+
 
 __device__ __forceinline__ void wait_for_copies()
 {

@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     const int group = int(blockIdx.x) / p.chunks;
     backward_lane<S, K> lane = {};
-    ptx::wait_for_launch_before();
+    ptx::wait_for_kernels();
     start_lane<N, K>(lane, p, at);
     float is[8]; /* rows of a matrix that picks a row */
 #pragma unroll

@@ -123,7 +123,7 @@ template <typename T, int N, bool BACK> __global__ void __launch_bounds__(32 * W
     at.chunk = at.chunk % (p.chunks - 1) + (BACK ? 1 : 0);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     const int tiles_left = (end - begin + MAP_STEPS - 1) / MAP_STEPS, step = BACK ? MAP_STEPS : -MAP_STEPS;
-    ptx::let_next_launch_start();
+    ptx::start_next_kernel();
     float A2[SPAN<N>], h[SPAN<N>];
 #pragma unroll
     for (int s = 0; s < SPAN<N>; s++) {

@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_forw
     const place<K, P> at(p.chunks);
     forward_lane<N, K, P> lane;
     start_lane(lane, p, at);
-    ptx::wait_for_launch_before();
+    ptx::wait_for_kernels();
     follow_maps<N, K, P>(lane.h, lane.A2, p, at, -1, p.s.h0);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     walk_forward<T>(tile, lane, p, at, begin, end);

@@ -4,8 +4,8 @@
 
 /* What the scan's forward and backward share: who does what, staging, and the functions of one number. */
 
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/selective_scan.h"
-#include "kernels/cuda/selective_scan_ptx.h"
 
 #include <cuda_bf16.h>
 
@@ -169,7 +169,7 @@ template <typename T> struct column {
     }
     __device__ __forceinline__ const T *at(int t, int step) const
     {
-        return ptx::global(reinterpret_cast<const T *>(base + int64_t(t) * step));
+        return ptx::in_global(reinterpret_cast<const T *>(base + int64_t(t) * step));
     }
 };
 
@@ -326,7 +326,7 @@ template <typename T, int N, bool WITH_C, int THREADS, int HALVES, int STEPS = T
             if (!holds(i))
                 break;
             const T *x =
-                ptx::global(reinterpret_cast<const T *>(base + int64_t(min(t0 + row + i * ROWS, end - 1)) * step));
+                ptx::in_global(reinterpret_cast<const T *>(base + int64_t(min(t0 + row + i * ROWS, end - 1)) * step));
             if (p.vector_bc) {
                 v[i].load(x);
             } else {
