@@ -39,11 +39,13 @@ struct plan {
     int K, P, blocks, chunks, chunk_steps;
 };
 
-/* Measured on an H100 (132 multiprocessors). Chunks cost a second pass over the inputs, so time is cut only where
- * channels give a multiprocessor fewer than ENOUGH warps, and then into as many chunks as it holds at once; no longer
- * than MAX_CHUNK, and no shorter than MIN_FORWARD, MIN_BACKWARD (a launch costs as much), MIN_WIDE with two channels a
- * lane. */
-constexpr int ENOUGH = 7, MIN_FORWARD = 32, MIN_BACKWARD = 64, MIN_WIDE = 192, MAX_CHUNK = 12288;
+/* Measured on an H100 (132 multiprocessors). Chunks cost a second walk of the steps that a state remembers, so time is
+ * cut where channels give a multiprocessor fewer than ENOUGH warps, into as many chunks as it holds at once: no longer
+ * than MAX_CHUNK, and no shorter than MIN_FORWARD or a sixteenth, MIN_BACKWARD (a launch costs as much), MIN_WIDE with
+ * two channels a lane. And where so many LONG_ chunks fill the machine with a mapping that takes fewer cycles an
+ * element: with two lanes a channel, else four. */
+constexpr int ENOUGH = 7, MIN_FORWARD = 32, MIN_BACKWARD = 64, MIN_WIDE = 192, MAX_CHUNK = 16384, LONG_2 = 12288,
+              LONG_4 = 4096;
 
 int64_t warps_of(const selective_scan_cuda &s, const plan &plan)
 {
@@ -56,11 +58,26 @@ int64_t wave_of(const plan &plan, int64_t sms)
     return plan.blocks * WARPS * sms;
 }
 
+/* How full the waves are that so many warps need. */
+double fill(const plan &plan, int64_t warps, int64_t sms)
+{
+    const int64_t wave = wave_of(plan, sms);
+    return double(warps) / double(wave * ceil_div(warps, wave));
+}
+
 /* Whole sequences fill three quarters of the waves they need. */
 bool fills(const selective_scan_cuda &s, const plan &plan, int64_t sms)
 {
-    const int64_t warps = warps_of(s, plan), wave = wave_of(plan, sms);
-    return 4 * warps >= 3 * wave * ceil_div(warps, wave);
+    return fill(plan, warps_of(s, plan), sms) >= 0.75;
+}
+
+/* The fewest chunks of `shortest` steps and more that fill nine tenths of their waves; 0: there are none. */
+int filling_chunks(const selective_scan_cuda &s, const plan &plan, int64_t sms, int shortest)
+{
+    for (int chunks = 1; chunks == 1 || s.length / chunks >= shortest; chunks++)
+        if (fill(plan, warps_of(s, plan) * chunks, sms) >= 0.9)
+            return chunks;
+    return 0;
 }
 
 /* Steps a chunk that fill one wave. */
@@ -79,8 +96,8 @@ bool needs_cut(const selective_scan_cuda &s, const plan &plan, int64_t sms)
 
 void split(plan &plan, const selective_scan_cuda &s, int64_t sms, int shortest)
 {
-    int steps = s.chunk_steps ? s.chunk_steps : s.length;
-    if (!s.chunk_steps && needs_cut(s, plan, sms))
+    int steps = s.chunk_steps ? s.chunk_steps : ceil_div(s.length, plan.chunks);
+    if (!s.chunk_steps && plan.chunks == 1 && needs_cut(s, plan, sms))
         steps = std::max(filling_steps(s, plan, sms), shortest);
     plan.chunk_steps = ceil_div(steps, TILE) * TILE;
     plan.chunks = ceil_div(s.length, plan.chunk_steps);
@@ -93,18 +110,27 @@ bool goes_wide(const selective_scan_cuda &s, const plan &wide, const plan &narro
     return fills(s, wide, sms) || (needs_cut(s, narrow, sms) && filling_steps(s, wide, sms) >= MIN_WIDE);
 }
 
+/* The layout, and chunks where they are more than one but time needn't be cut. */
 plan layout_forward(const selective_scan_cuda &s, int64_t sms)
 {
     const int N = padded(s.d_state);
-    const auto layout = [N](int K, int P) { return plan{K, P, forward_blocks(N, K, P), 1, 0}; };
-    const plan narrow = layout(1, 4);
+    const auto layout = [N](int K, int P, int chunks = 1) { return plan{K, P, forward_blocks(N, K, P), chunks, 0}; };
+    const plan narrow = layout(1, 4), two = layout(2, 2), four = layout(2, 4);
     if (N != 16)
         return narrow;
     if (s.channels_per_lane)
-        return s.channels_per_lane == 1 ? narrow : layout(2, s.lanes_per_channel == 4 ? 4 : 2);
-    if (goes_wide(s, layout(2, 2), narrow, sms))
-        return layout(2, 2);
-    return fills(s, layout(2, 4), sms) ? layout(2, 4) : narrow;
+        return s.channels_per_lane == 1 ? narrow : s.lanes_per_channel == 4 ? four : two;
+    if (needs_cut(s, narrow, sms))
+        return goes_wide(s, two, narrow, sms) ? two : fills(s, four, sms) ? four : narrow;
+    if (const int chunks = filling_chunks(s, two, sms, LONG_2))
+        return layout(2, 2, chunks);
+    if (fills(s, two, sms))
+        return two;
+    if (fills(s, four, sms))
+        return four;
+    if (const int chunks = filling_chunks(s, four, sms, LONG_4))
+        return layout(2, 4, chunks);
+    return narrow;
 }
 
 plan layout_backward(const selective_scan_cuda &s, int64_t sms)
@@ -119,7 +145,7 @@ plan plan_scan(const selective_scan_cuda &s, bool backward)
 {
     const int64_t sms = multiprocessors();
     plan plan = backward ? layout_backward(s, sms) : layout_forward(s, sms);
-    split(plan, s, sms, backward ? MIN_BACKWARD : MIN_FORWARD);
+    split(plan, s, sms, backward ? MIN_BACKWARD : std::min(std::max(s.length / 16, MIN_FORWARD), 2 * MIN_FORWARD));
     return plan;
 }
 
@@ -198,7 +224,7 @@ template <typename T, int N, bool BACK> cudaError_t map_chunks(const params &p, 
 {
     if (p.chunks == 1)
         return cudaSuccess;
-    const int blocks = ceil_div(p.s.channels, 32 * WARPS) * (p.chunks - 1) * (N / SPAN<N>);
+    const int blocks = ceil_div(p.s.channels, GROUPS * WARPS) * (p.chunks - 1) * (N / SPAN<N>);
     return launch(scan_map<T, N, BACK>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS, 0, false, stream, p);
 }
 

@@ -19,15 +19,16 @@
  * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
  *
  * Mapping: two or four lanes share a channel; at d_state 16 a lane has 4 or 8 states of one or two channels in
- * registers, else d_state / 4 of one. A warp walks 8 to 32 channels through time. Where channels are too few to fill
- * the GPU, time is cut into chunks, and a first launch finds what each chunk does to a state. d_state other than 4,
- * 8, 16, 32, 64 costs what the next of them does.
+ * registers, else d_state / 4 of one. A warp walks 8 to 32 channels through time. Where channels don't fill the GPU,
+ * time is cut into chunks, and a first launch finds what each chunk hands on: back from its end to where nothing is
+ * remembered of, 2^-24 of a state. d_state other than 4, 8, 16, 32, 64 costs what the next of them does.
  *
  * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
- * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps; chunked, 17 more. What binds is reads of shared memory where a
- * lane has one channel (a float4 takes 4 cycles of a multiprocessor, however many lanes read the same), instructions
- * where it has two: 137 an element, 95 more where chunked; 490 or 576 backward (460, 515 bf16). check_scan.py
- * prints floors and times.
+ * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is reads of shared memory where a lane has one channel
+ * (a float4 takes 4 cycles of a multiprocessor, however many lanes read the same); where it has two, exponentials and
+ * 132 instructions an element, with 8 warps a multiprocessor that reach 70 % of either. Chunked, an element that is
+ * remembered costs up to 17 exponentials and 100 instructions more; backward is 490 or 576 (460, 515 bf16).
+ * check_scan.py prints floors and times.
  *
  * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
  * of h instead (a slower path for those 8 or 16 steps), so that no rounding is the same at each step; 2e-8 times the

@@ -96,9 +96,12 @@ def compare(label, kind, results, references):
             failures.append("%s %s: %.2e > %.0e" % (label, key, error, limit))
 
 
-def check(batch, length, channels, states, kind, device, without=(), sliced=True, options=({},)):
+def check(batch, length, channels, states, kind, device, without=(), sliced=True, options=({},), forgets=False):
+    """forgets: all states are forgotten within a hundred steps."""
     torch.manual_seed(1000 * batch + 100 * states + length + channels)
     x = make_inputs(batch, length, channels, states, kind, device, without, sliced)
+    if forgets:
+        x["dt_bias"].uniform_(-1.0, 0.5)
     dout = torch.randn(batch, length, channels, device=device).to(kind)
     dh_end = torch.randn(batch, channels, states, device=device)
     reference = run(ssm.selective_scan_reference, x, dout, dh_end, torch.float64)
@@ -169,6 +172,7 @@ def check_all(device):
     f32, bf16 = torch.float32, torch.bfloat16
     chunks = ({}, dict(chunk_steps=16), dict(chunk_steps=48, channels_per_lane=2), dict(chunk_steps=64))
     lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2), dict(channels_per_lane=2, lanes_per_channel=4))
+    forgetting = dict(forgets=True, options=(dict(chunk_steps=128), dict(chunk_steps=352, channels_per_lane=2)))
     if device == "cpu":
         for N in (1, 2, 3, 4, 8, 16, 32, 64):
             for length, E in ((1, 1), (17, 33), (37, 20)):
@@ -179,6 +183,8 @@ def check_all(device):
         check(2, 65, 70, 16, bf16, device, options=chunks)
         check(1, 33, 21, 8, bf16, device)
         check(2, 1, 5, 16, f32, device, sliced=False)
+        for N in (16, 32):
+            check(1, 700, 20, N, f32, device, **forgetting)
         check_memory(400, 1e-3, 2e-6, device, 8)
         return
     for i, length in enumerate((1, 7, 15, 16, 17, 63, 64, 65, 400)):
@@ -194,6 +200,8 @@ def check_all(device):
     check(3, 200, 130, 16, bf16, device, ("z",))
     check(2, 1, 40, 16, f32, device, sliced=False)
     check(48, 130, 512, 16, f32, device, sliced=False)
+    for N in (5, 16, 32):
+        check(1, 900, 100, N, f32, device, **forgetting)
     check_graph(device)
     for length, decay, limit in MEMORY:
         check_memory(length, decay, limit, device)
