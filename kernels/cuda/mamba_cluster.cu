@@ -178,7 +178,7 @@ template <class T> struct block {
         float elapsed;
         float conv[K], conv_bias, skip, dt_scale, dt_bias;
         float scale[2], bias[2];                          /* of in_proj, for x and z */
-        float A[T::STATES], h[T::STATES], history[K - 1]; /* history as it lies, not yet in order */
+        float rate[T::STATES], h[T::STATES], history[K - 1]; /* history as it lies, not yet in order */
         float x, z, u, gate;
         uint4 dt_proj[T::PW]; /* the lower halves of the tile's blocks */
     } my;
@@ -453,7 +453,7 @@ template <class T> struct block {
         my.skip = v[SLICE_SKIP * 32], my.dt_scale = v[SLICE_DT_SCALE * 32], my.dt_bias = v[SLICE_DT_BIAS * 32];
 #pragma unroll
         for (int n = 0; n < T::STATES; n++)
-            my.A[n] = v[(SLICE_A + my.part * T::STATES + n) * 32];
+            my.rate[n] = math::rate<T::P>(v[(SLICE_A + my.part * T::STATES + n) * 32], p.layer[layer].zoh);
         const unsigned char *chunk = rest_chunk(layer, 3 + my.tile) + lane * 16;
 #pragma unroll
         for (int i = 0; i < T::PW; i++)
@@ -714,10 +714,10 @@ template <class T> struct block {
 #pragma unroll
         for (int n = 0; n < T::STATES; n += 4) {
             const float4 b = *reinterpret_cast<const float4 *>(B + n);
-            my.h[n] = math::next_state<ZOH>(my.h[n], my.A[n], delta, my.u, b.x);
-            my.h[n + 1] = math::next_state<ZOH>(my.h[n + 1], my.A[n + 1], delta, my.u, b.y);
-            my.h[n + 2] = math::next_state<ZOH>(my.h[n + 2], my.A[n + 2], delta, my.u, b.z);
-            my.h[n + 3] = math::next_state<ZOH>(my.h[n + 3], my.A[n + 3], delta, my.u, b.w);
+            my.h[n] = math::next_state<T::P, ZOH>(my.h[n], my.rate[n], delta, my.u, b.x);
+            my.h[n + 1] = math::next_state<T::P, ZOH>(my.h[n + 1], my.rate[n + 1], delta, my.u, b.y);
+            my.h[n + 2] = math::next_state<T::P, ZOH>(my.h[n + 2], my.rate[n + 2], delta, my.u, b.z);
+            my.h[n + 3] = math::next_state<T::P, ZOH>(my.h[n + 3], my.rate[n + 3], delta, my.u, b.w);
         }
     }
 

@@ -793,8 +793,8 @@ template <class T> struct scanner : carrier<T> {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float2 state = to_pair(*pair_of(h + (n + i) * E));
-                state.x = math::next_state<ZOH>(state.x, A[n + i].x, delta.x, u.x, bs[i]);
-                state.y = math::next_state<ZOH>(state.y, A[n + i].y, delta.y, u.y, bs[i]);
+                state.x = math::next_state<PRECISION_FP32, ZOH>(state.x, A[n + i].x, delta.x, u.x, bs[i]);
+                state.y = math::next_state<PRECISION_FP32, ZOH>(state.y, A[n + i].y, delta.y, u.y, bs[i]);
                 put_pair(h + (n + i) * E, state);
                 sum = make_float2(fmaf(cs[i], state.x, sum.x), fmaf(cs[i], state.y, sum.y));
             }

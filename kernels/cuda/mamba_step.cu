@@ -137,13 +137,13 @@ template <class S> __device__ __forceinline__ void store_h(const mix_block<S> &b
 
 /* What a thread keeps of its channel. */
 struct channel_weights {
-    float A[N], conv[K], conv_bias, skip;
+    float rate[N], conv[K], conv_bias, skip;
 
-    __device__ __forceinline__ void load(const mamba_cuda &layer, int e)
+    template <int P> __device__ __forceinline__ void load(const mamba_cuda &layer, int e, bool zoh)
     {
 #pragma unroll
         for (int n = 0; n < N; n++)
-            A[n] = __ldg(layer.A + n * E + e);
+            rate[n] = math::rate<P>(__ldg(layer.A + n * E + e), zoh);
 #pragma unroll
         for (int k = 0; k < K; k++)
             conv[k] = __ldg(layer.conv_weight + k * E + e);
@@ -278,8 +278,8 @@ __device__ __forceinline__ void project_dt(const mix_block<S> &block, const uint
 }
 
 /* A channel's states over the step, in place; gives <C, h>. */
-template <bool ZOH, class S>
-__device__ __forceinline__ float walk_states(S *h, const float (&A)[N], const float *B, const float *C, float delta, float u)
+template <int P, bool ZOH, class S>
+__device__ __forceinline__ float walk_states(S *h, const float (&rate)[N], const float *B, const float *C, float delta, float u)
 {
     float sum = 0.0f;
 #pragma unroll
@@ -288,7 +288,7 @@ __device__ __forceinline__ float walk_states(S *h, const float (&A)[N], const fl
         const float bs[4] = {b.x, b.y, b.z, b.w}, cs[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float next = math::next_state<ZOH>(to_float(h[(n + i) * E]), A[n + i], delta, u, bs[i]);
+            const float next = math::next_state<P, ZOH>(to_float(h[(n + i) * E]), rate[n + i], delta, u, bs[i]);
             put(h + (n + i) * E, next);
             sum = fmaf(cs[i], next, sum);
         }
@@ -297,9 +297,10 @@ __device__ __forceinline__ float walk_states(S *h, const float (&A)[N], const fl
 }
 
 /* The tile's rows, one after the other. */
-template <class T, bool ZOH, class S>
+template <int P, bool ZOH, class S>
 __device__ __forceinline__ void scan_rows(const mix_block<S> &block, float (&u)[TILE], const channel_weights &w, int tile_row)
 {
+    using T = typename activation<P>::type;
     const int rows = min(TILE, block.rows - tile_row), e = block.channel;
     const T *z = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + E + e;
     T *y = static_cast<T *>(block.p.y) + int64_t(block.row0 + tile_row) * E + e;
@@ -314,7 +315,7 @@ __device__ __forceinline__ void scan_rows(const mix_block<S> &block, float (&u)[
         const float delta = math::time_step(dt, block.place(row).elapsed);
         const float *mixed = block.shared.mixed[i];
         ptx::barrier_wait(&block.shared.full[row % block.p.ring], uint32_t(row / block.p.ring % 2));
-        const float sum = walk_states<ZOH>(block.state_of(row) + e, w.A, mixed + R, mixed + R + N, delta, u[0]);
+        const float sum = walk_states<P, ZOH>(block.state_of(row) + e, w.rate, mixed + R, mixed + R + N, delta, u[0]);
         put(y + i * E, math::gated(sum, w.skip, u[0], gate));
         ptx::shared_written();
         __syncthreads();
@@ -350,7 +351,7 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     const mix_block<S> block(p, memory);
     start(block);
     channel_weights w;
-    w.load(p.layer, block.channel);
+    w.load<P>(p.layer, block.channel, ZOH);
     __syncthreads(); /* barriers and the first rows' places are there */
     for (int row = 0; row < block.rows; row += TILE) {
         warp_weights<PW> products;
@@ -370,7 +371,7 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
         add_sums(block.shared, p.layer.x_proj);
         __syncthreads();
         project_dt<PW, P>(block, products.dt);
-        scan_rows<T, ZOH>(block, u, w, row);
+        scan_rows<P, ZOH>(block, u, w, row);
     }
     if (threadIdx.x == 0)
         ptx::bulk_wait();
@@ -408,6 +409,9 @@ template <class T, class S> __global__ void __launch_bounds__(128) plain_convolv
         put(at.state + oldest * channels, x);
 }
 
+/* Of the step: one where activations are bf16, else any other number. */
+template <class T> constexpr int PIECES = sizeof(T) == 2 ? PRECISION_BF16 : PRECISION_FP32;
+
 template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) plain_scan(const params p)
 {
     const plain_place<S> at(p);
@@ -421,7 +425,8 @@ template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) pla
     S *h = at.state + (layer.K - 1) * channels;
     float sum = 0.0f;
     for (int n = 0; n < states; n++, h += channels) {
-        const float next = math::next_state<ZOH>(to_float(*h), layer.A[n * channels + e], delta, u, B[n]);
+        const float rate = math::rate<PIECES<T>>(layer.A[n * channels + e], ZOH);
+        const float next = math::next_state<PIECES<T>, ZOH>(to_float(*h), rate, delta, u, B[n]);
         put(h, next);
         sum = fmaf(C[n], next, sum);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cuda/scan_rows.h"
 
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/math.cuh"
 
 namespace
@@ -31,7 +32,7 @@ __device__ __forceinline__ float step(const struct scan_rows_cuda &s, int64_t t,
     const float u = s.u[t * s.E + e], delta = math::time_step(s.dt[t * s.E + e], s.elapsed[t]);
     float sum = 0.0f;
     for (int n = 0; n < s.N; n++) {
-        h[n][lane] = math::next_state<ZOH>(h[n][lane], s.A[n * s.E + e], delta, u, s.B[t * s.mixed_row + n]);
+        h[n][lane] = math::next_state<PRECISION_FP32, ZOH>(h[n][lane], s.A[n * s.E + e], delta, u, s.B[t * s.mixed_row + n]);
         sum = fmaf(s.C[t * s.mixed_row + n], h[n][lane], sum);
     }
     return math::gated(sum, s.skip[e], u, s.z[t * s.z_row + e]);
