@@ -7,8 +7,9 @@
  *   x, z = in_proj(rms_norm(input));  u = silu(conv1d(x));  dt, B, C = x_proj(u);  delta = elapsed softplus(dt_proj(dt))
  *   h <- exp(delta A) h + B-bar u;    y = <C, h> + D u;     output = input + out_proj(y silu(z))
  *
- * D 256, E 512, N 16, K 4, R 16 are tuned (and many streams at PRECISION_FP32 are mamba_stack.h's); other sizes take a plain
- * path. math.cuh says in which arithmetic. A stream's result and state are the same bits in any batch, row and slot.
+ * D 256, E 512, N 16, K 4, R 16 are tuned (and some hundred streams are mamba_team.h's, thousands at PRECISION_FP32
+ * mamba_stack.h's); other sizes take a plain path. math.cuh says in which arithmetic. A stream's result and state are the
+ * same bits in any batch, row and slot.
  *
  * Bytes of device memory a stream and layer: the state read and written, 4 (2 N E + K E) with fp32 states, half with
  * bf16: 73,728 at E 512, N 16, K 4. At the 3.0 TB/s an H100 copies, 24.6 ns; half with bf16 states.

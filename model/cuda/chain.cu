@@ -12,6 +12,7 @@
 #include "kernels/cuda/mamba_cluster.h"
 #include "kernels/cuda/mamba_stack.h"
 #include "kernels/cuda/mamba_step.h"
+#include "kernels/cuda/mamba_team.h"
 #include "kernels/cuda/scan_rows.h"
 #include "kernels/cuda/selective_scan.h"
 #include "model/layers.h"
@@ -46,7 +47,7 @@ struct node {
     bool residual;
     std::vector<mamba_node> mamba;        /* neighbouring layers                                     */
     std::vector<struct mamba_cuda> steps; /* their steps, side by side                               */
-    int few;                              /* streams that one kernel takes through all of them at once */
+    int few, some;                        /* streams that a cluster's, a team's kernel takes through all of them at once */
 };
 
 struct chain {
@@ -456,8 +457,9 @@ int mamba_open(struct opening *opening, struct node *node, const struct layer *l
         node->steps.push_back(mamba.step);
     }
     if (opening->arena->memory) {
-        node->few =
-            mamba_cluster_streams(node->steps.data(), taken, opening->chain->precision, opening->chain->state_bf16);
+        const struct chain *chain = opening->chain;
+        node->few = mamba_cluster_streams(node->steps.data(), taken, chain->precision, chain->state_bf16);
+        node->some = mamba_team_streams(node->steps.data(), taken, chain->precision, chain->state_bf16);
     }
     return taken;
 }
@@ -597,7 +599,8 @@ struct step_cuda step_of(const struct passage *p)
     return step;
 }
 
-/* Few streams are the cluster's, many the stack's, through all layers at once; the rest go layer by layer. */
+/* Few streams are the cluster's, more the teams', many at fp32 the stack's, through all layers at once; the rest go layer
+ * by layer. */
 int mamba_run(const struct node *node, const struct passage *p, float *x, float *)
 {
     const struct step_cuda step = step_of(p);
@@ -605,6 +608,9 @@ int mamba_run(const struct node *node, const struct passage *p, float *x, float 
     int error = 0;
     if (!p->rows.sequence && p->rows.rows <= node->few) {
         return mamba_cluster_step(node->steps.data(), n, &step, x, 0, p->stream);
+    }
+    if (!p->rows.sequence && p->rows.rows <= node->some) {
+        return mamba_team_step(node->steps.data(), n, &step, x, p->stream);
     }
     if (!p->rows.sequence && mamba_stack_takes(node->steps.data(), n, &step)) {
         return mamba_stack_step(node->steps.data(), n, &step, x, p->stream);

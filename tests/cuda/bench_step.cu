@@ -2,7 +2,7 @@
 
 /* The streaming step of Mamba layers on the GPU: is it right, and how fast. A program of its own:
  *
- *   nvcc -O3 -std=c++17 -arch=sm_90 -I. tests/cuda/bench_step.cu kernels/cuda/{linear,mamba_step,mamba_stack}.cu
+ *   nvcc -O3 -std=c++17 -arch=sm_90 -I. tests/cuda/bench_step.cu kernels/cuda/{linear,mamba_step,mamba_stack,mamba_team}.cu
  *   bench_step [--check | --time | --profile] [--json FILE] [--rows N]
  *
  * Checks, on random weights, states, phases and gaps, slots shuffled: against the same block in double; a stream's bits
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "kernels/cuda/mamba_stack.h"
+#include "kernels/cuda/mamba_team.h"
 #include "tests/cuda/random.cuh"
 
 namespace {
@@ -252,6 +253,10 @@ void enqueue(const stack &m, const batch &b, int first, int rows, void *workspac
                             b.elapsed + first, m.states, m.stride, workspace};
     float *x = b.x + int64_t(first) * m.how.s.D;
     const int layers = int(m.device.size());
+    if (!m.how.plain && rows > 8 && rows <= mamba_team_streams(m.device.data(), layers, m.how.precision, m.how.state_bf16)) {
+        must(mamba_team_step(m.device.data(), layers, &step, x, stream), "mamba_team_step");
+        return;
+    }
     if (mamba_stack_takes(m.device.data(), layers, &step)) {
         must(mamba_stack_step(m.device.data(), layers, &step, x, stream), "mamba_stack_step");
         return;
