@@ -2,7 +2,7 @@
 #include "daemon/overload.h"
 
 static const int64_t SECOND = 1000000000, LOOK = SECOND / 40, LATE = SECOND / 10, CALM = 5 * SECOND, CALM_MOST = 300 * SECOND,
-                     RELAPSE = 30 * SECOND;
+                     RELAPSE = 30 * SECOND, CLEARED = 3 * SECOND;
 static const double BUSY = 0.7, SMOOTHING_S = 0.5;
 enum { LOWER_MOST = 10 };
 
@@ -27,7 +27,8 @@ static void look(struct overload *overload, int64_t now)
     int64_t span = now - overload->from, waiting = overload->waiting;
     double share = (double)span / 1e9 / SMOOTHING_S, load = (double)overload->busy / (double)span;
     overload->load += (load - overload->load) * (share < 1 ? share : 1);
-    bool shrinks = overload->before - waiting > span / 10, late = waiting > 0 && !shrinks && load >= BUSY;
+    int64_t less = overload->before - waiting;
+    bool shrinks = less > span / 10 && less > (int64_t)((double)span * (double)waiting / (double)CLEARED), late = waiting > 0 && !shrinks && load >= BUSY;
     bool calm = waiting <= 0 && overload->load < BUSY;
     overload->late_since = !late ? 0 : overload->late_since ? overload->late_since : now; /* one long pause is over by now */
     overload->calm_since = !calm ? 0 : overload->calm_since ? overload->calm_since : overload->from;

@@ -9,8 +9,8 @@
  *   busy for less than 70 % of 5 s, and in time    something may be raised, and then each second
  *
  * Where a raise ends in another lowering within 30 s, the next one waits twice as long, up to 5 minutes; after as long in peace it
- * is 5 s again. Catching up is when what waits shrinks by a tenth of the time that goes by. No clock is asked, nothing allocated; one
- * thread. */
+ * is 5 s again. Catching up is when what waits would be gone in 3 s at this pace, and shrinks by a tenth of the time at least.
+ * No clock is asked, nothing allocated; one thread. */
 
 #include <stdbool.h>
 #include <stdint.h>

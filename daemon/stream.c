@@ -594,7 +594,8 @@ static int64_t arrival(const struct stream *stream, int hop)
     return stream->rows ? stream->row[hop].arrived : stream->staged_arrived[hop];
 }
 
-/* `hops` staged ones are out. Gives how much more waits behind them than can be borne. */
+/* `hops` staged ones are out. Gives how much more waits behind the first than can be borne, or 1,
+ * where that was late. */
 static int64_t note_delay(struct stream *stream, int hops, int64_t now)
 {
     uint64_t late = 0;
@@ -606,8 +607,8 @@ static int64_t note_delay(struct stream *stream, int hops, int64_t now)
     }
     int64_t delay = now - arrival(stream, 0);
     atomic_store_explicit(&stream->delay, delay, memory_order_relaxed);
-    bool late_now = stream->deadline > 0 && delay > stream->deadline;
-    return late_now ? backlog(stream) - hops_time(stream, BEARABLE) : -1;
+    int64_t unborne = backlog(stream) - hops_time(stream, BEARABLE);
+    return stream->deadline == 0 || delay <= stream->deadline ? -1 : unborne > 1 ? unborne : 1;
 }
 
 /* The part of a delivery that a hop's model tells. */

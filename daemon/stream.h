@@ -73,7 +73,7 @@ enum stream_need { STREAM_NOTHING, STREAM_STEP, STREAM_PASS, STREAM_WAITS };
 /* Stage what waits, as much as one step takes. */
 enum stream_need stream_take(struct stream *stream, const struct ssm_engine *engine, struct ssm_hop *step);
 /* What the step gave, begun and ended at these ns, goes to the sinks. False: not yet, another of its engines is to step first.
- * overdue: ns of sound beyond two hops that wait behind what was late; below 0: there is none. */
+ * overdue: ns of sound beyond two hops that wait behind what was late, 1 at least; below 0: it was in time. */
 bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t enq, int64_t inf, int64_t *overdue);
 /* Room for a piece of a stream that catches up, which may be of any stream of one engine. */
 struct stream_piece {

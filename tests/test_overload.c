@@ -112,8 +112,11 @@ static void who_catches_up_is_left_alone(void **state)
     struct run run = begin();
     turn(&run, 200, 10, 1000, -5);
     assert_int_equal(run.lowered, 0);
-    turn(&run, 200, 10, 1000, -0.5);
-    assert_true(run.lowered > 10);
+    turn(&run, 100, 10, 1000, -2); /* five seconds, at this pace */
+    assert_true(run.lowered > 3);
+    forget(&run);
+    turn(&run, 100, 10, 100, -0.5); /* would take two */
+    assert_true(run.lowered > 3);
 }
 
 static void peace_of_5_s_raises_and_then_each_second(void **state)
