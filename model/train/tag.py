@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Trains the audio taggers: vad, tag-audio, digits.
+"""Trains the audio taggers: vad, tag-audio, key-words, digits.
 
     python3 tag_pack.py --parts PARTS --root SOURCES --out PACK
     python3 tag.py vad --data PACK --out RUN --minutes 8
     python3 tag.py digits --data PACK --out RUN --minutes 0.7 --left-out george
     python3 tag.py all --data PACK --out RUN            (everything, one process each, digits once a speaker)
 
-Minutes are of training, by the clock; the learning rate ends there. RUN/NAME.pt holds the averaged weights, saved each
-half minute; tag_export.py makes the model file. --resume goes on from them (a fresh optimiser, a lower rate).
+Minutes are by the clock, from the start of the process; the learning rate ends there. RUN/NAME.pt holds the averaged weights,
+saved each half minute; tag_export.py makes the model file. --resume goes on from them with a fresh optimiser (--set lr=...).
 """
 import argparse
-import math
+import json
 import os
 import subprocess
 import sys
@@ -25,22 +25,25 @@ import torch.nn.functional as F  # noqa: E402
 import layers  # noqa: E402
 import tag_mix  # noqa: E402
 import tagger  # noqa: E402
+import train  # noqa: E402
 
+COMMON = dict(warmup=200, lr_floor=4e-6, betas=(0.9, 0.99), weight_decay=0.03, ema=0.999, compile=True, graph=True)
 RECIPES = {
-    "vad": dict(d_model=48, n_layer=3, look=2, batch=64, seconds=8.96, lr=4e-3, minutes=8.0),
-    "tag-audio": dict(d_model=128, n_layer=4, look=0, batch=48, seconds=9.6, lr=2e-3, minutes=8.0),
-    "digits": dict(rate=8000, window=160, hop=80, d_model=64, n_layer=2, exclusive=True, batch=128, lr=3e-3, minutes=1.0),
+    "vad": dict(COMMON, d_model=48, n_layer=3, look=2, batch=64, seconds=8.96, lr=4e-3, minutes=8.0),
+    "tag-audio": dict(COMMON, d_model=128, n_layer=4, look=0, batch=48, seconds=9.6, lr=2e-3, minutes=8.0),
+    "key-words": dict(COMMON, d_model=96, n_layer=4, exclusive=True, batch=96, seconds=6.4, lr=2e-3, minutes=6.0),
+    "digits": dict(COMMON, rate=8000, window=160, hop=80, d_model=64, n_layer=2, exclusive=True, batch=128, lr=3e-3, minutes=1.5),
 }
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-EMA, WARMUP, WEIGHT_DECAY, SAVE_SECONDS = 0.999, 200, 0.03, 30.0
+SAVE_SECONDS = 30.0
 
 
-def maker(name, recipe, pool, device, folder, left_out):
-    settings = {k: recipe[k] for k in ("batch", "seconds") if k in recipe}
+def maker(name, recipe, pool, device, folder, left_out, wrap):
+    settings = {k: recipe[k] for k in ("batch", "seconds", "speed") if k in recipe}
     if name == "vad":
-        return tag_mix.Voice(settings, pool, device)
-    if name == "tag-audio":
-        return tag_mix.Scenes(settings, pool, device)
+        return tag_mix.Voice(settings, pool, device, wrap)
+    if name in ("tag-audio", "key-words"):
+        return (tag_mix.Scenes if name == "tag-audio" else tag_mix.Words)(settings, pool, device, wrap)
     return tag_mix.Digits(settings, pool, device, folder, left_out)
 
 
@@ -56,30 +59,42 @@ def loss_of(logits, target, weight, exclusive, look):
     return (each.sum((0, 1)) / weight.sum((0, 1)).clamp_min(1)).mean()
 
 
-class Average:
-    """Running average of a model's parameters."""
+class Step(train.Step):
+    """Forward and backward of one batch into the flat gradient; a CUDA graph where that can be had."""
 
-    def __init__(self, model):
-        self.parameters = list(model.parameters())
-        self.values = [p.detach().clone() for p in self.parameters]
-        self.names, self.count = [n for n, _ in model.named_parameters()], 0
+    def __init__(self, model, flat, device, scan, wrap, log):
+        self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
+        self.pieces = {k: wrap(layers.PIECES[k]) for k in ("hop_frames", "encode", "block_in", "block_out")}
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.graph, self.parts, self.batch = None, None, None
 
-    @torch.no_grad()
-    def update(self):
-        self.count += 1
-        keep = min(EMA, (1 + self.count) / (10 + self.count))
-        for v, p in zip(self.values, self.parameters):
-            v.lerp_(p, 1 - keep)
+    def eager(self, sound, target, weight):
+        self.flat.grad.zero_()
+        logits = self.model(sound, self.scan, None, self.dtype, self.pieces)
+        value = loss_of(logits, target, weight, self.model.config["exclusive"], self.model.config["look"])
+        value.backward()
+        return value.detach()[None]
 
-    def tensors(self):
-        return {n: v.cpu() for n, v in zip(self.names, self.values)}
+
+class Ahead:
+    """Batches made on a stream of their own, while the step before is still on the device."""
+
+    def __init__(self, make, device):
+        self.make, self.stream = make, torch.cuda.Stream() if device.type == "cuda" else None
+
+    def __call__(self):
+        if self.stream is None:
+            return self.make()
+        with torch.cuda.stream(self.stream):
+            batch = self.make()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        for x in batch:
+            x.record_stream(torch.cuda.current_stream())
+        return batch
 
 
 def scan_for(device, kind, shape, log):
-    if device.type != "cuda":
-        return None
-    import train
-    return train.choose_scan(kind, device, shape, log)[1]
+    return train.choose_scan(kind, device, shape, log)[1] if device.type == "cuda" else None
 
 
 def run(a, name, recipe):
@@ -91,61 +106,72 @@ def run(a, name, recipe):
         print("%s %6.1f %s" % (title, time.time() - begin, text), flush=True)
         print("%6.1f %s" % (time.time() - begin, text), file=file, flush=True)
 
-    torch.manual_seed(1)
+    torch.manual_seed(a.seed)
     torch.set_float32_matmul_precision("high")
     pool = tag_mix.Pool(a.data, device)
     log("data: " + pool.told)
-    make = maker(name, recipe, pool, device, a.data[0], a.left_out)
+    wrap = train.compiler(recipe["compile"] and device.type == "cuda", log)
+    make = maker(name, recipe, pool, device, a.data[0], a.left_out, wrap)
     config = tagger.complete(dict(recipe, labels=tuple(make.labels)))
     model = tagger.Tagger(config).to(device)
+    flat = train.Flat(model, recipe, device, wrap)
     path = os.path.join(a.out, title + ".pt")
-    if a.resume and os.path.exists(path):
-        model.load_state_dict(torch.load(path, map_location=device)["tensors"], strict=False)
-        log("resume: weights of " + path)
-    sound, *_ = make()
+    count = resume(path, flat, log) if a.resume else 0
+    batch = make()
     E = config["expand"] * config["d_model"]
-    scan = scan_for(device, a.scan, (sound.shape[0], sound.shape[1] // config["hop"], E, config["d_state"]), log)
-    optimiser = torch.optim.AdamW(tagger.parameter_groups(model, WEIGHT_DECAY), lr=1.0, betas=(0.9, 0.99))
-    average, step, recent = Average(model), 0, []
-    log("model: %d parameters, labels: %s" % (sum(p.numel() for p in model.parameters()), ", ".join(make.labels)))
-    seconds, start = 60.0 * recipe["minutes"], time.time()
-    told = saved = start
-    while True:
-        progress = (time.time() - start) / seconds
-        if progress >= 1 or step >= a.steps:
-            break
-        rate = recipe["lr"] * min(1.0, (step + 1) / WARMUP) * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        sound, target, weight = make()
-        loss = loss_of(model(sound, scan), target, weight, config["exclusive"], config["look"])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not torch.isfinite(norm):            # such a step would end the run
-            continue
-        optimiser.step()
-        average.update()
-        step += 1
-        recent.append(loss.detach())
-        now = time.time()
-        if now - told > a.log_seconds:
-            log("step %6d  loss %.4f  lr %.1e  %.0f audio-s/s" % (
-                step, float(torch.stack(recent).mean()), rate, len(recent) * sound.numel() / config["rate"] / (now - told)))
-            told, recent = now, []
-        if now - saved > SAVE_SECONDS:
-            save(path, config, average, step)
-            saved = now
-    save(path, config, average, step)
-    log("done: %d steps" % step)
+    scan = scan_for(device, a.scan, (batch[0].shape[0], batch[0].shape[1] // config["hop"], E, config["d_state"]), log)
+    step = Step(model, flat, device, scan, wrap, log)
+    log("model: %d parameters, labels: %s" % (flat.flat.numel(), ", ".join(make.labels)))
+    step.eager(*batch)
+    if recipe["graph"] and device.type == "cuda":
+        step.capture(*batch)
+    loop(a, recipe, step, Ahead(make, device), begin, log, lambda n: save(path, config, flat, count + n))
     if name == "digits":
-        model.load_state_dict(average.tensors(), strict=False)
+        flat.swap_in_average()
         log("digits: %.2f %% of %d clips right" % (100 * digit_accuracy(model, make.test, device), len(make.test)))
 
 
-def save(path, config, average, step):
-    torch.save(dict(config=config, step=step, tensors=average.tensors()), path + ".tmp")
-    os.replace(path + ".tmp", path)
+def loop(a, recipe, step, batches, begin, log, keep):
+    """Steps until the recipe's minutes, counted from `begin`, are over; keep(steps) each half minute and at the end."""
+    lr, count, recent, events = torch.zeros((), device=step.device), 0, [], []
+    trained = told = saved = time.time()
+    while time.time() < begin + 60 * recipe["minutes"] and count < a.steps:
+        batch = batches()
+        recent.append(step(*batch).clone())
+        gone = (time.time() - trained) / max(begin + 60 * recipe["minutes"] - trained, 1e-9)
+        lr.fill_(train.learning_rate(recipe, count, gone))
+        step.flat.update(lr)
+        count += 1
+        if step.device.type == "cuda":          # stay at most two steps ahead of the device
+            events.append(torch.cuda.Event())
+            events[-1].record()
+            if len(events) > 2:
+                events.pop(0).synchronize()
+        now = time.time()
+        if now - told > a.log_seconds:
+            log("step %6d  loss %.4f  lr %.1e  %.0f audio-s/s" % (
+                count, float(torch.cat(recent).mean()), float(lr),
+                len(recent) * batch[0].numel() / step.model.config["rate"] / (now - told)))
+            told, recent = now, []
+        if now - saved > SAVE_SECONDS:
+            keep(count)
+            saved = now
+    keep(count)
+    log("done: %d steps" % count)
+
+
+def resume(path, flat, log):
+    """Start from a checkpoint's averaged weights; gives the steps they took."""
+    if not os.path.exists(path):
+        return 0
+    kept = torch.load(path, map_location="cpu")
+    flat.load_average({k: v for k, v in kept["tensors"].items() if k in flat.names})
+    log("resume: weights of step %d" % kept["step"])
+    return kept["step"]
+
+
+def save(path, config, flat, step):
+    train.save(path, dict(config=config, step=step, tensors=flat.average()))
 
 
 @torch.no_grad()
@@ -171,7 +197,7 @@ def run_all(a):
     command = [sys.executable, os.path.abspath(__file__)]
     rest = ["--data", *a.data, "--out", a.out, "--scan", a.scan, "--steps", str(a.steps), "--device", a.device]
     scale = ["--scale", str(a.scale)]
-    others = [subprocess.Popen(command + [name] + rest + scale) for name in ("vad", "tag-audio")]
+    others = [subprocess.Popen(command + [name] + rest + scale) for name in ("vad", "tag-audio", "key-words")]
     for speaker in (None,) + SPEAKERS:
         subprocess.run(command + ["digits"] + rest + scale + (["--left-out", speaker] if speaker else []), check=False)
     sys.exit(max(p.wait() for p in others))
@@ -185,7 +211,8 @@ if __name__ == "__main__":
     p.add_argument("--minutes", type=float)
     p.add_argument("--scale", type=float, default=1.0, help="times the recipe's minutes")
     p.add_argument("--steps", type=int, default=1 << 60)
-    p.add_argument("--batch", type=int)
+    p.add_argument("--set", default="", metavar="KEY=VALUE,...", help="of the recipe, numbers")
+    p.add_argument("--seed", type=int, default=1)
     p.add_argument("--left-out", help="digits: the speaker to test on")
     p.add_argument("--resume", action="store_true")
     p.add_argument("--scan", default="auto")
@@ -195,7 +222,6 @@ if __name__ == "__main__":
     os.makedirs(a.out, exist_ok=True)
     if a.name == "all":
         run_all(a)
-    recipe = dict(RECIPES[a.name])
+    recipe = dict(RECIPES[a.name], **{k: json.loads(v) for k, _, v in (kv.partition("=") for kv in a.set.split(",") if kv)})
     recipe["minutes"] = a.minutes or recipe["minutes"] * a.scale
-    recipe["batch"] = a.batch or recipe["batch"]
     run(a, a.name, recipe)

@@ -124,8 +124,8 @@ class Voice:
 
     labels = ("speech",)
 
-    def __init__(self, config, pool, device):
-        self.mix, self.pool = mixing.Mix(dict(paused=0.5, noise_only=0.1, snr_high=30.0, **config), RATE, device), pool
+    def __init__(self, config, pool, device, wrap=None):
+        self.mix, self.pool = mixing.Mix(dict(paused=0.5, noise_only=0.1, snr_high=30.0, **config), RATE, device, wrap), pool
 
     @torch.no_grad()
     def __call__(self):
@@ -141,8 +141,8 @@ class Scenes(mixing.Mix):
 
     SPEECH, WORD, FIRST, SECOND, SILENT, CUT = 0.55, 0.60, 0.80, 0.35, 0.04, 0.2
 
-    def __init__(self, config, pool, device):
-        super().__init__(dict(dict(seconds=9.6, batch=48, paused=0.4), **config), RATE, device)
+    def __init__(self, config, pool, device, wrap=None):
+        super().__init__(dict(dict(seconds=9.6, batch=48, paused=0.4), **config), RATE, device, wrap)
         self.pool = pool
         self.labels = ("speech",) + WORDS + ("silence",) + tuple(pool.noise_labels)
         self.first_noise = 2 + len(WORDS)
@@ -253,6 +253,31 @@ class Scenes(mixing.Mix):
         return target, weight
 
 
+# ---- key words ------------------------------------------------------------------------------------------------------
+
+class Words(Scenes):
+    """Key words among speech and noises, and little else asked: label 0 is none, 1 + w word w. exclusive."""
+
+    SPEECH, WORD, SILENT, CUT, SAID = 0.7, 0.75, 0.02, 0.3, 6.0
+
+    def __init__(self, config, pool, device, wrap=None):
+        super().__init__(dict(dict(seconds=6.4, batch=96, speed=0.2, reverb=0.5), **config), pool, device, wrap)
+        self.labels = ("none",) + WORDS
+
+    def targets(self, speech, parts, total, sound, item, number, last):
+        """A word is named from 50 ms before its end until 0.3 s after; either answer will do for 0.2 s before and 0.1 s after
+        that, and until then it might still become another."""
+        since = torch.arange(sound.shape[1], device=self.device)[None] - (last // HOP)[:, None]
+        said = ((since >= -5) & (since < 30)).float()
+        either = ((since >= -25) & (since < 40)).float() - said
+        target = torch.zeros(*sound.shape, len(self.labels), device=self.device)
+        weight = torch.ones_like(sound)
+        target[item, :, 1 + number] = said
+        target[..., 0] = 1.0 - target.sum(-1)
+        weight[item] = 1.0 - either + (self.SAID - 1.0) * said
+        return target, weight[..., None].expand_as(target)
+
+
 # ---- digits ---------------------------------------------------------------------------------------------------------
 
 class Digits:
@@ -284,7 +309,7 @@ class Digits:
     def __call__(self):
         B, m, n, device = self.batch, self.mix, self.n, self.device
         start, length, digit = self.clips.named(B)
-        rate = (1024 * 2 ** m._u(B, -0.25, 0.25)).long()
+        rate = (1024 * 2 ** m._u(B, -0.35, 0.35)).long()
         long = (length << 10) // rate
         at = (m._u(B) * (n - long - 1).clamp_min(1)).long()
         k = torch.arange(n, device=device)[None] - at[:, None]

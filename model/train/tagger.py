@@ -120,27 +120,27 @@ class Tagger(nn.Module):
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.tensor(c[name]).repeat(c["hop"]), persistent=False)
 
-    def front(self, x, dtype):
+    def front(self, x, dtype, pieces):
         c = self.config
         if c["front"] == "stft":
-            X = layers.RealFFT.apply(layers.hop_frames(x, self.win, c["hop"]))
-            return layers.encode(X, self.encoder.weight, self.encoder.bias, c["compress"], dtype)
+            X = layers.RealFFT.apply(pieces["hop_frames"](x, self.win, c["hop"]))
+            return pieces["encode"](X, self.encoder.weight, self.encoder.bias, c["compress"], dtype)
         return self.encoder((x - self.mean) / self.std)
 
-    def forward(self, x, scan=None, elapsed=None, dtype=torch.float32):
-        """scan: as layers.make_scan gives, without elapsed time; None: timed_scan."""
+    def forward(self, x, scan=None, elapsed=None, dtype=torch.float32, pieces=layers.PIECES):
+        """scan: as layers.make_scan gives, without elapsed time; None: timed_scan. dtype, pieces: as layers.Denoiser's."""
         c = self.config
-        h = self.front(x, dtype)
+        h = self.front(x, dtype, pieces)
         for block in self.backbone.layers:
             m = block.mixer
-            u, z, dt, B, C = layers.block_in(h, block.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d.bias,
-                                             m.x_proj.weight, m.dt_proj.weight, c["d_state"], dtype)
+            u, z, dt, B, C = pieces["block_in"](h, block.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d.bias,
+                                                m.x_proj.weight, m.dt_proj.weight, c["d_state"], dtype)
             A = -torch.exp(m.A_log)
             if scan:
                 y = scan(u, dt, A, B, C, D=m.D, z=z, dt_bias=m.dt_proj.bias)
             else:
                 y = timed_scan(u, dt, A, B, C, m.D, z, m.dt_proj.bias, elapsed, c["discretisation"] == "zoh")
-            h = layers.block_out(h, y, m.out_proj.weight, dtype)
+            h = pieces["block_out"](h, y, m.out_proj.weight, dtype)
         return self.head(layers.rms_norm(h, self.backbone.norm_f.weight))
 
 

@@ -181,8 +181,7 @@ class Step:
         self.pieces = {k: wrap(f) for k, f in layers.PIECES.items()}
         self.loss = losses.Loss(recipe, device, {k: wrap(f) for k, f in losses.PIECES.items()}, judged_by)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self.qat, self.graph, self.parts = None, None, None
-        self.noisy = self.clean = None
+        self.qat, self.graph, self.parts, self.batch = None, None, None, None
 
     def eager(self, noisy, clean):
         self.flat.grad.zero_()
@@ -192,23 +191,23 @@ class Step:
         value.backward()
         return torch.cat((value.detach()[None], parts))
 
-    def capture(self, noisy, clean):
+    def capture(self, *batch):
         """Record eager() as a graph, then check a replay against it; leaves self.graph None when it can't be had."""
         self.graph = None
         torch.cuda.synchronize()
         try:
-            self.noisy, self.clean = noisy.clone(), clean.clone()
+            self.batch = [x.clone() for x in batch]
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
-                    self.eager(self.noisy, self.clean)
+                    self.eager(*self.batch)
             torch.cuda.current_stream().wait_stream(side)
-            expected = self.eager(self.noisy, self.clean).tolist()
+            expected = self.eager(*self.batch).tolist()
             wanted = self.flat.grad.clone()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                self.parts = self.eager(self.noisy, self.clean)
+                self.parts = self.eager(*self.batch)
             self.flat.grad.zero_()
             graph.replay()
             got, difference = self.parts.tolist(), float((self.flat.grad - wanted).norm() / wanted.norm())
@@ -221,11 +220,11 @@ class Step:
             self.parts = None
             torch.cuda.synchronize()
 
-    def __call__(self, noisy, clean):
+    def __call__(self, *batch):
         if self.graph is None:
-            return self.eager(noisy, clean)
-        self.noisy.copy_(noisy)
-        self.clean.copy_(clean)
+            return self.eager(*batch)
+        for kept, x in zip(self.batch, batch):
+            kept.copy_(x)
         self.graph.replay()
         return self.parts
 
