@@ -12,6 +12,7 @@ saved each half minute; tag_export.py makes the model file. --resume goes on fro
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -68,6 +69,22 @@ class Step(train.Step):
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.graph, self.parts, self.batch = None, None, None
 
+    def settle(self, batch):
+        """Find a way in which loss and gradients are finite on this machine: as asked for, in fp32, nothing compiled, another
+        scan; each keeps what the one before gave up."""
+        plain = {k: layers.PIECES[k] for k in self.pieces}
+        triton = layers.make_scan("triton32") if self.device.type == "cuda" else None
+        for way, change in (("as asked for", {}), ("fp32", dict(dtype=torch.float32)), ("nothing compiled", dict(pieces=plain)),
+                            ("Triton's scan", dict(scan=triton))):
+            vars(self).update(change)
+            loss, norm = float(self.eager(*batch)), float(self.flat.grad.norm())
+            self.log("step: %s: loss %.4f, gradient %.4g" % (way, loss, norm))
+            if math.isfinite(loss + norm):
+                return
+        self.log("step: batch finite %s, weights finite %s" % (
+            [bool(torch.isfinite(x).all()) for x in batch], bool(torch.isfinite(self.flat.flat).all())))
+        raise SystemExit("no way gives a finite loss")
+
     def eager(self, sound, target, weight):
         self.flat.grad.zero_()
         logits = self.model(sound, self.scan, None, self.dtype, self.pieces)
@@ -122,7 +139,7 @@ def run(a, name, recipe):
     scan = scan_for(device, a.scan, (batch[0].shape[0], batch[0].shape[1] // config["hop"], E, config["d_state"]), log)
     step = Step(model, flat, device, scan, wrap, log)
     log("model: %d parameters, labels: %s" % (flat.flat.numel(), ", ".join(make.labels)))
-    step.eager(*batch)
+    step.settle(batch)
     if recipe["graph"] and device.type == "cuda":
         step.capture(*batch)
     loop(a, recipe, step, Ahead(make, device), begin, log, lambda n: save(path, config, flat, count + n))

@@ -124,6 +124,13 @@ def lines(seed, count):
         yield rng.choice(hosts).next(now)
 
 
+def stretches(seed, count, each=400):
+    """Ordinary lines to train on: after every `each` of them other hosts' numbers and another date, or one week of the year
+    is all that the model ever knows."""
+    for first in range(0, count, each):
+        yield from lines(1000003 * seed + first, min(each, count - first))
+
+
 # ---- odd lines: kind -> (rng, ordinary line) -> odd line ------------------------------------------------------------
 
 NEVER_SEEN = {
@@ -230,14 +237,14 @@ def main():
     p.add_argument("--lines", type=int, default=400000)
     p.add_argument("--odd", type=float, default=0.02)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--model", default="./log-lines.safetensors")
+    p.add_argument("--model", default="log-lines")
     a = p.parse_args()
     if a.what == "roc":
         roc(a.file, a.model)
         return
     with open(a.file, "w") as text:
         if a.what == "text":
-            text.writelines(line + "\n" for line in lines(a.seed, a.lines))
+            text.writelines(line + "\n" for line in stretches(a.seed, a.lines))
             return
         with open(a.file + ".labels", "w") as labels:
             for kind, line in mixed(a.seed, a.lines, a.odd):
