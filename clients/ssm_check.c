@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #include "clients/json.h"
 #include "clients/verb.h"
 #include "config/config.h"
 #include "daemon/fit.h"
+#include "daemon/source.h"
+#include "daemon/worker.h"
 #include "model/ssm.h"
 
-/* A pipeline whose model could not be opened, which is tried once a model, or does not fit. */
+/* What a start would refuse, and where the file says it. */
 struct trouble {
-    int pipeline;
+    const struct config_place *at;
     struct ssm_error err;
 };
 enum { TROUBLES = 16 };
@@ -21,78 +25,85 @@ struct troubles {
     int n;
 };
 
-static bool is_first_use(const struct config *config, int i)
-{
-    for (int j = 0; j < i; j++) {
-        if (strcmp(config->pipelines[j].model, config->pipelines[i].model) == 0) {
-            return false;
-        }
-    }
-    return true;
-}
+/* A model by its name, opened once; NULL engine: it can't be. */
+struct opened {
+    const char *name;
+    struct ssm_engine *engine;
+};
 
-static void note(struct troubles *troubles, int pipeline, const struct ssm_error *err)
+struct models {
+    const struct config *config;
+    struct opened *at; /* (n) of at most two a pipeline */
+    int n;
+};
+
+static void note(struct troubles *troubles, const struct config_place *at, const struct ssm_error *err)
 {
     if (troubles->n < TROUBLES) {
-        troubles->at[troubles->n++] = (struct trouble){pipeline, *err};
+        troubles->at[troubles->n++] = (struct trouble){at, *err};
     }
 }
 
-static bool same_models(const struct config_pipeline *a, const struct config_pipeline *b)
+/* A file that is there; one that isn't may still come. */
+static void try_source(const struct config_pipeline *pipeline, struct troubles *troubles)
 {
-    return strcmp(a->model, b->model) == 0 && strcmp(a->fallback, b->fallback) == 0;
-}
-
-/* The fallback of pipeline i, unless one before it has the same two. */
-static void try_fallback(const struct config *config, int i, const struct ssm_engine *engine, const struct ssm_options *options,
-                         struct troubles *troubles)
-{
-    const struct config_pipeline *pipeline = &config->pipelines[i];
+    struct worker *reader = worker_create();
+    const struct source_setup setup = {&pipeline->source, pipeline->name, reader, NULL};
     struct ssm_error err = {0};
-    for (int k = 0; k < i; k++) {
-        if (same_models(&config->pipelines[k], pipeline)) {
-            return;
+    if (reader && pipeline->source.type == SOURCE_FILE && access(pipeline->source.path, F_OK) == 0) {
+        struct source *source = source_file.open(&setup, &err);
+        if (source) {
+            source->ops->close(source);
+        } else {
+            note(troubles, &pipeline->at.source, &err);
         }
     }
-    struct ssm_engine *smaller = ssm_open(pipeline->fallback, options, &err);
-    if (!smaller || fit_fallback(pipeline, engine, smaller, &err) < 0) {
-        note(troubles, i, &err);
-    }
-    ssm_close(smaller);
+    worker_destroy(reader);
 }
 
-/* Open the i-th pipeline's model on its device, as ssmd's start does, and see whether it fits every pipeline that has it. */
-static void try_model(const struct config *config, int i, struct troubles *troubles)
+static struct ssm_engine *find_model(const struct models *models, const char *name)
 {
-    struct ssm_options options = {.device = config->device, .precision = config->precision};
+    for (int i = 0; i < models->n; i++) {
+        if (strcmp(models->at[i].name, name) == 0) {
+            return models->at[i].engine;
+        }
+    }
+    return NULL;
+}
+
+static bool is_tried(const struct models *models, const char *name)
+{
+    int i = 0;
+    while (i < models->n && strcmp(models->at[i].name, name) != 0) {
+        i++;
+    }
+    return i < models->n;
+}
+
+/* Open a model on its device, as ssmd's start does, unless that was tried. */
+static void try_model(struct models *models, const char *name, const struct config_place *at, struct troubles *troubles)
+{
+    const struct ssm_options options = {.device = models->config->device, .precision = models->config->precision};
     struct ssm_error err = {0};
-    struct ssm_engine *engine = ssm_open(config->pipelines[i].model, &options, &err);
-    if (engine == NULL) {
-        note(troubles, i, &err);
+    if (!name[0] || is_tried(models, name)) {
         return;
     }
-    for (int j = i; j < config->n_pipelines; j++) {
-        bool same = strcmp(config->pipelines[j].model, config->pipelines[i].model) == 0;
-        if (same && fit_pipeline(&config->pipelines[j], engine, &err) < 0) {
-            note(troubles, j, &err);
-        } else if (same && config->pipelines[j].fallback[0]) {
-            try_fallback(config, j, engine, &options, troubles);
-        }
+    struct ssm_engine *engine = ssm_open(name, &options, &err);
+    models->at[models->n++] = (struct opened){name, engine};
+    if (!engine) {
+        note(troubles, at, &err);
     }
-    ssm_close(engine);
 }
 
-/* Gives how many models there are. */
-static int try_models(const struct config *config, struct troubles *troubles)
+static void try_fit(const struct models *models, const struct config_pipeline *pipeline, struct troubles *troubles)
 {
-    int models = 0;
-    for (int i = 0; i < config->n_pipelines; i++) {
-        if (is_first_use(config, i)) {
-            try_model(config, i, troubles);
-            models++;
-        }
+    struct ssm_engine *engine = find_model(models, pipeline->model), *smaller = find_model(models, pipeline->fallback);
+    struct ssm_error err = {0};
+    if (engine && fit_pipeline(pipeline, engine, &err) < 0) {
+        note(troubles, &pipeline->at.model, &err);
+    } else if (engine && smaller && fit_fallback(pipeline, engine, smaller, &err) < 0) {
+        note(troubles, &pipeline->at.fallback, &err);
     }
-    return models;
 }
 
 static void try_capacity(const struct config *config, struct troubles *troubles)
@@ -101,13 +112,37 @@ static void try_capacity(const struct config *config, struct troubles *troubles)
     struct ssm_error err = {0};
     for (int i = 0; i < config->n_pipelines; i++) {
         if (fit_capacity(config, &config->pipelines[i], &streams, &err) < 0) {
-            note(troubles, i, &err);
+            note(troubles, &config->pipelines[i].at.source, &err);
         }
     }
 }
 
+/* In the order of the daemon's start: sources, models, room for them, what fits what. Gives how many models there are.
+ */
+static int try_all(const struct config *config, struct troubles *troubles)
+{
+    struct models models = {.config = config, .at = calloc(2 * (size_t)config->n_pipelines, sizeof *models.at)};
+    for (int i = 0; i < config->n_pipelines; i++) {
+        try_source(&config->pipelines[i], troubles);
+    }
+    for (int i = 0; i < config->n_pipelines && models.at; i++) {
+        const struct config_pipeline *pipeline = &config->pipelines[i];
+        try_model(&models, pipeline->model, &pipeline->at.model, troubles);
+        try_model(&models, pipeline->fallback, &pipeline->at.fallback, troubles);
+    }
+    try_capacity(config, troubles);
+    for (int i = 0; i < config->n_pipelines && models.at; i++) {
+        try_fit(&models, &config->pipelines[i], troubles);
+    }
+    for (int i = 0; i < models.n; i++) {
+        ssm_close(models.at[i].engine);
+    }
+    free(models.at);
+    return models.n;
+}
+
 static void print_json(const char *path, const struct config *config, const struct config_errors *errors,
-                       const struct troubles *troubles)
+                       struct troubles *troubles)
 {
     struct json json = {.file = stdout};
     json_open(&json, NULL, '{');
@@ -124,11 +159,12 @@ static void print_json(const char *path, const struct config *config, const stru
         json_close(&json, '}');
     }
     for (int i = 0; i < troubles->n; i++) {
-        const struct config_pipeline *pipeline = &config->pipelines[troubles->at[i].pipeline];
+        struct trouble *trouble = &troubles->at[i];
         json_open(&json, NULL, '{');
-        json_whole(&json, "line", pipeline->line);
-        json_text(&json, "pipeline", pipeline->name);
-        json_text(&json, "text", troubles->at[i].err.text);
+        json_whole(&json, "line", trouble->at->line);
+        json_whole(&json, "column", trouble->at->column);
+        fit_blame(trouble->at, &trouble->err);
+        json_text(&json, "text", trouble->err.text);
         json_close(&json, '}');
     }
     json_close(&json, ']');
@@ -137,7 +173,7 @@ static void print_json(const char *path, const struct config *config, const stru
 }
 
 static void print_text(const char *path, const struct config *config, const struct config_errors *errors,
-                       const struct troubles *troubles)
+                       struct troubles *troubles)
 {
     for (int i = 0; config == NULL && i < errors->n; i++) {
         fprintf(stderr, "%s\n", errors->at[i].text);
@@ -146,8 +182,8 @@ static void print_text(const char *path, const struct config *config, const stru
         fprintf(stderr, "%s: and %d more\n", path, errors->more);
     }
     for (int i = 0; i < troubles->n; i++) {
-        const struct config_pipeline *pipeline = &config->pipelines[troubles->at[i].pipeline];
-        fprintf(stderr, "%s:%d: pipelines.%s.model: %s\n", path, pipeline->line, pipeline->name, troubles->at[i].err.text);
+        fit_blame(troubles->at[i].at, &troubles->at[i].err);
+        fprintf(stderr, "%s\n", troubles->at[i].err.text);
     }
 }
 
@@ -159,8 +195,7 @@ static int run_check(char **arguments, int n)
     int models = 0;
     struct config *config = config_load(arguments[0], NULL, 0, &errors);
     if (config != NULL) {
-        models = try_models(config, &troubles);
-        try_capacity(config, &troubles);
+        models = try_all(config, &troubles);
     }
     if (verb_json) {
         print_json(arguments[0], config, &errors, &troubles);
@@ -169,7 +204,7 @@ static int run_check(char **arguments, int n)
     }
     int status = config == NULL ? EX_CONFIG : troubles.n > 0 ? troubles.at[0].err.code : 0;
     if (status == 0 && !verb_json) {
-        printf("%s is fine: pipelines %d, models opened on \"%s\" %d. Not tried: source files, audio devices, addresses.\n",
+        printf("%s is fine: pipelines %d, models opened on \"%s\" %d. Not tried: audio devices, addresses.\n",
                arguments[0], config->n_pipelines, config->device, models);
     }
     config_destroy(config);
@@ -180,10 +215,15 @@ const struct verb ssm_check = {
     .name = "check",
     .arguments = "FILE",
     .summary = "check a configuration file before ssmd runs it",
-    .details = "Read ssmd's YAML configuration with the code that ssmd itself starts with, open every model it names on the\n"
-               "device it asks for, and see whether it fits its source and sinks. Each error is one line: file:line:column, the\n"
-               "key, what is wrong, and the key you may have meant. FILE - is standard input. Exits with 78 for an error in the\n"
-               "file, with 65, 66 or 69 for a model that can't be opened. Source files, audio devices and addresses are not tried.",
+    .details =
+        "Read ssmd's YAML configuration with the code that ssmd itself starts with, open every model it names on the\n"
+        "device it asks for, and see whether it fits its source and sinks. Each error is one line: file:line:column, "
+        "the\n"
+        "key, what is wrong, and the key you may have meant. FILE - is standard input. Exits with 78 for an error in "
+        "the\n"
+        "file, with 65, 66 or 69 for a model or a source file that can't be opened. Source files that aren't there "
+        "(yet),\n"
+        "audio devices and addresses are not tried.",
     .examples = "  ssm check live.yaml && ssmd --config live.yaml\n"
                 "  ssm check live.yaml --json",
     .least = 1,

@@ -37,10 +37,11 @@ static void check_reach(const struct config *config, const struct port *port, st
 {
     bool guarded = port->zeromq && config->curve.secret[0];
     if (!is_local(port->address) && !guarded && !config->insecure) {
-        errors_add(errors, at, path,
-                   "%s can be reached from other machines, and whoever does can %s. Bind 127.0.0.1, %sor write insecure: true "
-                   "if that is what you want",
-                   port->address + strlen("tcp://"), port->danger, port->zeromq ? "set curve: (see ssm keys), " : "");
+        errors_add(
+            errors, at, path,
+            "%s can be reached from other machines, and whoever does can %s. Bind 127.0.0.1, %sor write insecure: true "
+            "if that is what you want",
+            port->address + strlen("tcp://"), port->danger, port->zeromq ? "set curve: (see ssm keys), " : "");
     }
 }
 
@@ -130,8 +131,8 @@ struct use {
     bool written;
 };
 
-/* Gives the path without links, "." and ".." (to free): of a file that isn't there yet its folder's, and the name. Where that
- * isn't there either, or memory runs out, the path as it is, or NULL. */
+/* Gives the path without links, "." and ".." (to free): of a file that isn't there yet its folder's, and the name.
+ * Where that isn't there either, or memory runs out, the path as it is, or NULL. */
 static char *resolve(const char *path)
 {
     char *whole = realpath(path, NULL), *folder, *file = NULL;
@@ -191,8 +192,8 @@ static struct place place_of_path(const struct node *map)
 }
 
 /* `twin`: the pipeline has a publish sink before this one. */
-static void check_publish_sink(const struct config *config, const char *pipeline, int i, const struct node *sink, bool twin,
-                               struct config_errors *errors)
+static void check_publish_sink(const struct config *config, const char *pipeline, int i, const struct node *sink,
+                               bool twin, struct config_errors *errors)
 {
     char path[256];
     snprintf(path, sizeof path, "pipelines.%s.sinks.%d", pipeline, i);
@@ -201,8 +202,29 @@ static void check_publish_sink(const struct config *config, const char *pipeline
                    "there is no address to publish on; add a line such as publish: tcp://127.0.0.1:5571 at the top");
     }
     if (twin) {
-        errors_add(errors, sink->at, path, "publishes a second time under the same topics; one publish sink serves everybody");
+        errors_add(errors, sink->at, path,
+                   "publishes a second time under the same topics; one publish sink serves everybody");
     }
+}
+
+static void note_place(struct config_place *place, const struct config_pipeline *pipeline, const struct node *node,
+                       const char *key)
+{
+    const struct node *value = node_find(node, key);
+    struct place at = value ? value->at : node->at;
+    char path[96];
+    snprintf(path, sizeof path, "pipelines.%s.%s", pipeline->name, key);
+    errors_place(place->text, sizeof place->text, at, path);
+    place->line = at.line;
+    place->column = at.line > 0 ? at.column : 0;
+}
+
+static void note_places(struct config_pipeline *pipeline, const struct node *node)
+{
+    note_place(&pipeline->at.source, pipeline, node, "source");
+    note_place(&pipeline->at.model, pipeline, node, "model");
+    note_place(&pipeline->at.fallback, pipeline, node, "fallback");
+    note_place(&pipeline->at.sinks, pipeline, node, "sinks");
 }
 
 /* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at
@@ -213,7 +235,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     const struct node *source = node_find(node, "source"), *sinks = node_find(node, "sinks");
     int n = 0;
     bool published = false;
-    pipeline->line = node->key_at.line;
+    note_places(pipeline, node);
     if (source && source->kind == NODE_MAP && pipeline->source.type == SOURCE_SENSOR) {
         check_sensor(config, pipeline, source, errors);
     }

@@ -64,6 +64,12 @@ struct config_curve {
     char admins[1024];  /* the same, of who may change things; "" = nobody      */
 };
 
+/* Where something stands, as messages about it begin: "live.yaml:12:5: pipelines.mic.model: ". */
+struct config_place {
+    char text[256];
+    int line, column; /* 0: in an override */
+};
+
 struct config_pipeline {
     char name[64];
     struct config_source source;
@@ -75,7 +81,9 @@ struct config_pipeline {
     double deadline_s; /* a hop that takes longer is late; 0 = the time of a hop and config.deadline_s */
     struct config_sink sinks[CONFIG_SINKS];
     int n_sinks;
-    int line; /* where it stands in the file */
+    struct {
+        struct config_place source, model, fallback, sinks;
+    } at; /* the last member: all before it are settings */
 };
 
 struct config {

@@ -20,6 +20,13 @@ __attribute__((format(printf, 4, 5))) static size_t appendf(char *text, size_t s
     return at;
 }
 
+size_t errors_place(char *text, size_t size, struct place at, const char *path)
+{
+    size_t end = at.line > 0 ? appendf(text, size, 0, "%.160s:%d:%d: ", at.file, at.line, at.column)
+                             : appendf(text, size, 0, "--set %.160s: ", at.file);
+    return path[0] ? appendf(text, size, end, "%s: ", path) : end;
+}
+
 void errors_add(struct config_errors *errors, struct place at, const char *path, const char *format, ...)
 {
     if (errors->n == CONFIG_ERRORS) {
@@ -29,15 +36,7 @@ void errors_add(struct config_errors *errors, struct place at, const char *path,
     struct config_error *error = &errors->at[errors->n++];
     *error = (struct config_error){.line = at.line, .column = at.column};
     snprintf(error->path, sizeof error->path, "%s", path);
-    size_t size = sizeof error->text, end = 0;
-    if (at.line > 0) {
-        end = appendf(error->text, size, end, "%.160s:%d:%d: ", at.file, at.line, at.column);
-    } else {
-        end = appendf(error->text, size, end, "--set %.160s: ", at.file);
-    }
-    if (path[0]) {
-        end = appendf(error->text, size, end, "%s: ", path);
-    }
+    size_t size = sizeof error->text, end = errors_place(error->text, size, at, path);
     va_list args;
     va_start(args, format);
     append(error->text, size, end, format, args);

@@ -10,6 +10,9 @@ struct place {
     int line, column;
 };
 
+/* What a message about something there begins with: "place: path: "; gives its length. */
+size_t errors_place(char *text, size_t size, struct place at, const char *path);
+
 /* Add "place: path: sentence" to the errors; path may be "". Beyond the room for them they are only counted. */
 __attribute__((format(printf, 4, 5))) void errors_add(struct config_errors *errors, struct place at, const char *path,
                                                       const char *format, ...);

@@ -51,8 +51,8 @@ static int fit_order(const struct config_source *source, const struct ssm_engine
         part_of(source->fields, i, field, sizeof field);
         for (int k = 0; strcmp(field, channel.field) != 0 && ssm_describe_channel(engine, k, &other); k++) {
             if (strcmp(field, other.field) == 0) {
-                return refuse(err, 78, "the model %s takes %s as its channel %d, not %d", ssm_describe(engine)->name, field, k,
-                              i);
+                return refuse(err, 78, "the model %s takes %s as its channel %d, not %d", ssm_describe(engine)->name,
+                              field, k, i);
             }
         }
     }
@@ -65,29 +65,33 @@ static int fit_sensor(const struct config_source *source, const struct ssm_engin
     char own[LABELS_FIELDS_MAX];
     if (!source->fields[0]) {
         return labels_fields(engine, own) ? fit_units(source, engine, err)
-                                          : refuse(err, 78, "the model %s doesn't name its %d channels; add fields: [...] to "
-                                                            "the source", model->name, model->channels);
+                                          : refuse(err, 78,
+                                                   "the model %s doesn't name its %d channels; add fields: [...] to "
+                                                   "the source",
+                                                   model->name, model->channels);
     }
     if (count_parts(source->fields) != model->channels) {
-        return refuse(err, 78, "the fields %.200s are not %d, as many as the model %s takes", source->fields, model->channels,
-                      model->name);
+        return refuse(err, 78, "the fields %.200s are not %d, as many as the model %s takes", source->fields,
+                      model->channels, model->name);
     }
     return fit_order(source, engine, err) < 0 || fit_units(source, engine, err) < 0 ? -1 : 0;
 }
 
 static int fit_sound(const struct ssm_info *model, struct ssm_error *err)
 {
-    return model->channels == 1 ? 0 : refuse(err, 78, "the model %s takes %d channels of a sensor, and the source is sound",
-                                             model->name, model->channels);
+    return model->channels == 1 ? 0
+                                : refuse(err, 78, "the model %s takes %d channels of a sensor, and the source is sound",
+                                         model->name, model->channels);
 }
 
-static int fit_sinks(const struct config_pipeline *pipeline, const struct ssm_info *model, bool tags, struct ssm_error *err)
+static int fit_sinks(const struct config_pipeline *pipeline, const struct ssm_info *model, bool tags,
+                     struct ssm_error *err)
 {
     for (int i = 0; i < pipeline->n_sinks; i++) {
         const struct sink_ops *ops = sink_find(pipeline->sinks[i].type);
         if (!(ops->takes & (tags ? SINK_TAKES_SCORES : SINK_TAKES_SAMPLES))) {
-            return refuse(err, 78, "a sink of type %s takes %s, and the model %s gives %s", ops->name, tags ? "sound" : "tags",
-                          model->name, tags ? "tags" : "sound");
+            return refuse(err, 78, "a sink of type %s takes %s, and the model %s gives %s", ops->name,
+                          tags ? "sound" : "tags", model->name, tags ? "tags" : "sound");
         }
     }
     return 0;
@@ -113,7 +117,9 @@ static int fit_all(const struct config_pipeline *pipeline, const struct ssm_engi
 int fit_pipeline(const struct config_pipeline *pipeline, const struct ssm_engine *engine, struct ssm_error *err)
 {
     struct ssm_error why = {0};
-    return fit_all(pipeline, engine, &why) == 0 ? 0 : refuse(err, why.code, "pipeline %s: %.400s", pipeline->name, why.text);
+    return fit_all(pipeline, engine, &why) == 0
+               ? 0
+               : refuse(err, why.code, "pipeline %s: %.400s", pipeline->name, why.text);
 }
 
 /* Each label stands in the same place. */
@@ -127,8 +133,8 @@ static bool same_labels(const struct ssm_engine *a, const struct ssm_engine *b)
     return !ssm_describe_label(a, i, &one) && !ssm_describe_label(b, i, &other);
 }
 
-int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine, const struct ssm_engine *smaller,
-                 struct ssm_error *err)
+int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine,
+                 const struct ssm_engine *smaller, struct ssm_error *err)
 {
     const struct ssm_info *a = ssm_describe(engine), *b = ssm_describe(smaller);
     if (strcmp(a->digest, b->digest) == 0 || pipeline->source.type == SOURCE_SENSOR) {
@@ -136,8 +142,10 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
     }
     bool alike = a->rate == b->rate && a->hop == b->hop && a->delay == b->delay && a->inputs == b->inputs;
     if (!alike || a->outputs != b->outputs || strcmp(a->task, b->task) != 0 || !same_labels(engine, smaller)) {
-        return refuse(err, 78, "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay and "
-                      "outputs", pipeline->name, b->name, a->name);
+        return refuse(err, 78,
+                      "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay and "
+                      "outputs",
+                      pipeline->name, b->name, a->name);
     }
     return 0;
 }
@@ -160,13 +168,23 @@ static int live_streams(const struct config_source *source)
     return 0;
 }
 
-int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before, struct ssm_error *err)
+int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before,
+                 struct ssm_error *err)
 {
     int told = config->capacity, n = live_streams(&pipeline->source);
     if (told > 0 && n > 0 && *before + n > told) {
-        return refuse(err, 75, "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
+        return refuse(err, 75,
+                      "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
                       pipeline->name, told, n);
     }
     *before += n;
     return 0;
+}
+
+int fit_blame(const struct config_place *at, struct ssm_error *err)
+{
+    char text[sizeof err->text];
+    memcpy(text, err->text, sizeof text);
+    snprintf(err->text, sizeof err->text, "%s%.*s", at->text, (int)(sizeof text - sizeof at->text), text);
+    return -1;
 }

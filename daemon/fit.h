@@ -15,4 +15,7 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
  * file or device has in channels shows only at the start. The same, with code 75. */
 int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before, struct ssm_error *err);
 
+/* Put in front of *err where the configuration names what it is about. -1. */
+int fit_blame(const struct config_place *at, struct ssm_error *err);
+
 #endif

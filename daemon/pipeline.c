@@ -59,7 +59,7 @@ static int open_source(struct daemon *daemon, struct pipeline *pipeline, struct 
     const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate};
     pipeline->source = source_find(config->type)->open(&setup, err);
     if (!pipeline->source) {
-        return -1;
+        return fit_blame(&pipeline->config->at.source, err);
     }
     pipeline->source_settings = hold(pipeline->settings);
     pipeline->n_channels = pipeline->source->n_channels;
@@ -96,7 +96,8 @@ static struct model *choose_model(struct daemon *daemon, const char *name, int s
     return model;
 }
 
-int pipeline_choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models, struct ssm_error *err)
+int pipeline_choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models,
+                          struct ssm_error *err)
 {
     pipeline->model = choose_model(daemon, pipeline->config->model, pipeline->n_channels, models, err);
     return pipeline->model ? 0 : -1;
@@ -136,8 +137,9 @@ void models_find_stale(struct model *list)
     for (struct model *model = list; model; model = model->next) {
         struct stat found;
         find_file(model->name, &found);
-        bool same = found.st_dev == model->file.device && found.st_ino == model->file.inode && found.st_size == model->file.size &&
-                    found.st_mtim.tv_sec == model->file.changed.tv_sec && found.st_mtim.tv_nsec == model->file.changed.tv_nsec;
+        bool same = found.st_dev == model->file.device && found.st_ino == model->file.inode &&
+                    found.st_size == model->file.size && found.st_mtim.tv_sec == model->file.changed.tv_sec &&
+                    found.st_mtim.tv_nsec == model->file.changed.tv_nsec;
         model->stale = found.st_ino != 0 && !same;
     }
 }
@@ -190,10 +192,20 @@ static int admit(struct daemon *daemon, struct pipeline *pipeline, struct ssm_er
     source->pass.admission = &daemon->admission;
     source->pass.cost = source->patient && !source->invites ? 0 : pipeline->model->cost.each * pipeline->n_channels;
     if (!source->invites && !admission_enter(&source->pass)) {
-        return refuse(err, 75, "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
+        return refuse(err, 75,
+                      "pipeline %s: over_capacity: capacity allows %d live streams, and there is no room for %d more",
                       pipeline->config->name, admission_capacity(&daemon->admission), pipeline->n_channels);
     }
     return 0;
+}
+
+/* Where the first pipeline of a list names a model. */
+static const struct config_place *place_of_model(const struct pipeline *list, const struct model *model)
+{
+    while (list->model != model && list->fallback != model) {
+        list = list->next;
+    }
+    return list->model == model ? &list->config->at.model : &list->config->at.fallback;
 }
 
 int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err)
@@ -205,12 +217,12 @@ int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct m
     }
     for (struct model *model = *models; model; model = model->next) {
         if (!model->engine && open_model(daemon, model, err) < 0) {
-            return -1;
+            return fit_blame(place_of_model(list, model), err);
         }
     }
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
         if (admit(daemon, pipeline, err) < 0) {
-            return -1;
+            return fit_blame(&pipeline->config->at.source, err);
         }
     }
     return 0;
@@ -259,7 +271,7 @@ static int open_sink(struct pipeline *pipeline, struct sink_setup *setup, int i,
     setup->config = &pipeline->config->sinks[i];
     pipeline->sinks[i] = sink_find(setup->config->type)->open(setup, err);
     if (!pipeline->sinks[i]) {
-        return -1;
+        return fit_blame(&pipeline->config->at.sinks, err);
     }
     pipeline->sink_configs[i] = setup->config;
     pipeline->sink_settings[i] = hold(pipeline->settings);
@@ -346,10 +358,13 @@ static int open_streams(struct daemon *daemon, struct pipeline *pipeline, struct
 
 static int fit(const struct pipeline *pipeline, struct ssm_error *err)
 {
-    int fits = fit_pipeline(pipeline->config, pipeline->model->engine, err);
-    return fits == 0 && pipeline->fallback
-               ? fit_fallback(pipeline->config, pipeline->model->engine, pipeline->fallback->engine, err)
-               : fits;
+    const struct config_pipeline *config = pipeline->config;
+    struct ssm_engine *engine = pipeline->model->engine;
+    if (fit_pipeline(config, engine, err) < 0) {
+        return fit_blame(&config->at.model, err);
+    }
+    bool fits = !pipeline->fallback || fit_fallback(config, engine, pipeline->fallback->engine, err) == 0;
+    return fits ? 0 : fit_blame(&config->at.fallback, err);
 }
 
 /* Live sound outlives a crash. */
@@ -359,7 +374,8 @@ static int open_kept(struct daemon *daemon, struct pipeline *pipeline, struct ss
     for (int i = 0; keeps && i < pipeline->n_channels; i++) {
         char name[96];
         snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);
-        pipeline->kept[i] = checkpoint_keep(daemon->checkpoint, pipeline->streams[i], name, pipeline->source->rate, err);
+        pipeline->kept[i] =
+            checkpoint_keep(daemon->checkpoint, pipeline->streams[i], name, pipeline->source->rate, err);
         if (!pipeline->kept[i]) {
             return -1;
         }

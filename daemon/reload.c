@@ -178,8 +178,7 @@ static struct pipeline *find_running(const struct daemon *daemon, const char *na
 /* Places in the file don't count. */
 static bool same_settings(const struct config_pipeline *a, const struct config_pipeline *b)
 {
-    size_t line = offsetof(struct config_pipeline, line), after = line + sizeof a->line;
-    return memcmp(a, b, line) == 0 && memcmp((const char *)a + after, (const char *)b + after, sizeof *a - after) == 0;
+    return memcmp(a, b, offsetof(struct config_pipeline, at)) == 0;
 }
 
 static bool same_source(const struct config_pipeline *a, const struct config_pipeline *b)

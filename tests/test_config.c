@@ -64,7 +64,8 @@ static void a_file_becomes_settings_with_their_defaults(void **state)
     assert_int_equal(config->n_pipelines, 1);
     const struct config_pipeline *mic = config->pipelines;
     assert_string_equal(mic->name, "mic");
-    assert_int_equal(mic->line, 4);
+    assert_int_equal(mic->at.model.line, 6);
+    assert_string_equal(mic->at.model.text, "t.yaml:6:12: pipelines.mic.model: ");
     assert_string_equal(mic->model, "denoise-16k");
     assert_int_equal(mic->source.type, SOURCE_FILE);
     assert_string_equal(mic->source.path, "x.wav");
@@ -520,7 +521,7 @@ static void as_many_pipelines_as_promised_are_read(void **state)
     assert_non_null(config);
     assert_int_equal(config->n_pipelines, CONFIG_PIPELINES);
     assert_string_equal(config->pipelines[4095].sinks[0].path, "o4095.wav");
-    assert_int_equal(config->pipelines[4095].line, 4098);
+    assert_int_equal(config->pipelines[4095].at.sinks.line, 4098);
     config_destroy(config);
     free(text);
 }

@@ -593,12 +593,12 @@ static void check_answers_as_the_start_would(void **state)
     assert_non_null(strstr(said, "type"));
     write_text("model.yaml", "version: 1\nnode: here\npublish: tcp://127.0.0.1:5571\npipelines:\n  a:\n    source: {type: file, path: x.wav}\n"
                              "    model: nowhere\n    sinks:\n      - {type: publish}\n");
-    assert_says(66, "check %/model.yaml", "pipelines.a.model: ");
+    assert_says(66, "check %/model.yaml", "model.yaml:7:12: pipelines.a.model: ");
     write_text("fit.yaml", "version: 1\nnode: here\npublish: tcp://127.0.0.1:5571\npipelines:\n  a:\n    source: {type: file, path: x.wav}\n"
                            "    model: tests/data/tiny-denoise.safetensors\n    sinks: [{type: publish}]\n"
                            "  b:\n    source: {type: file, path: x.wav}\n"
                            "    model: tests/data/tiny-denoise.safetensors\n    sinks: [{type: jsonl, path: e}]\n");
-    assert_says(78, "check %/fit.yaml", "fit.yaml:9: pipelines.b.model: pipeline b: a sink of type jsonl takes tags, and the model");
+    assert_says(78, "check %/fit.yaml", "fit.yaml:11:12: pipelines.b.model: pipeline b: a sink of type jsonl takes tags, and the model");
 }
 
 int main(void)
