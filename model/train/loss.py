@@ -24,6 +24,10 @@ RESOLUTIONS = (256, 512, 1024)          # windows at 16 kHz; the hop is half of 
 POWER = 0.3
 FLOOR = 1e-6                            # of |X|^2 at unit RMS: -60 dB
 
+BEGUN = 6.0                             # what removed speech counts more where a word begins
+BEGUN_AFTER, BEGUN_WITHIN = 0.15, 0.08  # seconds of quiet before, seconds that are its beginning
+BEGUN_LOUD, BEGUN_QUIET = 3e-3, 3e-4    # mean squares at unit level
+
 EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution at 16 kHz whose spectra the ear gets; a band's width
 EAR_TOP = 8000.0                        # Hz
 EAR_DB = 82.0                           # sound pressure level of unit RMS
@@ -55,14 +59,24 @@ def level(noisy, clean):
     return (clean.square().mean(1, keepdim=True) + 0.01 * noisy.square().mean(1, keepdim=True) + 1e-12).rsqrt()
 
 
-def spectral(P, S, weight):
-    """Compressed spectra P (estimate), S (target), (B, T, F, 2), and what a bin counts (F): squared error of magnitude,
-    of the complex value, and of magnitude where the estimate has less than the target (speech removed)."""
+def beginnings(power, hop):
+    """Mean squares (B, T) every hop seconds -> 1 where sound has just begun after quiet, else 0. What lies next to a window
+    overlaps with it, so it is neither before nor after."""
+    before, within = max(1, round(BEGUN_AFTER / hop)), max(1, round(BEGUN_WITHIN / hop))
+    past = F.max_pool1d(F.pad(power, (before + 1, 0), value=1.0), before, 1)[:, :power.shape[1]]
+    began = ((power > BEGUN_LOUD) & (past < BEGUN_QUIET)).to(power.dtype)
+    return F.max_pool1d(F.pad(began, (within - 1, 0)), within, 1)
+
+
+def spectral(P, S, weight, hop):
+    """Compressed spectra P (estimate), S (target), (B, T, F, 2) every hop seconds, and what a bin counts (F): squared error
+    of magnitude, of the complex value, and of magnitude where the estimate has less than the target (speech removed)."""
     p = P.square().sum(-1) + FLOOR
     s = S.square().sum(-1) + FLOOR
     pm, sm = p ** (POWER / 2), s ** (POWER / 2)
     magnitude = ((pm - sm).square() * weight).mean()
-    removed = (F.relu(sm - pm).square() * weight).mean()
+    begun = beginnings(s.sum(-1) / (s.shape[-1] - 1), hop)
+    removed = (F.relu(sm - pm).square() * weight * (1.0 + BEGUN * begun[..., None])).mean()
     complex_ = ((P * (pm / p.sqrt())[..., None] - S * (sm / s.sqrt())[..., None]).square().sum(-1) * weight).mean()
     return magnitude, complex_, removed
 
@@ -147,6 +161,7 @@ class Loss:
         self.weights = dict(WEIGHTS, **{k: v for k, v in config.items() if k in WEIGHTS})
         rate = config.get("rate", 16000)
         scaled = lambda n: n * rate // 16000
+        self.rate = rate
         self.windows = [(n, hann(n, device), bin_weights(n, rate, self.weights["treble"], device))
                         for n in map(scaled, RESOLUTIONS)]
         self.ear_window = scaled(EAR_WINDOW)
@@ -178,7 +193,7 @@ class Loss:
             P = RealFFT.apply(p["half_frames"](e, win, n // 2))
             with torch.no_grad():
                 S = RealFFT.apply(p["half_frames"](c, win, n // 2))
-            total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight))]
+            total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight, n / (2 * self.rate)))]
             if n == self.ear_window:
                 heard = p["audible"](P, S, *self.ear)
         snr = p["snr_db"](e, c, r)
