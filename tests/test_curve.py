@@ -76,6 +76,19 @@ class Guarded:
             return None
         return json.loads(done.stdout.splitlines()[0])
 
+    def connect(self, kind, address, name):
+        """A socket with somebody's key, or without any."""
+        one = zmq.Context.instance().socket(kind)
+        one.linger, one.rcvtimeo = 0, 3000
+        if name:
+            one.curve_serverkey = self.keys["server"].encode()
+            one.curve_publickey, one.curve_secretkey = zmq.auth.load_certificate(f"{self.folder}/{name}_secret")
+        one.connect(address)
+        return one
+
+    def dealer(self, name):
+        return self.connect(zmq.DEALER, self.control, name)
+
     def end(self):
         self.process.terminate()
         err = self.process.communicate(timeout=30)[1]
@@ -128,11 +141,13 @@ def control_asks_who_and_only_admins_change():
         assert {o["op"] for o in told["operations"]} - changing == {"describe", "snapshot", "stream.list", "mem"}, changing
         assert daemon.ctl("stream.list", *daemon.as_("alice"))["streams"]
         assert daemon.ctl("mem", *daemon.as_("root"))["resident_bytes"]
+        alice = daemon.dealer("alice")
         for op in sorted(changing):
-            extra = ["--state", f"{folder}/in.wav"] if op == "stream.import" else \
-                ["--state", f"{folder}/out"] if op == "stream.export" else []
-            said = daemon.ctl(op, "p", *extra, *daemon.as_("alice"), status=77)
-            assert "curve.admins" in said, said
+            alice.send_string(json.dumps({"op": op, "args": {"stream": "p"}}))
+            answer = json.loads(alice.recv())
+            assert answer["err"]["code"] == "denied" and "curve.admins" in answer["err"]["msg"], answer
+        alice.close()
+        assert "curve.admins" in daemon.ctl("stream.reset", "p", *daemon.as_("alice"), status=77)
         assert "samples" in daemon.ctl("stream.reset", "p", *daemon.as_("root"))
         assert "no answer" in daemon.ctl("mem", *daemon.as_("mallory"), status=69)
         assert "--server-key" in daemon.ctl("mem", status=69)
@@ -144,12 +159,7 @@ def control_asks_who_and_only_admins_change():
 
 def lists_are_read_again_when_they_change():
     with tempfile.TemporaryDirectory() as folder, Guarded(folder) as daemon:
-        context = zmq.Context.instance()
-        one = context.socket(zmq.DEALER)
-        one.linger, one.rcvtimeo = 0, 3000
-        one.curve_serverkey = daemon.keys["server"].encode()
-        one.curve_publickey, one.curve_secretkey = zmq.auth.load_certificate(f"{folder}/mallory_secret")
-        one.connect(daemon.control)
+        one = daemon.dealer("mallory")
         one.send(b'{"op": "mem"}')
         try:
             raise AssertionError(one.recv())
@@ -190,12 +200,7 @@ def sound_comes_in_from_allowed_clients_alone():
                 return daemon.ctl("stream.list", *daemon.as_("alice"))["streams"][0]["samples"]
 
             def push(name):
-                one = zmq.Context.instance().socket(zmq.PUSH)
-                one.linger = 0
-                if name:
-                    one.curve_serverkey = daemon.keys["server"].encode()
-                    one.curve_publickey, one.curve_secretkey = zmq.auth.load_certificate(f"{folder}/{name}_secret")
-                one.connect(f"tcp://127.0.0.1:{port}")
+                one = daemon.connect(zmq.PUSH, f"tcp://127.0.0.1:{port}", name)
                 one.send(bytes(2 * HOP * 10))
                 return one
 
