@@ -144,6 +144,11 @@ static int run_devices(char **arguments, int n_arguments)
         snprintf(found.audio_none, sizeof found.audio_none, "%s", err.text);
     }
     found.n_audio = at_most(n, ROOM);
+    char obstacle[200];
+    names_obstacle(obstacle, sizeof obstacle, "/proc", "/dev");
+    if (n == 0 && obstacle[0]) {
+        snprintf(found.audio_none, sizeof found.audio_none, "PortAudio found none: %s", obstacle);
+    }
     found.n_gpus = at_most(backend_cuda_devices(found.gpus, GPUS, &err), GPUS);
     snprintf(found.gpu_none, sizeof found.gpu_none, "%s", err.text);
     read_processor(found.processor, sizeof found.processor);

@@ -44,15 +44,31 @@ run_for() { # seconds; leaves ssmd's exit code in $code
     code=$?
 }
 
+start_jack() { # leaves its process in $server
+    jackd --no-realtime -d dummy -r 48000 -p 480 >jackd.log 2>&1 & server=$!
+    started+=($!)
+    sleep 1.5
+}
+
 jack() {
     have jackd sox || return
-    jackd --no-realtime -d dummy -r 48000 -p 480 >jackd.log 2>&1 & started+=($!); local server=$!
-    sleep 1.5
+    start_jack
     config JACK:system JACK:system 0
     run_for 3
     [ "$code" -eq 0 ] && grep -q "drained.* 0 samples lost" ssmd.log && [ "$(rate_of mic.wav)" = 48000 ] &&
         [ "$(seconds_of mic.wav)" -ge 2 ]
     result samples_flow_through_jack $?
+    "$ssmd" --config ssmd.yaml 2>ssmd.log & daemon=$!
+    started+=("$daemon")
+    wait_for "grep -q ready ssmd.log"
+    sleep 1
+    kill -KILL $server
+    wait $server 2>/dev/null
+    wait_for "[ \$(grep -c 'is lost' ssmd.log) = 2 ]" && start_jack && wait_for "[ \$(grep -c 'is back' ssmd.log) = 2 ]"
+    code=$?
+    kill -TERM $daemon
+    wait $daemon && [ $code = 0 ] && grep -q device_lost ssmd.log
+    result microphone_and_player_come_back_with_jack $?
     kill $server
     wait $server 2>/dev/null
 }

@@ -189,6 +189,7 @@ def devices_come_back_and_others_lose_nothing():
     for _ in range(PLUGS):
         pulse.unplug()
         noticed.append(daemon.wait("lost", 5))
+        assert "source_device" in [reason["what"] for reason in json.loads(get(daemon.port, "/health"))["reasons"]]
         daemon.drain(0.3)
         pulse.plug()
         back.append(daemon.wait("ok", 10))
