@@ -28,7 +28,7 @@ PLUGS = int(os.environ.get("PLUGS", 3))
 KILLS = int(os.environ.get("KILLS", 2))
 STRICT = bool(os.environ.get("STRICT"))  # each time in time, not only the median: for a machine with nothing else to do
 NOTICED_S, BACK_S = 0.5, 1.0
-BESIDE_S = 4 + 4 * (PLUGS + 2 * KILLS)  # how long the file beside it runs
+BESIDE_S = 10 + 2 * (PLUGS + 2 * KILLS)  # how long the file beside it runs
 
 CONFIG = """
 version: 1
@@ -148,7 +148,7 @@ class Daemon:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        said = self.process.communicate(timeout=20)[1]
+        said = self.process.communicate(timeout=120)[1]
         self.socket.close(0)
         return self.process.returncode, said
 
