@@ -81,8 +81,7 @@ struct selective_scan {
     ptrdiff_t u_stride, dt_stride, z_stride, B_stride, C_stride, out_stride;
     ptrdiff_t state_stride; /* from a state's row to the next, of h and A: E, or more for some of the channels     */
     float *h;               /* (N, E)  in: start state, out: end state                                      */
-    float *out;             /* (T, E)  may be u itself; NULL: only h and sum_dt are wanted                  */
-    float *sum_dt;          /* (E)     out: sum of delta over the T steps, or NULL                          */
+    float *out;             /* (T, E)  may be u itself                                                      */
 };
 
 /* One stream's time-invariant diagonal scan over T steps (S4D, arXiv 2206.11893), with N complex states a channel:
@@ -136,11 +135,5 @@ extern const struct kernels kernels_scalar, kernels_avx2, kernels_avx512, kernel
 const struct kernels *kernels_best(void);
 /* The i-th table this processor runs (0 = scalar), or NULL past the last: tests and benchmarks walk them all. */
 const struct kernels *kernels_at(int i);
-
-/* Join two neighbouring time segments of one scan: (a, b) o (a', b') = (a a', a' b + b') with a' = exp(A sum_dt').
- *   h       inout (N, E)  state at the end of the earlier segment -> state at the end of the later one
- *   local   in    (N, E)  the later segment's end state when started from zero
- *   sum_dt  in    (E)     the later segment's sum of delta */
-void selective_scan_combine(const float *A, const float *sum_dt, const float *local, float *h, int E, int N);
 
 #endif

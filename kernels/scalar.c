@@ -85,18 +85,11 @@ static float step(const struct selective_scan *s, int t, int e, float delta, flo
 static void selective_scan(const struct selective_scan *s)
 {
     for (int e = 0; e < s->E; e++) {
-        double sum_dt = 0;
         for (int t = 0; t < s->T; t++) {
             const float elapsed = s->elapsed ? s->elapsed[t] : 1;
             const float delta = elapsed * softplus1(s->dt[t * s->dt_stride + e] + s->dt_bias[e]);
             const float y = step(s, t, e, delta, s->u[t * s->u_stride + e]);
-            sum_dt += delta;
-            if (s->out) {
-                s->out[t * s->out_stride + e] = s->z ? y * silu1(s->z[t * s->z_stride + e]) : y;
-            }
-        }
-        if (s->sum_dt) {
-            s->sum_dt[e] = (float)sum_dt;
+            s->out[t * s->out_stride + e] = s->z ? y * silu1(s->z[t * s->z_stride + e]) : y;
         }
     }
 }
@@ -161,16 +154,6 @@ static void add(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         y[i] += x[i];
-    }
-}
-
-void selective_scan_combine(const float *A, const float *sum_dt, const float *local, float *h, int E, int N)
-{
-    for (int n = 0; n < N; n++) {
-        for (int e = 0; e < E; e++) {
-            const int i = n * E + e;
-            h[i] += expm1f(A[i] * sum_dt[e]) * h[i] + local[i];
-        }
     }
 }
 

@@ -325,12 +325,10 @@ struct states {
     ptrdiff_t stride;
 };
 
-/* One step's values of a block, and the sum of delta so far, kept with what its rounding took (Kahan): a chunk may have
- * a hundred thousand steps. */
+/* One step's values of a block. */
 struct block {
     vec delta[SCAN_VECTORS], doublings[SCAN_VECTORS]; /* the latter are delta / ln 2 */
     vec u[SCAN_VECTORS], delta_u[SCAN_VECTORS], y[SCAN_VECTORS];
-    vec sum[SCAN_VECTORS], lost[SCAN_VECTORS];
 };
 
 INLINE void block_delta(const struct selective_scan *s, int t, int e, struct block *block)
@@ -344,9 +342,6 @@ INLINE void block_delta(const struct selective_scan *s, int t, int e, struct blo
         block->u[v] = vec_load_n(s->u + t * s->u_stride + e, s->E - e);
         block->delta_u[v] = block->delta[v] * block->u[v];
         block->y[v] = vec_set(0);
-        const vec term = block->delta[v] - block->lost[v], sum = block->sum[v] + term;
-        block->lost[v] = (sum - block->sum[v]) - term;
-        block->sum[v] = sum;
     }
 }
 
@@ -398,18 +393,10 @@ INLINE void block_output(const struct selective_scan *s, int t, int e, const str
 INLINE void scan_block(const struct selective_scan *s, struct states states, int e, bool hold)
 {
     struct block block;
-    for (int v = 0; v < SCAN_VECTORS; v++) {
-        block.sum[v] = block.lost[v] = vec_set(0);
-    }
     for (int t = 0; t < s->T; t++) {
         block_delta(s, t, e, &block);
         block_states(states, s->B + t * s->B_stride, s->C + t * s->C_stride, s->N, &block, hold);
-        if (s->out) {
-            block_output(s, t, e, &block);
-        }
-    }
-    for (int v = 0; s->sum_dt && v < SCAN_VECTORS; v++) {
-        vec_store_n(s->sum_dt + e + v * WIDTH, block.sum[v], s->E - e - v * WIDTH);
+        block_output(s, t, e, &block);
     }
 }
 
