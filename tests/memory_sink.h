@@ -12,7 +12,7 @@
 struct memory_sink {
     struct sink sink;
     float *samples; /* at their position; of scores the second label's */
-    unsigned flags; /* of all hops together */
+    unsigned flags, hole_flags; /* of all hops together; of the last that told a hole */
     struct delivery last;
     size_t size, n_hops, given, room;
     struct hole hole, holes; /* the last; `holes.n`: how many were told */
@@ -51,9 +51,10 @@ static inline void memory_write(struct sink *sink, int channel, const struct del
         memory->samples[hop->s0 + i] = hop->samples ? hop->samples[i] : hop->scores[1];
     }
     memory->flags |= hop->flags;
+    memory->hole_flags = hop->hole.to > hop->hole.from ? hop->flags : memory->hole_flags;
     memory->last = *hop;
     memory->given += hop->n;
-    memory->room -= hop->n;
+    memory->room -= hop->n < memory->room ? hop->n : memory->room;
     memory->n_hops++;
     memory_keep_hole(memory, &hop->hole);
     memory_tell(memory);

@@ -11,6 +11,7 @@
 #include "dsp/sound_file.h"
 #include "model/backend_cuda.h"
 #include "model/engine.h"
+#include "tests/memory_sink.h"
 #include "tests/scripted.h"
 
 #define MODEL "tests/data/tiny-denoise.safetensors"
@@ -25,43 +26,10 @@ const struct backend_ops *__wrap_backend_cuda_find(struct ssm_error *err)
 
 /* ---- engine_thread.c: what a hop that wasn't computed becomes. ---- */
 
-struct keeper { /* a sink */
-    struct sink sink;
-    float samples[2 * RATE];
-    struct hole hole;
-    int holes;
-    unsigned flags_after;
-};
-
-static size_t keeper_room(const struct sink *sink, int channel)
-{
-    (void)sink, (void)channel;
-    return SIZE_MAX / 2;
-}
-
-static void keeper_write(struct sink *sink, int channel, const struct delivery *hop)
-{
-    struct keeper *keeper = (struct keeper *)sink;
-    (void)channel;
-    memcpy(keeper->samples + hop->s0, hop->samples, hop->n * sizeof(float));
-    if (hop->hole.to > hop->hole.from) {
-        keeper->hole = hop->hole;
-        keeper->flags_after = hop->flags;
-        keeper->holes++;
-    }
-}
-
-static void keeper_end(struct sink *sink, int channel, const struct hole *hole, uint64_t length)
-{
-    (void)channel, (void)length;
-    ((struct keeper *)sink)->holes += hole->to > hole->from;
-}
-
 static void a_hop_that_was_not_computed_is_a_hole(void **state)
 {
     (void)state;
-    static const struct sink_ops ops = {.name = "keeper", .room = keeper_room, .write = keeper_write, .end = keeper_end};
-    static struct keeper keeper;
+    struct memory_sink *memory = memory_create(RATE);
     static float in[RATE];
     uint64_t seed = 3;
     struct ssm_error err;
@@ -69,12 +37,11 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     struct ssm_options options = {.max_hops = STREAM_HOPS};
     struct counters counters = {0};
     scripts[0].at[STEP] = FAILS;
-    keeper.sink.ops = &ops;
     test_fill(in, RATE, 0.3f, &seed);
     struct ssm_engine *engine = engine_open_on(MODEL, &options, &device, 1, &err);
     struct engine_thread *thread = engine_thread_create(0);
     struct feed *feed = feed_create(RATE);
-    struct sink *sink = &keeper.sink;
+    struct sink *sink = &memory->sink;
     struct stream_setup setup = {.engine = engine, .feed = feed, .rate = RATE, .sinks = &sink, .n_sinks = 1,
                                  .counters = &counters};
     struct engine_batch *batch = engine_batch_create(engine);
@@ -88,23 +55,24 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
     while (engine_turn(thread) > 0) {
     }
     uint64_t from = (uint64_t)((FAILS - 1) * HOP - ssm_describe(engine)->delay);
-    assert_int_equal(keeper.holes, 1);
-    assert_int_equal(keeper.hole.from, from);
-    assert_int_equal(keeper.hole.to, from + HOP);
-    assert_int_equal(keeper.hole.n, HOP);
-    assert_int_equal(keeper.hole.why, COUNTER_DEVICE_FAULT);
-    assert_int_equal(keeper.flags_after, WIRE_GAP | WIRE_DEGRADED);
+    assert_int_equal(memory->holes.n, 1);
+    assert_int_equal(memory->hole.from, from);
+    assert_int_equal(memory->hole.to, from + HOP);
+    assert_int_equal(memory->hole.n, HOP);
+    assert_int_equal(memory->hole.why, COUNTER_DEVICE_FAULT);
+    assert_int_equal(memory->hole_flags, WIRE_GAP | WIRE_DEGRADED);
     assert_int_equal(counted(&counters, COUNTER_DEVICE_FAULT), HOP);
     assert_int_equal(stream_samples(stream), RATE);
     assert_string_equal(engine_fault(thread, 0), "cuda:0: an illegal memory access was encountered");
     assert_string_equal(engine_fault(thread, 1), "");
     for (uint64_t i = from; i < from + HOP; i++) {
-        assert_true(keeper.samples[i] == 0);
+        assert_true(memory->samples[i] == 0);
     }
     engine_thread_destroy(thread);
     stream_destroy(stream);
     engine_batch_destroy(batch);
     feed_destroy(feed);
+    memory_destroy(memory);
     ssm_close(engine);
 }
 

@@ -652,6 +652,43 @@ static void engine_waits_for_room_when_the_source_is_patient(void **state)
     free(in);
 }
 
+/* Its feed holds 51 hops: it waits until 25 do, then gives all the same, to be counted as lost where there is no room. */
+static void a_live_stream_waits_for_room_until_half_its_feed_is_full(void **state)
+{
+    (void)state;
+    enum { FEED = 8192, N = 40 * HOP };
+    struct rig rig;
+    float *in = noise(N, 8);
+    rig_open(&rig, 1, 1);
+    rig_add(&rig, RATE, FEED, N, false);
+    struct memory_sink *memory = rig.memories[0];
+    memory->room = 0;
+    feed_write(rig.feeds[0], in, 1, 20 * HOP, 1);
+    run_dry(&rig);
+    assert_int_equal(memory->given, 0);
+    assert_true(engine_waits(rig.thread));
+    memory->room = 10 * HOP;
+    run_dry(&rig);
+    assert_int_equal(memory->given, 10 * HOP);
+    feed_write(rig.feeds[0], in + 20 * HOP, 1, N - 20 * HOP, 1);
+    memory->room = SIZE_MAX / 2;
+    feed_end(rig.feeds[0]);
+    run_dry(&rig);
+    assert_int_equal(memory->given, N);
+    assert_false(engine_waits(rig.thread));
+
+    struct rig other;
+    rig_open(&other, 1, 1);
+    rig_add(&other, RATE, FEED, N, false);
+    other.memories[0]->room = 0;
+    feed_write(other.feeds[0], in, 1, N, 1);
+    run_dry(&other);
+    assert_in_range(other.memories[0]->given, 6 * HOP, 16 * HOP);
+    rig_close(&other);
+    rig_close(&rig);
+    free(in);
+}
+
 static void engine_takes_nan_for_silence_and_counts_it(void **state)
 {
     (void)state;
@@ -845,6 +882,7 @@ int main(void)
         cmocka_unit_test(engine_gives_as_much_as_it_takes),
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),
         cmocka_unit_test(engine_waits_for_room_when_the_source_is_patient),
+        cmocka_unit_test(a_live_stream_waits_for_room_until_half_its_feed_is_full),
         cmocka_unit_test(engine_takes_nan_for_silence_and_counts_it),
         cmocka_unit_test(engine_catches_up_through_the_scan),
         cmocka_unit_test(engine_counts_hops_that_are_out_too_late),
