@@ -7,9 +7,9 @@
 #include "dsp/clock.h"
 
 /* TRIALS: steps of which the median counts. MOST: streams at once, more tell nothing new. USABLE: of a hop's time; steps are
- * not the only work, and not all take as long as the median. */
+ * not the only work, not all take as long as the median, and who sends may be on the same machine. */
 enum { TRIALS = 21, MOST = 1024 };
-static const double USABLE = 0.6;
+static const double USABLE = 0.35;
 
 void admission_init(struct admission *admission, int capacity)
 {

@@ -73,7 +73,7 @@ static void pass_time(int64_t ns)
     time_now += ns;
 }
 
-/* 0.1 ms a stream of 10 ms: 60 % of that is for 60 streams. */
+/* 0.1 ms a stream of 10 ms: 35 % of that is for 35 streams. */
 static void the_capacity_is_measured(void **state)
 {
     (void)state;
@@ -86,7 +86,7 @@ static void the_capacity_is_measured(void **state)
     struct ssm_engine *engine = open_model(STREAMS);
     struct admission_cost cost = admission_measure(&admission, engine);
     clock_replace(NULL);
-    assert_int_equal(admission_capacity(&admission), 60);
+    assert_int_equal(admission_capacity(&admission), 35);
     assert_int_equal(cost.besides, 0);
     ssm_stream streams[STREAMS];
     for (int i = 0; i < STREAMS; i++) { /* its own are closed again */
