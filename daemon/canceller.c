@@ -13,7 +13,8 @@
 #include "model/refuse.h"
 
 static const double tail_s = 0.25, kept_s = 1;
-static const int64_t behind_ns = 20000000; /* the reference is looked at so long ago: it comes in pieces too, and the echo is later */
+/* The reference is looked at so long ago: it comes in pieces too, and the echo is later. */
+static const int64_t behind_ns = 20000000;
 
 struct lane {
     struct echo *echo;
@@ -89,7 +90,8 @@ static float played_at(const struct canceller *canceller, int64_t i)
 /* Between samples i and i + 1: Catmull and Rom's cubic. */
 static float played_between(const struct canceller *canceller, int64_t i, float part)
 {
-    float a = played_at(canceller, i - 1), b = played_at(canceller, i), c = played_at(canceller, i + 1), d = played_at(canceller, i + 2);
+    float a = played_at(canceller, i - 1), b = played_at(canceller, i);
+    float c = played_at(canceller, i + 1), d = played_at(canceller, i + 2);
     return b + part * 0.5F * (c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a)));
 }
 
@@ -142,7 +144,8 @@ void canceller_flush(struct canceller *canceller, uint64_t n)
     for (int i = 0; i < canceller->setup.n_channels; i++) {
         struct lane *lane = &canceller->lanes[i];
         if (lane->n > 0) {
-            canceller->setup.give(canceller->setup.arg, i, lane->waiting, lane->n, clock_time(&canceller->clock, lane->position));
+            int64_t arrived = clock_time(&canceller->clock, lane->position);
+            canceller->setup.give(canceller->setup.arg, i, lane->waiting, lane->n, arrived);
         }
         lane->n = 0;
         lane->position += n;

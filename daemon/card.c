@@ -268,7 +268,8 @@ static void take_all(struct card *card)
     if (!card->setup.capture) {
         observe_playing(card);
     }
-    tell_risen(card, &link->troubles, &card->troubles, card->setup.capture ? COUNTER_DEVICE_OVERFLOW : COUNTER_DEVICE_UNDERFLOW);
+    enum counter trouble = card->setup.capture ? COUNTER_DEVICE_OVERFLOW : COUNTER_DEVICE_UNDERFLOW;
+    tell_risen(card, &link->troubles, &card->troubles, trouble);
     tell_risen(card, &link->dropped, &card->dropped, COUNTER_PLAYBACK_DROPPED);
     tell_risen(card, &link->inserted, &card->inserted, COUNTER_PLAYBACK_INSERTED);
     atomic_store_explicit(&card->ppm, clock_ppm(&card->clock), memory_order_relaxed);

@@ -11,8 +11,16 @@ const char *const condition_names[CONDITIONS] = {[CONDITION_OK] = "ok",
 
 static const int64_t ms = 1000000;
 static const double forgotten_ns = 10e9; /* a long pause between calls fades by 1/e */
-enum { STALLED_MS = 400, HOPELESS_MS = 5000, OPENING_MS = 15000, SURE_MS = 200, STEADY_MS = 5000, FIRST_WAIT_MS = 50, ASLEEP_MS = 500,
-       LONG_GONE_MS = 60000 };
+enum {
+    STALLED_MS = 400,     /* without a call, it has stalled ...      */
+    HOPELESS_MS = 5000,   /* ... and is opened anew                  */
+    OPENING_MS = 15000,   /* takes too long                          */
+    SURE_MS = 200,        /* of calls, and it is well                */
+    STEADY_MS = 5000,     /* well for so long, it is tried at once   */
+    FIRST_WAIT_MS = 50,   /* that is, after so long                  */
+    LONG_GONE_MS = 60000, /* it is tried less often                  */
+    ASLEEP_MS = 500       /* the machine was suspended               */
+};
 
 /* ---- The device as a whole. ---- */
 
