@@ -115,6 +115,8 @@ soak-month: all ## thirty days of a clock that runs 4,000 times as fast, in elev
 	@$(MAKE) -j$(JOBS) --no-print-directory T=month test-programs
 	MONTH_DAYS=30 MONTH_PACE=4000 $(BUILD)/tests/test_month
 
+soak-reload: all ## 10,000 reloads and 1,000 swaps of models beside 64 streams: an hour or less
+	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd RELOADS=10000 SWAPS=1000 STREAMS=64 /usr/bin/python3 tests/test_reload.py
 soak-devices: all ## a sound server's device goes 200 times, the server 50 times, a helper 50 times: some ten minutes
 	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd PLUGS=200 KILLS=50 STRICT=1 /usr/bin/python3 tests/test_devices.py
 
@@ -199,5 +201,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -76,8 +76,8 @@ static struct model *find_model(struct model *list, const char *name, int slots)
 }
 
 /* One with free slots, or one that is still to be opened. */
-static struct model *choose_model(struct daemon *daemon, const char *name, int slots, struct model **models,
-                                  struct ssm_error *err)
+static struct model *choose_model(struct daemon *daemon, const char *name, const struct config_place *asked, int slots,
+                                  struct model **models, struct ssm_error *err)
 {
     struct model *model = find_model(daemon->models, name, slots);
     model = model ? model : find_model(*models, name, slots);
@@ -89,7 +89,7 @@ static struct model *choose_model(struct daemon *daemon, const char *name, int s
             refuse_memory(err);
             return NULL;
         }
-        *model = (struct model){.next = *models, .name = copy};
+        *model = (struct model){.next = *models, .name = copy, .asked = asked};
         *models = model;
     }
     model->users += slots;
@@ -99,7 +99,7 @@ static struct model *choose_model(struct daemon *daemon, const char *name, int s
 int pipeline_choose_model(struct daemon *daemon, struct pipeline *pipeline, struct model **models,
                           struct ssm_error *err)
 {
-    pipeline->model = choose_model(daemon, pipeline->config->model, pipeline->n_channels, models, err);
+    pipeline->model = choose_model(daemon, pipeline->config->model, &pipeline->config->at.model, pipeline->n_channels, models, err);
     return pipeline->model ? 0 : -1;
 }
 
@@ -107,7 +107,7 @@ static int choose_models(struct daemon *daemon, struct pipeline *pipeline, struc
 {
     const struct config_pipeline *config = pipeline->config;
     if (pipeline_choose_model(daemon, pipeline, models, err) == 0 && config->fallback[0]) {
-        pipeline->fallback = choose_model(daemon, config->fallback, pipeline->n_channels, models, err);
+        pipeline->fallback = choose_model(daemon, config->fallback, &config->at.fallback, pipeline->n_channels, models, err);
     }
     return pipeline->model && (pipeline->fallback || !config->fallback[0]) ? 0 : -1;
 }
@@ -199,15 +199,6 @@ static int admit(struct daemon *daemon, struct pipeline *pipeline, struct ssm_er
     return 0;
 }
 
-/* Where the first pipeline of a list names a model. */
-static const struct config_place *place_of_model(const struct pipeline *list, const struct model *model)
-{
-    while (list->model != model && list->fallback != model) {
-        list = list->next;
-    }
-    return list->model == model ? &list->config->at.model : &list->config->at.fallback;
-}
-
 int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct model **models, struct ssm_error *err)
 {
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
@@ -217,7 +208,7 @@ int pipelines_open_inputs(struct daemon *daemon, struct pipeline *list, struct m
     }
     for (struct model *model = *models; model; model = model->next) {
         if (!model->engine && open_model(daemon, model, err) < 0) {
-            return fit_blame(place_of_model(list, model), err);
+            return fit_blame(model->asked, err);
         }
     }
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {

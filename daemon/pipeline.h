@@ -37,6 +37,7 @@ struct successor;
 struct model {
     struct model *next;
     const char *name; /* as the configuration says it */
+    const struct config_place *asked; /* where it did first; until it is open */
     struct ssm_engine *engine;
     struct engine_batch *batch;
     struct labels *labels; /* of a tag model, else NULL */
