@@ -239,7 +239,7 @@ static void a_gpu_that_wont_open_is_an_error_and_code_69(void **state)
     struct config *config = config_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &errors);
     assert_null(daemon_open(config, &err));
     assert_int_equal(err.code, 69);
-    assert_string_equal(err.text, "no such GPU");
+    assert_string_equal(err.text, "test.yaml:6:12: pipelines.a.model: no such GPU");
     config_destroy(config);
 }
 
