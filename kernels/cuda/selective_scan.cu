@@ -19,15 +19,6 @@ int ceil_div(int64_t a, int64_t b)
     return int((a + b - 1) / b);
 }
 
-int multiprocessors()
-{
-    int device = 0, count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess || count < 1)
-        return 132;
-    return count;
-}
-
 /* States a channel as the kernels take them: the rest are zero. */
 int padded(int N)
 {
@@ -143,7 +134,7 @@ plan layout_backward(const selective_scan_cuda &s, int64_t sms)
 
 plan plan_scan(const selective_scan_cuda &s, bool backward)
 {
-    const int64_t sms = multiprocessors();
+    const int64_t sms = rows::multiprocessors();
     plan plan = backward ? layout_backward(s, sms) : layout_forward(s, sms);
     split(plan, s, sms, backward ? MIN_BACKWARD : std::min(std::max(s.length / 16, MIN_FORWARD), 2 * MIN_FORWARD));
     return plan;

@@ -4,13 +4,14 @@
 
 /* What the scan's forward and backward share: who does what, staging, and the functions of one number. */
 
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/selective_scan.h"
-
-#include <cuda_bf16.h>
 
 namespace scan
 {
+
+using rows::put;
+using rows::to_float;
 
 constexpr int TILE = 16; /* steps staged at once, and between two checkpoints */
 constexpr int QUADS = TILE / 4;
@@ -36,23 +37,6 @@ struct params {
         dz_step;      /* bytes between rows */
     int elapsed_mask; /* 0 where all steps take the same time */
 };
-
-__device__ __forceinline__ float to_float(float x)
-{
-    return x;
-}
-__device__ __forceinline__ float to_float(__nv_bfloat16 x)
-{
-    return __bfloat162float(x);
-}
-__device__ __forceinline__ void put(float *p, float x)
-{
-    *p = x;
-}
-__device__ __forceinline__ void put(__nv_bfloat16 *p, float x)
-{
-    *p = __float2bfloat16(x);
-}
 
 /* log1p(e), 0 <= e <= 1, to 3e-7 of itself. */
 __device__ __forceinline__ float log1p_of(float e)
