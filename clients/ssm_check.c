@@ -8,7 +8,9 @@
 #include "clients/json.h"
 #include "clients/verb.h"
 #include "config/config.h"
+#include "daemon/cert.h"
 #include "daemon/fit.h"
+#include "daemon/gate.h"
 #include "daemon/source.h"
 #include "daemon/worker.h"
 #include "model/ssm.h"
@@ -59,6 +61,21 @@ static void try_source(const struct config_pipeline *pipeline, struct troubles *
         }
     }
     worker_destroy(reader);
+    char key[CERT_KEY];
+    if (pipeline->source.server_key[0] && cert_public(pipeline->source.server_key, key, &err) < 0) {
+        note(troubles, &pipeline->at.source, &err);
+    }
+}
+
+/* Our own key, and those who are allowed. */
+static void try_keys(const struct config *config, struct troubles *troubles)
+{
+    struct ssm_error err = {0};
+    struct gate *gate = gate_open(&config->curve, &err);
+    if (!gate) {
+        note(troubles, &config->curve_at, &err);
+    }
+    gate_close(gate);
 }
 
 static struct ssm_engine *find_model(const struct models *models, const char *name)
@@ -117,10 +134,11 @@ static void try_capacity(const struct config *config, struct troubles *troubles)
     }
 }
 
-/* In the order of the daemon's start: sources, models, room for them, what fits what. Gives how many models there are.
+/* In the order of the daemon's start: keys, sources, models, room for them, what fits what. Gives how many models there are.
  */
 static int try_all(const struct config *config, struct troubles *troubles)
 {
+    try_keys(config, troubles);
     struct models models = {.config = config, .at = calloc(2 * (size_t)config->n_pipelines, sizeof *models.at)};
     for (int i = 0; i < config->n_pipelines; i++) {
         try_source(&config->pipelines[i], troubles);
@@ -221,7 +239,7 @@ const struct verb ssm_check = {
         "the\n"
         "key, what is wrong, and the key you may have meant. FILE - is standard input. Exits with 78 for an error in "
         "the\n"
-        "file, with 65, 66 or 69 for a model or a source file that can't be opened. Source files that aren't there "
+        "file, with 65, 66, 69 or 77 for a model, keys or a source file that can't be opened. Source files that aren't there "
         "(yet),\n"
         "audio devices and addresses are not tried.",
     .examples = "  ssm check live.yaml && ssmd --config live.yaml\n"

@@ -207,13 +207,11 @@ static void check_publish_sink(const struct config *config, const char *pipeline
     }
 }
 
-static void note_place(struct config_place *place, const struct config_pipeline *pipeline, const struct node *node,
-                       const char *key)
+/* Where a map has this key, or would; `path` is the key's. */
+static void note_place(struct config_place *place, const char *path, const struct node *map, const char *key)
 {
-    const struct node *value = node_find(node, key);
-    struct place at = value ? value->at : node->at;
-    char path[96];
-    snprintf(path, sizeof path, "pipelines.%s.%s", pipeline->name, key);
+    const struct node *value = node_find(map, key);
+    struct place at = value ? value->at : map->at;
     errors_place(place->text, sizeof place->text, at, path);
     place->line = at.line;
     place->column = at.line > 0 ? at.column : 0;
@@ -221,10 +219,18 @@ static void note_place(struct config_place *place, const struct config_pipeline 
 
 static void note_places(struct config_pipeline *pipeline, const struct node *node)
 {
-    note_place(&pipeline->at.source, pipeline, node, "source");
-    note_place(&pipeline->at.model, pipeline, node, "model");
-    note_place(&pipeline->at.fallback, pipeline, node, "fallback");
-    note_place(&pipeline->at.sinks, pipeline, node, "sinks");
+    const struct {
+        struct config_place *place;
+        const char *key;
+    } rows[] = {{&pipeline->at.source, "source"},
+                {&pipeline->at.model, "model"},
+                {&pipeline->at.fallback, "fallback"},
+                {&pipeline->at.sinks, "sinks"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char path[96];
+        snprintf(path, sizeof path, "pipelines.%s.%s", pipeline->name, rows[i].key);
+        note_place(rows[i].place, path, node, rows[i].key);
+    }
 }
 
 /* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at
@@ -265,6 +271,7 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
 static void check_together(struct config *config, const struct node *root, struct config_errors *errors)
 {
     check_ports(config, root, errors);
+    note_place(&config->curve_at, "curve", root, "curve");
     struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
     const struct node *pipelines = node_find(root, "pipelines");
     const struct node *node = pipelines ? pipelines->children : NULL;

@@ -97,6 +97,7 @@ struct config {
     char http[256];    /* HOST:PORT of the web server that tells how it runs; "" = none */
     char state_dir[1024]; /* where states outlive a crash; "" = nowhere */
     struct config_curve curve;
+    struct config_place curve_at;
     bool insecure;     /* listen beyond loopback without CURVE */
     int capacity;      /* live streams there may be at once; 0 = no limit, -1 = what is measured at start */
     double deadline_s; /* a batch waits at most this long for more streams */

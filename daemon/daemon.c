@@ -12,6 +12,7 @@
 #include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/health.h"
+#include "daemon/fit.h"
 #include "daemon/gate.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -181,8 +182,12 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         refuse_memory(err);
         goto fail;
     }
-    if (!(daemon->gate = gate_open(&config->curve, err)) || open_inputs(daemon, err) < 0 || open_publisher(daemon, err) < 0 ||
-        open_outputs(daemon, err) < 0 || open_control(daemon, err) < 0) {
+    if (!(daemon->gate = gate_open(&config->curve, err))) {
+        fit_blame(&config->curve_at, err);
+        goto fail;
+    }
+    if (open_inputs(daemon, err) < 0 || open_publisher(daemon, err) < 0 || open_outputs(daemon, err) < 0 ||
+        open_control(daemon, err) < 0) {
         goto fail;
     }
     if (config->http[0] && !(daemon->http = http_open(config->http, health_pages, HEALTH_PAGES, daemon, err))) {
