@@ -624,6 +624,8 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     stop(daemon);
     tell_faults(daemon);
     daemon_serve_sinks(daemon);
+    http_close(daemon->http); /* its pages tell of the sinks */
+    daemon->http = NULL;
     pipelines_close_sinks(daemon->pipelines);
     publish_state(daemon);
     if (daemon->publisher) {

@@ -76,6 +76,9 @@ class Daemon:
         self.write(*pipelines)
         self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml", *arguments], stderr=subprocess.PIPE, text=True)
         script.wait_ready(self.process)
+        self.said = []
+        self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True)
+        self.reader.start()
 
     def write(self, *pipelines, head=None):
         text = head or f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{self.folder}/pub\n{self.more}"
@@ -87,7 +90,7 @@ class Daemon:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
     def feed(self, *names, **how):
         for name in names:
@@ -117,9 +120,9 @@ class Daemon:
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        err = self.process.communicate(timeout=60)[1]
-        assert self.process.returncode == 0, (self.process.returncode, err)
-        return err
+        status = self.process.wait(timeout=60)
+        self.reader.join()
+        assert status == 0, (status, "".join(self.said)[-20000:])
 
 
 def sound(path):
