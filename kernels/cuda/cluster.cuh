@@ -60,6 +60,17 @@ __device__ __forceinline__ void send(uint32_t there, uint32_t barrier, uint4 v)
                  : "memory");
 }
 
+/* Four lanes that differ in bits `step` and 2 `step` of their number have a value each; all get all, to send 16 bytes at
+ * a time. */
+__device__ __forceinline__ uint4 gather4(uint32_t v, int lane, int step)
+{
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, v, step);
+    const bool odd = (lane & step) != 0, upper = (lane & 2 * step) != 0;
+    const uint32_t a = odd ? other : v, b = odd ? v : other;
+    const uint32_t c = __shfl_xor_sync(0xffffffffu, a, 2 * step), d = __shfl_xor_sync(0xffffffffu, b, 2 * step);
+    return upper ? make_uint4(c, d, a, b) : make_uint4(a, b, c, d);
+}
+
 } /* namespace cluster */
 
 #endif

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "kernels/cuda/math.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace {
 
@@ -471,27 +472,6 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) nar
 
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
-cudaError_t launch(void (*kernel)(params), const params &p, int outputs, int rows, int shared, void *stream)
-{
-    if (shared > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-        if (error != cudaSuccess)
-            return error;
-    }
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t how = {};
-    how.gridDim = dim3(unsigned(ceil_div(p.w.out, outputs)), unsigned(ceil_div(p.r.rows, rows)));
-    how.blockDim = dim3(THREADS);
-    how.dynamicSmemBytes = size_t(shared);
-    how.stream = static_cast<cudaStream_t>(stream);
-    how.attrs = &early;
-    how.numAttrs = 1;
-    return cudaLaunchKernelEx(&how, kernel, p);
-}
-
 /* The largest tiles that still give most multiprocessors a block. */
 constexpr int ENOUGH_BLOCKS = 100;
 
@@ -500,18 +480,20 @@ template <class S> bool enough(const params &p)
     return ceil_div(p.w.out, S::OUTPUTS) * ceil_div(p.r.rows, S::ROWS) >= ENOUGH_BLOCKS;
 }
 
-template <int PW, int P, class S> cudaError_t launch_wide(const params &p, void *stream)
+template <int PW, int P, class S> int launch_wide(const params &p, void *stream)
 {
-    return launch(wide<PW, P, S>, p, S::OUTPUTS, S::ROWS, S::SHARED, stream);
+    const dim3 grid(unsigned(ceil_div(p.w.out, S::OUTPUTS)), unsigned(ceil_div(p.r.rows, S::ROWS)));
+    return rows::launch(wide<PW, P, S>, grid, THREADS, S::SHARED, stream, p);
 }
 
-template <int PW, int P, int NT> cudaError_t launch_narrow(const params &p, void *stream)
+template <int PW, int P, int NT> int launch_narrow(const params &p, void *stream)
 {
     using S = narrow_shape<NT>;
-    return launch(narrow<PW, P, S>, p, 16, S::ROWS, S::shared(P), stream);
+    const dim3 grid(unsigned(ceil_div(p.w.out, 16)), unsigned(ceil_div(p.r.rows, S::ROWS)));
+    return rows::launch(narrow<PW, P, S>, grid, THREADS, S::shared(P), stream, p);
 }
 
-template <int PW, int P> cudaError_t launch_any(const params &p, void *stream)
+template <int PW, int P> int launch_any(const params &p, void *stream)
 {
     using large = wide_shape<PW, P, 2, P == 1 ? 8 : 4, 4, P == 3 ? 128 : 256, 4, P == 1 ? 2 : 1>;
     using middle = wide_shape<PW, P, 2, 4, 4, P == 1 ? 512 : 128, PW == 3 ? 3 : 4, P == 1 ? 2 : 1>;

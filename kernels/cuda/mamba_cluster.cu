@@ -134,29 +134,6 @@ template <> struct state_type<true> {
     typedef __nv_bfloat16 type;
 };
 
-/* count values, stride floats apart, added in ascending order. */
-template <int count> __device__ __forceinline__ float add_up(const float *v, int stride)
-{
-    float x[count];
-#pragma unroll
-    for (int i = 0; i < count; i++)
-        x[i] = v[i * stride];
-#pragma unroll
-    for (int i = 1; i < count; i++)
-        x[0] = __fadd_rn(x[0], x[i]);
-    return x[0];
-}
-
-/* Four lanes that differ in bits `step` and 2 `step` of their number have a value each; all get all. */
-__device__ __forceinline__ uint4 gather4(uint32_t v, int lane, int step)
-{
-    const uint32_t other = __shfl_xor_sync(ALL, v, step);
-    const bool odd = (lane & step) != 0, upper = (lane & 2 * step) != 0;
-    const uint32_t a = odd ? other : v, b = odd ? v : other;
-    const uint32_t c = __shfl_xor_sync(ALL, a, 2 * step), d = __shfl_xor_sync(ALL, b, 2 * step);
-    return upper ? make_uint4(c, d, a, b) : make_uint4(a, b, c, d);
-}
-
 /* ---- a block of the cluster ----------------------------------------------------------------------------------- */
 
 template <class T> struct block {
@@ -563,8 +540,8 @@ template <class T> struct block {
     {
         take_input(layer);
         const float *sums = f + T::SUMS + my.stream * T::SS + my.channel;
-        my.x = fmaf(add_up<8>(sums, T::W * T::SS), my.scale[0], my.bias[0]);
-        my.z = fmaf(add_up<8>(sums + MINE, T::W * T::SS), my.scale[1], my.bias[1]);
+        my.x = fmaf(math::add_up<8>(sums, T::W * T::SS), my.scale[0], my.bias[0]);
+        my.z = fmaf(math::add_up<8>(sums + MINE, T::W * T::SS), my.scale[1], my.bias[1]);
         if constexpr (T::P == 1)
             my.x = math::round_bf16(my.x), my.z = math::round_bf16(my.z);
         float u = my.conv_bias;
@@ -673,7 +650,7 @@ template <class T> struct block {
         for (int j = 0; j < (MIXED * T::W + THREADS - 1) / THREADS; j++) {
             const int i = int(threadIdx.x) + j * THREADS, sum = i / T::W, stream = i % T::W;
             if (sum < MIXED) {
-                const float total = add_up<BLOCKS>(f + T::PARTIAL + i, MIXED * T::W);
+                const float total = math::add_up<BLOCKS>(f + T::PARTIAL + i, MIXED * T::W);
                 const float y = fmaf(total, scale[sum], bias[sum]);
                 if (sum < R)
                     f[T::DT + stream * T::DS + sum] = y;
@@ -763,7 +740,7 @@ template <class T> struct block {
         if constexpr (T::P == 1) {
             const float other = __shfl_xor_sync(ALL, y, 4);
             const uint32_t pair = g % 2 ? math::pack_bf16(other, y) : math::pack_bf16(y, other);
-            const uint4 v = gather4(pair, lane, 8);
+            const uint4 v = cluster::gather4(pair, lane, 8);
             const uint32_t there = ptx::shared_address(f + T::Y + my.stream * T::YS) + uint32_t(my.e / 8 * 16);
             if (mine) {
                 cluster::send(cluster::in_block(there, uint32_t(g)), cluster::in_block(arrived, uint32_t(g)), v);
@@ -771,7 +748,7 @@ template <class T> struct block {
                               v);
             }
         } else {
-            const uint4 v = gather4(__float_as_uint(y), lane, 4);
+            const uint4 v = cluster::gather4(__float_as_uint(y), lane, 4);
             const uint32_t there = ptx::shared_address(f + T::Y + my.stream * T::YS + my.e / 4 * 4);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -842,14 +819,14 @@ template <class T> struct block {
     __device__ __forceinline__ void add_outputs(float scale, float bias, bool last)
     {
         const int stream = min(output_stream(), T::W - 1);
-        const float total = add_up<BLOCKS>(f + T::ENDS + stream * T::ES + output(), T::W * T::ES);
+        const float total = math::add_up<BLOCKS>(f + T::ENDS + stream * T::ES + output(), T::W * T::ES);
         residual = __fadd_rn(residual, fmaf(total, scale, bias));
         if (last) {
             if (output_stream() < rows)
                 p.x[int64_t(first_row + output_stream()) * D + rank * OUTS + output()] = residual;
             return;
         }
-        const uint4 v = gather4(__float_as_uint(residual), lane, 1);
+        const uint4 v = cluster::gather4(__float_as_uint(residual), lane, 1);
         const uint32_t there = ptx::shared_address(f + T::X + stream * T::XS + rank * OUTS + output() / 4 * 4);
         const uint32_t arrived = ptx::shared_address(box(BOX_X));
 #pragma unroll

@@ -448,23 +448,8 @@ template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, voi
 {
     p.per_block = ceil_div(p.step.rows, rows::multiprocessors());
     p.ring = ring_places<S>(p.per_block);
-    const int bytes = mix_bytes<S>(p.per_block, p.ring);
-    void (*kernel)(const params) = mix<PW, P, S, ZOH>;
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess)
-        return error;
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t how = {};
-    how.gridDim = dim3(unsigned(ceil_div(p.step.rows, p.per_block)));
-    how.blockDim = dim3(THREADS);
-    how.dynamicSmemBytes = size_t(bytes);
-    how.stream = static_cast<cudaStream_t>(stream);
-    how.attrs = &early;
-    how.numAttrs = 1;
-    return cudaLaunchKernelEx(&how, kernel, p);
+    const dim3 grid(unsigned(ceil_div(p.step.rows, p.per_block)));
+    return cudaError_t(rows::launch(mix<PW, P, S, ZOH>, grid, THREADS, size_t(mix_bytes<S>(p.per_block, p.ring)), stream, p));
 }
 
 template <class T, class S, bool ZOH> cudaError_t launch_plain(const params &p, void *stream)

@@ -94,29 +94,6 @@ template <int P, int NT> struct alignas(128) team_shared {
 
 enum { BOX_IN, BOX_SMALL, BOX_OUT, BOX_X, BOX_PARTIAL, BOX_MIXED, BOX_Y, BOXES };
 
-/* count values, stride floats apart, added in ascending order. */
-template <int count> __device__ __forceinline__ float add_up(const float *v, int stride)
-{
-    float x[count];
-#pragma unroll
-    for (int i = 0; i < count; i++)
-        x[i] = v[i * stride];
-#pragma unroll
-    for (int i = 1; i < count; i++)
-        x[0] = __fadd_rn(x[0], x[i]);
-    return x[0];
-}
-
-/* Four lanes that differ in bits `step` and 2 `step` of their number have a value each; all get all. */
-__device__ __forceinline__ uint4 gather4(uint32_t v, int lane, int step)
-{
-    const uint32_t other = __shfl_xor_sync(ALL, v, step);
-    const bool odd = (lane & step) != 0, upper = (lane & 2 * step) != 0;
-    const uint32_t a = odd ? other : v, b = odd ? v : other;
-    const uint32_t c = __shfl_xor_sync(ALL, a, 2 * step), d = __shfl_xor_sync(ALL, b, 2 * step);
-    return upper ? make_uint4(c, d, a, b) : make_uint4(a, b, c, d);
-}
-
 /* The lane's weights of a chunk. */
 __device__ __forceinline__ void operands(uint4 (&a)[1][2], const unsigned char *chunk, int lane)
 {
@@ -537,8 +514,8 @@ template <int P, int NT, class S> struct member {
         meet(BOX_PARTIAL, round, more());
         if (i / 32 * 32 >= (NT + 1) / 2 * 2 * MIXED || !mine) /* whole warps */
             return;
-        const float total = add_up<E / 32>(&shared.partial[slot][0][0][0] + i % (2 * MIXED), 2 * MIXED);
-        const uint4 v = gather4(__float_as_uint(fmaf(total, scale, bias)), lane, 2);
+        const float total = math::add_up<E / 32>(&shared.partial[slot][0][0][0] + i % (2 * MIXED), 2 * MIXED);
+        const uint4 v = cluster::gather4(__float_as_uint(fmaf(total, scale, bias)), lane, 2);
         const int row = 2 * (slot * BLOCKS + rank) + i % 2;
 #pragma unroll
         for (int k = 0; k < 2; k++)
@@ -613,9 +590,9 @@ template <int P, int NT, class S> struct member {
         if constexpr (P == PRECISION_BF16) {
             const float other = __shfl_xor_sync(ALL, y, 1);
             const uint32_t pair = lane % 2 ? math::pack_bf16(other, y) : math::pack_bf16(y, other);
-            send(&shared.y[row][e / 8 * 8], BOX_Y, lane % 8, gather4(pair, lane, 2));
+            send(&shared.y[row][e / 8 * 8], BOX_Y, lane % 8, cluster::gather4(pair, lane, 2));
         } else {
-            const uint4 v = gather4(__float_as_uint(y), lane, 1);
+            const uint4 v = cluster::gather4(__float_as_uint(y), lane, 1);
 #pragma unroll
             for (int k = 0; k < 2; k++)
                 send(&shared.y[row][e / 4 * 4], BOX_Y, lane % 4 * 2 + k, v);
@@ -701,7 +678,7 @@ template <int P, int NT, class S> struct member {
                     p.x[int64_t(first_row + pass * p.each + row) * D + o + g] = x[i];
                 continue;
             }
-            const uint4 v = gather4(__float_as_uint(x[i]), lane, 4);
+            const uint4 v = cluster::gather4(__float_as_uint(x[i]), lane, 4);
 #pragma unroll
             for (int k = 0; k < 2; k++)
                 send(&shared.x[row][o + g / 4 * 4], BOX_X, g % 4 * 2 + k, v);

@@ -80,6 +80,19 @@ __device__ __forceinline__ void block_sum(float (&c)[4], const uint4 (&a)[PW][HA
                 ptx::mma(c, a[i][half], b[both - i][half]);
 }
 
+/* count values, stride floats apart, added in ascending order: step 3. */
+template <int count> __device__ __forceinline__ float add_up(const float *v, int stride)
+{
+    float x[count];
+#pragma unroll
+    for (int i = 0; i < count; i++)
+        x[i] = v[i * stride];
+#pragma unroll
+    for (int i = 1; i < count; i++)
+        x[0] = __fadd_rn(x[0], x[i]);
+    return x[0];
+}
+
 /* ---- functions, to 2e-7 or so ------------------------------------------------------------------------------- */
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
