@@ -164,7 +164,8 @@ static void put_engine(FILE *file, const struct daemon *daemon)
     put_one(file, "batches_total", "counter", "steps of a batch of streams", (double)engine_batches(daemon->engine));
     put_family(file, "batch_step_seconds", "histogram", "how long a batch's step took");
     put_histogram(file, "batch_step_seconds", NULL, engine_step_times(daemon->engine));
-    put_one(file, "engine_load_ratio", "gauge", "share of the time in which the engine is at work for live streams", engine_load(daemon->engine));
+    put_one(file, "engine_load_ratio", "gauge", "share of the time in which the engine is at work for live streams",
+            engine_load(daemon->engine));
     put_family(file, "hop_delay_seconds", "histogram", "from a hop being there to its being out of the model");
     put_histogram(file, "hop_delay_seconds", NULL, engine_delays(daemon->engine));
 }

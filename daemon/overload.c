@@ -28,7 +28,8 @@ static void look(struct overload *overload, int64_t now)
     double share = (double)span / 1e9 / SMOOTHING_S, load = (double)overload->busy / (double)span;
     overload->load += (load - overload->load) * (share < 1 ? share : 1);
     int64_t less = overload->before - waiting;
-    bool shrinks = less > span / 10 && less > (int64_t)((double)span * (double)waiting / (double)CLEARED), late = waiting > 0 && !shrinks && load >= BUSY;
+    bool shrinks = less > span / 10 && less > (int64_t)((double)span * (double)waiting / (double)CLEARED);
+    bool late = waiting > 0 && !shrinks && load >= BUSY;
     bool calm = waiting <= 0 && overload->load < BUSY;
     overload->late_since = !late ? 0 : overload->late_since ? overload->late_since : now; /* one long pause is over by now */
     overload->calm_since = !calm ? 0 : overload->calm_since ? overload->calm_since : overload->from;

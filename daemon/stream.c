@@ -131,7 +131,8 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .hop = model->hop, .priority = setup->priority, .elapsed = 1,
+                              .counters = setup->counters, .model = model, .hop = model->hop,
+                              .priority = setup->priority, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass, .deadline = setup->deadline};
     find_unit(stream);
@@ -786,7 +787,8 @@ static void end(struct stream *stream)
 bool stream_retire(struct stream *stream)
 {
     size_t most = stream->leaves ? (size_t)stream->model->hop - 1 : 0;
-    if (!stream->flushed || stream->staged > most || stream->hops > 0 || atomic_load_explicit(&stream->ended, memory_order_relaxed)) {
+    bool ended = atomic_load_explicit(&stream->ended, memory_order_relaxed);
+    if (!stream->flushed || stream->staged > most || stream->hops > 0 || ended) {
         return false;
     }
     if (stream->leaves) {
