@@ -379,10 +379,10 @@ static void who_takes_too_long_gives_way_and_comes_back(void **state)
     assert_int_equal(count_rung(&rig, LOW, STREAMS - LOW, RUNG_MODEL), STREAMS - LOW);
     assert_true(engine_load(rig.thread) < 1);
     uint64_t late = count_late(&rig);
-    run_for(&rig, in, 20);
+    run_for(&rig, in, 8);
     assert_int_equal(count_late(&rig), late);
     scripts[0].slow_ns = 100000;
-    run_for(&rig, in, 60);
+    run_for(&rig, in, 30);
     assert_int_equal(count_rung(&rig, 0, STREAMS, RUNG_MODEL), STREAMS);
     assert_int_equal(count_late(&rig), late);
     assert_nothing_lost(&rig);

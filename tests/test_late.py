@@ -190,7 +190,7 @@ def who_is_too_many_for_one_thread_gives_way_until_all_are_in_time():
             header = msgpack.unpackb(header)
             subscriber.close(0)
             assert topic.endswith(b"/denoise-16k/") and header["mdl"].startswith("tiny-denoise@"), (topic, header)
-            assert rungs[0] == 0 and max(rungs) == 1, rungs
+            assert rungs[0] == 0 and max(rungs) < 3, rungs
             assert "overload" in [reason["what"] for reason in health["reasons"]], health
         print(f"{CROWD} streams on one thread: {sum(rung > 0 for rung in rungs)} gave way, and {took:.0f} s later all were in time")
         process.kill()
