@@ -37,6 +37,7 @@ struct stream {
     int n_sinks, channel, rate;
     bool patient;
     bool waits;  /* for room in its sinks */
+    bool halts;  /* no further hop begins before its models have settled: with much to do there is always one on its way */
     bool scores; /* the model gives scores about each hop, not samples */
     struct counters *counters;
     int hop;                    /* the model's, for other threads: it stays as models change */
@@ -439,6 +440,9 @@ static bool is_dropping(struct stream *stream)
 /* Stage what waits, where this engine steps on it, or none does and it is the stream's own. Gives hops. */
 static int begin(struct stream *stream, const struct ssm_engine *engine)
 {
+    if (stream->halts) {
+        return 0;
+    }
     bool rests = !ladder_plan(&stream->ladder);
     if (rests ? !stream_is_of(stream, engine) : !ladder_runs(&stream->ladder, engine)) {
         return 0;
@@ -886,7 +890,8 @@ bool stream_succeeded(const struct stream *stream)
 
 bool stream_settle(struct stream *stream, struct successor *successor)
 {
-    if (stream->hops > 0) {
+    stream->halts = stream->hops > 0;
+    if (stream->halts) {
         return false;
     }
     ladder_settle(&stream->ladder);

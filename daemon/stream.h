@@ -119,7 +119,7 @@ void stream_await_none(struct stream *stream);
 void stream_succeed(struct stream *stream);
 bool stream_succeeded(const struct stream *stream); /* any thread: it is, or nothing is */
 /* Let it be the stream's model. What that was is the successor's now, which is to be closed and awaited no more. False: a hop is
- * on its way; not now. */
+ * on its way; none follows it before this is asked again. */
 bool stream_settle(struct stream *stream, struct successor *successor);
 
 /* It ends here, whatever waits; its sinks are told. */
