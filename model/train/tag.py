@@ -66,16 +66,15 @@ class Step(train.Step):
     def __init__(self, model, flat, device, scan, wrap, log):
         self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
         self.pieces = {k: wrap(layers.PIECES[k]) for k in ("hop_frames", "encode", "block_in", "block_out")}
-        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.graph, self.parts, self.batch = None, None, None
 
     def settle(self, batch):
-        """Find a way in which loss and gradients are finite on this machine: as asked for, in fp32, nothing compiled, another
-        scan; each keeps what the one before gave up."""
+        """Find a way in which loss and gradients are finite on this machine: as asked for, nothing compiled, another scan; each
+        keeps what the one before gave up. On an H200, compiled and with products in bf16, every loss was NaN from the first
+        step, for a reason not found; fp32, nothing compiled, trained what is shipped."""
         plain = {k: layers.PIECES[k] for k in self.pieces}
         triton = layers.make_scan("triton32") if self.device.type == "cuda" else None
-        for way, change in (("as asked for", {}), ("fp32", dict(dtype=torch.float32)), ("nothing compiled", dict(pieces=plain)),
-                            ("Triton's scan", dict(scan=triton))):
+        for way, change in (("as asked for", {}), ("nothing compiled", dict(pieces=plain)), ("Triton's scan", dict(scan=triton))):
             vars(self).update(change)
             loss, norm = float(self.eager(*batch)), float(self.flat.grad.norm())
             self.log("step: %s: loss %.4f, gradient %.4g" % (way, loss, norm))
@@ -87,7 +86,7 @@ class Step(train.Step):
 
     def eager(self, sound, target, weight):
         self.flat.grad.zero_()
-        logits = self.model(sound, self.scan, None, self.dtype, self.pieces)
+        logits = self.model(sound, self.scan, pieces=self.pieces)
         value = loss_of(logits, target, weight, self.model.config["exclusive"], self.model.config["look"])
         value.backward()
         return value.detach()[None]
