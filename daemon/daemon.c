@@ -605,7 +605,9 @@ void daemon_tell_ready(const struct daemon *daemon)
 
 void daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
 {
+    pthread_mutex_lock(&daemon->lock); /* the web server is there already, and tells whether it can be read again */
     reload_from(daemon->reload, load, arg);
+    pthread_mutex_unlock(&daemon->lock);
 }
 
 int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)

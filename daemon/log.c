@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/log.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "dsp/clock.h"
 
@@ -12,8 +14,8 @@
 enum { TEXT = 1024, KINDS = 32, TOLD = 40, SPAN_S = 10 };
 static const int64_t span = SPAN_S * INT64_C(1000000000);
 
-static const char *const level_names[] = {[LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info",
-                                          [LOG_DEBUG] = "debug"};
+static const char *const level_names[] = {
+    [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
 static bool as_json, with_debug;
 
 /* What was said with one format since `since`. */
@@ -26,7 +28,8 @@ struct kind {
 };
 
 static struct kind kinds[KINDS];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of kinds and stderr */
+static uint64_t unheard;                                 /* lines that a full pipe, which nobody reads, didn't take */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of kinds, unheard and stderr */
 
 void log_as_json(void)
 {
@@ -52,8 +55,15 @@ static void print_json_text(const char *text)
     }
 }
 
-/* `more`: so many others of its kind were not told. */
-static void print(enum log_level level, uint64_t more, const char *text)
+/* Is there room for a line? A pipe that is ready takes PIPE_BUF bytes without waiting, and so nobody who tells waits
+ * for who reads. */
+static bool is_heard(void)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&out, 1, 0) != 0;
+}
+
+static void write_line(enum log_level level, uint64_t more, const char *text)
 {
     char repeated[64] = "";
     if (as_json) {
@@ -68,10 +78,27 @@ static void print(enum log_level level, uint64_t more, const char *text)
         fputs("\"}\n", stderr);
     } else {
         if (more > 0) {
-            snprintf(repeated, sizeof repeated, "repeated %llu times in %d s, the last: ", (unsigned long long)more, SPAN_S);
+            snprintf(repeated, sizeof repeated, "repeated %llu times in %d s, the last: ", (unsigned long long)more,
+                     SPAN_S);
         }
         fprintf(stderr, "ssmd: %s%s%s\n", level == LOG_WARNING ? "warning: " : "", repeated, text);
     }
+}
+
+/* `more`: so many others of its kind were not told. */
+static void print(enum log_level level, uint64_t more, const char *text)
+{
+    char lost[64];
+    if (!is_heard()) {
+        unheard++;
+        return;
+    }
+    if (unheard > 0) {
+        snprintf(lost, sizeof lost, "%llu lines found no room here and are lost", (unsigned long long)unheard);
+        unheard = 0;
+        write_line(LOG_WARNING, 0, lost);
+    }
+    write_line(level, more, text);
 }
 
 static void settle(struct kind *kind)

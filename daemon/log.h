@@ -5,7 +5,8 @@
 /* Lines on stderr for a person, or as JSON for a machine. Any thread but the engine's, which counts.
  *
  * What goes wrong again and again doesn't fill the disk: of errors and warnings of one format 40 are told in 10 s, the others
- * counted, and when the 10 s are over it says how many there were, and the last one's words. */
+ * counted, and when the 10 s are over it says how many there were, and the last one's words. Nobody waits for who reads: lines that a
+ * full pipe doesn't take are counted and told later. */
 
 #include <stdbool.h>
 

@@ -2,6 +2,7 @@
 /* daemon/log.c: a storm of lines is counted instead of told. */
 #include "daemon/log.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "dsp/clock.h"
@@ -115,10 +116,42 @@ static void machines_read_the_number_by_itself(void **state)
     assert_non_null(strstr(text, "\"level\":\"warning\",\"repeated\":99960,\"text\":\"it failed: 99999\"}\n"));
 }
 
+/* A pipe that nobody reads stops nobody; what it didn't take is told when there is room again. */
+static void a_full_pipe_holds_nobody_up(void **state)
+{
+    (void)state;
+    int ends[2], kept = dup(2), full = 0;
+    char byte = '.';
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+    while (write(ends[1], &byte, 1) == 1) {
+        full++;
+    }
+    assert_int_equal(fcntl(ends[1], F_SETFL, 0), 0);
+    assert_true(dup2(ends[1], 2) == 2);
+    log_line(LOG_INFO, "nobody hears this");
+    log_line(LOG_INFO, "nor this");
+    for (size_t n; full > 0; full -= (int)n) {
+        ssize_t got = read(ends[0], text, sizeof text);
+        n = got > 0 ? (size_t)got : 0;
+    }
+    log_line(LOG_INFO, "but this");
+    dup2(kept, 2);
+    close(kept);
+    ssize_t got = read(ends[0], text, sizeof text - 1);
+    close(ends[0]);
+    close(ends[1]);
+    assert_true(got > 0);
+    text[got] = '\0';
+    assert_non_null(strstr(text, "2 lines found no room here and are lost\n"));
+    assert_non_null(strstr(text, "but this\n"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_storm_is_told_forty_times_and_then_as_a_number),
+        cmocka_unit_test(a_full_pipe_holds_nobody_up),
         cmocka_unit_test(news_and_many_kinds_are_all_told),
         cmocka_unit_test(machines_read_the_number_by_itself),
     };
