@@ -47,21 +47,27 @@ static void note(struct troubles *troubles, const struct config_place *at, const
 }
 
 /* A file that is there; one that isn't may still come. */
-static void try_source(const struct config_pipeline *pipeline, struct troubles *troubles)
+static void try_file(const struct config_pipeline *pipeline, struct troubles *troubles)
 {
     struct worker *reader = worker_create();
     const struct source_setup setup = {&pipeline->source, pipeline->name, reader, NULL};
     struct ssm_error err = {0};
-    if (reader && pipeline->source.type == SOURCE_FILE && access(pipeline->source.path, F_OK) == 0) {
-        struct source *source = source_file.open(&setup, &err);
-        if (source) {
-            source->ops->close(source);
-        } else {
-            note(troubles, &pipeline->at.source, &err);
-        }
+    struct source *source = reader ? source_file.open(&setup, &err) : NULL;
+    if (source) {
+        source->ops->close(source);
+    } else if (reader) {
+        note(troubles, &pipeline->at.source, &err);
     }
     worker_destroy(reader);
+}
+
+static void try_source(const struct config_pipeline *pipeline, struct troubles *troubles)
+{
     char key[CERT_KEY];
+    struct ssm_error err = {0};
+    if (pipeline->source.type == SOURCE_FILE && access(pipeline->source.path, F_OK) == 0) {
+        try_file(pipeline, troubles);
+    }
     if (pipeline->source.server_key[0] && cert_public(pipeline->source.server_key, key, &err) < 0) {
         note(troubles, &pipeline->at.source, &err);
     }
@@ -78,23 +84,21 @@ static void try_keys(const struct config *config, struct troubles *troubles)
     gate_close(gate);
 }
 
-static struct ssm_engine *find_model(const struct models *models, const char *name)
+/* NULL: not tried. */
+static const struct opened *find_model(const struct models *models, const char *name)
 {
     for (int i = 0; i < models->n; i++) {
         if (strcmp(models->at[i].name, name) == 0) {
-            return models->at[i].engine;
+            return &models->at[i];
         }
     }
     return NULL;
 }
 
-static bool is_tried(const struct models *models, const char *name)
+static struct ssm_engine *engine_of(const struct models *models, const char *name)
 {
-    int i = 0;
-    while (i < models->n && strcmp(models->at[i].name, name) != 0) {
-        i++;
-    }
-    return i < models->n;
+    const struct opened *opened = find_model(models, name);
+    return opened ? opened->engine : NULL;
 }
 
 /* Open a model on its device, as ssmd's start does, unless that was tried. */
@@ -102,7 +106,7 @@ static void try_model(struct models *models, const char *name, const struct conf
 {
     const struct ssm_options options = {.device = models->config->device, .precision = models->config->precision};
     struct ssm_error err = {0};
-    if (!name[0] || is_tried(models, name)) {
+    if (!name[0] || find_model(models, name)) {
         return;
     }
     struct ssm_engine *engine = ssm_open(name, &options, &err);
@@ -114,7 +118,7 @@ static void try_model(struct models *models, const char *name, const struct conf
 
 static void try_fit(const struct models *models, const struct config_pipeline *pipeline, struct troubles *troubles)
 {
-    struct ssm_engine *engine = find_model(models, pipeline->model), *smaller = find_model(models, pipeline->fallback);
+    struct ssm_engine *engine = engine_of(models, pipeline->model), *smaller = engine_of(models, pipeline->fallback);
     struct ssm_error err = {0};
     if (engine && fit_pipeline(pipeline, engine, &err) < 0) {
         note(troubles, &pipeline->at.model, &err);
@@ -134,7 +138,8 @@ static void try_capacity(const struct config *config, struct troubles *troubles)
     }
 }
 
-/* In the order of the daemon's start: keys, sources, models, room for them, what fits what. Gives how many models there are.
+/* In the order of the daemon's start: keys, sources, models, room for them, what fits what. Gives how many models there
+ * are.
  */
 static int try_all(const struct config *config, struct troubles *troubles)
 {
@@ -239,7 +244,8 @@ const struct verb ssm_check = {
         "the\n"
         "key, what is wrong, and the key you may have meant. FILE - is standard input. Exits with 78 for an error in "
         "the\n"
-        "file, with 65, 66, 69 or 77 for a model, keys or a source file that can't be opened. Source files that aren't there "
+        "file, with 65, 66, 69 or 77 for a model, keys or a source file that can't be opened. Source files that aren't "
+        "there "
         "(yet),\n"
         "audio devices and addresses are not tried.",
     .examples = "  ssm check live.yaml && ssmd --config live.yaml\n"

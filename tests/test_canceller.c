@@ -2,24 +2,19 @@
 #include "daemon/canceller.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "daemon/link.h"
-#include "dsp/clock.h"
+#include "tests/helper_device.h"
 #include "tests/test.h"
 
-/* The loudspeakers play forty tones, as a function of time. Their monitor is this program as a helper, whose clock runs 300 ppm
- * too fast; the microphone hears them 60 and 83 ms later. */
+/* The loudspeakers play forty tones, as a function of time. Their monitor is this program as a helper, whose clock runs
+ * 300 ppm too fast; the microphone hears them 60 and 83 ms later. */
 enum { RATE = 16000, HOP = 160, TONES = 40, SECONDS = 14 };
 static const double ppm = 300;
-static const int64_t patience_ns = 400000000; /* with a monitor that is late on a busy machine: times are told as they should be */
+static const int64_t patience_ns =
+    400000000; /* with a monitor that is late on a busy machine: times are told as they should be */
 
 static double playing(double t)
 {
@@ -35,27 +30,10 @@ static double seconds(int64_t ns)
     return 1e-9 * (double)(ns % INT64_C(3600000000000));
 }
 
-static void sleep_until(int64_t ns)
-{
-    int64_t left = ns - clock_now();
-    if (left > 0) {
-        nanosleep(&(struct timespec){left / 1000000000, left % 1000000000}, NULL);
-    }
-}
-
 static void helper_main(int memory, int socket)
 {
-    struct link *link = link_map(memory);
-    char word;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    snprintf(link->name, sizeof link->name, "TEST:monitor");
-    link->got_rate = RATE;
-    link_say(link, socket, LINK_OPENED);
-    if (recv(socket, &word, 1, 0) != 1) {
-        _exit(0);
-    }
-    link_begin(link);
-    link_say(link, socket, LINK_RUNS);
+    struct link *link = helper_map(memory);
+    helper_begin(link, socket, "monitor", RATE);
     int64_t zero = clock_now();
     for (uint64_t at = 0;; at += HOP) {
         float samples[HOP];
@@ -91,8 +69,8 @@ static void a_monitor_with_another_clock_is_taken_out(void **state)
     (void)state;
     struct left left = {.least = 1e9};
     struct ssm_error err = {0};
-    const struct canceller_setup setup = {.device = "monitor", .pipeline = "p", .rate = RATE, .n_channels = 1, .give = give,
-                                          .arg = &left};
+    const struct canceller_setup setup = {
+        .device = "monitor", .pipeline = "p", .rate = RATE, .n_channels = 1, .give = give, .arg = &left};
     struct canceller *canceller = canceller_open(&setup, &err);
     assert_non_null(canceller);
     assert_int_equal(canceller_start(canceller, &err), 0);

@@ -7,19 +7,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/link.h"
-#include "dsp/clock.h"
 #include "model/refuse.h"
+#include "tests/helper_device.h"
 #include "tests/test.h"
 
-/* Cards whose helper is this program with a script instead of PortAudio. The device "ramp:T" gives, at 16 kHz, the number of the
- * moment since T ns as its sample, in thousandths, so that it shows where a sample was lost. */
+/* Cards whose helper is this program with a script instead of PortAudio. The device "ramp:T" gives, at 16 kHz, the
+ * number of the moment since T ns as its sample, in thousandths, so that it shows where a sample was lost. */
 enum { RATE = 16000, BLOCK = 160, PATIENCE_MS = 20000 };
 
 static void sleep_ms(long ms)
@@ -28,19 +25,6 @@ static void sleep_ms(long ms)
 }
 
 /* ---- The helper. ---- */
-
-static void begin(struct link *link, int socket)
-{
-    char word;
-    snprintf(link->name, sizeof link->name, "TEST:%.200s", link->device);
-    link->got_rate = RATE;
-    link_say(link, socket, LINK_OPENED);
-    if (recv(socket, &word, 1, 0) != 1) {
-        _exit(0);
-    }
-    link_begin(link);
-    link_say(link, socket, LINK_RUNS);
-}
 
 static void give_ramp(struct link *link, int socket, int64_t zero)
 {
@@ -51,18 +35,15 @@ static void give_ramp(struct link *link, int socket, int64_t zero)
             samples[i] = (float)(at + (uint64_t)i) / 1e6F;
         }
         at += BLOCK;
-        int64_t due = zero + (int64_t)at * 1000000 / RATE * 1000, now = clock_now();
-        if (due > now) {
-            sleep_ms((long)((due - now) / 1000000) + 1);
-        }
+        int64_t due = zero + (int64_t)at * 1000000 / RATE * 1000;
+        sleep_until(due);
         link_capture(link, socket, samples, BLOCK, false, clock_now());
     }
 }
 
 static void helper_main(int memory, int socket)
 {
-    struct link *link = link_map(memory);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct link *link = helper_map(memory);
     int64_t zero = 0;
     if (strcmp(link->device, "absent") == 0) {
         refuse(&link->error, 69, "there is no such device");
@@ -72,7 +53,7 @@ static void helper_main(int memory, int socket)
     if (strcmp(link->device, "crash") == 0) {
         raise(SIGKILL);
     }
-    begin(link, socket);
+    helper_begin(link, socket, link->device, RATE);
     if (sscanf(link->device, "ramp:%ld", &zero) == 1) {
         give_ramp(link, socket, zero);
     }
@@ -117,8 +98,16 @@ static const int first[] = {0};
 
 static struct card *open_card(const char *device, struct taker *taker, struct ssm_error *err)
 {
-    const struct card_setup setup = {.device = device, .pipeline = "p", .capture = true, .channels = first, .n_channels = 1,
-                                     .floor_db = -100, .take = take, .lose = lose, .tell = tell, .turned = turned,
+    const struct card_setup setup = {.device = device,
+                                     .pipeline = "p",
+                                     .capture = true,
+                                     .channels = first,
+                                     .n_channels = 1,
+                                     .floor_db = -100,
+                                     .take = take,
+                                     .lose = lose,
+                                     .tell = tell,
+                                     .turned = turned,
                                      .arg = taker};
     return card_open(&setup, err);
 }

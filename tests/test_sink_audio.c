@@ -5,44 +5,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "daemon/card.h"
-#include "daemon/link.h"
 #include "daemon/sink.h"
 #include "daemon/waker.h"
-#include "dsp/clock.h"
+#include "tests/helper_device.h"
 #include "tests/test.h"
 
 /* The player's helper is this program, with a device "player:PPM" whose clock of 48 kHz runs so much too fast. */
 enum { MODEL = 16000, HOP = 160, RATE = 48000, BUFFER = 480, CHANNELS = 2 };
 
-static void sleep_until(int64_t ns)
-{
-    int64_t left = ns - clock_now();
-    if (left > 0) {
-        nanosleep(&(struct timespec){left / 1000000000, left % 1000000000}, NULL);
-    }
-}
-
 static void helper_main(int memory, int socket)
 {
-    struct link *link = link_map(memory);
-    char word;
+    struct link *link = helper_map(memory);
     double ppm = 0;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     sscanf(link->device, "player:%lf", &ppm);
-    snprintf(link->name, sizeof link->name, "TEST:player");
-    link->got_rate = RATE;
-    link_say(link, socket, LINK_OPENED);
-    if (recv(socket, &word, 1, 0) != 1) {
-        _exit(0);
-    }
-    link_begin(link);
-    link_say(link, socket, LINK_RUNS);
+    helper_begin(link, socket, "player", RATE);
     int64_t zero = clock_now();
     for (uint64_t i = 1;; i++) {
         float samples[BUFFER * CHANNELS];
@@ -64,8 +42,8 @@ static void start(struct rig *rig, double ppm)
     struct config_sink config = {.type = SINK_AUDIO};
     const struct ssm_info model = {.rate = MODEL, .hop = HOP};
     snprintf(config.device, sizeof config.device, "player:%g", ppm);
-    const struct sink_setup setup = {.config = &config, .pipeline = "p", .model = &model, .n_channels = CHANNELS,
-                                     .counters = rig->counters};
+    const struct sink_setup setup = {
+        .config = &config, .pipeline = "p", .model = &model, .n_channels = CHANNELS, .counters = rig->counters};
     rig->sink = sink_audio.open(&setup, &rig->err);
     assert_non_null(rig->sink);
     assert_int_equal(sink_audio.start(rig->sink, &rig->err), 0);
@@ -103,7 +81,8 @@ static uint64_t slipped(const struct rig *rig)
            counted_in(rig->counters, CHANNELS, COUNTER_PLAYBACK_INSERTED);
 }
 
-/* As many samples are made as the player's clock asks for, in both channels, in 5 s in which a busy machine let none slip. */
+/* As many samples are made as the player's clock asks for, in both channels, in 5 s in which a busy machine let none
+ * slip. */
 static void players_with_other_clocks_are_followed(void **state)
 {
     (void)state;
@@ -119,7 +98,8 @@ static void players_with_other_clocks_are_followed(void **state)
         uint64_t before[2][2] = {{made(&rigs[0], 0), made(&rigs[0], 1)}, {made(&rigs[1], 0), made(&rigs[1], 1)}};
         run_until(rigs, 2, 13 + 5 * tries);
         for (int k = 0; k < 2; k++) {
-            double first = (double)(made(&rigs[k], 0) - before[k][0]), last = (double)(made(&rigs[k], 1) - before[k][1]);
+            double first = (double)(made(&rigs[k], 0) - before[k][0]),
+                   last = (double)(made(&rigs[k], 1) - before[k][1]);
             bool undisturbed = slipped(&rigs[k]) == slips[k];
             told[k] = told[k] || undisturbed;
             followed[k] = followed[k] || (undisturbed && fabs(first / (5.0 * RATE) - 1 - ppm[k] * 1e-6) < 6e-4 &&
@@ -143,7 +123,8 @@ static void what_a_lost_player_would_have_played_is_counted(void **state)
     run_until(&rig, 1, 2);
     uint64_t slips = slipped(&rig);
     char command[64];
-    snprintf(command, sizeof command, "pkill -KILL -P %d -f -- '[-]%s'", getpid(), LINK_ARGUMENT + 1); /* not its shell */
+    snprintf(command, sizeof command, "pkill -KILL -P %d -f -- '[-]%s'", getpid(),
+             LINK_ARGUMENT + 1); /* not its shell */
     assert_int_equal(system(command), 0);
     run_until(&rig, 1, 3.5);
     uint64_t missed = slipped(&rig) - slips;
