@@ -94,28 +94,98 @@ static void check_pcm(const struct config *config, const struct config_pipeline 
     check_server_key(config, pipeline, sub, source, errors);
 }
 
+/* An MQTT filter: + and # stand for whole levels, # for the last. */
+static bool is_filter(const char *text)
+{
+    for (const char *at = text; *at; at++) {
+        bool alone = (at == text || at[-1] == '/') && (at[1] == '/' || at[1] == '\0');
+        if ((*at == '+' && !alone) || (*at == '#' && (!alone || at[1] != '\0'))) {
+            return false;
+        }
+    }
+    return text[0] != '\0';
+}
+
+/* Keys that only one transport has. */
+static void check_mqtt_keys(const struct node *source, const char *pipeline, struct config_errors *errors)
+{
+    static const char *const keys[] = {"qos", "user", "password_file", "ca"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const struct node *node = node_find(source, keys[i]);
+        char path[256];
+        snprintf(path, sizeof path, "pipelines.%s.source.%s", pipeline, keys[i]);
+        if (node) {
+            errors_add(errors, node->at, path, "is for the transport mqtt");
+        }
+    }
+}
+
+/* A password is shown to who is on the way, but for TLS. */
+static void check_mqtt(const struct config *config, const struct config_source *sensor, const struct node *source,
+                       const char *path, struct config_errors *errors)
+{
+    const struct node *connect = node_find(source, "connect"), *topic = node_find(source, "topic"), *ca = node_find(source, "ca");
+    const struct node *password = node_find(source, "password_file");
+    bool tls = strncmp(sensor->connect, "mqtts://", 8) == 0, plain = strncmp(sensor->connect, "mqtt://", 7) == 0;
+    char address[300];
+    snprintf(address, sizeof address, "tcp://%s", plain ? sensor->connect + 7 : "localhost:1");
+    if (!connect || (sensor->connect[0] && !tls && !plain)) {
+        errors_add(errors, connect ? connect->at : source->at, path, "the transport mqtt needs connect: mqtt://HOST:PORT");
+    } else if (!topic || !is_filter(sensor->topic)) {
+        errors_add(errors, topic ? topic->at : source->at, path, "the transport mqtt needs a topic, such as plant/+/vibration or plant/#");
+    } else if (ca && plain) {
+        errors_add(errors, ca->at, path, "ca is for mqtts://");
+    } else if (password && !node_find(source, "user")) {
+        errors_add(errors, password->at, path, "password_file needs user");
+    } else if (password && !is_local(address) && !config->insecure) {
+        errors_add(errors, password->at, path,
+                   "the password can be read by who is on the way to %s. Use mqtts://, or write insecure: true if that is what you want",
+                   sensor->connect);
+    }
+}
+
 /* A transport's address has to be there, and reachable from here alone. */
+static void check_listen(const struct config *config, const struct config_source *sensor, const struct node *source,
+                         const char *path, struct config_errors *errors)
+{
+    bool pull = sensor->transport == SENSOR_PULL, ipc = strncmp(sensor->listen, "ipc://", 6) == 0;
+    const struct node *listen = node_find(source, "listen");
+    struct place at = listen ? listen->at : source->at;
+    char address[300];
+    snprintf(address, sizeof address, "tcp://%s", sensor->listen);
+    if (!listen) {
+        errors_add(errors, at, path, "this transport needs listen: HOST:PORT");
+    } else if (ipc && !pull) {
+        errors_add(errors, at, path, "ipc:// is for the transport pull");
+    } else if (sensor->listen[0] && !ipc) {
+        check_reach(config, &(struct port){address, "feed the model", pull}, at, path, errors);
+    }
+}
+
+static void check_sub(const struct config_source *sensor, const struct node *source, const char *path, struct config_errors *errors)
+{
+    const struct node *connect = node_find(source, "connect");
+    if (!connect || strncmp(sensor->connect, "mqtt", 4) == 0) {
+        errors_add(errors, connect ? connect->at : source->at, path, "the transport sub needs connect: tcp://HOST:PORT");
+    }
+}
+
 static void check_sensor(const struct config *config, const struct config_pipeline *pipeline, const struct node *source,
                          struct config_errors *errors)
 {
     const struct config_source *sensor = &pipeline->source;
-    bool listens = sensor->transport != SENSOR_STDIN && sensor->transport != SENSOR_SUB;
-    bool pull = sensor->transport == SENSOR_PULL, ipc = strncmp(sensor->listen, "ipc://", 6) == 0;
-    const struct node *listen = node_find(source, "listen");
-    struct place at = listen ? listen->at : source->at;
-    char path[256], address[300];
+    char path[256];
     snprintf(path, sizeof path, "pipelines.%s.source", pipeline->name);
-    snprintf(address, sizeof address, "tcp://%s", sensor->listen);
-    if (listens && !listen) {
-        errors_add(errors, at, path, "this transport needs listen: HOST:PORT");
-    } else if (listens && ipc && !pull) {
-        errors_add(errors, at, path, "ipc:// is for the transport pull");
-    } else if (listens && sensor->listen[0] && !ipc) {
-        check_reach(config, &(struct port){address, "feed the model", pull}, at, path, errors);
-    }
     check_server_key(config, pipeline, sensor->transport == SENSOR_SUB, source, errors);
-    if (sensor->transport == SENSOR_SUB && !node_find(source, "connect")) {
-        errors_add(errors, source->at, path, "the transport sub needs connect: tcp://HOST:PORT");
+    if (sensor->transport == SENSOR_MQTT) {
+        check_mqtt(config, sensor, source, path, errors);
+    } else {
+        check_mqtt_keys(source, pipeline->name, errors);
+    }
+    if (sensor->transport == SENSOR_SUB) {
+        check_sub(sensor, source, path, errors);
+    } else if (sensor->transport != SENSOR_STDIN && sensor->transport != SENSOR_MQTT) {
+        check_listen(config, sensor, source, path, errors);
     }
     if (sensor->least > sensor->most) {
         errors_add(errors, source->at, path, "least is above most");

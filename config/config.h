@@ -18,7 +18,7 @@
 enum { CONFIG_PIPELINES = 4096, CONFIG_SINKS = 8, CONFIG_CHANNELS = 64, CONFIG_ERRORS = 32 };
 
 enum source_type { SOURCE_FILE, SOURCE_AUDIO, SOURCE_PCM, SOURCE_SENSOR };
-enum sensor_transport { SENSOR_STDIN, SENSOR_UDP, SENSOR_TCP, SENSOR_PULL, SENSOR_SUB };
+enum sensor_transport { SENSOR_STDIN, SENSOR_UDP, SENSOR_TCP, SENSOR_PULL, SENSOR_SUB, SENSOR_MQTT };
 enum sink_type { SINK_PUBLISH, SINK_AUDIO, SINK_FILE, SINK_JSONL };
 
 struct config_source {
@@ -39,8 +39,12 @@ struct config_source {
     double buffer_s;               /* ring length in seconds                                                          */
     enum sensor_transport transport; /* sensor                                                                        */
     char listen[256];              /* sensor over udp, tcp, pull: HOST:PORT; pull also ipc://PATH                     */
-    char connect[256];             /* sensor over sub: a ZeroMQ address                                               */
-    char topic[256];               /* sensor over sub: what messages begin with                                       */
+    char connect[256];             /* sensor over sub: a ZeroMQ address; over mqtt: mqtt://HOST:PORT, mqtts://HOST:PORT */
+    char topic[256];               /* sensor over sub: what messages begin with; over mqtt: a filter                  */
+    int qos;                       /* sensor over mqtt: 0..2                                                          */
+    char user[256];                /* sensor over mqtt: "" = nobody                                                   */
+    char password_file[1024];      /* sensor over mqtt: its first line is the user's password; "" = none              */
+    char ca[1024];                 /* sensor over mqtts: whom it trusts, a file or folder; "" = whom the system does   */
     char server_key[1024];         /* over sub: the public key of whom it connects to, Z85 or a file; "" = no CURVE     */
     enum reading_format lines;     /* sensor                                                                          */
     char fields[2048];             /* sensor: "ax,ay,az"; "" = as the model names them                                */

@@ -18,7 +18,7 @@ static const char *const formats[] = {
     [PCM_F32LE] = "f32le", [PCM_S16LE] = "s16le", [PCM_S24LE] = "s24le", [PCM_S32LE] = "s32le", NULL};
 
 static const char *const transports[] = {[SENSOR_STDIN] = "stdin", [SENSOR_UDP] = "udp", [SENSOR_TCP] = "tcp",
-                                         [SENSOR_PULL] = "pull", [SENSOR_SUB] = "sub", NULL};
+                                         [SENSOR_PULL] = "pull", [SENSOR_SUB] = "sub", [SENSOR_MQTT] = "mqtt", NULL};
 static const char *const line_formats[] = {[READING_CSV] = "csv", [READING_JSONL] = "jsonl", NULL};
 
 static const char lower[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
@@ -146,7 +146,8 @@ static const char *check_listen(const char *text)
 
 static const char *check_connect(const char *text)
 {
-    return is_endpoint(text) ? NULL : "must be tcp://HOST:PORT or ipc://PATH";
+    bool mqtt = (strncmp(text, "mqtt://", 7) == 0 && has_port(text + 7, 1)) || (strncmp(text, "mqtts://", 8) == 0 && has_port(text + 8, 1));
+    return mqtt || is_endpoint(text) ? NULL : "must be tcp://HOST:PORT, ipc://PATH, mqtt://HOST:PORT or mqtts://HOST:PORT";
 }
 
 /* Every part between commas has `least` to `most` letters. */
@@ -221,13 +222,23 @@ static const struct key source_rows[] = {
     {.name = "format", .kind = KEY_WORD, FIELD(struct config_source, format), .types = PCM, .words = formats,
      .standard = "s16le", .about = "What a PCM sample is: signed integers or floats, little-endian."},
     {.name = "transport", .kind = KEY_WORD, FIELD(struct config_source, transport), .types = SENSOR, .words = transports,
-     .required = true, .about = "How lines come: stdin, udp (listen), tcp (listen), or ZeroMQ: pull (listen) or sub (connect)."},
+     .required = true, .about = "How lines come: stdin, udp (listen), tcp (listen), ZeroMQ: pull (listen) or sub (connect), or mqtt (connect)."},
     {.name = "listen", .kind = KEY_TEXT, FIELD(struct config_source, listen), .types = SENSOR, .check = check_listen,
      .pattern = "^(.+:[0-9]+|ipc://.+)$", .about = "Where udp, tcp and pull listen: HOST:PORT; pull also ipc://PATH."},
     {.name = "connect", .kind = KEY_TEXT, FIELD(struct config_source, connect), .types = SENSOR, .check = check_connect,
-     .pattern = "^(tcp://.+:[0-9]+|ipc://.+)$", .about = "What sub connects to: tcp://HOST:PORT or ipc://PATH."},
-    {.name = "topic", .kind = KEY_TEXT, FIELD(struct config_source, topic), .types = SENSOR, .pattern = "",
-     .check = check_any, .about = "For sub: what messages begin with; the line is in the last frame. Without it all of them."},
+     .pattern = "^((tcp|mqtts?)://.+:[0-9]+|ipc://.+)$",
+     .about = "What sub connects to: tcp://HOST:PORT or ipc://PATH; mqtt: mqtt://HOST:PORT, or with TLS mqtts://HOST:PORT."},
+    {.name = "topic", .kind = KEY_TEXT, FIELD(struct config_source, topic), .types = SENSOR, .pattern = "", .check = check_any,
+     .about = "For sub: what messages begin with, all of them without it; the line is in the last frame. For mqtt: the filter, "
+              "in which + is one level and # at the end all below."},
+    {.name = "qos", .kind = KEY_INT, FIELD(struct config_source, qos), .types = SENSOR, .least = 0, .most = 2,
+     .standard = "0", .about = "For mqtt: 0 a message may get lost, 1 it may come twice, 2 neither."},
+    {.name = "user", .kind = KEY_TEXT, FIELD(struct config_source, user), .types = SENSOR, .check = check_not_empty,
+     .pattern = ".", .about = "For mqtt: who the broker is told this is."},
+    {.name = "password_file", .kind = KEY_TEXT, FIELD(struct config_source, password_file), .types = SENSOR,
+     .check = check_not_empty, .pattern = ".", .about = "For mqtt: a file whose first line is the user's password."},
+    {.name = "ca", .kind = KEY_TEXT, FIELD(struct config_source, ca), .types = SENSOR, .check = check_not_empty, .pattern = ".",
+     .about = "For mqtts: certificates of whom the broker's may be signed by, a file or folder; without it whom the system trusts."},
     {.name = "server_key", .kind = KEY_TEXT, FIELD(struct config_source, server_key), .types = PCM | SENSOR,
      .check = check_not_empty, .pattern = ".",
      .about = "For sub: the public key of whom it connects to, or a file of it; then CURVE is spoken, with curve's own key."},

@@ -163,7 +163,7 @@ static int live_streams(const struct config_source *source)
     case SOURCE_PCM:
         return source->paced && !asks ? source->pcm_channels : 0;
     case SOURCE_SENSOR:
-        return source->transport == SENSOR_UDP || source->transport == SENSOR_SUB;
+        return source->transport == SENSOR_UDP || source->transport == SENSOR_SUB || source->transport == SENSOR_MQTT;
     }
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "daemon/labels.h"
 #include "daemon/log.h"
+#include "daemon/mqtt.h"
 #include "daemon/pull.h"
 #include "daemon/rows.h"
 #include "daemon/socket.h"
@@ -17,9 +18,9 @@
 #include "dsp/lines.h"
 #include "model/refuse.h"
 
-/* Lines from standard input, datagrams, whoever connects (one at a time) or ZeroMQ. A thread reads them, makes hops of them and
- * puts these into the rows. Where there is no room, who writes to a pipe, a connection or PULL is slowed down; of UDP and SUB
- * hops are lost. */
+/* Lines from standard input, datagrams, whoever connects (one at a time), ZeroMQ or an MQTT broker. A thread reads them, makes
+ * hops of them and puts these into the rows. Where there is no room, who writes to a pipe, a connection or PULL is slowed down;
+ * of UDP, SUB and MQTT hops are lost. */
 enum { LINE = 1 << 14, BYTES = 1 << 16, ROOM_POLL = 2000000 };
 
 struct sensor_source {
@@ -32,6 +33,7 @@ struct sensor_source {
     bool running;
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
+    struct mqtt *mqtt;
 
     /* The thread's. */
     struct lines *lines;
@@ -56,6 +58,8 @@ static int open_pull(struct sensor_source *sensor, struct gate *gate, struct ssm
     return sensor->pull ? 0 : -1;
 }
 
+static void take_message(void *context, const void *bytes, size_t n);
+
 static int open_transport(struct sensor_source *sensor, struct gate *gate, struct ssm_error *err)
 {
     const char *listen = sensor->config->listen;
@@ -68,6 +72,9 @@ static int open_transport(struct sensor_source *sensor, struct gate *gate, struc
         return (sensor->client = socket_bind_udp(listen, err)) < 0 ? -1 : 0;
     case SENSOR_TCP:
         return (sensor->listener = socket_listen_tcp(listen, err)) < 0 ? -1 : 0;
+    case SENSOR_MQTT:
+        sensor->mqtt = mqtt_open(sensor->config, sensor->pipeline, take_message, sensor, err);
+        return sensor->mqtt ? 0 : -1;
     default:
         return open_pull(sensor, gate, err);
     }
@@ -86,6 +93,7 @@ static void sensor_close(struct source *source)
         close(sensor->listener);
     }
     pull_close(sensor->pull);
+    mqtt_close(sensor->mqtt);
     waker_finish(&sensor->stop);
     lines_destroy(sensor->lines);
     readings_destroy(sensor->readings);
@@ -104,7 +112,7 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
     sensor->source.n_channels = 1;
     sensor->source.sensor = true;
     enum sensor_transport transport = setup->config->transport;
-    sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB;
+    sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB && transport != SENSOR_MQTT;
     sensor->config = setup->config;
     sensor->pipeline = setup->pipeline;
     sensor->listener = sensor->client = sensor->stop.fd = -1;
@@ -205,21 +213,26 @@ static void take_line(void *context, const char *line, size_t n)
 }
 
 /* n bytes more; `whole`: they end a line even without its end. */
-static void take_bytes(struct sensor_source *sensor, size_t n, bool whole)
+static void take_bytes(struct sensor_source *sensor, const char *bytes, size_t n, bool whole)
 {
     uint64_t before = lines_too_long(sensor->lines);
     sensor->arrived = clock_now();
-    lines_push(sensor->lines, sensor->bytes, n, take_line, sensor);
+    lines_push(sensor->lines, bytes, n, take_line, sensor);
     if (whole) {
         lines_finish(sensor->lines, take_line, sensor);
     }
     count(sensor->source.counters, COUNTER_BAD_LINE, lines_too_long(sensor->lines) - before);
 }
 
+static void take_message(void *context, const void *bytes, size_t n)
+{
+    take_bytes(context, bytes, n, true);
+}
+
 static void drain_pull(struct sensor_source *sensor)
 {
     for (long n; !atomic_load(&sensor->stopping) && (n = pull_receive(sensor->pull, sensor->bytes, BYTES)) >= 0;) {
-        take_bytes(sensor, n < BYTES ? (size_t)n : BYTES, true);
+        take_bytes(sensor, sensor->bytes, n < BYTES ? (size_t)n : BYTES, true);
     }
 }
 
@@ -241,7 +254,7 @@ static void read_datagram(struct sensor_source *sensor)
         sensor->dropped = dropped;
     }
     if (got >= 0) {
-        take_bytes(sensor, (size_t)got, true);
+        take_bytes(sensor, sensor->bytes, (size_t)got, true);
     }
 }
 
@@ -256,7 +269,7 @@ static bool read_some(struct sensor_source *sensor)
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
         return true;
     }
-    take_bytes(sensor, got > 0 ? (size_t)got : 0, got <= 0);
+    take_bytes(sensor, sensor->bytes, got > 0 ? (size_t)got : 0, got <= 0);
     return got > 0;
 }
 
@@ -269,9 +282,22 @@ static bool accept_client(struct sensor_source *sensor, struct pollfd *stop)
     return true;
 }
 
+static void turn_mqtt(struct sensor_source *sensor)
+{
+    struct pollfd fds[2] = {{.fd = sensor->stop.fd, .events = POLLIN}};
+    int wait = mqtt_wait(sensor->mqtt, &fds[1]);
+    if (poll(fds, 2, wait) >= 0) {
+        mqtt_turn(sensor->mqtt, fds[1].revents);
+    }
+}
+
 /* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
 static bool turn(struct sensor_source *sensor)
 {
+    if (sensor->mqtt) {
+        turn_mqtt(sensor);
+        return true;
+    }
     int fd = sensor->pull ? pull_fd(sensor->pull) : sensor->client >= 0 ? sensor->client : sensor->listener;
     struct pollfd fds[2] = {{.fd = sensor->stop.fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
     if (sensor->pull) {

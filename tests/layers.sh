@@ -37,6 +37,7 @@ only portaudio.h daemon/portaudio.c
 only libudev.h daemon/names.c
 only zmq.h daemon/cert.c daemon/gate.c daemon/publish.c daemon/pull.c daemon/router.c clients/connection.c clients/subscriber.c clients/caller.c
 only microhttpd.h daemon/http.c
+only mosquitto.h daemon/mqtt.c
 only yaml.h config/document.c
 only msgpack.h daemon/wire.c
 only sndfile.h dsp/sound_file.c

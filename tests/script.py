@@ -4,6 +4,7 @@
 import fnmatch
 import os
 import socket
+import time
 import wave
 
 
@@ -26,6 +27,17 @@ def free_port(kind=socket.SOCK_STREAM):
     with socket.socket(socket.AF_INET, kind) as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def wait_port(port, seconds=10):
+    """Until somebody listens there."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listens on {port}")
 
 
 def wait_ready(process):

@@ -98,6 +98,9 @@ static void every_type_of_source_and_sink_is_read(void **state)
         "             rate: 50, reorder: 20ms, gap: 3s, least: -1.5, most: 1e3, format: csv}\n"
         "    model: m\n    sinks: [{type: publish}]\n"
         "  f:\n    source: {type: sensor, transport: sub, connect: ipc:///x, topic: a/}\n"
+        "    model: m\n    sinks: [{type: publish}]\n"
+        "  g:\n    source: {type: sensor, transport: mqtt, connect: 'mqtts://h:8883', topic: 'a/+/#', qos: 2, user: u,\n"
+        "             password_file: p, ca: c}\n"
         "    model: m\n    sinks: [{type: publish}]\n";
     struct config_errors errors;
     struct config *config = parse(text, &errors);
@@ -148,6 +151,15 @@ static void every_type_of_source_and_sink_is_read(void **state)
     assert_int_equal(f->lines, READING_JSONL);
     assert_string_equal(f->fields, "");
     assert_close(f->most, 0, 0);
+    assert_int_equal(f->qos, 0);
+    const struct config_source *g = &config->pipelines[6].source;
+    assert_int_equal(g->transport, SENSOR_MQTT);
+    assert_string_equal(g->connect, "mqtts://h:8883");
+    assert_string_equal(g->topic, "a/+/#");
+    assert_int_equal(g->qos, 2);
+    assert_string_equal(g->user, "u");
+    assert_string_equal(g->password_file, "p");
+    assert_string_equal(g->ca, "c");
     config_destroy(config);
 }
 
@@ -171,6 +183,30 @@ static const struct {
      "t.yaml:5:52: pipelines.mic.source: ipc:// is for the transport pull"},
     {5, "    source: {type: sensor, transport: sub}",
      "t.yaml:5:13: pipelines.mic.source: the transport sub needs connect: tcp://HOST:PORT"},
+    {5, "    source: {type: sensor, transport: sub, connect: 'mqtt://h:1883'}",
+     "t.yaml:5:53: pipelines.mic.source: the transport sub needs connect: tcp://HOST:PORT"},
+    {5, "    source: {type: sensor, transport: sub, connect: 'tcp://h:1883', qos: 1}",
+     "t.yaml:5:74: pipelines.mic.source.qos: is for the transport mqtt"},
+    {5, "    source: {type: sensor, transport: mqtt, topic: a}",
+     "t.yaml:5:13: pipelines.mic.source: the transport mqtt needs connect: mqtt://HOST:PORT"},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'tcp://h:1883', topic: a}",
+     "t.yaml:5:54: pipelines.mic.source: the transport mqtt needs connect: mqtt://HOST:PORT"},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h'}",
+     "t.yaml:5:54: pipelines.mic.source.connect: must be tcp://HOST:PORT, ipc://PATH, mqtt://HOST:PORT or mqtts://HOST:PORT; ..."},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883'}",
+     "t.yaml:5:13: pipelines.mic.source: the transport mqtt needs a topic, such as ..."},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883', topic: 'a/#/b'}",
+     "t.yaml:5:78: pipelines.mic.source: the transport mqtt needs a topic, such as ..."},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883', topic: 'a/b+'}",
+     "t.yaml:5:78: pipelines.mic.source: the transport mqtt needs a topic, such as ..."},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883', topic: a, ca: c}",
+     "t.yaml:5:85: pipelines.mic.source: ca is for mqtts://"},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtts://h:1883', topic: a, password_file: c}",
+     "t.yaml:5:97: pipelines.mic.source: password_file needs user"},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883', topic: a, user: u, password_file: c}",
+     "t.yaml:5:105: pipelines.mic.source: the password can be read by who is on the way to mqtt://h:1883. ..."},
+    {5, "    source: {type: sensor, transport: mqtt, connect: 'mqtt://h:1883', topic: a, qos: 3}",
+     "t.yaml:5:86: pipelines.mic.source.qos: must be 0 to 2, got 3"},
     {5, "    source: {type: sensor, transport: stdin, least: 2, most: 1}",
      "t.yaml:5:13: pipelines.mic.source: least is above most"},
     {5, "    source: {type: sensor, transport: stdin, least: two}",

@@ -161,6 +161,85 @@ def zeromq_pull_and_sub():
             assert daemon.events() == wanted and "bad_line" not in err, err
 
 
+class Broker:
+    """A real one, on a port of its own."""
+
+    def __init__(self, folder, more=""):
+        self.folder, self.port = folder, script.free_port()
+        with open(f"{folder}/broker.conf", "w") as file:
+            file.write(f"listener {self.port} 127.0.0.1\n{more or 'allow_anonymous true'}\n")
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(["/usr/sbin/mosquitto", "-c", f"{self.folder}/broker.conf"], stderr=subprocess.DEVNULL)
+        script.wait_port(self.port)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)
+
+    def publish(self, topic, lines, *more):
+        """A message a line."""
+        subprocess.run(["mosquitto_pub", "-p", str(self.port), "-t", topic, "-q", "1", "-l", *more], check=True, text=True,
+                       input="\n".join(lines) + "\n")
+
+
+def wait_said(process, words):
+    """The lines of stderr up to one with these words."""
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return said
+    raise AssertionError(said)
+
+
+def mqtt_gives_messages_and_comes_again():
+    with tempfile.TemporaryDirectory() as folder:
+        broker, lines = Broker(folder), json_lines()
+        wanted = told_by_tool(folder, "jsonl", lines)
+        broker.publish("plant/old/vibration", [lines[-1]], "-r")  # retained: of unknown age, so never taken
+        daemon = Daemon(folder, f"transport: mqtt, connect: 'mqtt://127.0.0.1:{broker.port}', topic: plant/+/vibration, qos: 1")
+        wait_said(daemon.process, "gives plant/+/vibration, qos 1")
+        broker.publish("plant/1/other", ["no line"])
+        broker.publish("plant/1/vibration", lines[:150])
+        time.sleep(0.5)
+        broker.stop()
+        wait_said(daemon.process, "gives nothing")
+        broker.start()
+        wait_said(daemon.process, "gives plant/+/vibration, qos 1")
+        broker.publish("plant/2/vibration", lines[150:])
+        err = daemon.end(wanted)
+        broker.stop()
+        assert daemon.events() == wanted and "bad_line" not in err and "late_reading" not in err, (daemon.events()[:2], err)
+
+
+def mqtt_with_a_password_and_tls():
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (("ok", "right\n"), ("bad", "wrong\n")):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write(text)
+        with open(f"{folder}/users", "w"):
+            pass
+        subprocess.run(["mosquitto_passwd", "-b", f"{folder}/users", "pump", "right"], check=True, capture_output=True)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+                        "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"],
+                       check=True, capture_output=True)
+        broker = Broker(folder, f"user root\npassword_file {folder}/users\ncertfile {folder}/cert.pem\nkeyfile {folder}/key.pem")
+        for ca, password, words in (("cert", "ok", "gives vibration, qos 0"), ("cert", "bad", "not authorised"),
+                                    (None, "ok", "gives nothing")):
+            source = (f"transport: mqtt, connect: 'mqtts://localhost:{broker.port}', topic: vibration, user: pump, "
+                      f"password_file: {folder}/{password}" + (f", ca: {folder}/{ca}.pem" if ca else ""))
+            daemon = Daemon(folder, source)
+            said = wait_said(daemon.process, words)
+            if "qos" in words:
+                broker.publish("vibration", json_lines(), "--cafile", f"{folder}/cert.pem", "-h", "localhost", "-u", "pump", "-P", "right")
+                time.sleep(0.5)
+            err = daemon.end()
+            assert ("qos" in words) == (f"{len(json_lines())} hops in" in err), (words, said, err)
+        broker.stop()
+
+
 def subscribers_get_the_sources_time():
     with tempfile.TemporaryDirectory() as folder:
         sub = zmq.Context.instance().socket(zmq.SUB)
@@ -229,5 +308,6 @@ def sensors_and_models_that_do_not_fit_are_refused():
 
 if __name__ == "__main__":
     sys.exit(script.run(stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
-                        tcp_takes_one_after_the_other, zeromq_pull_and_sub, subscribers_get_the_sources_time,
+                        tcp_takes_one_after_the_other, zeromq_pull_and_sub, mqtt_gives_messages_and_comes_again,
+                        mqtt_with_a_password_and_tls, subscribers_get_the_sources_time,
                         bad_lines_are_counted_and_one_is_quoted, sensors_and_models_that_do_not_fit_are_refused))
