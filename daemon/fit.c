@@ -133,17 +133,30 @@ static bool same_labels(const struct ssm_engine *a, const struct ssm_engine *b)
     return !ssm_describe_label(a, i, &one) && !ssm_describe_label(b, i, &other);
 }
 
+/* Each channel is the same, as far as the models tell. */
+static bool same_channels(const struct ssm_engine *a, const struct ssm_engine *b)
+{
+    struct ssm_channel one, other;
+    int i = 0;
+    while (ssm_describe_channel(a, i, &one) && ssm_describe_channel(b, i, &other) && strcmp(one.field, other.field) == 0 &&
+           strcmp(one.unit, other.unit) == 0) {
+        i++;
+    }
+    return !ssm_describe_channel(a, i, &one) && !ssm_describe_channel(b, i, &other);
+}
+
 int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine *engine,
                  const struct ssm_engine *smaller, struct ssm_error *err)
 {
     const struct ssm_info *a = ssm_describe(engine), *b = ssm_describe(smaller);
-    if (strcmp(a->digest, b->digest) == 0 || pipeline->source.type == SOURCE_SENSOR) {
-        return refuse(err, 78, "pipeline %s: fallback is another model than model, and for sound", pipeline->name);
+    if (strcmp(a->digest, b->digest) == 0) {
+        return refuse(err, 78, "pipeline %s: fallback is another model than model", pipeline->name);
     }
     bool alike = a->rate == b->rate && a->hop == b->hop && a->delay == b->delay && a->inputs == b->inputs;
-    if (!alike || a->outputs != b->outputs || strcmp(a->task, b->task) != 0 || !same_labels(engine, smaller)) {
+    bool same = strcmp(a->task, b->task) == 0 && same_labels(engine, smaller) && same_channels(engine, smaller);
+    if (!alike || a->outputs != b->outputs || !same) {
         return refuse(err, 78,
-                      "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay and "
+                      "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay, inputs and "
                       "outputs",
                       pipeline->name, b->name, a->name);
     }

@@ -212,7 +212,7 @@ struct ssm_hop ladder_step(struct ladder *ladder, const struct ssm_engine *engin
 {
     const struct ladder_side *side = &ladder->sides[side_of(ladder, engine)];
     return (struct ssm_hop){.stream = side->slot, .in = in, .out = side->out, .count = count,
-                            .elapsed = (float)fmin((double)elapsed + (double)side->away, MOST_ELAPSED)};
+                            .elapsed = (float)fmin((double)elapsed + side->away, MOST_ELAPSED)};
 }
 
 bool ladder_stepped(struct ladder *ladder, const struct ssm_hop *step)
@@ -282,7 +282,7 @@ void ladder_end(struct ladder *ladder, int count, float elapsed)
 {
     for (int i = 0; i < LADDER_SIDES; i++) {
         struct ladder_side *side = &ladder->sides[i];
-        side->away += side->ran && !(ladder->steps >> i & 1) ? (uint64_t)count + (uint64_t)(elapsed - 1) : 0;
+        side->away += side->ran && !(ladder->steps >> i & 1) ? count + ((double)elapsed - 1) : 0;
     }
 }
 

@@ -27,7 +27,7 @@ struct ladder_side {
     const struct ssm_info *model;
     ssm_stream slot;           /* 0: not open                      */
     float *out;                /* (hops, outputs) of the last step */
-    uint64_t away;             /* hops that went by without it     */
+    double away;               /* hops that went by without it     */
     bool ran, failed, blown;   /* at all; in the last step         */
     char device[16];
 };

@@ -358,10 +358,11 @@ static int fit(const struct pipeline *pipeline, struct ssm_error *err)
     return fits ? 0 : fit_blame(&config->at.fallback, err);
 }
 
-/* Live sound outlives a crash. */
+/* What is live outlives a crash: sound that doesn't wait, and sensors that aren't a pipe, which begins with the daemon. */
 static int open_kept(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
-    bool keeps = daemon->checkpoint && stream_keeps(pipeline->streams[0]);
+    const struct source *source = pipeline->source;
+    bool keeps = daemon->checkpoint && (source->sensor ? source->endless : !source->patient);
     for (int i = 0; keeps && i < pipeline->n_channels; i++) {
         char name[96];
         snprintf(name, sizeof name, "%s.%d", pipeline->config->name, pipeline->source->channels[i]);

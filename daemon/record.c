@@ -3,11 +3,12 @@
 
 #include <string.h>
 
+#include "dsp/cadence.h"
 #include "model/digest.h"
 #include "model/refuse.h"
 
-enum { SUM = 64 };
-static const char magic[8] = "SSMSTRM1";
+enum { SUM = 72 };
+static const char magic[8] = "SSMSTRM2";
 
 static void put(uint8_t *at, uint64_t value, int bytes)
 {
@@ -46,6 +47,9 @@ void record_encode(const struct record *record, int64_t utc_offset, uint8_t *byt
     put(bytes + 40, record->taken, 8);
     put(bytes + 48, record->out, 8);
     put(bytes + 56, record->state_size, 8);
+    uint64_t time;
+    memcpy(&time, &record->time, sizeof time);
+    put(bytes + 64, time, 8);
     size_t floats = record->n_waiting * sizeof(float);
     if (floats > 0) {
         memcpy(bytes + RECORD_HEADER, record->waiting, floats);
@@ -71,7 +75,9 @@ int record_decode(struct record *record, int64_t utc_offset, const uint8_t *byte
                               .captured = (int64_t)get(bytes + 24, 8) - utc_offset, .rate = (uint32_t)get(bytes + 12, 4),
                               .n_waiting = (size_t)n, .waiting = (const void *)(bytes + RECORD_HEADER),
                               .state = bytes + RECORD_HEADER + n * sizeof(float), .state_size = (size_t)state};
-    const uint64_t most = (uint64_t)1 << 44; /* of sample numbers, years: times a rate they still fit */
+    uint64_t time = get(bytes + 64, 8);
+    memcpy(&record->time, &time, sizeof time);
+    const uint64_t most = (uint64_t)1 << (record->rate == CADENCE_TICKS ? 53 : 44); /* years: times a rate sound's still fit */
     if (record->position > most || record->out > record->position || record->taken > most || record->rate == 0) {
         return refuse(err, 65, "a stream's state with sample numbers that can't be");
     }

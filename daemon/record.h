@@ -5,12 +5,12 @@
 /* A stream as bytes, to go on from in another process: where it is, what waits for the model, and the model's state. All
  * little-endian:
  *
- *    0  8  "SSMSTRM1"            40  8  taken, source's samples
- *    8  4  header bytes, 72      48  8  out, first sample still to come out
+ *    0  8  "SSMSTRM2"            40  8  taken, source's samples
+ *    8  4  header bytes, 80      48  8  out, first sample still to come out
  *   12  4  rate of the source    56  8  bytes of state
- *   16  8  position              64  8  xxh3 of all but these 8 bytes
- *   24  8  UTC ns of that        72  .  waiting floats, then the state (model/state.h, which tells the model)
- *   32  8  floats that wait
+ *   16  8  position              64  8  the source's own time, a double
+ *   24  8  UTC ns of that        72  8  xxh3 of all but these 8 bytes
+ *   32  8  floats that wait      80  .  waiting floats, then the state (model/state.h, which tells the model)
  *
  * Any bytes are answered. */
 
@@ -20,15 +20,17 @@
 
 #include "model/ssm.h"
 
-enum { RECORD_HEADER = 72, RECORD_WAITING_MOST = 1 << 20 };
+enum { RECORD_HEADER = 80, RECORD_WAITING_MOST = 1 << 20 };
 
-/* Sample numbers count from the stream's start, holes among them, at the model's rate unless they say otherwise. */
+/* Sample numbers count from the stream's start, holes among them, at the model's rate unless they say otherwise; of a sensor all
+ * count CADENCE_TICKS a second, which is its rate here. */
 struct record {
     uint64_t position; /* the next sample to enter the model, of those waiting the first      */
     uint64_t out;      /* the first sample that has not come out                              */
     uint64_t taken;    /* at the source's rate: the next sample that its source gives         */
     int64_t captured;  /* CLOCK_MONOTONIC ns at which sample `position` was                   */
     uint32_t rate;     /* the source's                                                        */
+    double time;       /* of a sensor: s, of its last reading by its own clock; NaN: it has none */
     size_t n_waiting;
     const float *waiting; /* (n_waiting)                                                      */
     const void *state;

@@ -10,7 +10,7 @@ struct rows {
     float *floats;     /* (capacity, values) */
     /* The writer's. */
     float lost_elapsed; /* of hops lost since the last that was put */
-    uint64_t lost;
+    bool lost;          /* some were */
     _Atomic uint64_t put;
     atomic_bool ended;
     /* The reader's. */
@@ -49,23 +49,30 @@ bool rows_full(const struct rows *rows)
            rows->capacity;
 }
 
+size_t rows_waiting(const struct rows *rows)
+{
+    return (size_t)(atomic_load_explicit(&rows->put, memory_order_acquire) -
+                    atomic_load_explicit(&rows->passed, memory_order_relaxed));
+}
+
 bool rows_put(struct rows *rows, const struct cadence_hop *hop, int64_t arrived)
 {
     if (rows_full(rows)) {
         rows->lost_elapsed += hop->elapsed;
-        rows->lost += hop->to - hop->from;
+        rows->lost = true;
         return false;
     }
     uint64_t put = atomic_load_explicit(&rows->put, memory_order_relaxed);
     float *values = rows->floats + put % rows->capacity * rows->values;
     struct row *row = &rows->queue[put % rows->capacity];
     memcpy(values, hop->values, rows->values * sizeof *values);
-    *row = (struct row){.hop = *hop, .arrived = arrived, .lost = rows->lost};
+    *row = (struct row){.hop = *hop, .arrived = arrived,
+                        .why = rows->lost ? COUNTER_RING_FULL : COUNTER_MISSING_READING};
     row->hop.values = values;
     row->hop.elapsed += rows->lost_elapsed;
-    row->hop.gap = row->hop.gap || rows->lost > 0;
+    row->hop.gap = row->hop.gap || rows->lost;
     rows->lost_elapsed = 0;
-    rows->lost = 0;
+    rows->lost = false;
     atomic_store_explicit(&rows->put, put + 1, memory_order_release);
     return true;
 }

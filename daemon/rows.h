@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/counters.h"
 #include "dsp/cadence.h"
 
 struct rows;
@@ -19,7 +20,7 @@ struct rows;
 struct row {
     struct cadence_hop hop; /* its values are in the queue                       */
     int64_t arrived;        /* CLOCK_MONOTONIC ns at which its last reading came */
-    uint64_t lost;          /* ticks right before hop.from that found no room    */
+    enum counter why;       /* of the gap before it, if there is one             */
 };
 
 /* Room for `capacity` hops of `values` floats. NULL when memory runs out. */
@@ -34,6 +35,7 @@ void rows_end(struct rows *rows); /* nothing follows */
 /* Reader: the oldest hop, or NULL; it stays until rows_pass. */
 const struct row *rows_front(const struct rows *rows);
 void rows_pass(struct rows *rows);
+size_t rows_waiting(const struct rows *rows); /* how many there are */
 bool rows_ended(const struct rows *rows); /* the writer ended and all of it was passed */
 
 #endif

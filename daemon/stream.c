@@ -12,7 +12,8 @@
 #include "dsp/resample.h"
 #include "model/refuse.h"
 
-enum { RAW = 1024, SECOND = 1000000000, BEARABLE = 2 }; /* BEARABLE: hops that wait */
+/* BEARABLE: hops that wait. LATE_MOST: more readings in a row don't come late, but by a clock that was set back. */
+enum { RAW = 1024, SECOND = 1000000000, BEARABLE = 2, LATE_MOST = 16 };
 
 static const float silence[RAW];
 
@@ -28,6 +29,8 @@ struct resume {
     uint64_t position, out; /* as in struct record                                       */
     int64_t captured;
     uint64_t at;      /* the feed's rate: number of the source's first sample; 0: by its time */
+    double time;      /* of a sensor: as in struct record                                */
+    int late;         /* and its readings that were from before that                     */
 };
 
 struct stream {
@@ -64,6 +67,8 @@ struct stream {
     float elapsed;             /* of the next step                                                          */
     struct row row[STREAM_HOPS]; /* of a sensor: those in staging                                           */
     uint64_t ticks;            /* of a sensor: end of the last row                                          */
+    double time;               /* of a sensor: the last reading's, by its own clock; NaN: it has none       */
+    double passed;             /* of a sensor: hops that were passed over in overload                       */
     struct skip skip;
     struct hole hole;          /* to be told with the next hop that goes out                                */
     bool faulted;              /* the device failed in the hop before                                       */
@@ -132,7 +137,7 @@ static int stream_init(struct stream *stream, const struct stream_setup *setup, 
     const struct ssm_info *model = ssm_describe(setup->engine);
     *stream = (struct stream){.feed = setup->feed, .rows = setup->rows, .sinks = setup->sinks, .n_sinks = setup->n_sinks,
                               .channel = setup->channel, .rate = setup->rate, .patient = setup->patient,
-                              .counters = setup->counters, .model = model, .hop = model->hop,
+                              .counters = setup->counters, .model = model, .hop = model->hop, .time = NAN,
                               .priority = setup->priority, .elapsed = 1,
                               .left = -(int64_t)model->delay, .scores = strcmp(model->task, "tag") == 0,
                               .bypass = setup->bypass, .deadline = setup->deadline};
@@ -366,14 +371,66 @@ static size_t fill(struct stream *stream, size_t hops)
     return stream->staged / hop;
 }
 
-/* Of a sensor: stage as many rows as one step may take: only the first may be told of time. */
+/* ---- The way in, of a sensor. ---- */
+
+static uint64_t delay_ticks(const struct stream *stream)
+{
+    return (uint64_t)stream->model->delay * CADENCE_TICKS / (uint64_t)stream->model->rate;
+}
+
+/* A sensor's first row in this run: it is as far from the one that the state has seen as its time says, by the source's clock or,
+ * where that tells none, by its arrival. False: it is from before. */
+static bool go_on_with(struct stream *stream, struct row *row)
+{
+    struct resume *resume = &stream->resume;
+    double length = (double)stream->model->hop / stream->model->rate;
+    double away = row->hop.timed ? row->hop.time - resume->time : NAN;
+    away = isfinite(away) ? away : (double)(row->arrived - resume->captured) * 1e-9;
+    if (!(away > 0) && ++resume->late <= LATE_MOST) {
+        count(stream->counters, COUNTER_LATE_READING, (uint64_t)stream->model->hop);
+        return false;
+    }
+    away = fmin(fmax(away, stream->model->hop == 1 && away > 0 ? 0 : length), 1e6 * length);
+    uint64_t to = resume->position + (uint64_t)llround(away * CADENCE_TICKS);
+    stream->shift = to - row->hop.to;
+    row->hop.elapsed = (float)(away / length);
+    stream->least = (int64_t)resume->out;
+    stream->ticks = resume->out + delay_ticks(stream);
+    uint64_t lost = row->hop.from + stream->shift - stream->ticks, hop = (uint64_t)(length * CADENCE_TICKS);
+    row->hop.gap = lost >= hop && lost < UINT64_MAX / 2;
+    row->why = COUNTER_RESTART;
+    count(stream->counters, COUNTER_RESTART, row->hop.gap ? lost / hop * (uint64_t)stream->model->hop : 0);
+    resume->pending = false;
+    return true;
+}
+
+/* A row as it is in the stream. False: it isn't. */
+static bool place_row(struct stream *stream, struct row *row)
+{
+    if (stream->resume.pending && !go_on_with(stream, row)) {
+        return false;
+    }
+    if (stream->passed > 0) {
+        row->hop.elapsed = (float)fmin(row->hop.elapsed + stream->passed, 1e6);
+        row->hop.gap = true;
+        row->why = COUNTER_OVERLOAD;
+        stream->passed = 0;
+    }
+    row->hop.from += stream->shift;
+    row->hop.to += stream->shift;
+    return true;
+}
+
+/* Stage as many rows as one step may take: only the first may be told of time. */
 static size_t fill_rows(struct stream *stream, size_t hops)
 {
     size_t n = 0, inputs = (size_t)stream->model->inputs;
-    for (const struct row *row; n < hops && (row = rows_front(stream->rows)) && (n == 0 || row->hop.elapsed == 1);) {
-        memcpy(stream->staging + n * inputs, row->hop.values, inputs * sizeof(float));
-        stream->row[n++] = *row;
-        rows_pass(stream->rows);
+    const struct row *row;
+    for (; n < hops && (row = rows_front(stream->rows)) && (n == 0 || row->hop.elapsed == 1); rows_pass(stream->rows)) {
+        stream->row[n] = *row;
+        if (place_row(stream, &stream->row[n])) {
+            memcpy(stream->staging + n++ * inputs, row->hop.values, inputs * sizeof(float));
+        }
     }
     stream->elapsed = n > 0 ? stream->row[0].hop.elapsed : 1;
     stream->flushed = rows_ended(stream->rows);
@@ -385,17 +442,22 @@ static int64_t hops_time(const struct stream *stream, int hops)
     return (int64_t)SECOND * hops * stream->model->hop / stream->model->rate;
 }
 
-/* Sound that has come and isn't in this step, ns. */
+/* ---- A turn. ---- */
+
+/* What has come and isn't in this step, ns. */
 static int64_t backlog(const struct stream *stream)
 {
-    size_t waiting = stream->feed ? feed_fill(stream->feed) + stream->raw_n - stream->raw_at : 0;
+    if (stream->rows) {
+        return hops_time(stream, (int)rows_waiting(stream->rows));
+    }
+    size_t waiting = feed_fill(stream->feed) + stream->raw_n - stream->raw_at;
     return (int64_t)waiting * SECOND / stream->rate;
 }
 
-/* By more than two steps take. It goes on as fast as its sinks let it. */
+/* Sound, by more than two steps take. It goes on as fast as its sinks let it. */
 static bool is_behind(const struct stream *stream)
 {
-    return backlog(stream) > 2 * hops_time(stream, STREAM_HOPS);
+    return stream->feed && backlog(stream) > 2 * hops_time(stream, STREAM_HOPS);
 }
 
 /* Hops that all sinks worth waiting for take, up to `most`. */
@@ -415,6 +477,13 @@ static size_t room_in_sinks(const struct stream *stream, size_t most)
 /* What has come in is passed over: it is a hole once the stream goes on. */
 static void drop(struct stream *stream)
 {
+    if (stream->rows) {
+        for (const struct row *row; (row = rows_front(stream->rows)); rows_pass(stream->rows)) {
+            stream->passed += row->hop.elapsed;
+            count(stream->counters, COUNTER_OVERLOAD, (uint64_t)stream->model->hop);
+        }
+        return;
+    }
     struct feed_note note = {0};
     uint64_t n = stream->raw_n - stream->raw_at, holes = 0;
     for (size_t got; (got = feed_read(stream->feed, stream->raw, RAW, &note)) > 0; n += got) {
@@ -429,7 +498,7 @@ static void drop(struct stream *stream)
 static bool is_dropping(struct stream *stream)
 {
     bool drops = ladder_rung(&stream->ladder) == RUNG_DROP && !stream->resume.pending;
-    if (drops && feed_ended(stream->feed)) { /* the end is to be heard */
+    if (drops && (stream->rows ? rows_ended(stream->rows) : feed_ended(stream->feed))) { /* the end is to be heard */
         while (ladder_raise(&stream->ladder)) {
         }
         drops = false;
@@ -659,26 +728,32 @@ static void note_gap(struct stream *stream, const struct row *row, uint64_t dela
         stream->hole.from = stream->hole.to > stream->hole.from ? stream->hole.from : from;
         stream->hole.to = to;
         stream->hole.n += to - from;
-        stream->hole.why = row->lost > 0 ? COUNTER_RING_FULL : COUNTER_MISSING_READING;
+        stream->hole.why = row->why;
     }
 }
 
 /* One row out, NULL for one that wasn't computed, about its readings' time, less the model's delay. */
 static void deliver_row(struct stream *stream, struct delivery *delivery, const struct row *row, const float *scores)
 {
-    uint64_t delay = (uint64_t)stream->model->delay * CADENCE_TICKS / (uint64_t)stream->model->rate;
-    uint64_t from = row->hop.from > delay ? row->hop.from - delay : 0, to = row->hop.to > delay ? row->hop.to - delay : 0;
+    uint64_t delay = delay_ticks(stream), least = (uint64_t)stream->least + delay; /* before it all is out */
+    uint64_t begin = row->hop.from > least ? row->hop.from : least;
+    uint64_t from = begin > delay ? begin - delay : 0, to = row->hop.to > delay ? row->hop.to - delay : 0;
     note_gap(stream, row, delay);
     stream->ticks = row->hop.to;
+    stream->time = row->hop.timed ? row->hop.time : NAN;
+    stream->arrived = row->arrived;
     delivery->s0 = from;
     int64_t reading = SECOND / stream->model->rate;
     delivery->tm = later(stream, row->arrived + reading - (int64_t)(row->hop.to - from) * (SECOND / CADENCE_TICKS));
     delivery->tm_error = (uint32_t)reading; /* how long it was on its way is not known */
     delivery->sourced = row->hop.timed;
     delivery->origin = cadence_origin(&row->hop, stream->model->rate);
+    if (row->hop.to <= least) {
+        return;
+    }
     if (!scores) {
         note_fault(stream, from, (size_t)(to - from));
-    } else if (row->hop.to > delay) {
+    } else {
         hand_on(stream, delivery, scores, (size_t)(to - from));
         atomic_fetch_add_explicit(&stream->samples_out, (uint64_t)stream->model->hop, memory_order_relaxed);
     }
@@ -915,14 +990,15 @@ int stream_reset(struct stream *stream)
     return ladder_reset(&stream->ladder);
 }
 
-bool stream_keeps(const struct stream *stream)
-{
-    return stream->feed && !stream->patient;
-}
-
 size_t stream_state_size(const struct stream *stream)
 {
     return ssm_state_size(main_of(stream)->engine);
+}
+
+/* At which rate a record of it counts its source's samples. */
+static uint32_t record_rate(const struct stream *stream)
+{
+    return stream->rows ? CADENCE_TICKS : (uint32_t)stream->rate;
 }
 
 int stream_copy(struct stream *stream, struct record *record, void *state, size_t size)
@@ -930,23 +1006,27 @@ int stream_copy(struct stream *stream, struct record *record, void *state, size_
     if (stream->hops > 0) { /* only one of its models has stepped on them */
         return SSM_REFUSED;
     }
-    uint64_t position = position_of(stream), delay = (uint64_t)stream->model->delay;
+    bool rows = stream->rows != NULL;
+    uint64_t position = rows ? stream->ticks : position_of(stream);
+    uint64_t delay = rows ? delay_ticks(stream) : (uint64_t)stream->model->delay;
     int got = ssm_state_save(main_of(stream)->engine, main_of(stream)->slot, state, size);
     *record = (struct record){.position = position, .out = position > delay ? position - delay : 0,
-                              .taken = stream->position, .captured = capture_time(stream, position),
-                              .rate = (uint32_t)stream->rate, .state = state, .state_size = got > 0 ? (size_t)got : 0};
+                              .taken = stream->position, .captured = rows ? stream->arrived : capture_time(stream, position),
+                              .rate = record_rate(stream), .time = stream->time, .state = state,
+                              .state_size = got > 0 ? (size_t)got : 0};
     return got > 0 ? SSM_OK : got;
 }
 
 int stream_resume(struct stream *stream, const struct record *record, uint64_t at, struct ssm_error *err)
 {
-    if (record->rate != (uint32_t)stream->rate) {
-        return refuse(err, 65, "a stream's state from a source of %u Hz, and this one has %d", record->rate, stream->rate);
+    if (record->rate != record_rate(stream)) {
+        return refuse(err, 65, "a stream's state from a source of %u Hz, and this one has %u", record->rate, record_rate(stream));
     }
     if (ssm_state_load(main_of(stream)->engine, main_of(stream)->slot, record->state, record->state_size, err) != SSM_OK) {
         return -1;
     }
-    stream->resume = (struct resume){true, record->position, record->out, record->captured, at};
+    stream->resume = (struct resume){.pending = true, .position = record->position, .out = record->out,
+                                     .captured = record->captured, .at = at, .time = record->time};
     return 0;
 }
 
@@ -1033,7 +1113,7 @@ int64_t stream_delay(const struct stream *stream)
 
 bool stream_gives_way(const struct stream *stream)
 {
-    return stream->feed && stream->deadline > 0 && !atomic_load_explicit(&stream->ended, memory_order_relaxed);
+    return stream->deadline > 0 && !atomic_load_explicit(&stream->ended, memory_order_relaxed);
 }
 
 bool stream_is_patient(const struct stream *stream)

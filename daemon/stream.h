@@ -130,15 +130,14 @@ void stream_cut(struct stream *stream);
 /* The model goes back to its zero state; sample numbers run on. Gives a status of ssm.h. */
 int stream_reset(struct stream *stream);
 
-/* Live sound: its state is worth keeping. */
-bool stream_keeps(const struct stream *stream);
 size_t stream_state_size(const struct stream *stream);
 
 /* Copy where a stream is and its model's state, without what waits in front of the model. Gives a status of ssm.h. */
 int stream_copy(struct stream *stream, struct record *record, void *state, size_t size);
 
 /* Before start: go on from a copy. The source's first sample is the stream's sample `at` (at the source's rate), or where `at`
- * is 0, the one that its time of arrival makes it. From record->out to it is a hole, which is told. -1 with *err: it is of
+ * is 0, the one that its time of arrival makes it, or of a sensor its own time: what it gives again is taken, and comes out no
+ * second time. From record->out to it is a hole, which is told. -1 with *err: it is of
  * another model or rate, or damaged; the stream is as before. */
 int stream_resume(struct stream *stream, const struct record *record, uint64_t at, struct ssm_error *err);
 
@@ -166,7 +165,7 @@ void stream_mark(struct stream *stream, _Atomic uint64_t *mark);
 
 /* It waits for room in its sinks, and may wait for others. */
 bool stream_is_patient(const struct stream *stream);
-/* It is live sound: its rungs are there to be gone down. */
+/* It is live: its rungs are there to be gone down. */
 bool stream_gives_way(const struct stream *stream);
 int stream_priority(const struct stream *stream);
 /* One rung down or up. False: there is none. */

@@ -5,8 +5,11 @@
 In bypass a stream gives its input itself, so that each sample tells where in the file it came from. KILLS=1000 is the full run."""
 
 import array
+import json
+import math
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -115,6 +118,65 @@ def a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole():
               f"{slowest:.3f} s at most, states at most {oldest:.3f} s old")
 
 
+def a_killed_daemons_sensor_goes_on_with_the_time_between():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        port = script.free_port(socket.SOCK_DGRAM)
+        path = f"{folder}/c.yaml"
+        with open(path, "w") as file:
+            file.write(f"version: 1\nnode: t\ndevice: cpu\npublish: ipc://{folder}/pub\nstate_dir: {folder}/state\npipelines:\n"
+                       f"  pump:\n    source: {{type: sensor, transport: udp, listen: 127.0.0.1:{port}}}\n"
+                       "    model: tests/data/tiny-sensor.safetensors\n    sinks: [{type: publish}]\n")
+        sub = zmq.Context.instance().socket(zmq.SUB)
+        sub.setsockopt(zmq.RECONNECT_IVL, 1)
+        sub.subscribe("tags/")
+        sub.connect(f"ipc://{folder}/pub")
+
+        def hear(first, n):
+            """Readings from the first on, each a hop; what is published of them: header, scores."""
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+                for i in range(first, first + n):
+                    out.sendto(reading(i).encode(), ("127.0.0.1", port))
+                    time.sleep(0.003)
+            heard = []
+            while len(heard) < n and sub.poll(3000):
+                _, header, payload = sub.recv_multipart()
+                heard.append((msgpack.unpackb(header), payload))
+            return heard
+
+        def reading(i):
+            return json.dumps({"t": 1_700_000_000 + i / 100, "ax": math.sin(i), "ay": math.cos(i), "az": i % 7})
+
+        process, _, _ = start(path)
+        sub.poll(500)  # a socket subscribes anew only while it is asked for something
+        before = hear(0, 180)
+        process.kill()
+        process.communicate()
+        process, _, said = start(path)
+        sub.poll(500)
+        after = hear(400, 50)
+        process.terminate()
+        _, err = process.communicate()
+        assert len(before) == 180 and len(after) == 50, (len(before), len(after), said, err)
+        assert any("goes on from a state" in line for _, line in said), said
+        end = before[-1][0]["s0"] + before[-1][0]["n"]
+        header = after[0][0]
+        assert header["s0"] == 4_000_000 and abs(header["tw"] / 1e9 - 1_700_000_004) < 1e-5, header
+        assert (header["lost"]["why"], header["lost"]["from"], header["lost"]["to"]) == ("restart", end, 4_000_000), header
+
+        def told(last):
+            """What the tool hears in the readings up to that one, then those after the hole: the scores of the latter."""
+            with open(f"{folder}/in.jsonl", "w") as file:
+                file.write("".join(reading(i) + "\n" for i in [*range(last + 1), *range(400, 450)]))
+            lines = subprocess.run([SSM, "tag", "--scores", "--step", "--model", "tests/data/tiny-sensor.safetensors",
+                                    f"{folder}/in.jsonl"], capture_output=True, text=True, check=True).stdout.splitlines()
+            return [list(json.loads(line)["scores"].values()) for line in lines[last + 1:]]
+
+        scores = [list(array.array("f", payload)) for _, payload in after]
+        fits = [last for last in range(80, 180)
+                if all(abs(a - b) < 2e-4 for one, other in zip(told(last), scores) for a, b in zip(one, other))]
+        assert fits, "the model is not where any state of the last second was"
+
+
 def what_does_not_fit_begins_anew():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         write_sound(f"{folder}/in.wav", 60)
@@ -198,5 +260,6 @@ def a_killed_daemons_recordings_are_kept_and_can_be_read():
 
 
 if __name__ == "__main__":
-    sys.exit(script.run(a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole, what_does_not_fit_begins_anew,
+    sys.exit(script.run(a_killed_daemon_goes_on_from_a_second_ago_and_tells_the_hole,
+                        a_killed_daemons_sensor_goes_on_with_the_time_between, what_does_not_fit_begins_anew,
                         a_killed_daemons_recordings_are_kept_and_can_be_read))

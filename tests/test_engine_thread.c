@@ -557,6 +557,155 @@ static void a_sensors_rows_reach_the_model_with_their_time(void **state)
     gate_close(gate);
 }
 
+/* ---- A sensor's stream behind a restart. ---- */
+
+enum { TICKS = 10000, COPIED = 60, KILLED = 70, LIFE = 120 };
+
+/* The i-th reading of the sensor's life, in a run whose first one is reading `first`; told of what lies between it and the one
+ * before. */
+static void put_reading(struct rows *rows, int i, int before, int first, bool timed)
+{
+    float values[3] = {sinf((float)i), sinf((float)(2 * i)), sinf((float)(3 * i))};
+    uint64_t from = (uint64_t)(i - first) * TICKS;
+    const struct cadence_hop hop = {.values = values, .elapsed = (float)(i - before), .from = from, .to = from + TICKS,
+                                    .timed = timed, .time = timed ? 5000 + 0.01 * i : 0.01 * (i - first)};
+    assert_true(rows_put(rows, &hop, INT64_C(1000000000) + INT64_C(10000000) * i));
+}
+
+struct sensor_life {
+    struct rig rig;
+    struct rows *rows;
+};
+
+static void live(struct sensor_life *life)
+{
+    rig_open_model(&life->rig, sensor_path, 1, 1);
+    life->rows = rows_create(3, LIFE);
+    life->rig.n = 1;
+    life->rig.memories[0] = memory_create((size_t)2 * LIFE * TICKS);
+    life->rig.sinks[0][0] = &life->rig.memories[0]->sink;
+    const struct stream_setup setup = {.engine = life->rig.engine, .rows = life->rows, .rate = 100, .sinks = life->rig.sinks[0],
+                                       .n_sinks = 1, .counters = life->rig.counters};
+    rig_join(&life->rig, 0, &setup);
+}
+
+static void die(struct sensor_life *life)
+{
+    rig_close(&life->rig);
+    rows_destroy(life->rows);
+}
+
+/* A life up to reading KILLED, of which a state after COPIED is left, and how far it came out. Gives the record, encoded. */
+static uint8_t *live_and_leave(bool timed)
+{
+    struct sensor_life life;
+    struct record record;
+    _Atomic uint64_t mark = 0;
+    live(&life);
+    stream_mark(life.rig.streams[0], &mark);
+    for (int i = 0; i < COPIED; i++) {
+        put_reading(life.rows, i, i - 1, 0, timed);
+    }
+    run_dry(&life.rig);
+    size_t size = stream_state_size(life.rig.streams[0]);
+    uint8_t *bytes = malloc(record_size(0, size));
+    assert_int_equal(stream_copy(life.rig.streams[0], &record, bytes + RECORD_HEADER, size), SSM_OK);
+    for (int i = COPIED; i < KILLED; i++) {
+        put_reading(life.rows, i, i - 1, 0, timed);
+    }
+    run_dry(&life.rig);
+    assert_int_equal(mark, KILLED * TICKS);
+    record_encode(&record, 7, bytes);
+    die(&life);
+    return bytes;
+}
+
+/* What the model says of readings [0, from), then [to, LIFE): the second label's score, by reading. */
+static void tell_alone(int from, int to, float expected[LIFE])
+{
+    struct ssm_error err = {0};
+    struct ssm_engine *engine = ssm_open(sensor_path, NULL, &err);
+    ssm_stream slot;
+    assert_int_equal(ssm_stream_open(engine, &slot), SSM_OK);
+    for (int i = 0; i < LIFE; i = i + 1 == from ? to : i + 1) {
+        float values[3] = {sinf((float)i), sinf((float)(2 * i)), sinf((float)(3 * i))}, out[2];
+        struct ssm_hop step = {.stream = slot, .in = values, .out = out, .count = 1, .elapsed = i == to ? (float)(1 + to - from) : 1};
+        assert_int_equal(ssm_step(engine, &step, 1), 1);
+        expected[i] = out[1];
+    }
+    ssm_close(engine);
+}
+
+/* A new life from that state, whose source gives readings [first, LIFE). */
+static void go_on(struct sensor_life *life, uint8_t *bytes, int first, bool timed)
+{
+    struct record record;
+    struct ssm_error err = {0};
+    live(life);
+    assert_int_equal(record_decode(&record, 7, bytes, record_size(0, stream_state_size(life->rig.streams[0])), &err), 0);
+    record.out = KILLED * TICKS;
+    assert_int_equal(stream_resume(life->rig.streams[0], &record, 0, &err), 0);
+    for (int i = first; i < LIFE; i++) {
+        put_reading(life->rows, i, i - 1, first, timed);
+    }
+    rows_end(life->rows);
+    run_dry(&life->rig);
+    free(bytes);
+}
+
+/* As far from what the state has seen as its time says; the samples in between are told as lost. */
+static void a_sensor_goes_on_from_a_copy_with_the_time_between(void **state)
+{
+    (void)state;
+    float expected[LIFE];
+    tell_alone(COPIED, 90, expected);
+    for (int timed = 0; timed < 2; timed++) {
+        struct sensor_life life;
+        go_on(&life, live_and_leave(timed), 90, timed);
+        const struct memory_sink *memory = life.rig.memories[0];
+        assert_int_equal(memory->given, (LIFE - 90) * TICKS);
+        for (int i = 90; i < LIFE; i++) {
+            assert_memory_equal(&memory->samples[i * TICKS], &expected[i], sizeof(float));
+        }
+        assert_int_equal(memory->holes.n, 1);
+        assert_int_equal(memory->hole.from, KILLED * TICKS);
+        assert_int_equal(memory->hole.to, 90 * TICKS);
+        assert_int_equal(memory->hole.why, COUNTER_RESTART);
+        assert_int_equal(counted(&life.rig.counters[0], COUNTER_RESTART), 90 - KILLED);
+        die(&life);
+    }
+}
+
+/* A source that gives its last readings again loses none: those the state has seen are late, those it hasn't go in, and none
+ * comes out twice. */
+static void a_sensor_that_repeats_itself_after_a_restart_loses_nothing(void **state)
+{
+    (void)state;
+    float expected[LIFE];
+    struct sensor_life life;
+    tell_alone(LIFE, LIFE, expected);
+    go_on(&life, live_and_leave(true), COPIED - 10, true);
+    const struct memory_sink *memory = life.rig.memories[0];
+    assert_int_equal(counted(&life.rig.counters[0], COUNTER_LATE_READING), 10);
+    assert_int_equal(memory->given, (LIFE - KILLED) * TICKS);
+    assert_int_equal(memory->samples[(KILLED - 1) * TICKS], 0);
+    for (int i = KILLED; i < LIFE; i++) {
+        assert_memory_equal(&memory->samples[i * TICKS], &expected[i], sizeof(float));
+    }
+    assert_int_equal(memory->holes.n, 0);
+    die(&life);
+}
+
+static void a_sensor_whose_clock_was_set_back_goes_on_all_the_same(void **state)
+{
+    (void)state;
+    struct sensor_life life;
+    go_on(&life, live_and_leave(true), 20, true);
+    assert_int_equal(counted(&life.rig.counters[0], COUNTER_LATE_READING), 16);
+    assert_true(life.rig.memories[0]->given > 0 && life.rig.memories[0]->ended);
+    die(&life);
+}
+
 static void engine_tells_of_a_hole_at_the_end(void **state)
 {
     (void)state;
@@ -878,6 +1027,9 @@ int main(void)
         cmocka_unit_test(bypass_is_switched_while_it_runs),
         cmocka_unit_test(scores_come_out_in_their_place),
         cmocka_unit_test(a_sensors_rows_reach_the_model_with_their_time),
+        cmocka_unit_test(a_sensor_goes_on_from_a_copy_with_the_time_between),
+        cmocka_unit_test(a_sensor_that_repeats_itself_after_a_restart_loses_nothing),
+        cmocka_unit_test(a_sensor_whose_clock_was_set_back_goes_on_all_the_same),
         cmocka_unit_test(engine_tells_of_a_hole_at_the_end),
         cmocka_unit_test(engine_gives_as_much_as_it_takes),
         cmocka_unit_test(engine_keeps_time_over_a_hole_at_another_rate),

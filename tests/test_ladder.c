@@ -2,6 +2,8 @@
 /* daemon/ladder.c in a stream that turns, and engine_thread.c when its models take too long. */
 #include "daemon/ladder.h"
 
+#include <math.h>
+
 #include "daemon/engine_thread.h"
 #include "daemon/wire.h"
 #include "dsp/clock.h"
@@ -12,6 +14,7 @@
 #define MAIN    "tests/data/tiny-denoise.safetensors"
 #define SMALLER "tests/data/golden_denoise.safetensors"
 #define TAGS    "tests/data/tiny-tag.safetensors"
+#define SENSOR  "tests/data/tiny-sensor.safetensors"
 enum { RATE = 16000, HOP = 160, DELAY = 160, STREAMS = 24, WARM_DOWN = 2, WARM_UP = 25 };
 
 struct rig {
@@ -21,6 +24,7 @@ struct rig {
     int n;
     struct stream *streams[STREAMS];
     struct feed *feeds[STREAMS];
+    struct rows *rows[STREAMS]; /* of a sensor, instead */
     struct memory_sink *memories[STREAMS];
     struct sink *sinks[STREAMS];
     struct counters counters[STREAMS];
@@ -41,15 +45,15 @@ static void rig_open(struct rig *rig, const char *model, const char *smaller, bo
     }
 }
 
-/* priority below 0: a patient one. */
-static void rig_add(struct rig *rig, size_t size, int priority)
+/* With its feed or rows. priority below 0: a patient one. */
+static void rig_join(struct rig *rig, size_t size, int priority)
 {
     struct ssm_error err = {0};
     int i = rig->n++;
-    rig->feeds[i] = feed_create(2 * RATE);
     rig->memories[i] = memory_create(size);
     rig->sinks[i] = &rig->memories[i]->sink;
-    struct stream_setup setup = {.engine = rig->engines[0], .smaller = rig->engines[1], .feed = rig->feeds[i], .rate = RATE,
+    struct stream_setup setup = {.engine = rig->engines[0], .smaller = rig->engines[1], .feed = rig->feeds[i],
+                                 .rows = rig->rows[i], .rate = ssm_describe(rig->engines[0])->rate,
                                  .sinks = &rig->sinks[i], .n_sinks = 1, .counters = &rig->counters[i],
                                  .priority = priority, .patient = priority < 0, .deadline = priority < 0 ? 0 : 12000000};
     rig->streams[i] = stream_create(&setup, &err);
@@ -58,12 +62,25 @@ static void rig_add(struct rig *rig, size_t size, int priority)
     }
 }
 
+static void rig_add(struct rig *rig, size_t size, int priority)
+{
+    rig->feeds[rig->n] = feed_create(2 * RATE);
+    rig_join(rig, size, priority);
+}
+
+static void rig_add_sensor(struct rig *rig, size_t size, int priority)
+{
+    rig->rows[rig->n] = rows_create(3, 64);
+    rig_join(rig, size, priority);
+}
+
 static void rig_close(struct rig *rig)
 {
     engine_thread_destroy(rig->thread);
     for (int i = 0; i < rig->n; i++) {
         stream_destroy(rig->streams[i]);
         feed_destroy(rig->feeds[i]);
+        rows_destroy(rig->rows[i]);
         memory_destroy(rig->memories[i]);
     }
     for (int i = 0; i < 2; i++) {
@@ -288,6 +305,119 @@ static void a_stream_that_ends_while_it_is_dropped_is_ended(void **state)
     free(in);
 }
 
+/* ---- A sensor's. ---- */
+
+enum { TICKS = 10000 };
+
+static void find_values(int i, float values[3])
+{
+    for (int k = 0; k < 3; k++) {
+        values[k] = sinf((float)(i * (k + 1)));
+    }
+}
+
+static void put_reading(struct rows *rows, int i)
+{
+    float values[3];
+    uint64_t from = (uint64_t)i * TICKS;
+    const struct cadence_hop hop = {.values = values, .elapsed = 1, .from = from, .to = from + TICKS};
+    find_values(i, values);
+    rows_put(rows, &hop, clock_now());
+}
+
+static void put_readings(struct rig *rig, int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        put_reading(rig->rows[0], i);
+        while (engine_turn(rig->thread) > 0) {
+        }
+    }
+}
+
+/* What a model says that steps on readings [from, to), but for [away, back): the second label's scores. */
+static float *say_by_hand(int from, int away, int back, int to)
+{
+    struct ssm_error err = {0};
+    struct ssm_engine *engine = ssm_open(SENSOR, NULL, &err);
+    float *said = calloc((size_t)to, sizeof(float));
+    ssm_stream stream;
+    assert_int_equal(ssm_stream_open(engine, &stream), SSM_OK);
+    for (int i = from; i < to; i = i + 1 == away ? back : i + 1) {
+        float values[3], out[2];
+        find_values(i, values);
+        struct ssm_hop hop = {.stream = stream, .in = values, .out = out, .count = 1, .elapsed = i == back ? (float)(1 + back - away) : 1};
+        assert_int_equal(ssm_step(engine, &hop, 1), 1);
+        said[i] = out[1];
+    }
+    ssm_close(engine);
+    return said;
+}
+
+static void assert_said(const struct memory_sink *memory, const float *said, int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        assert_memory_equal(&memory->samples[i * TICKS], &said[i], sizeof(float));
+    }
+}
+
+static void a_sensor_that_is_dropped_is_told_of_the_time(void **state)
+{
+    (void)state;
+    enum { DOWN = 30, UP = 50, N = 80 };
+    struct rig rig;
+    float *said = say_by_hand(0, DOWN, UP, N);
+    rig_open(&rig, SENSOR, NULL, false);
+    rig_add_sensor(&rig, N * TICKS, 0);
+    put_readings(&rig, 0, DOWN);
+    assert_true(stream_lower(rig.streams[0]));
+    assert_int_equal(stream_rung(rig.streams[0]), RUNG_DROP);
+    put_readings(&rig, DOWN, UP);
+    assert_true(stream_raise(rig.streams[0]));
+    put_readings(&rig, UP, N);
+    struct memory_sink *memory = rig.memories[0];
+    assert_said(memory, said, 0, DOWN);
+    assert_said(memory, said, UP, N);
+    assert_int_equal(memory->given, (N - UP + DOWN) * TICKS);
+    assert_int_equal(memory->holes.n, 1);
+    assert_int_equal(memory->hole.from, DOWN * TICKS);
+    assert_int_equal(memory->hole.to, UP * TICKS);
+    assert_int_equal(memory->hole.why, COUNTER_OVERLOAD);
+    assert_int_equal(counted(&rig.counters[0], COUNTER_OVERLOAD), UP - DOWN);
+    assert_true(stream_lower(rig.streams[0]));
+    rows_end(rig.rows[0]); /* in the middle of it */
+    put_readings(&rig, 0, 0);
+    while (engine_turn(rig.thread) > 0) {
+    }
+    assert_true(memory->ended);
+    rig_close(&rig);
+    free(said);
+}
+
+/* The same model as its own smaller one, which begins where the stream is lowered: it says other things. */
+static void a_sensors_smaller_model_takes_over_and_gives_back(void **state)
+{
+    (void)state;
+    enum { DOWN = 30, LEFT = DOWN + WARM_DOWN + 1, UP = 60, RETURNED = UP + WARM_UP + 1, N = 100 };
+    struct rig rig;
+    float *model = say_by_hand(0, LEFT, UP, N), *smaller = say_by_hand(DOWN, -1, -1, N);
+    rig_open(&rig, SENSOR, SENSOR, false);
+    rig_add_sensor(&rig, N * TICKS, 0);
+    put_readings(&rig, 0, DOWN);
+    assert_true(stream_lower(rig.streams[0]));
+    assert_int_equal(stream_rung(rig.streams[0]), RUNG_SMALLER);
+    put_readings(&rig, DOWN, UP);
+    assert_true(stream_raise(rig.streams[0]));
+    put_readings(&rig, UP, N);
+    struct memory_sink *memory = rig.memories[0];
+    assert_said(memory, model, 0, DOWN + WARM_DOWN);
+    assert_said(memory, smaller, DOWN + WARM_DOWN, UP + WARM_UP);
+    assert_said(memory, model, RETURNED, N);
+    assert_int_equal(memory->holes.n, 0);
+    rig_close(&rig);
+    free(model);
+    free(smaller);
+}
+
 /* ---- Too much to do, by a clock that only goes on where something takes time. ---- */
 
 static const int64_t MS = 1000000;
@@ -325,7 +455,11 @@ static void run_for(struct rig *rig, const float *in, int seconds)
     for (int at = 0; time_now < end;) {
         for (; due <= time_now; due += 10 * MS, at++) {
             for (int i = 0; i < rig->n; i++) {
-                feed_write(rig->feeds[i], in + at * HOP % RATE, 1, HOP, due);
+                if (rig->rows[i]) {
+                    put_reading(rig->rows[i], at);
+                } else {
+                    feed_write(rig->feeds[i], in + at * HOP % RATE, 1, HOP, due);
+                }
             }
         }
         if (engine_turn(rig->thread) == 0) {
@@ -407,6 +541,28 @@ static void without_a_smaller_model_the_bypass_is_next(void **state)
     assert_nothing_lost(&rig);
     rig_close(&rig);
     free(in);
+}
+
+/* Sensors have no bypass: of 24 that take 4 ms a reading, each 10 ms, two are heard, and the others told as lost until there is time. */
+static void sensors_give_way_and_come_back(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_open(&rig, SENSOR, NULL, true);
+    for (int i = 0; i < STREAMS; i++) {
+        rig_add_sensor(&rig, 0, 0);
+    }
+    scripts[0].slow_ns = 4000000;
+    run_for(&rig, NULL, 5);
+    assert_in_range(count_rung(&rig, 0, STREAMS, RUNG_MODEL), 0, 2);
+    scripts[0].slow_ns = 10000;
+    run_for(&rig, NULL, 60);
+    assert_int_equal(count_rung(&rig, 0, STREAMS, RUNG_MODEL), STREAMS);
+    for (int i = 0; i < STREAMS; i++) {
+        bool dropped = counted(&rig.counters[i], COUNTER_OVERLOAD) > 0;
+        assert_true(!dropped || rig.memories[i]->hole.why == COUNTER_OVERLOAD || rig.memories[i]->hole.why == COUNTER_RING_FULL);
+    }
+    rig_close(&rig);
 }
 
 /* A recording that is gone through as fast as it goes is no reason for live sound to give way. */
@@ -498,6 +654,9 @@ int main(void)
         cmocka_unit_test(a_stream_that_ends_while_it_is_dropped_is_ended),
         cmocka_unit_test_setup_teardown(who_takes_too_long_gives_way_and_comes_back, set_clock, reset_clock),
         cmocka_unit_test_setup_teardown(without_a_smaller_model_the_bypass_is_next, set_clock, reset_clock),
+        cmocka_unit_test(a_sensor_that_is_dropped_is_told_of_the_time),
+        cmocka_unit_test(a_sensors_smaller_model_takes_over_and_gives_back),
+        cmocka_unit_test_setup_teardown(sensors_give_way_and_come_back, set_clock, reset_clock),
         cmocka_unit_test_setup_teardown(who_has_time_waits_for_who_has_none, set_clock, reset_clock),
         cmocka_unit_test_setup_teardown(who_was_stopped_for_a_second_catches_up, set_clock, reset_clock),
     };
