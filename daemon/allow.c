@@ -149,19 +149,20 @@ void allow_close(struct allow *allow)
     }
 }
 
-void allow_refresh(struct allow *allow)
+bool allow_refresh(struct allow *allow)
 {
     uint64_t before = allow->print;
     allow->print = 0;
     walk_all(allow, take_print);
     if (allow->print == before) {
-        return;
+        return false;
     }
     if (read_all(allow)) {
         log_line(LOG_INFO, "curve: %zu keys are allowed in%s", allow->n, allow->any ? ", and any other" : "");
     } else {
-        log_line(LOG_ERROR, "curve: the keys in %s can't be read any more: nobody new comes in", allow->clients);
+        log_line(LOG_ERROR, "curve: the keys in %s can't be read any more: nobody may come in", allow->clients);
     }
+    return true;
 }
 
 enum allow_role allow_find(const struct allow *allow, const char *key)

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <zmq.h>
 
@@ -15,8 +16,23 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* SOCKETS: two for each of a configuration's pipelines. REFRESH: between two looks at the files. */
-enum { SOCKETS = 2 * CONFIG_PIPELINES, HEARTBEAT_MS = 1000, TIMEOUT_MS = 3000, HANDSHAKE_MS = 5000, REFRESH_MS = 1000 };
+/* SOCKETS: two for each of a configuration's pipelines, and two more for each that is watched, of which there are DOORS at most. REFRESH: between two looks at the
+ * files. */
+enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, HEARTBEAT_MS = 1000, TIMEOUT_MS = 3000, HANDSHAKE_MS = 5000, REFRESH_MS = 1000 };
+
+/* A guarded socket, and what libzmq tells of it. */
+struct door {
+    struct door *next;
+    void *told; /* its events; the thread's */
+    bool closed;
+};
+
+/* The connection behind a descriptor of libzmq's. */
+struct peer {
+    ino_t inode; /* 0: none. A descriptor is another's soon, this never */
+    const void *socket;
+    char key[CERT_KEY]; /* "": it wasn't asked for one */
+};
 
 struct gate {
     void *context;
@@ -24,10 +40,14 @@ struct gate {
     void *asked;         /* ZAP: where libzmq asks; the thread's */
     pthread_t thread;
     bool running;
-    pthread_mutex_t lock; /* of allow */
+    pthread_mutex_t lock; /* of all below */
     struct allow *allow;
+    struct door *doors;
+    int n_doors;
+    struct peer *peers;   /* (n_peers) by descriptor */
+    int n_peers;
     int64_t refresh_at;
-    _Atomic uint64_t denied;
+    _Atomic uint64_t denied, unspoken;
 };
 
 /* ---- Sockets. ---- */
@@ -58,15 +78,53 @@ static bool guard(struct gate *gate, void *socket)
            zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, gate->cert.secret_key, CERT_KEY) == 0;
 }
 
+static bool is_full(struct gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    bool full = gate->n_doors >= DOORS;
+    pthread_mutex_unlock(&gate->lock);
+    return full;
+}
+
+/* Have the thread hear of handshakes that fail; it sees the door at its next look. Nobody watches those beyond DOORS. */
+static bool watch(struct gate *gate, void *socket)
+{
+    char address[64];
+    int events = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_MONITOR_STOPPED;
+    if (is_full(gate)) {
+        return true;
+    }
+    struct door *door = calloc(1, sizeof *door);
+    snprintf(address, sizeof address, "inproc://door.%p", (void *)door);
+    bool ok = door && zmq_socket_monitor(socket, address, events) == 0 && (door->told = zmq_socket(gate->context, ZMQ_PAIR)) &&
+              set(door->told, ZMQ_LINGER, 0) && zmq_connect(door->told, address) == 0;
+    if (!ok) {
+        int error = errno;
+        if (door && door->told) {
+            zmq_close(door->told);
+        }
+        free(door);
+        errno = error;
+        return false;
+    }
+    pthread_mutex_lock(&gate->lock);
+    door->next = gate->doors;
+    gate->doors = door;
+    gate->n_doors++;
+    pthread_mutex_unlock(&gate->lock);
+    return true;
+}
+
 bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
-    if (gate->allow && strncmp(address, "tcp://", 6) == 0 && !guard(gate, socket)) {
+    bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
+    if (guarded && !guard(gate, socket)) {
         return false;
     }
     mode_t mask = umask(0117); /* ipc:// files: 0660 */
     bool ok = zmq_bind(socket, address) == 0;
     umask(mask);
-    return ok;
+    return ok && (!guarded || watch(gate, socket));
 }
 
 static int meet_server(struct gate *gate, void *socket, const char *server_key, struct ssm_error *err)
@@ -117,17 +175,123 @@ bool gate_is_client(struct gate *gate, const char *user)
     return !user || find_role(gate, user) != ALLOW_NOBODY;
 }
 
+/* ---- Who is in. ---- */
+
+static bool make_room(struct gate *gate, int fd)
+{
+    int n = fd < gate->n_peers ? gate->n_peers : 2 * fd + 16;
+    struct peer *peers = n > gate->n_peers ? realloc(gate->peers, (size_t)n * sizeof *peers) : gate->peers;
+    if (peers) {
+        memset(peers + gate->n_peers, 0, (size_t)(n - gate->n_peers) * sizeof *peers);
+        gate->peers = peers;
+        gate->n_peers = n;
+    }
+    return peers != NULL;
+}
+
+/* What is behind a descriptor; 0: no socket. */
+static ino_t find_inode(int fd)
+{
+    struct stat found;
+    return fd >= 0 && fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode) ? found.st_ino : 0;
+}
+
+bool gate_knows(struct gate *gate, const void *socket, void *message)
+{
+    const char *key = zmq_msg_gets(message, "User-Id");
+    int fd = zmq_msg_get(message, ZMQ_SRCFD);
+    ino_t inode = find_inode(fd);
+    pthread_mutex_lock(&gate->lock);
+    bool allowed = !key || !gate->allow || allow_find(gate->allow, key) != ALLOW_NOBODY;
+    if (inode && make_room(gate, fd)) {
+        gate->peers[fd] = (struct peer){.inode = inode, .socket = socket};
+        snprintf(gate->peers[fd].key, CERT_KEY, "%s", key ? key : "");
+    }
+    pthread_mutex_unlock(&gate->lock);
+    return allowed;
+}
+
+int gate_peers(struct gate *gate, const void *socket)
+{
+    int n = 0;
+    pthread_mutex_lock(&gate->lock);
+    for (int fd = 0; fd < gate->n_peers; fd++) {
+        const struct peer *peer = &gate->peers[fd];
+        n += peer->inode && peer->socket == socket && find_inode(fd) == peer->inode;
+    }
+    pthread_mutex_unlock(&gate->lock);
+    return n;
+}
+
+/* libzmq can't end one connection; where the system does, it takes note and goes on. */
+static void end_connection(struct peer *peer, int fd)
+{
+    if (find_inode(fd) == peer->inode && shutdown(fd, SHUT_RDWR) == 0) {
+        log_line(LOG_INFO, "curve: a connection is ended, as its key is not allowed any more: \"%s\"", peer->key);
+    }
+    peer->inode = 0;
+}
+
 /* At most once a second, however many knock. */
 static void refresh(struct gate *gate)
 {
     int64_t now = clock_now();
-    if (now >= gate->refresh_at) {
-        gate->refresh_at = now + REFRESH_MS * INT64_C(1000000);
-        pthread_mutex_lock(&gate->lock);
-        allow_refresh(gate->allow);
-        pthread_mutex_unlock(&gate->lock);
+    if (now < gate->refresh_at) {
+        return;
+    }
+    gate->refresh_at = now + REFRESH_MS * INT64_C(1000000);
+    pthread_mutex_lock(&gate->lock);
+    bool changed = allow_refresh(gate->allow);
+    for (int fd = 0; changed && fd < gate->n_peers; fd++) {
+        struct peer *peer = &gate->peers[fd];
+        if (peer->inode && peer->key[0] && allow_find(gate->allow, peer->key) == ALLOW_NOBODY) {
+            end_connection(peer, fd);
+        }
+    }
+    pthread_mutex_unlock(&gate->lock);
+}
+
+/* ---- Who speaks no CURVE. ---- */
+
+/* An event is its number and a value, 6 bytes, and a frame with the address. */
+static void hear(struct gate *gate, struct door *door)
+{
+    uint8_t event[6];
+    char where[256] = "";
+    while (zmq_recv(door->told, event, sizeof event, ZMQ_DONTWAIT) == sizeof event) {
+        int got = zmq_recv(door->told, where, sizeof where - 1, ZMQ_DONTWAIT), number = event[0] | event[1] << 8;
+        where[got < 0 ? 0 : got < (int)sizeof where ? got : (int)sizeof where - 1] = '\0';
+        door->closed = number == ZMQ_EVENT_MONITOR_STOPPED;
+        if (!door->closed) {
+            atomic_fetch_add(&gate->unspoken, 1);
+            log_line(LOG_WARNING, "curve: somebody was refused at %s who doesn't speak it", where);
+        }
     }
 }
+
+static void remove_door(struct gate *gate, struct door **link)
+{
+    struct door *door = *link;
+    *link = door->next;
+    gate->n_doors--;
+    zmq_close(door->told);
+    free(door);
+}
+
+static void close_doors(struct gate *gate, bool all)
+{
+    pthread_mutex_lock(&gate->lock);
+    for (struct door **link = &gate->doors; *link;) {
+        if (all || (*link)->closed) {
+            remove_door(gate, link);
+        } else {
+            link = &(*link)->next;
+        }
+    }
+    pthread_mutex_unlock(&gate->lock);
+}
+
+/* ---- Who asks to come in. ---- */
 
 /* A request has the frames version, id, domain, address, identity, mechanism and, with CURVE, the key's 32 bytes. */
 enum { ZAP_ID = 1, ZAP_ADDRESS = 3, ZAP_MECHANISM = 5, ZAP_KEY = 6, ZAP_FRAMES = 7, ZAP_BYTES = 256 };
@@ -184,21 +348,52 @@ static void judge(struct gate *gate, const struct question *question)
     answer(gate->asked, question, allowed, key);
 }
 
-static void *run(void *arg)
+/* What to wait for: questions, and what the doors tell. Gives how many. */
+static int list_items(struct gate *gate, zmq_pollitem_t *items, struct door **doors)
 {
-    struct gate *gate = arg;
+    int n = 0;
+    items[n++] = (zmq_pollitem_t){.socket = gate->asked, .events = ZMQ_POLLIN};
+    pthread_mutex_lock(&gate->lock);
+    for (struct door *door = gate->doors; door && n <= DOORS; door = door->next) {
+        doors[n] = door;
+        items[n++] = (zmq_pollitem_t){.socket = door->told, .events = ZMQ_POLLIN};
+    }
+    pthread_mutex_unlock(&gate->lock);
+    return n;
+}
+
+/* False: libzmq is being closed. */
+static bool turn(struct gate *gate)
+{
+    zmq_pollitem_t items[DOORS + 1];
+    struct door *doors[DOORS + 1];
     struct question question;
-    zmq_pollitem_t item = {.socket = gate->asked, .events = ZMQ_POLLIN};
-    for (int n; (n = zmq_poll(&item, 1, REFRESH_MS)) >= 0 || errno == EINTR;) {
-        refresh(gate);
-        if (n > 0 && !receive_question(gate->asked, &question)) {
-            break;
-        }
-        if (n > 0) {
-            judge(gate, &question);
+    int n = list_items(gate, items, doors);
+    if (zmq_poll(items, n, REFRESH_MS) < 0 && errno != EINTR) {
+        return false;
+    }
+    refresh(gate);
+    for (int i = 1; i < n; i++) {
+        if (items[i].revents) {
+            hear(gate, doors[i]);
         }
     }
-    return NULL; /* the socket stays: where nobody answers nobody comes in, where none is bound everybody does */
+    close_doors(gate, false);
+    if (items[0].revents && !receive_question(gate->asked, &question)) {
+        return false;
+    }
+    if (items[0].revents) {
+        judge(gate, &question);
+    }
+    return true;
+}
+
+static void *run(void *arg)
+{
+    while (turn(arg)) {
+    }
+    close_doors(arg, true);
+    return NULL; /* ZAP's socket stays: where nobody answers nobody comes in, where none is bound everybody does */
 }
 
 /* ---- The whole. ---- */
@@ -247,6 +442,7 @@ void gate_close(struct gate *gate)
     }
     zmq_ctx_term(gate->context);
     allow_close(gate->allow);
+    free(gate->peers);
     pthread_mutex_destroy(&gate->lock);
     free(gate);
 }
@@ -254,4 +450,9 @@ void gate_close(struct gate *gate)
 uint64_t gate_denied(const struct gate *gate)
 {
     return atomic_load(&gate->denied);
+}
+
+uint64_t gate_unspoken(const struct gate *gate)
+{
+    return atomic_load(&gate->unspoken);
 }

@@ -5,8 +5,9 @@
 /* How others come in over ZeroMQ: the one context of all sockets here, the options they share, and with `curve:` who may come.
  *
  * With curve every tcp:// port that is bound here speaks CURVE: peers prove that they have a key, and a thread (ZAP, RFC 27)
- * lets in those whose public key is allowed (daemon/allow.h), from the next connection on when the files change. ipc:// is for
- * whom the file's mode (0660) lets in, with all rights, as is every port without curve. */
+ * lets in those whose public key is allowed (daemon/allow.h). When the files change it ends the connections of those whose key
+ * is gone, as far as something came in over them. ipc:// is for whom the file's mode (0660) lets in, with all rights, as is
+ * every port without curve. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -38,11 +39,18 @@ int gate_connect(struct gate *gate, void *socket, const char *address, const cha
 /* What a socket's descriptor is, readable when something may have changed. */
 int gate_fd(void *socket);
 
+/* Any thread: a message (zmq_msg_t) came in at a socket that was bound here; whose connection it was is known from now on. False:
+ * the sender's key is not allowed any more. */
+bool gate_knows(struct gate *gate, const void *socket, void *message);
+
 /* Any thread: may who is known by `user` (a message's User-Id; NULL where nobody was asked) change things; and may he be here
  * at all: a key that was taken off the list can't do a thing with the connection it has. */
 bool gate_is_admin(struct gate *gate, const char *user);
 bool gate_is_client(struct gate *gate, const char *user);
 
-uint64_t gate_denied(const struct gate *gate); /* connections refused for their key; any thread */
+/* Any thread. */
+uint64_t gate_denied(const struct gate *gate);   /* connections refused for their key            */
+uint64_t gate_unspoken(const struct gate *gate); /* at guarded ports, those that spoke no CURVE  */
+int gate_peers(struct gate *gate, const void *socket); /* connections there are over which something came to a socket */
 
 #endif

@@ -172,11 +172,14 @@ static void put_engine(FILE *file, const struct daemon *daemon)
 
 static void put_published(FILE *file, const struct daemon *daemon)
 {
-    put_one(file, "clients_denied_total", "counter", "connections refused because their key is not allowed",
-            (double)gate_denied(daemon->gate));
+    put_family(file, "clients_denied_total", "counter",
+               "connections refused: their key is not allowed, or they speak no CURVE");
+    put(file, "clients_denied_total", (const struct label[]){{"reason", "key"}, {0}}, (double)gate_denied(daemon->gate));
+    put(file, "clients_denied_total", (const struct label[]){{"reason", "handshake"}, {0}}, (double)gate_unspoken(daemon->gate));
     if (!daemon->publisher) {
         return;
     }
+    put_one(file, "subscribers", "gauge", "connections that subscribed to something", publisher_subscribers(daemon->publisher));
     put_one(file, "pub_messages_total", "counter", "messages sent to subscribers",
             (double)publisher_messages(daemon->publisher));
     put_family(file, "stream_latency_seconds", "histogram",

@@ -27,6 +27,7 @@ struct topic {
 };
 
 struct publisher {
+    struct gate *gate;
     void *socket;
     char node[64];
     uint8_t boot[16];
@@ -64,6 +65,7 @@ struct publisher *publisher_open(struct gate *gate, const char *address, const c
         goto fail;
     }
     pthread_mutex_init(&publisher->lock, NULL);
+    publisher->gate = gate;
     publisher->utc_offset = clock_utc_offset();
     snprintf(publisher->node, sizeof publisher->node, "%s", node);
     if (getrandom(publisher->boot, sizeof publisher->boot, 0) != sizeof publisher->boot ||
@@ -257,14 +259,22 @@ int publisher_fd(const struct publisher *publisher)
 bool publisher_turn(struct publisher *publisher)
 {
     bool subscribed = false;
-    uint8_t message[WIRE_TOPIC_MAX + 1];
+    zmq_msg_t message;
     int events = 0;
     size_t size = sizeof events;
-    while (zmq_getsockopt(publisher->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN)) {
-        int n = zmq_recv(publisher->socket, message, sizeof message, ZMQ_DONTWAIT);
-        subscribed = subscribed || (n > 0 && message[0] == 1);
+    zmq_msg_init(&message);
+    while (zmq_getsockopt(publisher->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN) &&
+           zmq_msg_recv(&message, publisher->socket, ZMQ_DONTWAIT) >= 0) {
+        gate_knows(publisher->gate, publisher->socket, &message);
+        subscribed = subscribed || (zmq_msg_size(&message) > 0 && *(const uint8_t *)zmq_msg_data(&message) == 1);
     }
+    zmq_msg_close(&message);
     return subscribed;
+}
+
+int publisher_subscribers(const struct publisher *publisher)
+{
+    return gate_peers(publisher->gate, publisher->socket);
 }
 
 uint64_t publisher_messages(const struct publisher *publisher)

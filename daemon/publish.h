@@ -43,6 +43,8 @@ int publisher_fd(const struct publisher *publisher);
 /* Read what subscribers asked for. True: somebody subscribed to something since the last call. */
 bool publisher_turn(struct publisher *publisher);
 
-uint64_t publisher_messages(const struct publisher *publisher); /* sent; any thread */
+/* Any thread. */
+uint64_t publisher_messages(const struct publisher *publisher); /* sent */
+int publisher_subscribers(const struct publisher *publisher);   /* connections that subscribed to something */
 
 #endif

@@ -13,6 +13,7 @@
 enum { WAITING_MOST = 1000 };
 
 struct pull {
+    struct gate *gate;
     void *socket;
 };
 
@@ -25,6 +26,7 @@ static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *e
         refuse_memory(err);
         return NULL;
     }
+    pull->gate = gate;
     return pull;
 }
 
@@ -66,15 +68,29 @@ int pull_fd(const struct pull *pull)
     return gate_fd(pull->socket);
 }
 
+/* The last frame of the next message. False: none waits. */
+static bool receive(struct pull *pull, zmq_msg_t *frame)
+{
+    do {
+        if (zmq_msg_recv(frame, pull->socket, ZMQ_DONTWAIT) < 0) {
+            return false;
+        }
+    } while (zmq_msg_more(frame));
+    return true;
+}
+
 long pull_receive(struct pull *pull, void *bytes, size_t size)
 {
-    int n, more = 1;
-    do {
-        n = zmq_recv(pull->socket, bytes, size, ZMQ_DONTWAIT);
-        size_t length = sizeof more;
-        if (n < 0 || zmq_getsockopt(pull->socket, ZMQ_RCVMORE, &more, &length) != 0) {
-            return -1;
+    zmq_msg_t frame;
+    long n = -1;
+    zmq_msg_init(&frame);
+    while (n < 0 && receive(pull, &frame)) {
+        size_t length = zmq_msg_size(&frame);
+        if (gate_knows(pull->gate, pull->socket, &frame)) {
+            memcpy(bytes, zmq_msg_data(&frame), length < size ? length : size);
+            n = (long)length;
         }
-    } while (more);
+    }
+    zmq_msg_close(&frame);
     return n;
 }

@@ -25,7 +25,7 @@ void pull_close(struct pull *pull); /* NULL is fine */
 int pull_fd(const struct pull *pull);
 
 /* The last frame of the next message (of SUB: behind the topic): its first `size` bytes, and its whole length; -1 when none
- * waits. */
+ * waits. What comes from a key that is not allowed any more is passed over. */
 long pull_receive(struct pull *pull, void *bytes, size_t size);
 
 #endif

@@ -86,6 +86,7 @@ bool router_receive(struct router *router, struct router_request *request)
             continue;
         }
         zmq_msg_t *body = &router->frames[router->envelope], *blob = body + 1;
+        gate_knows(router->gate, router->socket, body);
         const char *user = zmq_msg_gets(body, "User-Id");
         *request = (struct router_request){.body = zmq_msg_data(body),
                                            .size = zmq_msg_size(body),

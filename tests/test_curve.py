@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
+import msgpack
 import zmq
 import zmq.auth
 
@@ -171,16 +173,60 @@ def lists_are_read_again_when_they_change():
         while not one.poll(500):
             assert time.monotonic() < deadline
         assert json.loads(one.recv())["ok"]
-        os.unlink(f"{folder}/clients/many")  # the connection is there, and of no use any more
-        while True:
-            one.send(b'{"op": "mem"}')
-            answer = json.loads(one.recv())
-            if not answer["ok"]:
-                assert answer["err"]["code"] == "denied", answer
-                break
+        os.unlink(f"{folder}/clients/many")  # requests are denied, then the connection ends
+        answer = {"ok": True}
+        while answer["ok"]:
             assert time.monotonic() < deadline
+            one.send(b'{"op": "mem"}')
+            answer = json.loads(one.recv()) if one.poll(1000) else {"ok": False, "err": {"code": "denied"}}
             time.sleep(.1)
+        assert answer["err"]["code"] == "denied", answer
         one.close()
+
+
+def a_subscriber_whose_key_goes_is_cut_off_alone():
+    with tempfile.TemporaryDirectory() as folder:
+        http = f"127.0.0.1:{script.free_port()}"
+        with Guarded(folder, more=f"http: {http}\n") as daemon:
+            def metric(name):
+                text = urllib.request.urlopen(f"http://{http}/metrics").read().decode()
+                return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(f"ssmd_{name} ")))
+
+            def wait_for(name, value):
+                deadline = time.monotonic() + 10
+                while metric(name) != value:
+                    assert time.monotonic() < deadline, (name, metric(name))
+                    time.sleep(0.1)
+
+            assert metric("subscribers") == 0
+            ends, stays = daemon.connect(zmq.SUB, daemon.publish, "alice"), daemon.connect(zmq.SUB, daemon.publish, "root")
+            for one in (ends, stays):
+                one.subscribe("audio/")
+                one.recv_multipart()
+            wait_for("subscribers", 2)
+            plain = daemon.connect(zmq.SUB, daemon.publish, None)
+            deadline = time.monotonic() + 10
+            while metric('clients_denied_total{reason="handshake"}') == 0:
+                assert time.monotonic() < deadline
+            plain.close()
+            assert metric("subscribers") == 2
+            denied = metric('clients_denied_total{reason="key"}')
+            os.unlink(f"{folder}/clients/alice")
+            gone, last = time.monotonic(), time.monotonic()
+            due = None
+            while time.monotonic() < gone + 4:
+                header = msgpack.unpackb(stays.recv_multipart()[1])
+                assert due in (None, header["seq"]), (due, header["seq"])  # who stays misses nothing
+                due = header["seq"] + 1
+                while ends.poll(0):
+                    ends.recv_multipart()
+                    last = time.monotonic()
+            assert last < gone + 2.5, last - gone
+            assert metric("subscribers") == 1
+            assert metric('clients_denied_total{reason="key"}') > denied  # it comes again and again
+            ends.close()
+            stays.close()
+            wait_for("subscribers", 0)
 
 
 def any_is_everybody_with_the_servers_key():
@@ -211,6 +257,11 @@ def sound_comes_in_from_allowed_clients_alone():
             deadline = time.monotonic() + 10
             while samples() < 10 * HOP:
                 assert time.monotonic() < deadline
+            os.rename(f"{folder}/clients/alice", f"{folder}/clients/.alice")
+            time.sleep(2.5)  # nothing more comes from her, over that connection or another
+            friend.send(bytes(2 * HOP * 10))
+            time.sleep(0.5)
+            assert daemon.ctl("stream.list", *daemon.as_("root"))["streams"][0]["samples"] == 10 * HOP
             for one in strangers + [friend]:
                 one.close()
 
@@ -274,5 +325,6 @@ def what_is_wrong_with_keys_is_told_before_it_runs():
 if __name__ == "__main__":
     sys.exit(script.run(keys_are_czmqs_files_and_never_replaced, allowed_come_in_and_nobody_else_does, the_python_client_has_a_key,
                         control_asks_who_and_only_admins_change, lists_are_read_again_when_they_change,
+                        a_subscriber_whose_key_goes_is_cut_off_alone,
                         any_is_everybody_with_the_servers_key, sound_comes_in_from_allowed_clients_alone,
                         a_daemon_listens_to_another_one_by_its_key, what_is_wrong_with_keys_is_told_before_it_runs))

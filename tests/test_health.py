@@ -15,6 +15,8 @@ import time
 import urllib.error
 import urllib.request
 
+import zmq
+
 import script
 
 SSMD = os.environ.get("SSMD", "build/release/ssmd")
@@ -168,6 +170,21 @@ def the_dashboard_asks_for_what_there_is():
         assert losses <= asked, losses - asked  # a new counter belongs there too
 
 
+def subscribers_are_counted():
+    with Daemon() as daemon:
+        subscribers = ("ssmd_subscribers", ())
+        one, two = (zmq.Context.instance().socket(zmq.SUB) for _ in range(2))
+        for n, socket in ((1, one), (2, two)):
+            socket.subscribe("audio/")
+            socket.subscribe("gap/")
+            socket.connect(f"ipc://{daemon.folder.name}/pub")
+            daemon.wait(lambda n=n: daemon.metrics()[subscribers] == n)
+        one.close(0)
+        daemon.wait(lambda: daemon.metrics()[subscribers] == 1)
+        two.close(0)
+        daemon.wait(lambda: daemon.metrics()[subscribers] == 0)
+
+
 def losses_are_counted_and_degrade():
     with Daemon() as daemon:
         assert daemon.health()["status"] == "ok" and daemon.health()["reasons"] == []
@@ -215,6 +232,6 @@ def the_schema_is_the_tool_s():
 
 
 if __name__ == "__main__":
-    sys.exit(script.run(metrics_are_prometheus_text_and_true, losses_are_counted_and_degrade,
+    sys.exit(script.run(metrics_are_prometheus_text_and_true, subscribers_are_counted, losses_are_counted_and_degrade,
                         the_dashboard_asks_for_what_there_is, a_daemon_that_drains_or_has_stopped_moving_is_not_ready,
                         systemd_is_told, the_schema_is_the_tool_s))
