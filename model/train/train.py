@@ -413,10 +413,20 @@ class Run:
         speech_hours, noise_hours = self.pool.hours()
         meta = dict(recipe=self.recipe, config=layers.complete(self.recipe), count=self.count, heard=self.heard,
                     spent=self.elapsed(), speech_hours=speech_hours, noise_hours=noise_hours)
-        save(os.path.join(self.args.out, "ema.pt"), dict(meta, tensors=self.flat.average()))
+        average = self.flat.average()
+        if self.args.memory:
+            average = warm.forget(average, self.recipe, self.args.memory)
+        save(os.path.join(self.args.out, "ema.pt"), dict(meta, tensors=average))
         f = self.flat
         save(os.path.join(self.args.out, "full.pt"),
              dict(meta, flat=f.flat, m=f.m, v=f.v, ema=f.ema, state=f.state))
+
+    @torch.no_grad()
+    def forget(self):
+        """Keep the states' memory within --memory, in place."""
+        for block in self.model.backbone.layers:
+            m = block.mixer
+            m.A_log.copy_(torch.maximum(m.A_log, warm.least_decay(m.dt_proj.bias, self.recipe, self.args.memory)[:, None]))
 
     def one(self):
         noisy, clean = self.mix(self.pool)
@@ -428,6 +438,8 @@ class Run:
             self.flat.sent.div_(self.world)
             self.lr.copy_(self.flat.sent[-1])
         self.flat.update(self.lr)
+        if self.args.memory:
+            self.forget()
         self.count += 1
         self.heard += self.mix.batch * self.mix.n / self.rate * self.world
         return parts
@@ -544,7 +556,7 @@ def parse(argv=None):
     p.add_argument("--resume", action="store_true", help="go on from OUT/full.pt if it is there")
     p.add_argument("--init", help="start from the weights of an ema.pt or a model file; layers it lacks add nothing at first")
     p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
-    p.add_argument("--memory", type=float, metavar="SECONDS", help="let --init's states remember no longer than this")
+    p.add_argument("--memory", type=float, metavar="SECONDS", help="let states remember no longer than this, --init's and trained ones")
     p.add_argument("--judge", metavar="ONNX", help="DNSMOS's sig_bak_ovr.onnx, for recipes that weigh `judged`")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a recipe's key (value as JSON)")
     args = p.parse_args(argv)

@@ -75,15 +75,19 @@ def convolution(weight, slower):
     return out
 
 
-def forget(tensors, config, seconds):
-    """The same weights with states that remember this long at most, at the step dt that their bias gives: what a state of
-    10 s gathers in a long pause is what no training crop ever had it hold."""
+def least_decay(dt_bias, config, seconds):
+    """(E,) logarithms: the least A that forgets within this many seconds, at the step dt that its bias gives."""
     c = complete(config)
+    return -torch.log(F.softplus(dt_bias) * (seconds * c["rate"] / c["hop"]))
+
+
+def forget(tensors, config, seconds):
+    """The same weights with states that remember this long at most: what a state of 10 s gathers in a long pause is what no
+    training crop ever had it hold."""
     out = dict(tensors)
     for name in tensors:
         if name.endswith("A_log"):
-            dt = F.softplus(tensors[name.replace("A_log", "dt_proj.bias")])
-            least = -torch.log(dt * (seconds * c["rate"] / c["hop"]))
+            least = least_decay(tensors[name.replace("A_log", "dt_proj.bias")], config, seconds)
             out[name] = torch.maximum(tensors[name], least[:, None])
     return out
 
