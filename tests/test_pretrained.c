@@ -226,6 +226,12 @@ static int open_16k(void **state)
     return open_all("denoise-16k");
 }
 
+static int open_16k_low(void **state)
+{
+    (void)state;
+    return open_all("denoise-16k-low");
+}
+
 static int open_48k(void **state)
 {
     (void)state;
@@ -254,6 +260,7 @@ int main(void)
         cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
     };
     int failed = cmocka_run_group_tests_name("denoise-16k", denoisers, open_16k, close_all);
+    failed += cmocka_run_group_tests_name("denoise-16k-low", denoisers, open_16k_low, close_all);
     failed += cmocka_run_group_tests_name("denoise-48k", denoisers, open_48k, close_all);
     return failed + cmocka_run_group_tests_name("models of tags", taggers, open_16k, close_all);
 }
