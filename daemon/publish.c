@@ -10,7 +10,9 @@
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "daemon/log.h"
 #include "dsp/clock.h"
+#include "dsp/wall.h"
 #include "model/refuse.h"
 
 /* Of topics that nobody publishes on any more so many are remembered, with how far they had counted. */
@@ -22,6 +24,7 @@ struct topic {
     int users;
     uint64_t released;  /* the greater, the later */
     uint64_t seq; /* of the next message */
+    int64_t tm, tw; /* the latest that was told */
     size_t length;
     char name[WIRE_TOPIC_MAX];
 };
@@ -39,7 +42,7 @@ struct publisher {
     uint8_t *bytes; /* hugz's payload: room for every topic */
     size_t n_topics, room;
     _Atomic uint64_t messages;
-    int64_t utc_offset; /* looked up with each hugz */
+    struct wall wall; /* looked at with each hugz */
 };
 
 static bool set(void *socket, int option, int value)
@@ -66,7 +69,7 @@ struct publisher *publisher_open(struct gate *gate, const char *address, const c
     }
     pthread_mutex_init(&publisher->lock, NULL);
     publisher->gate = gate;
-    publisher->utc_offset = clock_utc_offset();
+    wall_look(&publisher->wall);
     snprintf(publisher->node, sizeof publisher->node, "%s", node);
     if (getrandom(publisher->boot, sizeof publisher->boot, 0) != sizeof publisher->boot ||
         !bind_socket(publisher, gate, address, streams)) {
@@ -198,6 +201,20 @@ static bool send_topic(struct publisher *publisher, const struct topic *topic)
     return false;
 }
 
+/* What a fit tells may be ahead of the time, and what waited long behind it: where tm doesn't go back this doesn't, whatever the
+ * wall clock did meanwhile. (An event's tm is its begin.) */
+static int64_t tell_utc(const struct publisher *publisher, struct topic *topic, int64_t tm)
+{
+    int64_t tw = wall_utc(&publisher->wall, tm);
+    if (tm >= topic->tm) {
+        bool back = tw < topic->tw && topic->tw - tw < WALL_BEARABLE;
+        topic->tw = back ? topic->tw : tw;
+        topic->tm = tm;
+        return topic->tw;
+    }
+    return tw;
+}
+
 bool publisher_send(struct publisher *publisher, struct topic *topic, struct wire_header *header, const void *payload,
                     size_t size)
 {
@@ -206,7 +223,7 @@ bool publisher_send(struct publisher *publisher, struct topic *topic, struct wir
     header->seq = topic->seq++;
     memcpy(header->boot, publisher->boot, sizeof header->boot);
     if (header->clk[0] == '\0') {
-        header->tw = header->tm + publisher->utc_offset;
+        header->tw = tell_utc(publisher, topic, header->tm);
         snprintf(header->clk, sizeof header->clk, "sys");
     }
     header->pub = clock_now() - header->tm;
@@ -243,7 +260,9 @@ static size_t put_topics(struct publisher *publisher)
 
 void publisher_hugz(struct publisher *publisher)
 {
-    publisher->utc_offset = clock_utc_offset();
+    if (!wall_look(&publisher->wall)) {
+        log_line(LOG_WARNING, "the wall clock was set back by more than two hours: tw goes back with it");
+    }
     pthread_mutex_lock(&publisher->lock);
     size_t n = put_topics(publisher);
     struct wire_header header = {.tm = clock_now(), .dt = "msgpack"};

@@ -54,7 +54,7 @@ struct wire_header {
     uint32_t shp[4];   /* shape of the payload                                                          */
     uint32_t n_shp;
     int64_t tm;        /* CLOCK_MONOTONIC ns at which sample s0 was captured                            */
-    int64_t tw;        /* the same in UTC ns since 1970; clk "src": as the source says                  */
+    int64_t tw;        /* the same in UTC ns since 1970 (dsp/wall.h); clk "src": as the source says     */
     uint32_t te;       /* estimated error of tm, ns                                                     */
     char clk[8];       /* whose clock: "sys", "ptp", "src"                                              */
     int64_t cap, enq, inf, pub; /* ns after tm: arrived, taken by the engine, out of the model, published */

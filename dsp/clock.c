@@ -176,13 +176,3 @@ int64_t clock_utc_offset(void)
     }
     return offset;
 }
-
-void clock_set_utc_offset(struct clock *clock, int64_t offset)
-{
-    clock->utc_offset = offset;
-}
-
-int64_t clock_utc(const struct clock *clock, uint64_t counter)
-{
-    return clock_time(clock, counter) + clock->utc_offset;
-}

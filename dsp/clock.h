@@ -27,7 +27,6 @@ struct clock {
     double since_gap; /* seconds observed since the last step longer than a second */
     double deviation; /* usual distance of an arrival from the fit, ns */
     double gain;      /* share of that which remains in the fit */
-    int64_t utc_offset;
     int astray; /* pairs in a row too far off to be jitter */
     uint64_t jumps;
     bool started;
@@ -52,11 +51,8 @@ double clock_ppm(const struct clock *clock);      /* how much faster than its no
 double clock_error_ns(const struct clock *clock); /* estimated standard error of clock_time near the newest pair  */
 uint64_t clock_jumps(const struct clock *clock);  /* times the line was left for a new one                        */
 
-/* Wall-clock companion: UTC = CLOCK_MONOTONIC + offset. Measured by clock_utc_offset and set by the owner now and then
- * (a second is fine); a step of the wall clock shows as it is. Never subtract two UTC times. */
+/* UTC - CLOCK_MONOTONIC as it is now, ns: a step of the wall clock shows as it is (dsp/wall.h is for telling times). */
 int64_t clock_utc_offset(void);
-void clock_set_utc_offset(struct clock *clock, int64_t offset);
-int64_t clock_utc(const struct clock *clock, uint64_t counter);
 
 int64_t clock_now(void);      /* CLOCK_MONOTONIC, ns */
 int64_t clock_asleep(void);   /* how long the machine was suspended since it started, ns */

@@ -170,14 +170,10 @@ static void a_year_of_samples_keeps_nanoseconds(void **state)
 static void utc_is_the_monotonic_time_plus_the_offset(void **state)
 {
     (void)state;
-    struct clock clock;
-    clock_init(&clock, RATE);
-    clock_observe(&clock, 0, clock_now());
-    clock_set_utc_offset(&clock, clock_utc_offset());
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     double utc = (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
-    assert_close((double)clock_utc(&clock, 0), utc, 1e9);
+    assert_close((double)(clock_now() + clock_utc_offset()), utc, 1e9);
 }
 
 int main(void)

@@ -136,7 +136,7 @@ static void *give_readings(void *context)
 struct seen {
     char topic[WIRE_TOPIC_MAX];
     uint64_t due, s0; /* the number that comes next */
-    int64_t tm;
+    int64_t tm, tw;
 };
 
 static struct seen seen[TOPICS];
@@ -155,13 +155,13 @@ static void note(const char *topic, const struct wire_header *header)
     struct seen *at = &seen[i];
     if (i == topics) {
         topics++;
-        *at = (struct seen){.due = header->seq, .s0 = header->s0, .tm = header->tm};
+        *at = (struct seen){.due = header->seq, .s0 = header->s0, .tm = header->tm, .tw = header->tw};
         snprintf(at->topic, sizeof at->topic, "%s", topic);
     }
     bool event = strncmp(topic, "event/", 6) == 0; /* tells when it began, which another may have done earlier */
-    if (header->seq < at->due || (!event && (header->tm < at->tm || header->s0 < at->s0))) {
-        print_error("%s: tm %lld after %lld, s0 %llu after %llu, seq %llu after %llu\n", topic, (long long)header->tm,
-                    (long long)at->tm, (unsigned long long)header->s0, (unsigned long long)at->s0,
+    if (header->seq < at->due || (!event && (header->tm < at->tm || header->tw < at->tw || header->s0 < at->s0))) {
+        print_error("%s: tm %lld after %lld, tw %lld after %lld, s0 %llu after %llu, seq %llu after %llu\n", topic, (long long)header->tm,
+                    (long long)at->tm, (long long)header->tw, (long long)at->tw, (unsigned long long)header->s0, (unsigned long long)at->s0,
                     (unsigned long long)header->seq, (unsigned long long)at->due - 1);
         reversed++;
     }
@@ -170,6 +170,7 @@ static void note(const char *topic, const struct wire_header *header)
     at->due = header->seq + 1;
     at->s0 = header->s0;
     at->tm = header->tm;
+    at->tw = header->tw;
 }
 
 static void *listen_to_all(void *context)
