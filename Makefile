@@ -52,7 +52,8 @@ TOOL    := $(call objects,$(wildcard clients/*.c))
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SCRIPTS := $(sort $(wildcard tests/test_*.py tests/test_*.sh))
 BENCHES := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench_*.c)))
-FUZZERS := $(patsubst tests/%.c,build/fuzz/tests/%,$(sort $(wildcard tests/fuzz_*.c)))
+FUZZERS := $(patsubst tests/%.c,build/fuzz/tests/%,$(filter-out tests/fuzz_main.c,$(sort $(wildcard tests/fuzz_*.c))))
+BRIEF   := $(patsubst build/fuzz/tests/%,$(BUILD)/tests/brief_%,$(FUZZERS)) # run for a moment, without libFuzzer
 
 # Lets the compiler use vectors where floats are compared; changes no result, and nobody here asks what was trapped.
 $(BUILD)/dsp/sound_file.o: CFLAGS += -fno-trapping-math
@@ -85,6 +86,8 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/tests/brief_fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/tests/fuzz_main.o $(HOUSE)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
@@ -94,7 +97,8 @@ demo: all ## clean a real recording through the real daemon, with figures and pi
 test: all ## every test (T=ring: one file; F='*full*': the cases of that name)
 	@$(MAKE) -j$(JOBS) --no-print-directory test-programs
 	@tests/run.sh $(BUILD) '$(T)' '$(F)' $(TESTS) $(SCRIPTS)
-test-programs: $(if $(T),$(filter %/test_$(T),$(TESTS)),$(TESTS))
+# Scripts have programs too.
+test-programs: $(if $(T),$(filter %/test_$(T),$(TESTS)),$(TESTS)) $(if $(filter fuzz,$(or $(T),fuzz)),$(BRIEF))
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviourSanitizer
 	$(MAKE) test FLAVOUR=asan

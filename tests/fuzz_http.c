@@ -10,8 +10,6 @@
 
 #include "daemon/http.h"
 
-enum { PORT = 29164 };
-
 static int print_page(void *arg, FILE *file)
 {
     (void)arg;
@@ -25,10 +23,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct http *http;
     static uint32_t client; /* a thousand from each address: their ports stay taken for a minute */
-    char answer[4096];
+    int port = 20000 + getpid() % 10000; /* another fuzzer's is another one */
+    char answer[4096], address[32];
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK + 1 + client++ / 1000 % 65536)}};
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PORT), .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    http = http ? http : http_open("127.0.0.1:29164", &page, 1, NULL, NULL);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    snprintf(address, sizeof address, "127.0.0.1:%d", port);
+    http = http ? http : http_open(address, &page, 1, NULL, NULL);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool bound = http && bind(fd, (struct sockaddr *)&from, sizeof from) == 0;
     if (!bound || (connect(fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINTR)) { /* the fuzzer's own alarm */

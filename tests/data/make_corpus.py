@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Write the seeds of fuzz_safetensors, fuzz_model, fuzz_state, fuzz_readings and fuzz_http: corpus_safetensors, corpus_model and so on."""
+"""Write the seeds of the fuzzers: corpus_safetensors for fuzz_safetensors and so on. Needs soundfile (PyPI)."""
 
 import json
 import os
 import struct
 
 import numpy as np
+import soundfile
 
 from make_model import make_denoiser, write_safetensors
 
@@ -81,9 +82,54 @@ def make_requests():
     write("http", "body", b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcde")
 
 
+def make_controls():
+    """The first byte says how much of the rest is the second frame (tests/fuzz_control.c)."""
+    write("control", "describe", b'\0{"op":"describe","id":1,"args":{}}')
+    write("control", "list", b"\0\x82\xa2op\xabstream.list\xa2id\x01")
+    write("control", "bypass", b'\0{"op":"stream.bypass","id":"a","args":{"stream":"p/0"}}')
+    write("control", "open", b'\0{"op":"stream.open","id":2,"args":{"pipeline":{"q":{"source":{"type":"file","path":"x.wav"},"model":"m"}}}}')
+    write("control", "close", b'\0{"op":"stream.close","id":3,"args":{"pipeline":"p","generation":1}}')
+    write("control", "import", b'\x40{"op":"stream.import","id":4,"args":{"stream":"p"}}SSMSTATE\1\0\0\0')
+
+
+def make_sounds():
+    """A few samples in each container that libsndfile writes, and in the encodings that have a decoder of their own."""
+    sound = np.sin(np.arange(120).reshape(60, 2) / 5) / 2
+    wanted = [(major, soundfile.default_subtype(major)) for major in sorted(soundfile.available_formats()) if major not in ("RAW", "SD2")]
+    wanted += [("WAV", "IMA_ADPCM"), ("WAV", "MS_ADPCM"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("WAV", "GSM610"), ("OGG", "OPUS"), ("CAF", "ALAC_16"),
+               ("AIFF", "DWVW_16"), ("AU", "G723_24"), ("VOC", "ALAW"), ("XI", "DPCM_8"), ("MAT4", "DOUBLE"), ("WAVEX", "PCM_24")]
+    for major, subtype in wanted:
+        for columns in (2, 1):
+            try:
+                with open(path_of("sound_file", f"{major}-{subtype}".lower()), "wb") as file:
+                    soundfile.write(file, sound[:, :columns], 16000, subtype, format=major)
+                break
+            except (soundfile.LibsndfileError, ValueError):
+                os.remove(path_of("sound_file", f"{major}-{subtype}".lower()))
+
+
+def make_ingests():
+    """The first byte chooses format, channels and way, behind it are pieces: two bytes of length and `more` (tests/fuzz_ingest.c)."""
+    piece = lambda content, more=0: struct.pack("<H", len(content) | more << 15) + content
+    cut = piece(bytes(range(7))) + piece(b"") + piece(bytes(range(64, 97)))
+    for form in range(4):
+        for channels in range(2):
+            write("ingest", f"socket-{form}-{channels}", bytes([form + 4 * channels]) + cut)
+            write("ingest", f"message-{form}-{channels}", bytes([form + 4 * channels + 8]) + piece(b"topic/", 1) + cut)
+    write("ingest", "nan", b"\0" + piece(struct.pack("<5f", 1, float("nan"), -float("inf"), 1e-40, 2)))
+    greeting = b"\xff" + bytes(8) + b"\x7f\3\0NULL".ljust(23, b"\0") + bytes(32)
+    ready = b"\5READY\x0bSocket-Type\0\0\0\4PUSH"
+    frame = lambda flags, content: bytes([flags, len(content)]) + content
+    write("ingest", "greeting", b"\x11" + greeting + frame(4, ready) + frame(1, b"topic") + frame(0, bytes(8)))
+    write("ingest", "long", b"\x11" + greeting + frame(4, ready) + b"\2" + struct.pack(">Q", 1 << 62) + bytes(8))
+
+
 if __name__ == "__main__":
     make_safetensors()
     make_configs()
     make_states()
     make_readings()
     make_requests()
+    make_controls()
+    make_sounds()
+    make_ingests()
