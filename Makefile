@@ -82,6 +82,13 @@ $(BUILD)/%.o: %.c
 # Finds scripted devices where the program finds GPUs.
 $(BUILD)/tests/test_daemon_fault: LDFLAGS += -Wl,--wrap=backend_cuda_find
 $(BUILD)/tests/test_belt: $(BUILD)/clients/belt.o
+# The programs, any of whose calls can be made to fail: a row of tests/faults.c wraps each.
+FAULTY := $(BUILD)/tests/faulty_ssmd $(BUILD)/tests/faulty_ssm
+$(FAULTY): LDFLAGS += $(shell sed -n 's/^FAULT[A-Z_]*.[^,]*, *\([a-zA-Z0-9_]*\), .*/-Wl,--wrap=\1/p' tests/faults.c)
+$(BUILD)/tests/faulty_ssmd: $(BUILD)/tests/faults.o $(BUILD)/daemon/main.o $(HOUSE)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/tests/faulty_ssm: $(BUILD)/tests/faults.o $(TOOL) $(HOUSE)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(HOUSE)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/bench_%: $(BUILD)/tests/bench_%.o $(HOUSE)
@@ -98,7 +105,8 @@ test: all ## every test (T=ring: one file; F='*full*': the cases of that name)
 	@$(MAKE) -j$(JOBS) --no-print-directory test-programs
 	@tests/run.sh $(BUILD) '$(T)' '$(F)' $(TESTS) $(SCRIPTS)
 # Scripts have programs too.
-test-programs: $(if $(T),$(filter %/test_$(T),$(TESTS)),$(TESTS)) $(if $(filter fuzz,$(or $(T),fuzz)),$(BRIEF))
+test-programs: $(if $(T),$(filter %/test_$(T),$(TESTS)),$(TESTS)) $(if $(filter faults,$(or $(T),faults)),$(FAULTY)) \
+               $(if $(filter fuzz,$(or $(T),fuzz)),$(BRIEF))
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviourSanitizer
 	$(MAKE) test FLAVOUR=asan
@@ -123,6 +131,10 @@ soak-reload: all ## 10,000 reloads and 1,000 swaps of models beside 64 streams: 
 	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd RELOADS=10000 SWAPS=1000 STREAMS=64 /usr/bin/python3 tests/test_reload.py
 soak-devices: all ## a sound server's device goes 200 times, the server 50 times, a helper 50 times: some ten minutes
 	@SSM=$(BUILD)/ssm SSMD=$(BUILD)/ssmd PLUGS=200 KILLS=50 STRICT=1 /usr/bin/python3 tests/test_devices.py
+
+faults: all ## memory, descriptors, disk, threads: each place in our code that asks for one finds none, once
+	@$(MAKE) -j$(JOBS) --no-print-directory T=faults test-programs
+	@SSM_BUILD=$(BUILD) FAULTS_SITES=0 /usr/bin/python3 tests/test_faults.py
 
 FUZZ_SECONDS ?= 300
 fuzz: deps ## each fuzzer for FUZZ_SECONDS (300) over its corpus in tests/data
@@ -205,5 +217,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -13,6 +13,7 @@
 #include "daemon/gate.h"
 #include "daemon/source.h"
 #include "daemon/worker.h"
+#include "model/refuse.h"
 #include "model/ssm.h"
 
 /* What a start would refuse, and where the file says it. */
@@ -55,7 +56,10 @@ static void try_file(const struct config_pipeline *pipeline, struct troubles *tr
     struct source *source = reader ? source_file.open(&setup, &err) : NULL;
     if (source) {
         source->ops->close(source);
-    } else if (reader) {
+    } else {
+        if (!reader) {
+            refuse_memory(&err);
+        }
         note(troubles, &pipeline->at.source, &err);
     }
     worker_destroy(reader);
@@ -145,16 +149,22 @@ static int try_all(const struct config *config, struct troubles *troubles)
 {
     try_keys(config, troubles);
     struct models models = {.config = config, .at = calloc(2 * (size_t)config->n_pipelines, sizeof *models.at)};
+    if (!models.at) {
+        struct ssm_error err;
+        refuse_memory(&err);
+        note(troubles, &config->pipelines[0].at.model, &err);
+        return 0;
+    }
     for (int i = 0; i < config->n_pipelines; i++) {
         try_source(&config->pipelines[i], troubles);
     }
-    for (int i = 0; i < config->n_pipelines && models.at; i++) {
+    for (int i = 0; i < config->n_pipelines; i++) {
         const struct config_pipeline *pipeline = &config->pipelines[i];
         try_model(&models, pipeline->model, &pipeline->at.model, troubles);
         try_model(&models, pipeline->fallback, &pipeline->at.fallback, troubles);
     }
     try_capacity(config, troubles);
-    for (int i = 0; i < config->n_pipelines && models.at; i++) {
+    for (int i = 0; i < config->n_pipelines; i++) {
         try_fit(&models, &config->pipelines[i], troubles);
     }
     for (int i = 0; i < models.n; i++) {

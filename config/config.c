@@ -349,7 +349,10 @@ static void check_together(struct config *config, const struct node *root, struc
     for (int i = 0; i < config->n_pipelines && node && uses; i++, node = node->next) {
         n += check_pipeline(config, &config->pipelines[i], node, uses + n, errors);
     }
-    check_uses(uses, uses ? n : 0, errors);
+    if (!uses) {
+        errors_add(errors, root->at, "", "out of memory");
+    }
+    check_uses(uses, n, errors);
     for (int i = 0; i < n; i++) {
         free(uses[i].file);
     }

@@ -334,7 +334,11 @@ static void read_named(struct reader *reader, const struct key *key, const struc
     }
     char *items = calloc((size_t)node->n, key->item_size);
     memcpy(base + key->offset, &items, sizeof items);
-    for (const struct node *child = node->children; child && items; child = child->next) {
+    if (!items) {
+        REFUSE(reader, node->at, "out of memory");
+        return;
+    }
+    for (const struct node *child = node->children; child; child = child->next) {
         char *item = items + (size_t)(*count)++ * key->item_size;
         size_t end = path_enter(reader, child->key);
         const char *wrong = key->check(child->key);

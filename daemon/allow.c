@@ -45,12 +45,14 @@ static bool walk(struct allow *allow, const char *path, bool (*visit)(struct all
         return errno == ENOTDIR && visit(allow, path);
     }
     bool ok = true;
-    for (struct dirent *at; (at = readdir(folder));) {
+    errno = 0; /* says whether the folder ends or can't be read on */
+    for (struct dirent *at; (at = readdir(folder)); errno = 0) {
         char file[PATH_BYTES];
         if (is_key_file(at->d_name) && snprintf(file, sizeof file, "%s/%s", path, at->d_name) < PATH_BYTES) {
             ok = visit(allow, file) && ok;
         }
     }
+    ok = errno == 0 && ok;
     closedir(folder);
     return ok;
 }
@@ -160,6 +162,7 @@ bool allow_refresh(struct allow *allow)
     if (read_all(allow)) {
         log_line(LOG_INFO, "curve: %zu keys are allowed in%s", allow->n, allow->any ? ", and any other" : "");
     } else {
+        allow->print = 0; /* look again */
         log_line(LOG_ERROR, "curve: the keys in %s can't be read any more: nobody may come in", allow->clients);
     }
     return true;

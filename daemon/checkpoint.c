@@ -223,14 +223,17 @@ void checkpoint_release(struct kept *kept)
     }
 }
 
-/* Up to `room` bytes; 0: there is no such file, or it is longer. */
-static size_t read_file(const char *path, uint8_t *bytes, size_t room)
+/* Up to `room` bytes; 0: there is no such file, it is longer, or it can't be read, with *err. */
+static size_t read_file(const char *path, uint8_t *bytes, size_t room, struct ssm_error *err)
 {
-    size_t n = 0;
     FILE *file = fopen(path, "rb");
+    size_t n = file ? fread(bytes, 1, room, file) : 0;
+    n = file && fgetc(file) == EOF ? n : 0;
+    if (file ? ferror(file) : errno != ENOENT) {
+        refuse(err, 66, "%s can't be read: %s", path, strerror(errno));
+        n = 0;
+    }
     if (file) {
-        n = fread(bytes, 1, room, file);
-        n = fgetc(file) == EOF ? n : 0;
         fclose(file);
     }
     return n;
@@ -243,7 +246,7 @@ bool checkpoint_find(struct checkpoint *checkpoint, const struct kept *kept, str
     struct copies *copies = atomic_load(&checkpoint->copies);
     uint8_t *bytes = copies->at[0].bytes;
     make_path(checkpoint, kept->name, "state", path);
-    size_t size = read_file(path, bytes, copies->room);
+    size_t size = read_file(path, bytes, copies->room, err);
     if (size == 0 || record_decode(record, clock_utc_offset(), bytes, size, err) < 0) {
         return false;
     }

@@ -110,7 +110,7 @@ static void resume(struct daemon *daemon, struct pipeline *pipeline)
         if (found && source->ops->seek) { /* the channels of a file are where its first one is */
             at = i == 0 ? sample_now(source, ssm_describe(pipeline->model->engine)->rate, &record, age_s) : at;
             at = i > 0 || source->ops->seek(source, at) ? at : 0;
-            found = at > 0;
+            found = at > 0 || refuse(&err, 66, "its source can't go on where it would be by now") == 0;
         }
         if (found && stream_resume(pipeline->streams[i], &record, at, &err) == 0) {
             log_line(LOG_INFO, "pipeline %s: channel %d goes on from a state of %.3f s ago", pipeline->config->name,

@@ -301,7 +301,6 @@ struct question {
     int sizes[ZAP_FRAMES], n;
 };
 
-/* False: libzmq is being closed. */
 static bool receive_question(void *socket, struct question *question)
 {
     int more = 1;
@@ -320,19 +319,21 @@ static bool receive_question(void *socket, struct question *question)
     return true;
 }
 
-static void send_text(void *socket, const char *text, int more)
+static bool send_text(void *socket, const char *text, int more)
 {
-    zmq_send(socket, text, strlen(text), more);
+    return zmq_send(socket, text, strlen(text), more) >= 0;
 }
 
-static void answer(void *socket, const struct question *question, bool allowed, const char *key)
+/* All frames, whatever becomes of one: what is cut short is refused, but a REP that has not answered hears nothing more. */
+static bool answer(void *socket, const struct question *question, bool allowed, const char *key)
 {
-    send_text(socket, "1.0", ZMQ_SNDMORE);
-    zmq_send(socket, question->frames[ZAP_ID], (size_t)question->sizes[ZAP_ID], ZMQ_SNDMORE);
-    send_text(socket, allowed ? "200" : "300", ZMQ_SNDMORE); /* 300: come again; after 400 libzmq never does */
-    send_text(socket, allowed ? "" : "this key is not allowed", ZMQ_SNDMORE);
-    send_text(socket, allowed ? key : "", ZMQ_SNDMORE);
-    send_text(socket, "", 0);
+    bool sent = send_text(socket, "1.0", ZMQ_SNDMORE);
+    sent &= zmq_send(socket, question->frames[ZAP_ID], (size_t)question->sizes[ZAP_ID], ZMQ_SNDMORE) >= 0;
+    sent &= send_text(socket, allowed ? "200" : "300", ZMQ_SNDMORE); /* 300: come again; after 400 libzmq never does */
+    sent &= send_text(socket, allowed ? "" : "this key is not allowed", ZMQ_SNDMORE);
+    sent &= send_text(socket, allowed ? key : "", ZMQ_SNDMORE);
+    sent &= send_text(socket, "", 0);
+    return sent;
 }
 
 static void judge(struct gate *gate, const struct question *question)
@@ -345,7 +346,9 @@ static void judge(struct gate *gate, const struct question *question)
         atomic_fetch_add(&gate->denied, 1);
         log_line(LOG_WARNING, "curve: %s was refused: its key is not allowed: \"%s\"", question->frames[ZAP_ADDRESS], key);
     }
-    answer(gate->asked, question, allowed, key);
+    if (!answer(gate->asked, question, allowed, key)) {
+        log_line(LOG_WARNING, "curve: %s got no answer: %s", question->frames[ZAP_ADDRESS], zmq_strerror(errno));
+    }
 }
 
 /* What to wait for: questions, and what the doors tell. Gives how many. */
@@ -379,10 +382,7 @@ static bool turn(struct gate *gate)
         }
     }
     close_doors(gate, false);
-    if (items[0].revents && !receive_question(gate->asked, &question)) {
-        return false;
-    }
-    if (items[0].revents) {
+    if (items[0].revents && receive_question(gate->asked, &question)) {
         judge(gate, &question);
     }
     return true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/pull.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,7 +73,10 @@ int pull_fd(const struct pull *pull)
 static bool receive(struct pull *pull, zmq_msg_t *frame)
 {
     do {
-        if (zmq_msg_recv(frame, pull->socket, ZMQ_DONTWAIT) < 0) {
+        int n;
+        while ((n = zmq_msg_recv(frame, pull->socket, ZMQ_DONTWAIT)) < 0 && errno == EINTR) {
+        }
+        if (n < 0) {
             return false;
         }
     } while (zmq_msg_more(frame));

@@ -6,6 +6,7 @@
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "daemon/log.h"
 #include "model/refuse.h"
 
 /* Peer, an empty frame of a REQ socket, body, blob. */
@@ -103,12 +104,16 @@ bool router_receive(struct router *router, struct router_request *request)
 
 void router_reply(struct router *router, const void *body, size_t size, const void *blob, size_t blob_size)
 {
+    bool sent = true;
     for (int i = 0; i < router->envelope; i++) {
         zmq_msg_t *frame = &router->frames[i];
-        zmq_send(router->socket, zmq_msg_data(frame), zmq_msg_size(frame), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+        sent &= zmq_send(router->socket, zmq_msg_data(frame), zmq_msg_size(frame), ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0;
     }
-    zmq_send(router->socket, body, size, ZMQ_DONTWAIT | (blob_size > 0 ? ZMQ_SNDMORE : 0));
+    sent &= zmq_send(router->socket, body, size, ZMQ_DONTWAIT | (blob_size > 0 ? ZMQ_SNDMORE : 0)) >= 0;
     if (blob_size > 0) {
-        zmq_send(router->socket, blob, blob_size, ZMQ_DONTWAIT);
+        sent &= zmq_send(router->socket, blob, blob_size, ZMQ_DONTWAIT) >= 0;
+    }
+    if (!sent) {
+        log_line(LOG_WARNING, "control: an answer couldn't be sent: %s", zmq_strerror(zmq_errno()));
     }
 }

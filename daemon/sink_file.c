@@ -51,7 +51,7 @@ struct file_sink {
     bool late, begun; /* the engine's: first is set */
     uint64_t first;
     char *mark;   /* PATH.recording, which is there as long as the file isn't finished; NULL: none */
-    int mark_fd;  /* holds its lock */
+    int mark_fd;  /* holds its lock; -1: none */
     float *block; /* (CHUNK, n) */
     struct lane lanes[];
 };
@@ -266,11 +266,10 @@ static void set_mark(struct file_sink *file, const char *path)
     }
     bool left = access(mark, F_OK) == 0;
     file->mark_fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-    if (file->mark_fd < 0) {
-        return;
-    }
-    if (flock(file->mark_fd, LOCK_EX | LOCK_NB) != 0) { /* someone is at it */
-        close(file->mark_fd);
+    if (file->mark_fd < 0 || flock(file->mark_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) { /* someone is at it */
+            log_line(LOG_WARNING, "%s: %s: what is recorded would be replaced after a crash", mark, strerror(errno));
+        }
         return;
     }
     if (left) {
@@ -283,6 +282,8 @@ static void clear_mark(struct file_sink *file)
 {
     if (file->mark) {
         unlink(file->mark);
+    }
+    if (file->mark_fd >= 0) {
         close(file->mark_fd);
     }
     free(file->mark);
@@ -332,6 +333,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     file->source_rate = setup->source_rate;
     file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
     file->n = setup->n_channels;
+    file->mark_fd = -1;
     file->block = calloc(n * CHUNK, sizeof(float));
     bool ok = file->block != NULL;
     for (int i = 0; ok && i < file->n; i++) {

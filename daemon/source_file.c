@@ -112,17 +112,26 @@ static void end(struct file_source *file)
     file->ended = true;
 }
 
+static size_t begin_again(struct file_source *file, struct sound_file_error *err)
+{
+    if (!sound_file_seek(file->file, 0)) {
+        err->code = 74;
+        snprintf(err->text, sizeof err->text, "%.300s: can't go back to its beginning", file->config->path);
+        return 0;
+    }
+    return sound_file_read(file->file, file->samples, file->block, err);
+}
+
 /* Read a block; gives its samples, 0 at the end. */
 static size_t read_block(struct file_source *file)
 {
     struct sound_file_error err;
     size_t n = sound_file_read(file->file, file->samples, file->block, &err);
-    if (err.code != 0) {
-        if (atomic_exchange(&file->source.code, err.code) == 0) { /* the read after it says so again */
-            log_line(LOG_WARNING, "%s", err.text);
-        }
-    } else if (n == 0 && file->config->loop && file->position > 0 && sound_file_seek(file->file, 0)) {
-        n = sound_file_read(file->file, file->samples, file->block, &err);
+    if (err.code == 0 && n == 0 && file->config->loop && file->position > 0) {
+        n = begin_again(file, &err);
+    }
+    if (err.code != 0 && atomic_exchange(&file->source.code, err.code) == 0) { /* the read after it says so again */
+        log_line(LOG_WARNING, "%s", err.text);
     }
     uint64_t bad = sound_file_bad(file->file);
     count(&file->source.counters[0], COUNTER_NAN_INPUT, bad - file->bad);

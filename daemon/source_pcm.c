@@ -160,6 +160,8 @@ static bool read_some(struct pcm_source *pcm)
         if (got < 0 && pcm->listener < 0) {
             log_line(LOG_ERROR, "standard input can't be read: %s", strerror(errno));
             atomic_store(&pcm->source.code, 74);
+        } else if (got < 0) {
+            log_line(LOG_WARNING, "%s: a connection ended: %s", pcm->config->path, strerror(errno));
         }
         pcm->held = 0;
         return false;

@@ -29,8 +29,9 @@ void waker_wake(struct waker *waker)
 {
     if (!atomic_exchange(&waker->pending, true)) {
         uint64_t one = 1;
-        ssize_t n = write(waker->fd, &one, sizeof one);
-        (void)n; /* full means awake */
+        if (write(waker->fd, &one, sizeof one) < 0 && write(waker->fd, &one, sizeof one) < 0) {
+            atomic_store(&waker->pending, false); /* nobody was woken: the next one tries again */
+        }
     }
 }
 

@@ -229,15 +229,15 @@ static int choose_container(const struct ending *ending, const struct sound_file
     return ending->container == SF_FORMAT_WAV && !small ? SF_FORMAT_RF64 : ending->container;
 }
 
-/* Written in place unless the path is free or a regular file: a rename must not replace a device or a link. */
-static char *name_part(const char *path)
+/* Written in place unless the path is free or a regular file: a rename must not replace a device or a link. False: out of
+ * memory. */
+static bool name_part(const char *path, char **part)
 {
     struct stat status;
-    if (lstat(path, &status) == 0 && !S_ISREG(status.st_mode)) {
-        return NULL;
-    }
-    char *part = NULL;
-    return asprintf(&part, "%s.%ld.part", path, (long)getpid()) < 0 ? NULL : part;
+    bool special = lstat(path, &status) == 0 && !S_ISREG(status.st_mode);
+    bool named = special || asprintf(part, "%s.%ld.part", path, (long)getpid()) >= 0;
+    *part = named ? *part : NULL;
+    return named;
 }
 
 static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
@@ -268,7 +268,11 @@ struct sound_file *sound_file_create(const char *path, const struct sound_file_i
     }
     SF_INFO wanted = {.samplerate = info->rate, .channels = info->channels};
     wanted.format = choose_container(ending, info) | choose_subtype(ending, info);
-    file->part = atomic ? name_part(path) : NULL;
+    if (atomic && !name_part(path, &file->part)) {
+        say(err, EX_OSERR, path, "out of memory");
+        sound_file_close(file);
+        return NULL;
+    }
     errno = 0;
     file->handle = sf_open(file->part ? file->part : path, SFM_WRITE, &wanted);
     if (!file->handle) {
