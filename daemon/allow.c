@@ -28,8 +28,20 @@ struct allow {
     uint64_t print;        /* of the files as they were read */
     /* While they are read. */
     enum allow_role role;
-    bool failed;
+    int error; /* the first that was met; 0 */
 };
+
+static bool fail(struct allow *allow)
+{
+    allow->error = allow->error ? allow->error : errno;
+    return false;
+}
+
+/* What may well be otherwise a second later says nothing about who is allowed. */
+static bool passes(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINTR;
+}
 
 static bool is_key_file(const char *name)
 {
@@ -42,7 +54,7 @@ static bool walk(struct allow *allow, const char *path, bool (*visit)(struct all
 {
     DIR *folder = opendir(path);
     if (!folder) {
-        return errno == ENOTDIR && visit(allow, path);
+        return errno == ENOTDIR ? visit(allow, path) : fail(allow);
     }
     bool ok = true;
     errno = 0; /* says whether the folder ends or can't be read on */
@@ -52,7 +64,7 @@ static bool walk(struct allow *allow, const char *path, bool (*visit)(struct all
             ok = visit(allow, file) && ok;
         }
     }
-    ok = errno == 0 && ok;
+    ok = errno == 0 ? ok : fail(allow);
     closedir(folder);
     return ok;
 }
@@ -70,7 +82,7 @@ static bool take_print(struct allow *allow, const char *path)
 {
     struct stat about;
     if (stat(path, &about) != 0) {
-        return false;
+        return errno == ENOENT || fail(allow); /* gone since the folder was read */
     }
     const uint64_t facts[] = {(uint64_t)about.st_ino, (uint64_t)about.st_size, (uint64_t)about.st_mtim.tv_sec,
                               (uint64_t)about.st_mtim.tv_nsec, allow->role};
@@ -89,7 +101,7 @@ static void add(void *context, const char *key)
         size_t room = 2 * allow->room + 16;
         struct entry *entries = realloc(allow->entries, room * sizeof *entries);
         if (!entries) {
-            allow->failed = true;
+            fail(allow);
             return;
         }
         allow->entries = entries;
@@ -102,7 +114,9 @@ static void add(void *context, const char *key)
 static bool read_file(struct allow *allow, const char *path)
 {
     struct stat about;
-    return stat(path, &about) == 0 && (S_ISDIR(about.st_mode) || cert_each(path, add, allow));
+    bool there = stat(path, &about) == 0;
+    bool ok = there ? S_ISDIR(about.st_mode) || cert_each(path, add, allow) : errno == ENOENT;
+    return ok || fail(allow);
 }
 
 static int compare(const void *a, const void *b)
@@ -112,11 +126,21 @@ static int compare(const void *a, const void *b)
     return order ? order : (int)y->role - (int)x->role;
 }
 
+/* What was there stays where it can't be read for now. */
 static bool read_all(struct allow *allow)
 {
-    allow->n = 0;
-    allow->failed = false;
-    bool ok = walk_all(allow, read_file) && !allow->failed;
+    struct allow fresh = *allow;
+    fresh.entries = NULL;
+    fresh.n = fresh.room = 0;
+    fresh.error = 0;
+    bool ok = walk_all(&fresh, read_file) && fresh.error == 0;
+    if (!ok && passes(fresh.error)) {
+        free(fresh.entries);
+        allow->error = fresh.error;
+        return false;
+    }
+    free(allow->entries);
+    *allow = fresh;
     allow->n = ok ? allow->n : 0;
     if (allow->n > 0) {
         qsort(allow->entries, allow->n, sizeof *allow->entries, compare);
@@ -136,7 +160,7 @@ struct allow *allow_open(const char *clients, const char *admins, struct ssm_err
     allow->any = strcmp(clients, "any") == 0;
     walk_all(allow, take_print);
     if (!read_all(allow)) {
-        refuse(err, 66, "the keys in %s%s%s can't be read: %s", clients, admins[0] ? " and " : "", admins, strerror(errno));
+        refuse(err, 66, "the keys in %s%s%s can't be read: %s", clients, admins[0] ? " and " : "", admins, strerror(allow->error));
         allow_close(allow);
         return NULL;
     }
@@ -154,18 +178,27 @@ void allow_close(struct allow *allow)
 bool allow_refresh(struct allow *allow)
 {
     uint64_t before = allow->print;
+    size_t had = allow->n;
     allow->print = 0;
+    allow->error = 0;
     walk_all(allow, take_print);
-    if (allow->print == before) {
+    if (allow->print == before && allow->error == 0) {
         return false;
     }
     if (read_all(allow)) {
         log_line(LOG_INFO, "curve: %zu keys are allowed in%s", allow->n, allow->any ? ", and any other" : "");
-    } else {
-        allow->print = 0; /* look again */
+        return true;
+    }
+    allow->print = 0; /* look again */
+    if (passes(allow->error)) {
+        log_line(LOG_WARNING, "curve: the keys in %s can't be read now: %s", allow->clients, strerror(allow->error));
+        return false;
+    }
+    bool told = had == 0 && before == 0;
+    if (!told) {
         log_line(LOG_ERROR, "curve: the keys in %s can't be read any more: nobody may come in", allow->clients);
     }
-    return true;
+    return !told;
 }
 
 enum allow_role allow_find(const struct allow *allow, const char *key)

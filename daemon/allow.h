@@ -18,7 +18,8 @@ enum allow_role { ALLOW_NOBODY, ALLOW_CLIENT, ALLOW_ADMIN };
 struct allow *allow_open(const char *clients, const char *admins, struct ssm_error *err);
 void allow_close(struct allow *allow); /* NULL is fine */
 
-/* Look at the files, and read them if one of them has changed. What can't be read any more allows nobody. True: they were. */
+/* Look at the files, and read them if one of them has changed. What can't be read any more allows nobody;
+ * where that is for want of memory or descriptors, or by an I/O error, who was allowed still is. True: they were. */
 bool allow_refresh(struct allow *allow);
 
 enum allow_role allow_find(const struct allow *allow, const char *key);
