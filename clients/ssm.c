@@ -17,8 +17,8 @@
 /* A row here is all a new verb needs besides its file. */
 static const struct verb *const verbs[] = {
     &ssm_denoise, &ssm_tag,    &ssm_lines,   &ssm_models, &ssm_model_inspect,
-    &ssm_check,   &ssm_schema, &ssm_devices, &ssm_watch,  &ssm_top,
-    &ssm_ctl,     &ssm_keys,   &ssm_bench,
+    &ssm_check,   &ssm_schema, &ssm_devices, &ssm_doctor, &ssm_watch,
+    &ssm_top,     &ssm_ctl,    &ssm_keys,    &ssm_bench,
 };
 enum { VERBS = sizeof verbs / sizeof *verbs, OPTIONS = 24, HELP_COLUMN = 26 };
 

@@ -5,9 +5,9 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "clients/check.h"
 #include "clients/json.h"
 #include "clients/verb.h"
-#include "config/config.h"
 #include "daemon/cert.h"
 #include "daemon/fit.h"
 #include "daemon/gate.h"
@@ -15,18 +15,6 @@
 #include "daemon/worker.h"
 #include "model/refuse.h"
 #include "model/ssm.h"
-
-/* What a start would refuse, and where the file says it. */
-struct trouble {
-    const struct config_place *at;
-    struct ssm_error err;
-};
-enum { TROUBLES = 16 };
-
-struct troubles {
-    struct trouble at[TROUBLES];
-    int n;
-};
 
 /* A model by its name, opened once; NULL engine: it can't be. */
 struct opened {
@@ -142,10 +130,7 @@ static void try_capacity(const struct config *config, struct troubles *troubles)
     }
 }
 
-/* In the order of the daemon's start: keys, sources, models, room for them, what fits what. Gives how many models there
- * are.
- */
-static int try_all(const struct config *config, struct troubles *troubles)
+int check_all(const struct config *config, struct troubles *troubles)
 {
     try_keys(config, troubles);
     struct models models = {.config = config, .at = calloc(2 * (size_t)config->n_pipelines, sizeof *models.at)};
@@ -228,7 +213,7 @@ static int run_check(char **arguments, int n)
     int models = 0;
     struct config *config = config_load(arguments[0], NULL, 0, &errors);
     if (config != NULL) {
-        models = try_all(config, &troubles);
+        models = check_all(config, &troubles);
     }
     if (verb_json) {
         print_json(arguments[0], config, &errors, &troubles);

@@ -36,7 +36,7 @@ struct verb {
     int (*run)(char **arguments, int n); /* gives the exit status, by sysexits.h                         */
 };
 
-extern const struct verb ssm_denoise, ssm_tag, ssm_lines, ssm_check, ssm_schema, ssm_devices, ssm_models, ssm_model_inspect,
+extern const struct verb ssm_denoise, ssm_tag, ssm_lines, ssm_check, ssm_schema, ssm_devices, ssm_doctor, ssm_models, ssm_model_inspect,
     ssm_watch, ssm_top, ssm_ctl, ssm_keys, ssm_bench;
 
 extern bool verb_json; /* --json was given */

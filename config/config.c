@@ -447,3 +447,15 @@ const char *config_differs(const struct config *a, const struct config *b)
     }
     return NULL;
 }
+
+void config_control(const struct config *config, char *address, size_t size)
+{
+    const char *publish = config->publish, *port = strrchr(publish, ':');
+    bool follows = strcmp(config->control, "auto") == 0;
+    snprintf(address, size, "%s", follows ? "" : config->control);
+    if (follows && strncmp(publish, "ipc://", 6) == 0) {
+        snprintf(address, size, "%s.control", publish);
+    } else if (follows && port) {
+        snprintf(address, size, "tcp://127.0.0.1:%d", atoi(port + 1) - 1);
+    }
+}

@@ -129,6 +129,10 @@ struct config *config_parse(const char *text, size_t size, const char *name, con
                             struct config_errors *errors);
 void config_destroy(struct config *config); /* NULL is fine */
 
+/* Where requests are answered: what `control` says, where "auto" is one port below the publisher's, of this machine alone; "" for
+ * nowhere. */
+void config_control(const struct config *config, char *address, size_t size);
+
 /* The first key outside of pipelines whose value differs; NULL: none. */
 const char *config_differs(const struct config *a, const struct config *b);
 

@@ -141,22 +141,10 @@ static int open_outputs(struct daemon *daemon, struct ssm_error *err)
     return 0;
 }
 
-/* "auto" is one port below the publisher's, of this machine alone. */
-static void control_address(const struct config *config, char *address, size_t size)
-{
-    const char *publish = config->publish, *port = strrchr(publish, ':');
-    snprintf(address, size, "%s", strcmp(config->control, "auto") == 0 ? "" : config->control);
-    if (strcmp(config->control, "auto") == 0 && strncmp(publish, "ipc://", 6) == 0) {
-        snprintf(address, size, "%s.control", publish);
-    } else if (strcmp(config->control, "auto") == 0 && port) {
-        snprintf(address, size, "tcp://127.0.0.1:%d", atoi(port + 1) - 1);
-    }
-}
-
 static int open_control(struct daemon *daemon, struct ssm_error *err)
 {
     char address[300];
-    control_address(daemon->config, address, sizeof address);
+    config_control(daemon->config, address, sizeof address);
     daemon->control = address[0] ? control_open(address, daemon, err) : NULL;
     return address[0] && !daemon->control ? -1 : 0;
 }
