@@ -152,15 +152,21 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
     if (strcmp(a->digest, b->digest) == 0) {
         return refuse(err, 78, "pipeline %s: fallback is another model than model", pipeline->name);
     }
-    bool alike = a->rate == b->rate && a->hop == b->hop && a->delay == b->delay && a->inputs == b->inputs;
-    bool same = strcmp(a->task, b->task) == 0 && same_labels(engine, smaller) && same_channels(engine, smaller);
-    if (!alike || a->outputs != b->outputs || !same) {
-        return refuse(err, 78,
-                      "pipeline %s: the model %s can't stand in for %s: it needs the same task, rate, hop, delay, inputs and "
-                      "outputs",
-                      pipeline->name, b->name, a->name);
+    const struct {
+        const char *what;
+        int its, wanted;
+    } rows[] = {{"rate", b->rate, a->rate}, {"hop", b->hop, a->hop}, {"delay", b->delay, a->delay},
+                {"inputs", b->inputs, a->inputs}, {"outputs", b->outputs, a->outputs}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].its != rows[i].wanted) {
+            return refuse(err, 78, "pipeline %s: the model %s can't stand in for %s: its %s is %d and not %d", pipeline->name,
+                          b->name, a->name, rows[i].what, rows[i].its, rows[i].wanted);
+        }
     }
-    return 0;
+    bool same = strcmp(a->task, b->task) == 0 && same_labels(engine, smaller) && same_channels(engine, smaller);
+    return same ? 0
+                : refuse(err, 78, "pipeline %s: the model %s can't stand in for %s: it needs the same task, labels and channels",
+                         pipeline->name, b->name, a->name);
 }
 
 /* Streams that come whoever asks, at the pace of real time. */
