@@ -203,11 +203,15 @@ bool gate_knows(struct gate *gate, const void *socket, void *message)
     ino_t inode = find_inode(fd);
     pthread_mutex_lock(&gate->lock);
     bool allowed = !key || !gate->allow || allow_find(gate->allow, key) != ALLOW_NOBODY;
-    if (inode && make_room(gate, fd)) {
+    bool room = !inode || make_room(gate, fd);
+    if (inode && room) {
         gate->peers[fd] = (struct peer){.inode = inode, .socket = socket};
         snprintf(gate->peers[fd].key, CERT_KEY, "%s", key ? key : "");
     }
     pthread_mutex_unlock(&gate->lock);
+    if (!room && key) {
+        log_line(LOG_WARNING, "curve: out of memory: a connection won't end when its key goes: \"%s\"", key);
+    }
     return allowed;
 }
 

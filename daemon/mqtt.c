@@ -41,6 +41,14 @@ static void tell_lost(struct mqtt *mqtt, const char *why)
     mqtt->told = true;
 }
 
+/* The connection, or the try, came to nothing. */
+static void note_lost(struct mqtt *mqtt, int status)
+{
+    tell_lost(mqtt, status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status));
+    mqtt->retry_at = clock_now() + mqtt->pause;
+    mqtt->pause = 2 * mqtt->pause < retry_most ? 2 * mqtt->pause : retry_most;
+}
+
 static void on_connect(struct mosquitto *client, void *context, int code)
 {
     struct mqtt *mqtt = context;
@@ -49,8 +57,9 @@ static void on_connect(struct mosquitto *client, void *context, int code)
         return;
     }
     int status = mosquitto_subscribe(client, NULL, mqtt->config->topic, mqtt->config->qos);
-    if (status != MOSQ_ERR_SUCCESS) {
-        tell_lost(mqtt, mosquitto_strerror(status));
+    if (status != MOSQ_ERR_SUCCESS) { /* a connection that gives nothing is none */
+        note_lost(mqtt, status);
+        mosquitto_disconnect(client);
     }
 }
 
@@ -175,14 +184,6 @@ int mqtt_wait(const struct mqtt *mqtt, struct pollfd *fd)
     fd->fd = mosquitto_socket(mqtt->client);
     fd->events = (short)(POLLIN | (fd->fd >= 0 && mosquitto_want_write(mqtt->client) ? POLLOUT : 0));
     return fd->fd >= 0 || left > TURN_MS ? TURN_MS : left > 0 ? (int)left : 0;
-}
-
-/* The connection, or the try, came to nothing. */
-static void note_lost(struct mqtt *mqtt, int status)
-{
-    tell_lost(mqtt, status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status));
-    mqtt->retry_at = clock_now() + mqtt->pause;
-    mqtt->pause = 2 * mqtt->pause < retry_most ? 2 * mqtt->pause : retry_most;
 }
 
 void mqtt_turn(struct mqtt *mqtt, short events)

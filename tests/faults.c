@@ -8,11 +8,14 @@
  *   FAULTS_FAIL=SITE  that site fails, once, the first time, and then creates the file
  *   FAULTS_FIRED=FILE */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
 #include <kiss_fft.h>
+#include <libudev.h>
 #include <microhttpd.h>
+#include <mosquitto.h>
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
@@ -300,6 +303,18 @@ FAULT(int, zmq_send, (void *socket, const void *bytes, size_t n, int flags), (so
 FAULT(int, zmq_recv, (void *socket, void *bytes, size_t n, int flags), (socket, bytes, n, flags), -1, EAGAIN)
 FAULT(int, zmq_msg_recv, (zmq_msg_t *message, void *socket, int flags), (message, socket, flags), -1, EAGAIN)
 FAULT(int, zmq_poll, (zmq_pollitem_t *items, int n, long timeout), (items, n, timeout), -1, EINTR)
+FAULT(int, zmq_socket_monitor, (void *socket, const char *address, int events), (socket, address, events), -1, EMFILE)
+FAULT(struct mosquitto *, mosquitto_new, (const char *name, bool clean, void *context), (name, clean, context), NULL, ENOMEM)
+FAULT(int, mosquitto_connect_async, (struct mosquitto *client, const char *host, int port, int keepalive), (client, host, port, keepalive),
+      MOSQ_ERR_ERRNO, EMFILE)
+FAULT(int, mosquitto_subscribe, (struct mosquitto *client, int *id, const char *topic, int qos), (client, id, topic, qos), MOSQ_ERR_NOMEM,
+      ENOMEM)
+FAULT(int, mosquitto_loop_read, (struct mosquitto *client, int most), (client, most), MOSQ_ERR_CONN_LOST, ECONNRESET)
+FAULT(int, mosquitto_loop_write, (struct mosquitto *client, int most), (client, most), MOSQ_ERR_CONN_LOST, EPIPE)
+FAULT(int, mosquitto_loop_misc, (struct mosquitto *client), (client), MOSQ_ERR_CONN_LOST, ECONNRESET)
+FAULT(struct udev *, udev_new, (void), (), NULL, ENOMEM)
+FAULT(struct udev_monitor *, udev_monitor_new_from_netlink, (struct udev *udev, const char *name), (udev, name), NULL, EMFILE)
+FAULT(void *, dlopen, (const char *path, int flags), (path, flags), NULL, ENOMEM)
 FAULT(int, uv_loop_init, (uv_loop_t *loop), (loop), UV_EMFILE, EMFILE)
 FAULT(int, uv_async_init, (uv_loop_t *loop, uv_async_t *async, uv_async_cb called), (loop, async, called), UV_EMFILE, EMFILE)
 FAULT(int, uv_poll_init, (uv_loop_t *loop, uv_poll_t *watch, int fd), (loop, watch, fd), UV_ENOMEM, ENOMEM)
