@@ -144,7 +144,7 @@ static void print_overview(FILE *file)
                   "Every command takes --json and --help. Errors are one sentence on stderr and an exit status:\n"
                   "  0 done   64 wrong use   65 bad data or model   66 no input   69 device or service missing\n"
                   "  70 our bug   71 out of memory   73 can't create   74 can't read or write   75 try again\n"
-                  "  78 wrong configuration\n");
+                  "  76 something else answers   77 not allowed   78 wrong configuration\n");
 }
 
 static void print_option(const struct verb_option *option)

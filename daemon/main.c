@@ -37,8 +37,9 @@ static const char help[] =
     "Runs until every source has ended, or SIGTERM or SIGINT: then what is on its way is finished and output files are\n"
     "whole. A second signal cuts that short. SIGHUP reads the configuration again: what is the same in it runs on.\n"
     "\n"
-    "Exit codes: 0 done; 64 usage; 65 bad data or model; 66 no input; 69 device or address not to be had; 73, 74 output;\n"
-    "75 cut short; 78 configuration. `ssm --help` is the tool; `ssm schema` describes the configuration.\n";
+    "Exit codes: 0 done; 64 usage; 65 bad data or model; 66 no input; 69 device or address not to be had; 70 our bug;\n"
+    "71 no memory, thread or descriptor to be had; 73, 74 output; 75 cut short; 77 a secret that others may read;\n"
+    "78 configuration. `ssm --help` is the tool; `ssm schema` describes the configuration.\n";
 
 /* Gives the exit code of a program that ends here, or -1 to go on. */
 static int parse(int argc, char **argv, struct arguments *args)
