@@ -233,7 +233,7 @@ static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline
     wire_put_text(bytes, "channel");
     wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
     wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
-    wire_put_pair(bytes, "source", condition_names[card_channel_condition(pipeline->source->card, channel)]);
+    wire_put_pair(bytes, "source", condition_names[source_condition(pipeline->source, channel)]);
     wire_put_pair(bytes, "player", condition_names[card_condition(pipeline_player(pipeline))]);
     wire_put_text(bytes, "ended");
     wire_put_bool(bytes, stream_ended(stream));

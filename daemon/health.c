@@ -151,6 +151,13 @@ static void find_device(const struct pipeline *pipeline, const char *what, struc
     }
 }
 
+static void find_broker(const struct pipeline *pipeline, struct reasons *reasons)
+{
+    if (atomic_load(&pipeline->source->lost)) {
+        add(reasons, false, "source_broker", pipeline->config->name, "%s is not connected", pipeline->config->source.connect);
+    }
+}
+
 static void find_silence(const struct pipeline *pipeline, struct reasons *reasons)
 {
     struct card *card = pipeline->source->card;
@@ -195,6 +202,7 @@ static void find_reasons(struct daemon *daemon, struct reasons *reasons)
     }
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
         find_device(pipeline, "source_device", pipeline->source->card, reasons);
+        find_broker(pipeline, reasons);
         find_device(pipeline, "sink_device", pipeline_player(pipeline), reasons);
         find_silence(pipeline, reasons);
         find_overload(pipeline, reasons);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/source.h"
 
+#include "daemon/card.h"
 #include "daemon/sink.h"
 
 /* A row a kind, at the place of its name in config/config.h. */
@@ -12,6 +13,11 @@ static const struct sink_ops *const sinks[] = {
 const struct source_ops *source_find(enum source_type type)
 {
     return sources[type];
+}
+
+enum condition source_condition(const struct source *source, int i)
+{
+    return atomic_load(&source->lost) ? CONDITION_LOST : card_channel_condition(source->card, i);
 }
 
 const struct sink_ops *sink_find(enum sink_type type)

@@ -200,7 +200,7 @@ static int find_state(const struct pipeline *pipeline)
     bool ended = true;
     int device = CONDITION_OK;
     for (int k = 0; k < pipeline->n_channels; k++) {
-        int condition = (int)card_channel_condition(pipeline->source->card, k);
+        int condition = (int)source_condition(pipeline->source, k);
         ended = ended && stream_ended(pipeline->streams[k]);
         device = condition > device ? condition : device;
     }

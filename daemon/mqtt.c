@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <mosquitto.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,7 +25,7 @@ struct mqtt {
     char host[256];
     int port;
     int64_t retry_at, pause; /* ns: when to connect again, and how long to wait when that fails */
-    bool told;               /* that it isn't connected */
+    bool subscribed, told;   /* told: that it isn't      */
 };
 
 /* ---- What libmosquitto tells. ---- */
@@ -45,6 +44,7 @@ static void tell_lost(struct mqtt *mqtt, const char *why)
 static void note_lost(struct mqtt *mqtt, int status)
 {
     tell_lost(mqtt, status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status));
+    mqtt->subscribed = false;
     mqtt->retry_at = clock_now() + mqtt->pause;
     mqtt->pause = 2 * mqtt->pause < retry_most ? 2 * mqtt->pause : retry_most;
 }
@@ -73,6 +73,7 @@ static void on_subscribe(struct mosquitto *client, void *context, int id, int n,
     }
     log_line(LOG_INFO, "pipeline %s: %s gives %s, qos %d", mqtt->pipeline, mqtt->config->connect, mqtt->config->topic, granted[0]);
     mqtt->pause = retry_least;
+    mqtt->subscribed = true;
     mqtt->told = false;
 }
 
@@ -199,4 +200,9 @@ void mqtt_turn(struct mqtt *mqtt, short events)
     if (status != MOSQ_ERR_SUCCESS) {
         note_lost(mqtt, status);
     }
+}
+
+bool mqtt_is_subscribed(const struct mqtt *mqtt)
+{
+    return mqtt->subscribed;
 }

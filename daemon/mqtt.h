@@ -6,6 +6,7 @@
  * is a new session: what is published while it isn't connected never comes. One thread. */
 
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "config/config.h"
@@ -25,5 +26,6 @@ void mqtt_close(struct mqtt *mqtt); /* NULL is fine */
  * what is to be written, connect when it is time. Blocks for no longer than it takes to look up a host's name. */
 int mqtt_wait(const struct mqtt *mqtt, struct pollfd *fd);
 void mqtt_turn(struct mqtt *mqtt, short events);
+bool mqtt_is_subscribed(const struct mqtt *mqtt);
 
 #endif

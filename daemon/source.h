@@ -9,6 +9,7 @@
 
 #include "config/config.h"
 #include "daemon/admission.h"
+#include "daemon/condition.h"
 #include "daemon/counters.h"
 #include "daemon/feed.h"
 #include "daemon/waker.h"
@@ -37,6 +38,7 @@ struct source {
     bool invites;                      /* asks for each connection itself whether there is room    */
     struct admission_pass pass;        /* of all its streams                                       */
     atomic_int code;                   /* sysexits code of what ended it too early; 0              */
+    atomic_bool lost;                  /* a sensor's broker isn't connected                        */
 };
 
 struct source_setup {
@@ -63,5 +65,8 @@ struct source_ops {
 
 extern const struct source_ops source_file, source_audio, source_pcm, source_sensor;
 const struct source_ops *source_find(enum source_type type);
+
+/* Any thread: how its i-th channel is. */
+enum condition source_condition(const struct source *source, int i);
 
 #endif

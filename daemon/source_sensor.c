@@ -288,6 +288,7 @@ static void turn_mqtt(struct sensor_source *sensor)
     int wait = mqtt_wait(sensor->mqtt, &fds[1]);
     if (poll(fds, 2, wait) >= 0) {
         mqtt_turn(sensor->mqtt, fds[1].revents);
+        atomic_store(&sensor->source.lost, !mqtt_is_subscribed(sensor->mqtt));
     }
 }
 

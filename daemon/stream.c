@@ -1003,7 +1003,7 @@ static uint32_t record_rate(const struct stream *stream)
 
 int stream_copy(struct stream *stream, struct record *record, void *state, size_t size)
 {
-    if (stream->hops > 0) { /* only one of its models has stepped on them */
+    if (stream->hops > 0 || main_of(stream)->away > 0) { /* not all of its models have stepped on what came so far */
         return SSM_REFUSED;
     }
     bool rows = stream->rows != NULL;

@@ -132,7 +132,8 @@ int stream_reset(struct stream *stream);
 
 size_t stream_state_size(const struct stream *stream);
 
-/* Copy where a stream is and its model's state, without what waits in front of the model. Gives a status of ssm.h. */
+/* Copy where a stream is and its model's state, without what waits in front of the model. Gives a status of ssm.h: SSM_REFUSED
+ * while a step is on its way, or the model stands still in overload, and an older copy is the better one. */
 int stream_copy(struct stream *stream, struct record *record, void *state, size_t size);
 
 /* Before start: go on from a copy. The source's first sample is the stream's sample `at` (at the source's rate), or where `at`

@@ -393,6 +393,16 @@ static void a_sensor_that_is_dropped_is_told_of_the_time(void **state)
     free(said);
 }
 
+static int copy_state(struct stream *stream)
+{
+    struct record record;
+    size_t size = stream_state_size(stream);
+    void *state = malloc(size);
+    int status = stream_copy(stream, &record, state, size);
+    free(state);
+    return status;
+}
+
 /* The same model as its own smaller one, which begins where the stream is lowered: it says other things. */
 static void a_sensors_smaller_model_takes_over_and_gives_back(void **state)
 {
@@ -406,8 +416,10 @@ static void a_sensors_smaller_model_takes_over_and_gives_back(void **state)
     assert_true(stream_lower(rig.streams[0]));
     assert_int_equal(stream_rung(rig.streams[0]), RUNG_SMALLER);
     put_readings(&rig, DOWN, UP);
+    assert_int_equal(copy_state(rig.streams[0]), SSM_REFUSED); /* the model stands still */
     assert_true(stream_raise(rig.streams[0]));
     put_readings(&rig, UP, N);
+    assert_int_equal(copy_state(rig.streams[0]), SSM_OK);
     struct memory_sink *memory = rig.memories[0];
     assert_said(memory, model, 0, DOWN + WARM_DOWN);
     assert_said(memory, smaller, DOWN + WARM_DOWN, UP + WARM_UP);

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 import msgpack
 import zmq
@@ -50,11 +51,11 @@ def told_by_tool(folder, ending, lines):
 
 
 class Daemon:
-    def __init__(self, folder, source, sinks=None):
+    def __init__(self, folder, source, sinks=None, more=""):
         self.lines = f"{folder}/out.jsonl"
         sinks = sinks or f"[{{type: publish}}, {{type: jsonl, path: {self.lines}}}]"
         with open(f"{folder}/c.yaml", "w") as file:
-            file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\npipelines:\n  pump:\n"
+            file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  pump:\n"
                        f"    source: {{type: sensor, {source}}}\n    model: {MODEL}\n    sinks: {sinks}\n")
         self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -199,13 +200,19 @@ def mqtt_gives_messages_and_comes_again():
         broker, lines = Broker(folder), json_lines()
         wanted = told_by_tool(folder, "jsonl", lines)
         broker.publish("plant/old/vibration", [lines[-1]], "-r")  # retained: of unknown age, so never taken
-        daemon = Daemon(folder, f"transport: mqtt, connect: 'mqtt://127.0.0.1:{broker.port}', topic: plant/+/vibration, qos: 1")
+        http = f"127.0.0.1:{script.free_port()}"
+        daemon = Daemon(folder, f"transport: mqtt, connect: 'mqtt://127.0.0.1:{broker.port}', topic: plant/+/vibration, qos: 1",
+                        more=f"http: {http}\n")
         wait_said(daemon.process, "gives plant/+/vibration, qos 1")
         broker.publish("plant/1/other", ["no line"])
         broker.publish("plant/1/vibration", lines[:150])
         time.sleep(0.5)
         broker.stop()
         wait_said(daemon.process, "gives nothing")
+        page = urllib.request.urlopen(f"http://{http}/metrics").read().decode()
+        assert 'ssmd_source_state{pipeline="pump",type="sensor",state="lost"} 1' in page, page
+        health = json.load(urllib.request.urlopen(f"http://{http}/health"))
+        assert any("is not connected" in json.dumps(reason) for reason in health["reasons"]), health
         broker.start()
         wait_said(daemon.process, "gives plant/+/vibration, qos 1")
         broker.publish("plant/2/vibration", lines[150:])
