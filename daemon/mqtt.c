@@ -30,36 +30,41 @@ struct mqtt {
 
 /* ---- What libmosquitto tells. ---- */
 
-/* Once until it is connected again. */
-static void tell_lost(struct mqtt *mqtt, const char *why)
+static const char *describe(int status)
+{
+    return status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status);
+}
+
+/* The connection, or the try, came to nothing: told once until it is connected again. */
+static void note_lost(struct mqtt *mqtt, const char *why)
 {
     if (!mqtt->told) {
         log_line(LOG_WARNING, "pipeline %s: %s gives nothing: %s; it is tried again and again", mqtt->pipeline,
                  mqtt->config->connect, why);
     }
     mqtt->told = true;
-}
-
-/* The connection, or the try, came to nothing. */
-static void note_lost(struct mqtt *mqtt, int status)
-{
-    tell_lost(mqtt, status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status));
     mqtt->subscribed = false;
     mqtt->retry_at = clock_now() + mqtt->pause;
     mqtt->pause = 2 * mqtt->pause < retry_most ? 2 * mqtt->pause : retry_most;
+}
+
+/* A connection that gives nothing is none. */
+static void leave(struct mqtt *mqtt, const char *why)
+{
+    note_lost(mqtt, why);
+    mosquitto_disconnect(mqtt->client);
 }
 
 static void on_connect(struct mosquitto *client, void *context, int code)
 {
     struct mqtt *mqtt = context;
     if (code != 0) {
-        tell_lost(mqtt, mosquitto_connack_string(code));
+        leave(mqtt, mosquitto_connack_string(code));
         return;
     }
     int status = mosquitto_subscribe(client, NULL, mqtt->config->topic, mqtt->config->qos);
-    if (status != MOSQ_ERR_SUCCESS) { /* a connection that gives nothing is none */
-        note_lost(mqtt, status);
-        mosquitto_disconnect(client);
+    if (status != MOSQ_ERR_SUCCESS) {
+        leave(mqtt, describe(status));
     }
 }
 
@@ -68,7 +73,7 @@ static void on_subscribe(struct mosquitto *client, void *context, int id, int n,
     (void)client, (void)id;
     struct mqtt *mqtt = context;
     if (n < 1 || granted[0] > 2) {
-        tell_lost(mqtt, "the broker refuses the topic");
+        leave(mqtt, "the broker refuses the topic");
         return;
     }
     log_line(LOG_INFO, "pipeline %s: %s gives %s, qos %d", mqtt->pipeline, mqtt->config->connect, mqtt->config->topic, granted[0]);
@@ -198,7 +203,7 @@ void mqtt_turn(struct mqtt *mqtt, short events)
         status = mosquitto_connect_async(mqtt->client, mqtt->host, mqtt->port, KEEPALIVE_S);
     }
     if (status != MOSQ_ERR_SUCCESS) {
-        note_lost(mqtt, status);
+        note_lost(mqtt, describe(status));
     }
 }
 
