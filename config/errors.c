@@ -2,6 +2,7 @@
 #include "config/errors.h"
 
 #include <stdarg.h>
+#include <string.h>
 
 /* Append to text of `size` bytes, cut where it ends. */
 __attribute__((format(printf, 4, 0))) static size_t append(char *text, size_t size, size_t at, const char *format,
@@ -18,6 +19,26 @@ __attribute__((format(printf, 4, 5))) static size_t appendf(char *text, size_t s
     at = append(text, size, at, format, args);
     va_end(args);
     return at;
+}
+
+/* Bytes of what begins there and would end a line or command a terminal: control characters and Unicode's line ends. */
+static size_t length_of_control(const char *at)
+{
+    unsigned char byte = (unsigned char)*at;
+    bool next_line = strncmp(at, "\xc2\x85", 2) == 0;
+    bool separator = strncmp(at, "\xe2\x80\xa8", 3) == 0 || strncmp(at, "\xe2\x80\xa9", 3) == 0;
+    return byte < ' ' || byte == 0x7f ? 1 : next_line ? 2 : separator ? 3 : 0;
+}
+
+void errors_one_line(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from != '\0';) {
+        size_t control = length_of_control(from);
+        *to++ = control > 0 ? '?' : *from;
+        from += control > 0 ? control : 1;
+    }
+    *to = '\0';
 }
 
 size_t errors_place(char *text, size_t size, struct place at, const char *path)
@@ -41,4 +62,5 @@ void errors_add(struct config_errors *errors, struct place at, const char *path,
     va_start(args, format);
     append(error->text, size, end, format, args);
     va_end(args);
+    errors_one_line(error->text);
 }

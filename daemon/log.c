@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "config/errors.h"
 #include "dsp/clock.h"
 
 /* TOLD is more than the errors of one configuration. */
@@ -138,6 +139,9 @@ void log_line(enum log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    if (!as_json) {
+        errors_one_line(text);
+    }
     pthread_mutex_lock(&lock);
     struct kind *kind = level == LOG_INFO ? NULL : find_kind(format, clock_now());
     if (kind && ++kind->said > TOLD) {

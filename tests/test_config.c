@@ -345,6 +345,16 @@ static void every_error_says_where_and_what(void **state)
 }
 
 /* A link to the source would have it cut to nothing before its first sample is read. */
+static void what_an_error_quotes_is_no_line_of_its_own(void **state)
+{
+    (void)state;
+    struct config_errors errors;
+    char *text = with_line(5, "    source: {type: pcm, path: \"-\", rate: \"1\\n6\\e[2J\\L7\\P8\\N9\xc3\xa9\"}");
+    assert_null(parse(text, &errors));
+    assert_non_null(strstr(errors.at[0].text, "got \"1?6?[2J?7?8?9\xc3\xa9\""));
+    free(text);
+}
+
 static void a_link_to_the_source_is_no_sink(void **state)
 {
     (void)state;
@@ -679,6 +689,7 @@ int main(void)
         cmocka_unit_test(a_file_becomes_settings_with_their_defaults),
         cmocka_unit_test(every_type_of_source_and_sink_is_read),
         cmocka_unit_test(every_error_says_where_and_what),
+        cmocka_unit_test(what_an_error_quotes_is_no_line_of_its_own),
         cmocka_unit_test(a_link_to_the_source_is_no_sink),
         cmocka_unit_test(all_errors_are_told_and_those_beyond_the_room_are_counted),
         cmocka_unit_test(every_slip_of_a_letter_is_answered_with_the_key_meant),
