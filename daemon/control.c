@@ -586,13 +586,14 @@ static void put_head(struct control *control, bool ok)
 
 static const void *as_json(struct control *control, size_t *size)
 {
+    static const char refusal[] = "{\"ok\":false,\"err\":{\"code\":\"internal\",\"msg\":\"out of memory\",\"path\":\"\"}}";
     free(control->text);
     control->text = NULL;
     FILE *file = open_memstream(&control->text, &control->text_size);
     bool whole = file && wire_json(file, control->bytes.at, control->bytes.n);
     bool ok = file && fclose(file) == 0 && whole;
-    *size = ok ? control->text_size : 2;
-    return ok ? control->text : "{}";
+    *size = ok ? control->text_size : sizeof refusal - 1;
+    return ok ? control->text : refusal;
 }
 
 /* The answer's head, the result by `put`, and, had that to fail, the error instead. */

@@ -5,7 +5,8 @@
  *
  * A site is the function and up to FRAMES return addresses in this program. In the environment:
  *   FAULTS_LIST=FILE  each site is added to FILE as it is first reached: "SITE FUNCTION +OFFSET +OFFSET ..."
- *   FAULTS_FAIL=SITE  that site fails, once, the first time, and then creates the file
+ *   FAULTS_FAIL=SITE  that site fails, once, the first time or
+ *   FAULTS_NTH=N      the Nth, and then creates the file
  *   FAULTS_FIRED=FILE */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -53,15 +54,17 @@ int __real_open(const char *path, int flags, ...);
 
 static _Atomic uint64_t sites[SITES]; /* listed already */
 static uint64_t chosen;               /* 0: none        */
+static _Atomic long until;            /* that site is reached so many times more before it fails */
 static atomic_bool fired;
 static int list = -1;
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *path = getenv("FAULTS_LIST"), *site = getenv("FAULTS_FAIL");
+    const char *path = getenv("FAULTS_LIST"), *site = getenv("FAULTS_FAIL"), *nth = getenv("FAULTS_NTH");
     void *warm[1];
     backtrace(warm, 1); /* loads what it needs */
     chosen = site ? strtoull(site, NULL, 16) : 0;
+    until = nth ? atol(nth) : 1;
     list = path ? __real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
 }
 
@@ -125,7 +128,10 @@ static __attribute__((noinline)) bool fails(const char *function, int error)
     uintptr_t callers[FRAMES];
     int before = errno, n = find_callers(callers);
     uint64_t site = hash(function, callers, n);
-    bool now = site == chosen && !atomic_exchange(&fired, true);
+    bool now = site == chosen && atomic_fetch_sub(&until, 1) == 1;
+    if (now) {
+        atomic_store_explicit(&fired, true, memory_order_relaxed);
+    }
     if (list >= 0 && is_new(site)) {
         tell(list, function, site, callers, n);
     }
