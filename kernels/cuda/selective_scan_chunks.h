@@ -14,7 +14,7 @@
 namespace scan
 {
 
-constexpr int SLOTS = 4, SLOT_STEPS = 8, MAP_STEPS = SLOTS * SLOT_STEPS; /* lanes of a channel, their steps, a tile's */
+constexpr int SLOTS = 4; /* lanes of a channel; each has STEPS of a tile's steps */
 
 /* Of two to the power of minus this is left of a state that is forgotten: what fp32 rounds away. */
 constexpr float FORGOTTEN = 24.0f;
@@ -22,18 +22,18 @@ constexpr float FORGOTTEN = 24.0f;
 /* States of a channel that one lane of scan_map takes. */
 template <int N> constexpr int SPAN = N < 16 ? N : 16;
 
-template <int N> struct map_tile {
-    float4 bc[MAP_STEPS * SPAN<N> / 4]; /* B, or C backward */
-    float4 elapsed[MAP_STEPS / 4];
+template <int N, int STEPS> struct map_tile {
+    float4 bc[SLOTS * STEPS * SPAN<N> / 4]; /* B, or C backward */
+    float4 elapsed[SLOTS * STEPS / 4];
 };
 
 /* A lane's inputs of a tile, on their way while the tile before is walked: u, or backward dout and z. */
-template <typename T, int N, bool BACK> struct map_inputs {
+template <typename T, int N, bool BACK, int STEPS> struct map_inputs {
     column<T> u0, dt0, z0;
     const float *elapsed0;
-    T u[SLOT_STEPS], dt[SLOT_STEPS], z[BACK ? SLOT_STEPS : 1];
+    T u[STEPS], dt[STEPS], z[BACK ? STEPS : 1];
     float elapsed;
-    staged_bc<T, SPAN<N>, false, 32, 1, MAP_STEPS> bc;
+    staged_bc<T, SPAN<N>, false, 32, 1, SLOTS * STEPS> bc;
 
     __device__ __forceinline__ map_inputs(const params &p, const place<1> &at, int from)
         : u0(BACK ? p.s.dout : p.s.u, BACK ? p.s.dout_row : p.s.u_row, at.channel(p, 0), p, at.batch),
@@ -46,20 +46,20 @@ template <typename T, int N, bool BACK> struct map_inputs {
     __device__ __forceinline__ void load(const params &p, int slot, int t0, int end)
     {
 #pragma unroll
-        for (int i = 0; i < SLOT_STEPS; i++) {
-            const int t = min(t0 + slot * SLOT_STEPS + i, end - 1);
+        for (int i = 0; i < STEPS; i++) {
+            const int t = min(t0 + slot * STEPS + i, end - 1);
             u[i] = *u0.at(t, BACK ? p.dout_step : p.u_step), dt[i] = *dt0.at(t, p.dt_step);
             if constexpr (BACK)
                 z[i] = *z0.at(t, p.z_step);
         }
-        const int t = t0 + int(threadIdx.x) % MAP_STEPS;
+        const int t = t0 + int(threadIdx.x) % (SLOTS * STEPS);
         elapsed = t < end ? elapsed0[t & p.elapsed_mask] : 0.0f;
         bc.load(p, t0, end);
     }
-    __device__ __forceinline__ void put(map_tile<N> &tile) const
+    __device__ __forceinline__ void put(map_tile<N, STEPS> &tile) const
     {
         bc.put(tile.bc, 0);
-        if (threadIdx.x % 32 < MAP_STEPS)
+        if (threadIdx.x % 32 < SLOTS * STEPS)
             reinterpret_cast<float *>(tile.elapsed)[threadIdx.x % 32] = elapsed;
     }
 };
@@ -86,19 +86,19 @@ template <bool BACK> __device__ __forceinline__ float sum_slots(float mine, int 
 
 /* A lane's steps of a tile: what each feeds to the states, and delta summed between it and the edge (backward with its
  * own). Gives the tile's sum of delta. */
-template <typename T, int N, bool BACK>
-__device__ __forceinline__ float prepare_tile(float (&x)[SLOT_STEPS], float (&away)[SLOT_STEPS], float sum,
-                                              const map_inputs<T, N, BACK> &inputs, const map_tile<N> &tile,
-                                              const params &p, int slot, float bias2, int left)
+template <typename T, int N, bool BACK, int STEPS>
+__device__ __forceinline__ float
+prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_inputs<T, N, BACK, STEPS> &inputs,
+             const map_tile<N, STEPS> &tile, const params &p, int slot, float bias2, int left)
 {
-    float elapsed[SLOT_STEPS], mine = 0.0f, nearer;
-    load<SLOT_STEPS>(elapsed, reinterpret_cast<const float *>(tile.elapsed) + slot * SLOT_STEPS);
+    float elapsed[STEPS], mine = 0.0f, nearer;
+    load<STEPS>(elapsed, reinterpret_cast<const float *>(tile.elapsed) + slot * STEPS);
 #pragma unroll
-    for (int j = 0; j < SLOT_STEPS; j++) {
-        const int i = BACK ? j : SLOT_STEPS - 1 - j;
+    for (int j = 0; j < STEPS; j++) {
+        const int i = BACK ? j : STEPS - 1 - j;
         const float delta = elapsed[i] * softplus(fmaf(to_float(inputs.dt[i]), LOG2E, bias2));
         if constexpr (BACK) {
-            const float dout = slot * SLOT_STEPS + i < left ? to_float(inputs.u[i]) : 0.0f;
+            const float dout = slot * STEPS + i < left ? to_float(inputs.u[i]) : 0.0f;
             x[i] = p.s.z ? dout * silu(to_float(inputs.z[i])) : dout;
             mine += delta;
             away[i] = mine;
@@ -110,18 +110,18 @@ __device__ __forceinline__ float prepare_tile(float (&x)[SLOT_STEPS], float (&aw
     }
     const float tile_sum = sum_slots<BACK>(mine, slot, &nearer);
 #pragma unroll
-    for (int i = 0; i < SLOT_STEPS; i++)
+    for (int i = 0; i < STEPS; i++)
         away[i] += sum + nearer;
     return tile_sum;
 }
 
 /* Four states of a lane: h += sum_t exp(A away_t) x_t B_t over its steps of a tile. */
-template <int ROW>
-__device__ __forceinline__ void add_steps(float *h, const float *A2, const float (&x)[SLOT_STEPS],
-                                          const float (&away)[SLOT_STEPS], const float4 *bc)
+template <int ROW, int STEPS>
+__device__ __forceinline__ void add_steps(float *h, const float *A2, const float (&x)[STEPS],
+                                          const float (&away)[STEPS], const float4 *bc)
 {
 #pragma unroll
-    for (int i = 0; i < SLOT_STEPS; i++) {
+    for (int i = 0; i < STEPS; i++) {
         float b[4];
         load<4>(b, reinterpret_cast<const float *>(bc + i * ROW));
 #pragma unroll
@@ -130,18 +130,20 @@ __device__ __forceinline__ void add_steps(float *h, const float *A2, const float
     }
 }
 
-/* The map of each chunk but the last, backward but the first. A warp has 8 channels and SPAN states, a lane 8 of each
- * 32 steps. Grid (channel groups x N / SPAN x (chunks - 1), batch). */
-template <typename T, int N, bool BACK> __global__ void __launch_bounds__(32 * WARPS, 3) scan_map(const params p)
+/* The map of each chunk but the last, backward but the first. A warp has 8 channels and SPAN states, a lane
+ * STEPS of each 4 STEPS steps. Grid (channel groups x N / SPAN x (chunks - 1), batch). */
+template <typename T, int N, bool BACK, int STEPS>
+__global__ void __launch_bounds__(32 * WARPS, 3) scan_map(const params p)
 {
-    constexpr int S = SPAN<N>, FOURS = S / 4;
-    __shared__ map_tile<N> tiles[WARPS];
-    map_tile<N> &tile = tiles[threadIdx.x / 32];
+    constexpr int S = SPAN<N>, FOURS = S / 4, MAP_STEPS = SLOTS * STEPS;
+    __shared__ map_tile<N, STEPS> tiles[WARPS];
+    map_tile<N, STEPS> &tile = tiles[threadIdx.x / 32];
     place<1> at((p.chunks - 1) * (N / S), false);
     const int from = at.chunk / (p.chunks - 1) * S, c = at.channel(p, 0), slot = at.part;
     at.chunk = at.chunk % (p.chunks - 1) + (BACK ? 1 : 0);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     const int tiles_left = (end - begin + MAP_STEPS - 1) / MAP_STEPS, step = BACK ? MAP_STEPS : -MAP_STEPS;
+    ptx::wait_for_kernels();
     ptx::start_next_kernel();
     float A2[S], h[S] = {}, slowest[FOURS];
 #pragma unroll
@@ -151,13 +153,13 @@ template <typename T, int N, bool BACK> __global__ void __launch_bounds__(32 * W
         slowest[s / 4] = fminf(s % 4 ? slowest[s / 4] : INFINITY, there ? -A2[s] : INFINITY);
     }
     const float bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
-    map_inputs<T, N, BACK> inputs(p, at, from);
+    map_inputs<T, N, BACK, STEPS> inputs(p, at, from);
     long_sum sum;
     int t0 = BACK ? begin : begin + (tiles_left - 1) * MAP_STEPS;
     inputs.load(p, slot, t0, end);
 #pragma unroll 1
     for (int i = 0; i < tiles_left; i++, t0 += step) {
-        float x[SLOT_STEPS], away[SLOT_STEPS];
+        float x[STEPS], away[STEPS];
         bool remembers = false;
         __syncwarp(); /* all have read the tile before */
         inputs.put(tile);
@@ -167,7 +169,7 @@ template <typename T, int N, bool BACK> __global__ void __launch_bounds__(32 * W
 #pragma unroll
         for (int g = 0; g < FOURS; g++)
             if (__any_sync(ALL, !(sum.sum * slowest[g] >= FORGOTTEN))) {
-                add_steps<FOURS>(h + 4 * g, A2 + 4 * g, x, away, tile.bc + slot * SLOT_STEPS * FOURS + g);
+                add_steps<FOURS, STEPS>(h + 4 * g, A2 + 4 * g, x, away, tile.bc + slot * STEPS * FOURS + g);
                 remembers = true;
             }
         if (!remembers && N == S) /* else another block may need the whole sum */
