@@ -3,12 +3,13 @@
 """Trains the audio taggers: vad, tag-audio, key-words, digits.
 
     python3 tag_pack.py --parts PARTS --root SOURCES --out PACK
-    python3 tag.py vad --data PACK --out RUN --minutes 8
+    python3 tag.py vad --parts PARTS --out RUN --minutes 8
     python3 tag.py digits --data PACK --out RUN --minutes 0.7 --left-out george
-    python3 tag.py all --data PACK --out RUN            (everything, one process each, digits once a speaker)
+    python3 tag.py all --parts PARTS --data PACK --out RUN      (everything, one process each, digits once a speaker)
 
-Minutes are by the clock, from the start of the process; the learning rate ends there. RUN/NAME.pt holds the averaged weights,
-saved each half minute; tag_export.py makes the model file. --resume goes on from them with a fresh optimiser (--set lr=...).
+vad hears what the denoisers hear; parts that appear while it trains join in. Minutes are of training, by the clock, and what
+the process was stopped for doesn't count; the learning rate ends there. RUN/NAME.pt holds the averaged weights, saved each
+half minute; tag_export.py makes the model file. --resume goes on from them with a fresh optimiser (--set lr=...).
 """
 import argparse
 import json
@@ -16,6 +17,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -23,6 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+import data  # noqa: E402
 import layers  # noqa: E402
 import tag_mix  # noqa: E402
 import tagger  # noqa: E402
@@ -30,13 +33,47 @@ import train  # noqa: E402
 
 COMMON = dict(warmup=200, lr_floor=4e-6, betas=(0.9, 0.99), weight_decay=0.03, ema=0.999, compile=True, graph=True)
 RECIPES = {
-    "vad": dict(COMMON, d_model=48, n_layer=3, look=2, batch=64, seconds=8.96, lr=4e-3, minutes=8.0),
+    "vad": dict(COMMON, d_model=96, n_layer=4, look=4, batch=64, seconds=8.96, lr=3e-3, minutes=12.0),
     "tag-audio": dict(COMMON, d_model=128, n_layer=4, look=0, batch=48, seconds=9.6, lr=2e-3, minutes=8.0),
     "key-words": dict(COMMON, d_model=96, n_layer=4, exclusive=True, batch=96, seconds=6.4, lr=2e-3, minutes=6.0),
     "digits": dict(COMMON, rate=8000, window=160, hop=80, d_model=64, n_layer=2, exclusive=True, batch=128, lr=3e-3, minutes=1.5),
 }
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-SAVE_SECONDS = 30.0
+SAVE_SECONDS, POLL_SECONDS, STOPPED_SECONDS = 30.0, 10.0, 10.0
+
+
+class Parts(data.Pool):
+    """The denoisers' parts, and more of them while training goes on."""
+
+    def __init__(self, folders, device, log):
+        super().__init__(folders, tag_mix.RATE, device, speech_hours=20.0, noise_hours=12.0, log=log,
+                         cache=os.path.join(tempfile.gettempdir(), "ssm-tag-cache"))
+        self.looked = 0.0
+        while not self.speech.rows or not self.noise.rows:
+            self.poll(wait=True)
+            time.sleep(1)
+
+    def more(self):
+        """Take in what has appeared, at most every few seconds."""
+        if time.time() - self.looked > POLL_SECONDS:
+            self.looked = time.time()
+            self.poll()
+
+
+class Clock:
+    """How much of its minutes a training has had. A gap of STOPPED_SECONDS between two looks is time it was stopped for."""
+
+    def __init__(self, minutes, until):
+        self.begin = self.seen = time.time()
+        self.seconds, self.until = 60 * minutes, until
+
+    def gone(self):
+        """0 at the beginning, 1 and more when it's over: the minutes, or what `until` leaves of them."""
+        now = time.time()
+        if now - self.seen > STOPPED_SECONDS:
+            self.begin += now - self.seen
+        self.seen = now
+        return (now - self.begin) / max(min(self.seconds, self.until - self.begin), 1e-9)
 
 
 def maker(name, recipe, pool, device, folder, left_out, wrap):
@@ -124,10 +161,13 @@ def run(a, name, recipe):
 
     torch.manual_seed(a.seed)
     torch.set_float32_matmul_precision("high")
-    pool = tag_mix.Pool(a.data, device)
-    log("data: " + pool.told)
+    if name == "vad":
+        pool = Parts(a.parts, device, log)
+    else:
+        pool = tag_mix.Pool(a.data, device)
+        log("data: " + pool.told)
     wrap = train.compiler(recipe["compile"] and device.type == "cuda", log)
-    make = maker(name, recipe, pool, device, a.data[0], a.left_out, wrap)
+    make = maker(name, recipe, pool, device, a.data and a.data[0], a.left_out, wrap)
     config = tagger.complete(dict(recipe, labels=tuple(make.labels)))
     model = tagger.Tagger(config).to(device)
     flat = train.Flat(model, recipe, device, wrap)
@@ -141,20 +181,21 @@ def run(a, name, recipe):
     step.settle(batch)
     if recipe["graph"] and device.type == "cuda":
         step.capture(*batch)
-    loop(a, recipe, step, Ahead(make, device), begin, log, lambda n: save(path, config, flat, count + n))
+    more = pool.more if name == "vad" else lambda: None
+    loop(a, recipe, step, Ahead(make, device), more, log, lambda n: save(path, config, flat, count + n))
     if name == "digits":
         flat.swap_in_average()
         log("digits: %.2f %% of %d clips right" % (100 * digit_accuracy(model, make.test, device), len(make.test)))
 
 
-def loop(a, recipe, step, batches, begin, log, keep):
-    """Steps until the recipe's minutes, counted from `begin`, are over; keep(steps) each half minute and at the end."""
-    lr, count, recent, events = torch.zeros((), device=step.device), 0, [], []
-    trained = told = saved = time.time()
-    while time.time() < begin + 60 * recipe["minutes"] and count < a.steps:
+def loop(a, recipe, step, batches, more, log, keep):
+    """Steps until the recipe's minutes are over; more() before each, keep(steps) each half minute and at the end."""
+    lr, count, recent, events, clock = torch.zeros((), device=step.device), 0, [], [], Clock(recipe["minutes"], a.until)
+    told = saved = time.time()
+    while (gone := clock.gone()) < 1 and count < a.steps:
+        more()
         batch = batches()
         recent.append(step(*batch).clone())
-        gone = (time.time() - trained) / max(begin + 60 * recipe["minutes"] - trained, 1e-9)
         lr.fill_(train.learning_rate(recipe, count, gone))
         step.flat.update(lr)
         count += 1
@@ -211,7 +252,7 @@ def digit_accuracy(model, clips, device, before=800, after=1200):
 def run_all(a):
     """Each model in a process of its own on the same device; the digits' runs share one after the other."""
     command = [sys.executable, os.path.abspath(__file__)]
-    rest = ["--data", *a.data, "--out", a.out, "--scan", a.scan, "--steps", str(a.steps), "--device", a.device]
+    rest = ["--parts", *a.parts, "--data", *a.data, "--out", a.out, "--scan", a.scan, "--steps", str(a.steps), "--device", a.device]
     scale = ["--scale", str(a.scale)]
     others = [subprocess.Popen(command + [name] + rest + scale) for name in ("vad", "tag-audio", "key-words")]
     for speaker in (None,) + SPEAKERS:
@@ -222,9 +263,11 @@ def run_all(a):
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("name", choices=sorted(RECIPES) + ["all"])
-    p.add_argument("--data", nargs="+", required=True, help="tag_pack.py's folders; the digits are the first one's")
+    p.add_argument("--data", nargs="+", default=[], help="tag_pack.py's folders; the digits are the first one's")
+    p.add_argument("--parts", nargs="+", default=[], help="vad: train.py's --data")
     p.add_argument("--out", default="run")
     p.add_argument("--minutes", type=float)
+    p.add_argument("--until", type=float, default=math.inf, help="but not beyond this time, in seconds since 1970")
     p.add_argument("--scale", type=float, default=1.0, help="times the recipe's minutes")
     p.add_argument("--steps", type=int, default=1 << 60)
     p.add_argument("--set", default="", metavar="KEY=VALUE,...", help="of the recipe, numbers")
@@ -235,6 +278,8 @@ if __name__ == "__main__":
     p.add_argument("--device", choices=("auto", "cpu"), default="auto")
     p.add_argument("--log-seconds", type=float, default=10.0)
     a = p.parse_args()
+    if not (a.data or a.name == "vad") or not (a.parts or a.name not in ("vad", "all")):
+        p.error("vad needs --parts, the others --data, all both")
     os.makedirs(a.out, exist_ok=True)
     if a.name == "all":
         run_all(a)

@@ -19,8 +19,8 @@ RATE, HOP = 16000, 160
 WORDS = ("alexa", "computer", "jarvis", "smart mirror", "snowboy", "view glass")
 
 # below the active level, in dB: each is a stricter or looser meaning of "speech"; a target is how many agree
-DEPTHS = (18.0, 26.0, 34.0, 42.0)
-HANGOVER = 8                                # hops that count as speech after it
+DEPTHS = (20.0, 27.0, 35.0, 42.0)
+HANGOVER = 10                               # hops that count as speech after it
 
 
 def levels(x, hop):
@@ -125,7 +125,7 @@ class Voice:
     labels = ("speech",)
 
     def __init__(self, config, pool, device, wrap=None):
-        self.mix, self.pool = mixing.Mix(dict(paused=0.5, noise_only=0.1, snr_high=30.0, **config), RATE, device, wrap), pool
+        self.mix, self.pool = mixing.Mix(dict(dict(paused=0.5, noise_only=0.1, silent=0.06, snr_high=30.0), **config), RATE, device, wrap), pool
 
     @torch.no_grad()
     def __call__(self):

@@ -6,8 +6,8 @@
     python3 log_lines.py mixed OUT.log [--odd 0.02] [--seed 2]          with odd ones among them; OUT.log.labels says which
     python3 log_lines.py roc MIXED.log [--model M]                      how well `ssm lines` tells them, kind by kind
 
-Five small hosts in syslog's form: their clock runs, daemons keep their process numbers, users and addresses come back, and a
-session that opens also closes. An odd line is an ordinary one spoiled, or a message that training never saw.
+Sites of five small hosts in syslog's form, each site with names, people and addresses of its own, drawn anew for every seed:
+clocks run, daemons keep their process numbers, users and addresses come back, and a session that opens also closes. An odd line is an ordinary one spoiled, or a message that training never saw.
 """
 import argparse
 import bisect
@@ -17,8 +17,10 @@ import random
 import subprocess
 import time
 
-HOSTS = ("alder", "birch", "cedar", "maple", "rowan")
-USERS = ("anna", "backup", "carlos", "deploy", "git", "ines", "jonas", "mei", "postgres", "root", "sven", "www-data")
+SYLLABLES = tuple("al an ba ber bo ca co da de di do el en er fa fi ga go ha he in is ja jo ka ki la le li lo ma me mi mo na ne no "
+                  "or pa per po ra re ri ro sa se si so ta te ti to ul un va ve vi wa we za".split())
+ROLES = ("app", "auth", "backup", "build", "cache", "db", "dev", "dns", "git", "gw", "log", "mail", "media", "nas", "node", "proxy", "web")
+SERVICES = ("backup", "deploy", "git", "postgres", "root", "www-data")
 PATHS = ("/", "/index.html", "/api/streams", "/api/streams/%d", "/static/app.js", "/static/style.css", "/favicon.ico",
          "/login", "/metrics", "/health", "/img/%d.png", "/api/users/%d/settings")
 AGENTS = ("Mozilla/5.0 (X11; Linux x86_64)", "curl/7.88.1", "Prometheus/2.42.0", "python-requests/2.28.1")
@@ -31,13 +33,27 @@ PACKAGES = ("libssl3:amd64 3.0.%d-1", "curl:amd64 7.88.1-%d", "openssh-server:am
             "linux-image-amd64:amd64 6.1.%d-1", "nginx:amd64 1.22.1-%d")
 
 
+def word(rng):
+    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3)))
+
+
+class Site:
+    """What its hosts share: their names, people, networks."""
+
+    def __init__(self, rng):
+        named = lambda: word(rng) if rng.random() < 0.5 else rng.choice(ROLES) + rng.choice(("%d", "%02d", "-%d")) % rng.randint(1, 30)
+        self.names, self.people = [named() for _ in range(5)], [word(rng) for _ in range(6)]
+        self.users = SERVICES + tuple(self.people)
+        self.net = rng.choice(("10.%d" % rng.randint(0, 250), "172.%d" % rng.randint(16, 31), "192.168"))
+
+
 class Host:
     """One machine's log: a clock, long-lived daemons, open sessions."""
 
-    def __init__(self, name, rng):
-        self.name, self.r, self.now, self.boot = name, rng, 0.0, rng.random() * 1e6
+    def __init__(self, site, name, rng):
+        self.site, self.name, self.r, self.now, self.boot = site, name, rng, 0.0, rng.random() * 1e6
         self.daemons = {d: rng.randint(300, 1900) for d in ("sshd", "cron", "nginx", "dhclient", "ntpd", "systemd-logind")}
-        self.home = ["10.%d.%d.%d" % (rng.randint(0, 3), rng.randint(0, 9), rng.randint(2, 250)) for _ in range(12)]
+        self.home = ["%s.%d.%d" % (site.net, rng.randint(0, 9), rng.randint(2, 250)) for _ in range(12)]
         self.session, self.pid, self.later = rng.randint(1, 4000), rng.randint(2000, 30000), []
 
     def say(self, program, pid, text):
@@ -60,11 +76,11 @@ class Host:
 
     def ssh(self):
         r, pid, address, port = self.r, self.fork(), self.r.choice(self.home), self.r.randint(32768, 60999)
-        user = r.choice(USERS)
+        user = r.choice(self.site.users)
         if r.random() < 0.2:
             return "sshd", pid, "Connection closed by %s port %d [preauth]" % (address, port)
         self.session += 1
-        self.later += [("sshd", pid, "pam_unix(sshd:session): session opened for user %s(uid=%d) by (uid=0)" % (user, 1000 + USERS.index(user))),
+        self.later += [("sshd", pid, "pam_unix(sshd:session): session opened for user %s(uid=%d) by (uid=0)" % (user, 1000 + self.site.users.index(user))),
                        ("systemd-logind", self.daemons["systemd-logind"], "New session %d of user %s." % (self.session, user)),
                        ("sshd", pid, "pam_unix(sshd:session): session closed for user %s" % user),
                        ("systemd-logind", self.daemons["systemd-logind"], "Session %d logged out. Waiting for processes to exit." % self.session)]
@@ -85,8 +101,8 @@ class Host:
     def kernel(self):
         r = self.r
         text = r.choice(("eth0: renamed from veth%07x" % r.getrandbits(28), "docker0: port %d(veth%07x) entered forwarding state" % (r.randint(1, 4), r.getrandbits(28)),
-                         "[UFW BLOCK] IN=eth0 OUT= SRC=%s DST=10.0.0.%d LEN=%d TTL=%d PROTO=TCP SPT=%d DPT=%d" % (
-                             r.choice(self.home), r.randint(2, 9), r.choice((40, 44, 52, 60)), r.randint(40, 64), r.randint(1024, 65535), r.choice((22, 23, 80, 443, 3389))),
+                         "[UFW BLOCK] IN=eth0 OUT= SRC=%s DST=%s.0.%d LEN=%d TTL=%d PROTO=TCP SPT=%d DPT=%d" % (
+                             r.choice(self.home), self.site.net, r.randint(2, 9), r.choice((40, 44, 52, 60)), r.randint(40, 64), r.randint(1024, 65535), r.choice((22, 23, 80, 443, 3389))),
                          "perf: interrupt took too long (%d > %d), lowering kernel.perf_event_max_sample_rate" % (r.randint(2500, 9000), r.randint(2400, 2499))))
         return "kernel", None, "[%12.6f] %s" % (self.now - 1767225600 + self.boot, text)
 
@@ -97,8 +113,8 @@ class Host:
         return "systemd", 1, "Starting %s..." % unit
 
     def lease(self):
-        self.later.append(("dhclient", self.daemons["dhclient"], "bound to 10.0.0.%d -- renewal in %d seconds." % (self.r.randint(2, 9), self.r.randint(20000, 43000))))
-        return "dhclient", self.daemons["dhclient"], "DHCPREQUEST for 10.0.0.%d on eth0 to 10.0.0.1 port 67" % self.r.randint(2, 9)
+        self.later.append(("dhclient", self.daemons["dhclient"], "bound to %s.0.%d -- renewal in %d seconds." % (self.site.net, self.r.randint(2, 9), self.r.randint(20000, 43000))))
+        return "dhclient", self.daemons["dhclient"], "DHCPREQUEST for %s.0.%d on eth0 to %s.0.1 port 67" % (self.site.net, self.r.randint(2, 9), self.site.net)
 
     def clock(self):
         return "ntpd", self.daemons["ntpd"], "adjusting local clock by %.6fs" % self.r.gauss(0, 0.02)
@@ -109,15 +125,16 @@ class Host:
         return "dpkg", None, "status unpacked %s" % package
 
     def sudo(self):
-        r = self.r
+        r, people = self.r, self.site.people
         return "sudo", None, "%s : TTY=pts/%d ; PWD=/home/%s ; USER=root ; COMMAND=%s" % (
-            r.choice(USERS), r.randint(0, 5), r.choice(USERS), r.choice(("/usr/bin/apt update", "/usr/bin/systemctl restart nginx", "/usr/bin/journalctl -f", "/usr/bin/less /var/log/syslog")))
+            r.choice(people), r.randint(0, 5), r.choice(people), r.choice(("/usr/bin/apt update", "/usr/bin/systemctl restart nginx", "/usr/bin/journalctl -f", "/usr/bin/less /var/log/syslog")))
 
 
 def lines(seed, count):
-    """Ordinary lines of all hosts, in turn at random."""
+    """Ordinary lines of a site's hosts, in turn at random."""
     rng = random.Random(seed)
-    hosts = [Host(name, random.Random(rng.getrandbits(64))) for name in HOSTS]
+    site = Site(rng)
+    hosts = [Host(site, name, random.Random(rng.getrandbits(64))) for name in site.names]
     now = 1767225600 + rng.random() * 86400 * 300
     for _ in range(count):
         now += rng.expovariate(1 / 2)
@@ -125,8 +142,8 @@ def lines(seed, count):
 
 
 def stretches(seed, count, each=400):
-    """Ordinary lines to train on: after every `each` of them other hosts' numbers and another date, or one week of the year
-    is all that the model ever knows."""
+    """Ordinary lines to train on: after every `each` of them another site and another date, or one week of one site is all
+    that the model ever knows."""
     for first in range(0, count, each):
         yield from lines(1000003 * seed + first, min(each, count - first))
 
