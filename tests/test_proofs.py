@@ -119,6 +119,12 @@ def s4d_legs_starts_from_the_poles_of_hippo():
     assert np.abs(ours - theirs).max() < 1e-9 * theirs.max(), np.abs(ours - theirs).max()
 
 
+def log_lines_of_another_seed_come_from_another_site():
+    hosts = [{line.split()[3] for line in log_lines.lines(seed, 200)} for seed in (1, 2, 3)]
+    assert all(len(names) == 5 for names in hosts) and not set.intersection(*hosts) and hosts[0] != hosts[1], hosts
+    assert [*log_lines.lines(1, 50)] == [*log_lines.lines(1, 50)]
+
+
 def ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes():
     torch.manual_seed(4)
     model = tokens.TokenModel(dict(d_model=16, n_layer=1, vocabulary=256))
@@ -144,7 +150,8 @@ def ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes():
 CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4d_legs_remembers_what_real_poles_forget]
 CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, s4d_legs_starts_from_the_poles_of_hippo,
                selective_copying_can_be_answered_from_its_tokens,
-               induction_heads_can_be_answered_from_their_tokens]
+               induction_heads_can_be_answered_from_their_tokens,
+               log_lines_of_another_seed_come_from_another_site]
 CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned,
                  s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned,
                  ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes]

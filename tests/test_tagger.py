@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What a tagger's training stands on: its targets, its loss and its clock. Needs PyTorch."""
+import math
+import os
+import sys
+import time
+import traceback
+import types
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "train"))
+
+try:
+    import torch
+    import tag
+    import tag_mix
+except ImportError:
+    torch = None
+
+
+def a_tone_is_speech_while_it_sounds_and_a_tenth_of_a_second_longer():
+    x = torch.sin(torch.arange(16000) * 0.3)[None] * 0.1
+    x[:, 4800:] = 0.0
+    share = tag_mix.speech_activity(x)[0]
+    assert share.tolist() == [1.0] * 40 + [0.0] * 60, share
+
+
+def soft_speech_is_speech_to_some_depths_only():
+    x = torch.sin(torch.arange(16000) * 0.3)[None] * 0.1
+    x[:, 8000:] *= 10 ** (-30 / 20)
+    share = tag_mix.speech_activity(x)[0]
+    assert share[30] == 1.0 and share[90] == 0.5, share
+
+
+def answers_may_be_late_by_what_a_recipe_looks_ahead():
+    target = (torch.arange(40) % 7 < 3).float()[None, :, None]
+    late = torch.cat((torch.zeros(1, 4, 1), 20 * target[:, :-4] - 10), 1)
+    losses = [float(tag.loss_of(late, target, torch.ones_like(target), False, look)) for look in (0, 4)]
+    assert losses[1] < 1e-4 < 1 < losses[0], losses
+
+
+def with_clock(minutes, until, looks):
+    """What a clock made at 0 s says at these times."""
+    now = [0.0]
+    tag.time = types.SimpleNamespace(time=lambda: now[0])
+    try:
+        clock, said = tag.Clock(minutes, until), []
+        for now[0] in looks:
+            said.append(clock.gone())
+        return said
+    finally:
+        tag.time = time
+
+
+def what_a_training_was_stopped_for_does_not_count():
+    assert with_clock(1, math.inf, (6, 12, 72, 78)) == [0.1, 0.2, 0.2, 0.3]
+
+
+def a_training_ends_by_until_at_the_latest():
+    assert with_clock(10, 100, (5, 10, 60, 65, 75)) == [0.05, 0.1, 0.2, 0.3, 0.5]
+    assert with_clock(10, 100, range(0, 101, 5))[-1] >= 1
+
+
+CASES = [a_tone_is_speech_while_it_sounds_and_a_tenth_of_a_second_longer, soft_speech_is_speech_to_some_depths_only,
+         answers_may_be_late_by_what_a_recipe_looks_ahead, what_a_training_was_stopped_for_does_not_count,
+         a_training_ends_by_until_at_the_latest]
+
+
+def main():
+    passed = failed = 0
+    if torch is None:
+        print("skipped: %d cases that need PyTorch" % len(CASES))
+    for case in CASES if torch else ():
+        try:
+            case()
+            passed += 1
+        except Exception:
+            failed += 1
+            print("FAILED", case.__name__)
+            traceback.print_exc()
+    print("%d passed, %d failed" % (passed, failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
