@@ -39,6 +39,7 @@ RECIPES = {
     "digits": dict(COMMON, rate=8000, window=160, hop=80, d_model=64, n_layer=2, exclusive=True, batch=128, lr=3e-3, minutes=1.5),
 }
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+BESIDE = 0.5
 SAVE_SECONDS, POLL_SECONDS, STOPPED_SECONDS = 30.0, 10.0, 10.0
 
 
@@ -85,16 +86,24 @@ def maker(name, recipe, pool, device, folder, left_out, wrap):
     return tag_mix.Digits(settings, pool, device, folder, left_out)
 
 
-def loss_of(logits, target, weight, exclusive, look):
+def importance(labels, device):
+    """What each label counts in the loss, 1 together; those trained beside the others, with a ~, half of what those do."""
+    told = torch.tensor([not name.startswith("~") for name in labels], device=device)
+    beside = BESIDE / (~told).sum().clamp_min(1)
+    counts = torch.where(told, 1.0 / told.sum(), beside)
+    return counts / counts.sum()
+
+
+def loss_of(logits, target, weight, exclusive, look, counts):
     """Cross-entropy where it is asked for; logits come `look` hops late. Labels that are rare weigh no less: the mean is
-    taken a label at a time."""
+    taken a label at a time, and each counts what `counts` says."""
     if look:
         logits, target, weight = logits[:, look:], target[:, :-look], weight[:, :-look]
     if exclusive:
         each = -(target * F.log_softmax(logits, -1)).sum(-1)
         return (each * weight[..., 0]).sum() / weight[..., 0].sum()
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
-    return (each.sum((0, 1)) / weight.sum((0, 1)).clamp_min(1)).mean()
+    return (each.sum((0, 1)) / weight.sum((0, 1)).clamp_min(1) * counts).sum()
 
 
 class Step(train.Step):
@@ -103,6 +112,7 @@ class Step(train.Step):
     def __init__(self, model, flat, device, scan, wrap, log):
         self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
         self.pieces = {k: wrap(layers.PIECES[k]) for k in ("hop_frames", "encode", "block_in", "block_out")}
+        self.counts = importance(model.config["labels"], device)
         self.graph, self.parts, self.batch = None, None, None
 
     def settle(self, batch):
@@ -124,7 +134,7 @@ class Step(train.Step):
     def eager(self, sound, target, weight):
         self.flat.grad.zero_()
         logits = self.model(sound, self.scan, pieces=self.pieces)
-        value = loss_of(logits, target, weight, self.model.config["exclusive"], self.model.config["look"])
+        value = loss_of(logits, target, weight, self.model.config["exclusive"], self.model.config["look"], self.counts)
         value.backward()
         return value.detach()[None]
 

@@ -62,7 +62,7 @@ def main():
     p.add_argument("--int8", action="store_true")
     a = p.parse_args()
     s = torch.load(a.checkpoint, map_location="cpu")
-    drop_labels(s, a.without)
+    drop_labels(s, a.without + [name for name in s["config"]["labels"] if name.startswith("~")])
     events = {}
     if a.events:
         with open(a.events) as f:

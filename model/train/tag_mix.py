@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import data
+import layers
 import mix as mixing
 
 RATE, HOP = 16000, 160
@@ -119,19 +120,35 @@ class Pool:
 
 # ---- voice activity -------------------------------------------------------------------------------------------------
 
-class Voice:
-    """Mixtures as the denoiser's, with more pauses; the one label is speech."""
+def bands(n, bins, device):
+    """(bins, n): n neighbouring bands, as wide as the ear's from 100 Hz to the top, of a spectrum's bins."""
+    edges = torch.expm1(torch.linspace(math.log1p(100 / 700), math.log1p(RATE / 2 / 700), n + 1)) * 700
+    hz = torch.linspace(0, RATE / 2, bins)[:, None]
+    return ((hz >= edges[:-1]) & (hz < edges[1:])).float().to(device)
 
-    labels = ("speech",)
+
+class Voice:
+    """Mixtures as the denoiser's, with more pauses; the one label is speech. Trained beside it, and never told (that is what
+    a ~ says): the share of speech in the power of each of sixteen bands."""
+
+    BANDS = 16
+    labels = ("speech",) + tuple("~band %d" % i for i in range(BANDS))
 
     def __init__(self, config, pool, device, wrap=None):
+        self.window, self.bands = layers.sqrt_hann(2 * HOP, device), bands(self.BANDS, HOP + 1, device)
         self.mix, self.pool = mixing.Mix(dict(dict(paused=0.5, noise_only=0.1, silent=0.06, snr_high=30.0), **config), RATE, device, wrap), pool
 
     @torch.no_grad()
     def __call__(self):
         noisy, clean = self.mix(self.pool)
-        target = speech_activity(clean)[..., None]
+        target = torch.cat((speech_activity(clean)[..., None], self.share(clean, noisy - clean)), -1)
         return noisy, target, torch.ones_like(target)
+
+    def share(self, clean, rest):
+        """(B, n) each -> (B, T, BANDS)"""
+        power = lambda x: layers.RealFFT.apply(layers.hop_frames(x, self.window, HOP)).square().sum(-1) @ self.bands
+        speech = power(clean)
+        return speech / (speech + power(rest) + 1e-9)
 
 
 # ---- scenes ---------------------------------------------------------------------------------------------------------
