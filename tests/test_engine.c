@@ -214,7 +214,7 @@ static void models_of_sensors_and_of_tokens_answer_as_pytorch(void **state)
 static void shipped_models_of_labels_answer_as_pytorch(void **state)
 {
     (void)state;
-    static const char *const names[] = {"digits", "motion", "tag-audio", "vad", "vibration-tags"};
+    static const char *const names[] = {"digits", "key-words", "motion", "tag-audio", "vad", "vibration-tags"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char model[128], io[128];
         snprintf(model, sizeof model, "model/pretrained/%s.safetensors", names[i]);
