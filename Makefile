@@ -148,7 +148,9 @@ bench: all ## kernels and engine against their floors and peers, on this CPU
 	@$(BUILD)/ssm bench
 
 CUDA := $(patsubst %,build/release/%.o,$(wildcard kernels/cuda/*.cu model/cuda/*.cu))
-NVCCFLAGS = -std=c++17 -O3 -arch=$(CUDA_ARCH) -I. -Xcompiler -fPIC,-Wall,-Wextra
+# For Hopper with what it alone has (wgmma), and as PTX for the cards after it.
+CUDA_CODE_sm_90 := -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_90,code=compute_90
+NVCCFLAGS = -std=c++17 -O3 $(or $(CUDA_CODE_$(CUDA_ARCH)),-arch=$(CUDA_ARCH)) -I. -Xcompiler -fPIC,-Wall,-Wextra
 
 # Behind `all` where both are asked for: it builds the same.
 cuda: $(if $(filter all demo test bench install,$(MAKECMDGOALS)),all) ## the CUDA kernels and backend: build/release/libssm_cuda.so (needs nvcc)

@@ -2,16 +2,18 @@
 
 /* Products on the GPU; linear.h says what is computed, math.cuh in which order.
  *
- * Two kernels give the same bits. Both first bring rows of activations into shared memory as bf16 pieces, normed if
+ * Three kernels give the same bits. All first bring rows of activations into shared memory as bf16 pieces, normed if
  * asked; weights are packed as the tensor cores want them and take 16 bytes a lane.
  *   wide    a warp walks all blocks of the inputs for 16 MT outputs x 8 NT rows. The copy engine brings each block's
  *           weights once for all warps, through a ring in shared memory: for many rows
+ *   tall    the same by wgmma for one piece: a group of 4 warps takes 64 outputs x 64 rows, its weights from registers,
+ *           the rows out of shared memory, where they and all weights stand at once: for the most rows
  *   narrow  16 outputs x 8 NT rows a block of 8 warps, each taking every eighth block of the inputs, weights straight
  *           into registers; their sums are added in order out of shared memory: short chains, for few rows
  *
- * Grid: (output tiles, row tiles), 256 threads. Bytes from L2: each block its weights, 2 pieces outs in, and its rows,
- * 4 rows in (fp32 x). Floor: 2 products pairs rows in out operations of the tensor cores' 990e12/s; mma.sync reaches
- * about 60 % of that. */
+ * Grid: (output tiles, row tiles), 256 threads; tall 128 for 64 outputs. Bytes from L2: each block its weights, 2
+ * pieces outs in, and its rows, 4 rows in (fp32 x). Floor: 2 products pairs rows in out operations of the tensor cores'
+ * 990e12/s; mma.sync reaches about 60 % of that. */
 
 #include "kernels/cuda/linear.h"
 
@@ -40,9 +42,17 @@ struct params {
 /* ---- activations -------------------------------------------------------------------------------------------- */
 
 /* Rows in shared memory: (P, ROWS, CHUNK + 8) bf16. The 16 bytes after each row keep the fragments' loads apart. */
-template <int ROWS, int CHUNK> struct stage {
+template <int ROWS_, int CHUNK_> struct stage {
+    static constexpr int ROWS = ROWS_, CHUNK = CHUNK_, STAGERS = WARPS;
     static constexpr int STRIDE = CHUNK + 8;
     static constexpr int PIECE = ROWS * STRIDE;
+    static constexpr int PARTS = (CHUNK + 127) / 128, MOST = PARTS > 2 ? 2 : 4; /* rows a warp loads at a time */
+    static constexpr bool WHOLE = false;                                        /* rows always fit the chunk */
+
+    __device__ static __forceinline__ int place(int row, int k)
+    {
+        return row * STRIDE + k;
+    }
 };
 
 /* Four neighbouring values of a row, zeros past the end. */
@@ -88,13 +98,42 @@ __device__ __forceinline__ float long_row_scale(const params &p, const float *x,
     return math::row_scale(squares, p.w.in);
 }
 
-/* fp32 rows row0.. of inputs k0.. as pieces; what is outside the matrix becomes zero. A warp has TOGETHER rows' loads in
- * flight. */
-template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_f32(uint16_t *xs, const params &p, int row0, int k0)
+/* The scales of a warp's rows, the first of them `row`, from their chunks. Of those that fit a chunk lane m finishes
+ * row m's, all at once. */
+template <class at, int TOGETHER, int PARTS>
+__device__ __forceinline__ void row_scales(float (&scale)[TOGETHER], const params &p,
+                                           const float4 (&v)[TOGETHER][PARTS], int row, int lane)
 {
-    using at = stage<ROWS, CHUNK>;
-    constexpr int PARTS = (CHUNK + 127) / 128, MOST = PARTS > 2 ? 2 : 4;
-    constexpr int TOGETHER = ROWS / WARPS < MOST ? (ROWS + WARPS - 1) / WARPS : MOST;
+    if (!at::WHOLE && p.w.in > at::CHUNK) {
+        for (int m = 0; m < TOGETHER; m++)
+            scale[m] =
+                row + m * at::STAGERS < p.r.rows
+                    ? long_row_scale(p, static_cast<const float *>(p.r.x) + (row + m * at::STAGERS) * p.r.x_stride, lane)
+                    : 1.0f;
+        return;
+    }
+    float own = 0.0f;
+#pragma unroll
+    for (int m = 0; m < TOGETHER; m++) {
+        float squares = 0.0f;
+#pragma unroll
+        for (int j = 0; j < PARTS; j++)
+            squares = add_squares(squares, v[m][j]);
+        squares = math::warp_sum(squares);
+        own = lane == m ? squares : own;
+    }
+    own = math::scale_of(own, p.w.in);
+#pragma unroll
+    for (int m = 0; m < TOGETHER; m++)
+        scale[m] = __shfl_sync(0xffffffffu, own, m);
+}
+
+/* fp32 rows row0.. of inputs k0.. as pieces, where `at` (stage, cores) says; what is outside the matrix becomes zero. A
+ * warp has TOGETHER rows' loads in flight. */
+template <int P, class at> __device__ __forceinline__ void stage_f32(uint16_t *xs, const params &p, int row0, int k0)
+{
+    constexpr int ROWS = at::ROWS, CHUNK = at::CHUNK, WARPS = at::STAGERS, PARTS = at::PARTS;
+    constexpr int TOGETHER = ROWS / WARPS < at::MOST ? (ROWS + WARPS - 1) / WARPS : at::MOST;
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     for (int first = warp; first < ROWS; first += WARPS * TOGETHER) {
         float4 v[TOGETHER][PARTS];
@@ -106,41 +145,36 @@ template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_f32(
             for (int j = 0; j < PARTS; j++)
                 v[m][j] = load_4(x, k0 + 128 * j + 4 * lane, row < p.r.rows ? p.w.in : 0, p.vectors);
         }
+        float scale[TOGETHER];
+        if (p.r.norm)
+            row_scales<at>(scale, p, v, row0 + first, lane);
 #pragma unroll
-        for (int m = 0; m < TOGETHER; m++) {
-            const int row = first + m * WARPS;
-            float scale = 1.0f;
-            if (p.r.norm && p.w.in <= CHUNK) {
-                float squares = 0.0f;
+        for (int j = 0; j < PARTS; j++) {
+            const int k = 128 * j + 4 * lane;
+            if (p.r.norm) {
+                const float4 weight = load_4(p.r.norm, k0 + k, p.w.in, p.vectors);
 #pragma unroll
-                for (int j = 0; j < PARTS; j++)
-                    squares = add_squares(squares, v[m][j]);
-                scale = math::row_scale(squares, p.w.in);
-            } else if (p.r.norm && row0 + row < p.r.rows) {
-                scale = long_row_scale(p, static_cast<const float *>(p.r.x) + (row0 + row) * p.r.x_stride, lane);
+                for (int m = 0; m < TOGETHER; m++)
+                    v[m][j] = normed_4(v[m][j], scale[m], weight);
             }
 #pragma unroll
-            for (int j = 0; j < PARTS; j++) {
-                const int k = 128 * j + 4 * lane;
-                if (p.r.norm)
-                    v[m][j] = normed_4(v[m][j], scale, load_4(p.r.norm, k0 + k, p.w.in, p.vectors));
-                if (row < ROWS && k < CHUNK)
-                    put_4<P, at::PIECE>(xs + row * at::STRIDE + k, v[m][j]);
-            }
+            for (int m = 0; m < TOGETHER; m++)
+                if (first + m * WARPS < ROWS && k < CHUNK)
+                    put_4<P, at::PIECE>(xs + at::place(first + m * WARPS, k), v[m][j]);
         }
     }
 }
 
 /* bf16 rows are one piece as they are. */
-template <int ROWS, int CHUNK> __device__ __forceinline__ void stage_bf16(uint16_t *xs, const params &p, int row0, int k0)
+template <class at> __device__ __forceinline__ void stage_bf16(uint16_t *xs, const params &p, int row0, int k0)
 {
-    using at = stage<ROWS, CHUNK>;
+    constexpr int ROWS = at::ROWS, CHUNK = at::CHUNK;
     const uint16_t *x = static_cast<const uint16_t *>(p.r.x);
-    for (int i = int(threadIdx.x); i < ROWS * CHUNK / 8; i += THREADS) {
+    for (int i = int(threadIdx.x); i < ROWS * CHUNK / 8; i += 32 * at::STAGERS) {
         const int row = i / (CHUNK / 8), k = i % (CHUNK / 8) * 8;
         const bool inside = row0 + row < p.r.rows && k0 + k < p.w.in;
         const uint16_t *from = x + (inside ? (row0 + row) * p.r.x_stride + k0 + k : 0);
-        uint16_t *to = xs + row * at::STRIDE + k;
+        uint16_t *to = xs + at::place(row, k);
         if (p.vectors) {
             ptx::copy_16(to, from, inside);
         } else {
@@ -151,12 +185,12 @@ template <int ROWS, int CHUNK> __device__ __forceinline__ void stage_bf16(uint16
     ptx::wait_for_copies();
 }
 
-template <int P, int ROWS, int CHUNK> __device__ __forceinline__ void stage_rows(uint16_t *xs, const params &p, int row0, int k0)
+template <int P, class at> __device__ __forceinline__ void stage_rows(uint16_t *xs, const params &p, int row0, int k0)
 {
     if (P == 1 && p.r.x_bf16)
-        stage_bf16<ROWS, CHUNK>(xs, p, row0, k0);
+        stage_bf16<at>(xs, p, row0, k0);
     else
-        stage_f32<P, ROWS, CHUNK>(xs, p, row0, k0);
+        stage_f32<P, at>(xs, p, row0, k0);
 }
 
 /* ---- operands ----------------------------------------------------------------------------------------------- */
@@ -383,7 +417,7 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS, S::
     for (int first = 0; first < p.blocks; first += S::CHUNK / 32) {
         if (first > 0)
             __syncthreads(); /* all have used the chunk before */
-        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, first * 32);
+        stage_rows<P, at>(xs, p, row0, first * 32);
         __syncthreads();
         const int end = min(p.blocks, first + S::CHUNK / 32);
         for (int block = first; block < end; block++) {
@@ -400,6 +434,179 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS, S::
     __syncthreads();
     put_totals<S::MT, S::NT>(p, reinterpret_cast<float *>(ring) + warp * S::CORNER, total, scale + warp_output, bias + warp_output,
                              row0 + warp_row, int(blockIdx.x) * S::OUTPUTS + warp_output, lane);
+}
+
+/* ---- tall --------------------------------------------------------------------------------------------------- */
+
+/* Rows in shared memory as wgmma takes them, (CHUNK / 8, ROWS, 8) bf16: each 8 inputs of 8 rows are 128 bytes on end.
+ * 16 bytes after each 8 inputs keep the staging warps' stores apart. */
+template <int ROWS_, int CHUNK_, int STAGERS_> struct cores {
+    static constexpr int ROWS = ROWS_, CHUNK = CHUNK_, STAGERS = STAGERS_;
+    static constexpr int STRIDE = 8 * ROWS + 8; /* from 8 inputs to the next 8 */
+    static constexpr int PIECE = CHUNK / 8 * STRIDE;
+    static constexpr int PARTS = (CHUNK + 127) / 128, MOST = PARTS > 2 ? 4 : 8;
+    static constexpr bool WHOLE = true;
+
+    __device__ static __forceinline__ int place(int row, int k)
+    {
+        return k / 8 * STRIDE + row * 8 + k % 8;
+    }
+};
+
+/* GROUPS warp groups of 4 warps, each 64 outputs of 64 HALVES rows, 64 at a time. Shared memory: scale, bias and
+ * barriers; all weights, the rows, and a corner for each group's results: (32, 72) bf16 or (16, 68) floats. */
+template <int GROUPS_, int HALVES_, int CHUNK_> struct tall_shape {
+    static constexpr int GROUPS = GROUPS_, HALVES = HALVES_, CHUNK = CHUNK_, THREADS = 128 * GROUPS,
+                         BLOCKS = CHUNK / 32;
+    static constexpr int OUTPUTS = 64 * GROUPS, ROWS = 64 * HALVES;
+    using at = cores<ROWS, CHUNK, THREADS / 32>;
+    static constexpr int TILE = BLOCKS * 1024; /* bytes of 16 outputs' weights */
+    static constexpr int HEAD = (OUTPUTS * 8 + GROUPS * 8 + 127) / 128 * 128;
+    static constexpr int WEIGHTS = 4 * GROUPS * TILE, STAGED = at::PIECE * 2, CORNER = 4608;
+    static constexpr int SHARED = HEAD + WEIGHTS + STAGED + GROUPS * CORNER;
+};
+
+/* What needs no other kernel: all weights on their way, as (group, 4 tiles, blocks), scale and bias. */
+template <class S>
+__device__ __forceinline__ void start_tall(const params &p, unsigned char *weights, uint64_t *full, float *scale)
+{
+    const int thread = int(threadIdx.x), bytes = p.blocks * 1024;
+    if (thread == 0) {
+        for (int group = 0; group < S::GROUPS; group++)
+            ptx::barrier_init(full + group);
+        ptx::barrier_init_done();
+        for (int i = 0; i < 4 * S::GROUPS; i++) {
+            const int tile = min(int(blockIdx.x) * 4 * S::GROUPS + i, p.tiles - 1);
+            if (i % 4 == 0)
+                ptx::barrier_expect(full + i / 4, uint32_t(4 * bytes));
+            ptx::bulk_load(weights + i * S::TILE, static_cast<const char *>(p.w.tiles) + int64_t(tile) * bytes,
+                           uint32_t(bytes), full + i / 4);
+        }
+    }
+    for (int i = thread; i < S::OUTPUTS; i += S::THREADS) {
+        const int output = min(int(blockIdx.x) * S::OUTPUTS + i, p.tiles * 16 - 1);
+        scale[i] = __ldg(p.w.scale + output);
+        scale[S::OUTPUTS + i] = __ldg(p.w.bias + output);
+    }
+}
+
+/* The warp's 16 outputs of 64 rows, lane 4 g + t: outputs g and g + 8 (c[4 n + 2 high + i]) of rows 8 n + 2 t + i. */
+template <class S>
+__device__ __forceinline__ void sum_rows(float (&total)[32], const unsigned char *weights, const uint16_t *xs,
+                                         int blocks)
+{
+    const uint4 *ws = reinterpret_cast<const uint4 *>(weights + int(threadIdx.x) / 32 * S::TILE) + threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        total[i] = 0.0f;
+#pragma unroll 2
+    for (int block = 0; block < blocks; block++) {
+        const uint4 a[2] = {ws[0], ws[32]};
+        float c[32];
+        ptx::mma_rows<8>(c, a, xs, S::at::STRIDE * 2);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            total[i] = __fadd_rn(total[i], c[i]);
+        ws += 64;
+        xs += 4 * S::at::STRIDE;
+    }
+}
+
+/* A group's 64 outputs of 64 rows, 32 rows at a time by way of its corner. */
+template <class S>
+__device__ __forceinline__ void put_tall_bf16(const params &p, uint16_t *corner, const float (&y)[32], int row0,
+                                              int output0)
+{
+    const int thread = int(threadIdx.x) % 128, lane = thread % 32, group = int(threadIdx.x) / 128;
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+        ptx::sync_threads(uint32_t(1 + group), 128); /* the corner is free */
+#pragma unroll
+        for (int n = 0; n < 4; n += 2) {
+            const float *c = y + (part * 4 + n) * 4;
+            const uint4 v = make_uint4(math::pack_bf16(c[0], c[1]), math::pack_bf16(c[2], c[3]),
+                                       math::pack_bf16(c[4], c[5]), math::pack_bf16(c[6], c[7]));
+            ptx::store_transposed(
+                corner + (8 * n + lane / 16 * 8 + lane % 8) * 72 + thread / 32 * 16 + lane / 8 % 2 * 8, v);
+        }
+        ptx::sync_threads(uint32_t(1 + group), 128);
+#pragma unroll
+        for (int i = thread; i < 32 * 8; i += 128) {
+            const int row = row0 + part * 32 + i / 8, output = output0 + i % 8 * 8;
+            if (row < p.r.rows && output < p.w.out)
+                *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(p.r.y) + row * p.r.y_stride + output) =
+                    *reinterpret_cast<const uint4 *>(corner + i / 8 * 72 + i % 8 * 8);
+        }
+    }
+}
+
+/* The same in fp32, 16 rows at a time; all of the residual is asked for first. */
+template <class S>
+__device__ __forceinline__ void put_tall_f32(const params &p, float *corner, const float (&y)[32], int row0,
+                                             int output0)
+{
+    const int thread = int(threadIdx.x) % 128, lane = thread % 32, group = int(threadIdx.x) / 128;
+    const int output = output0 + thread % 16 * 4;
+    float4 residual[4][2];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int row = row0 + thread / 16 + i * 8;
+        residual[i / 2][i % 2] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (p.r.residual && row < p.r.rows && output < p.w.out)
+            residual[i / 2][i % 2] =
+                *reinterpret_cast<const float4 *>(p.r.residual + row * p.r.residual_stride + output);
+    }
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        ptx::sync_threads(uint32_t(1 + group), 128);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, at = thread / 32 * 16 + i / 2 % 2 * 8 + lane / 4;
+            corner[row * 68 + at] = y[part * 8 + i];
+        }
+        ptx::sync_threads(uint32_t(1 + group), 128);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int row = row0 + part * 16 + thread / 16 + i * 8;
+            const float4 v = *reinterpret_cast<const float4 *>(corner + (thread / 16 + i * 8) * 68 + thread % 16 * 4);
+            if (row < p.r.rows && output < p.w.out)
+                *reinterpret_cast<float4 *>(static_cast<float *>(p.r.y) + row * p.r.y_stride + output) =
+                    p.r.residual ? sum_4(residual[part][i], v) : v;
+        }
+    }
+}
+
+template <class S> __global__ void __launch_bounds__(S::THREADS, 1) tall(const params p)
+{
+    extern __shared__ __align__(128) unsigned char shared[];
+    float *scale = reinterpret_cast<float *>(shared), *bias = scale + S::OUTPUTS;
+    uint64_t *full = reinterpret_cast<uint64_t *>(bias + S::OUTPUTS);
+    unsigned char *weights = shared + S::HEAD, *corners = weights + S::WEIGHTS + S::STAGED;
+    uint16_t *xs = reinterpret_cast<uint16_t *>(weights + S::WEIGHTS);
+    const int group = int(threadIdx.x) / 128, lane = int(threadIdx.x) % 32;
+    const int own = int(threadIdx.x) / 32 * 16 + lane / 4; /* the thread's first output of the block's */
+    const int row0 = int(blockIdx.y) * S::ROWS, output0 = int(blockIdx.x) * S::OUTPUTS + group * 64;
+
+    start_tall<S>(p, weights, full, scale);
+    begin(p);
+    stage_rows<1, typename S::at>(xs, p, row0, 0);
+    ptx::shared_written();
+    __syncthreads();
+    ptx::barrier_wait(full + group, 0);
+    const float scales[2] = {scale[own], scale[own + 8]}, biases[2] = {bias[own], bias[own + 8]};
+#pragma unroll 1
+    for (int half = 0; half < S::HALVES; half++) {
+        float y[32];
+        sum_rows<S>(y, weights, xs + half * 64 * 8, p.blocks);
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            y[i] = fmaf(y[i], scales[i / 2 % 2], biases[i / 2 % 2]);
+        unsigned char *corner = corners + group * S::CORNER;
+        if (p.r.y_bf16)
+            put_tall_bf16<S>(p, reinterpret_cast<uint16_t *>(corner), y, row0 + half * 64, output0);
+        else
+            put_tall_f32<S>(p, reinterpret_cast<float *>(corner), y, row0 + half * 64, output0);
+    }
 }
 
 /* ---- narrow ------------------------------------------------------------------------------------------------- */
@@ -443,7 +650,7 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) nar
     load_weights<PW>(a, p, tile, min(warp, p.blocks - 1), lane);
     begin(p);
     for (int first = 0; first < p.blocks; first += S::BLOCKS) {
-        stage_rows<P, S::ROWS, S::CHUNK>(xs, p, row0, first * 32);
+        stage_rows<P, at>(xs, p, row0, first * 32);
         __syncthreads();
         const int count = min(S::BLOCKS, p.blocks - first);
         for (int block = warp; block < count; block += WARPS) {
@@ -493,8 +700,38 @@ template <int PW, int P, int NT> int launch_narrow(const params &p, void *stream
     return rows::launch(narrow<PW, P, S>, grid, THREADS, S::shared(P), stream, p);
 }
 
+template <class S> int launch_tall(const params &p, void *stream)
+{
+    const dim3 grid(unsigned(ceil_div(p.w.out, S::OUTPUTS)), unsigned(ceil_div(p.r.rows, S::ROWS)));
+    return rows::launch(tall<S>, grid, S::THREADS, S::SHARED, stream, p);
+}
+
+/* The first of the shapes, which are given from the largest on, that is enough; -1 for none. */
+template <class S, class... Smaller> int launch_tallest(const params &p, void *stream)
+{
+    if (enough<S>(p))
+        return launch_tall<S>(p, stream);
+    if constexpr (sizeof...(Smaller) > 0)
+        return launch_tallest<Smaller...>(p, stream);
+    return -1;
+}
+
+int launch_tall_any(const params &p, void *stream)
+{
+    if (p.w.pieces > 1 || p.w.in > 512 || !p.vectors || !p.vector_results)
+        return -1;
+    if (p.w.in > 256)
+        return launch_tallest<tall_shape<2, 1, 512>, tall_shape<1, 1, 512>>(p, stream);
+    return launch_tallest<tall_shape<4, 2, 256>, tall_shape<4, 1, 256>, tall_shape<2, 1, 256>>(p, stream);
+}
+
 template <int PW, int P> int launch_any(const params &p, void *stream)
 {
+    if constexpr (P == 1) {
+        const int error = launch_tall_any(p, stream);
+        if (error >= 0)
+            return error;
+    }
     using large = wide_shape<PW, P, 2, P == 1 ? 8 : 4, 4, P == 3 ? 128 : 256, 4, P == 1 ? 2 : 1>;
     using middle = wide_shape<PW, P, 2, 4, 4, P == 1 ? 512 : 128, PW == 3 ? 3 : 4, P == 1 ? 2 : 1>;
     using small = wide_shape<PW, P, 1, 2, 4, 256, 8 / PW, 1>;

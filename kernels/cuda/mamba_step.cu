@@ -174,16 +174,22 @@ template <int PW> struct warp_weights {
     }
 };
 
-/* u of the tile's rows, zeros past its end; each row's input goes over the oldest of its history. */
+/* x of the tile's rows, zeros past its end. */
 template <class T, class S>
-__device__ __forceinline__ void convolve(float (&u)[TILE], const mix_block<S> &block, const channel_weights &w, int tile_row)
+__device__ __forceinline__ void load_x(T (&x)[TILE], const mix_block<S> &block, int tile_row)
 {
-    const int rows = block.rows - tile_row, e = block.channel;
-    const T *xz = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + e;
-    float x[TILE];
+    const T *xz = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + block.channel;
 #pragma unroll
     for (int i = 0; i < TILE; i++)
-        x[i] = i < rows ? to_float(xz[i * 2 * E]) : 0.0f;
+        x[i] = tile_row + i < block.rows ? xz[i * 2 * E] : T(0.0f);
+}
+
+/* u of the tile's rows from their x, zeros past its end; each row's input goes over the oldest of its history. */
+template <class T, class S>
+__device__ __forceinline__ void convolve(float (&u)[TILE], const T (&x)[TILE], const mix_block<S> &block,
+                                         const channel_weights &w, int tile_row)
+{
+    const int rows = block.rows - tile_row, e = block.channel;
 #pragma unroll
     for (int i = 0; i < TILE; i++) {
         u[i] = 0.0f;
@@ -196,8 +202,8 @@ __device__ __forceinline__ void convolve(float (&u)[TILE], const mix_block<S> &b
             const int row = place.oldest + k < K - 1 ? place.oldest + k : place.oldest + k - (K - 1);
             sum = fmaf(w.conv[k], to_float(block.histories[i * HISTORY + row * E + e]), sum);
         }
-        u[i] = math::silu(fmaf(w.conv[K - 1], x[i], sum));
-        put(block.states + place.state + place.oldest * E + e, x[i]);
+        u[i] = math::silu(fmaf(w.conv[K - 1], to_float(x[i]), sum));
+        put(block.states + place.state + place.oldest * E + e, to_float(x[i]));
     }
 }
 
@@ -353,22 +359,25 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     channel_weights w;
     w.load<P>(p.layer, block.channel, ZOH);
     __syncthreads(); /* barriers and the first rows' places are there */
+    warp_weights<PW> products;
+    products.load(p.layer, block.warp, block.lane);
+    ptx::wait_for_kernels();
+    ptx::start_next_kernel();
+    T x[TILE];
+    load_x(x, block, 0);
     for (int row = 0; row < block.rows; row += TILE) {
-        warp_weights<PW> products;
-        products.load(p.layer, block.warp, block.lane);
-        if (row == 0) {
-            ptx::wait_for_kernels();
-            ptx::start_next_kernel();
-        }
+        if (PW > 1 && row > 0) /* of one piece they stay */
+            products.load(p.layer, block.warp, block.lane);
         float u[TILE];
         ptx::barrier_wait(&block.shared.history_full, uint32_t(row / TILE % 2));
-        convolve<T>(u, block, w, row);
+        convolve(u, x, block, w, row);
         sum_x_proj<PW, P>(block, u, products.x);
         ptx::shared_written(); /* the histories have been read: the copy engine may have their place */
         __syncthreads();
         if (block.warp == 0 && row + TILE < block.rows)
             load_histories(block, row + TILE);
         add_sums(block.shared, p.layer.x_proj);
+        load_x(x, block, row + TILE);
         __syncthreads();
         project_dt<PW, P>(block, products.dt);
         scan_rows<P, ZOH>(block, u, w, row);

@@ -14,6 +14,8 @@
  *      i of the weights and j of the activations with i + j < P: those with the largest i + j, the smallest products,
  *      first; among them i ascending; of each the block's lower 16 inputs, then its upper 16 (`block_sum`). Inputs past
  *      the end are zeros.
+ *      wgmma gives the same bits as mma.sync one after the other (ptx::mma_rows): measured on an H200, 0 of 2.9 million sums
+ *      differ, of 2, 6 and 12 products a block, wide, cancelling and tiny values too.
  *   3. total = ((block 0 + block 1) + block 2) + ..., in fp32.
  *   4. y = fmaf(total, scale, bias); scale is 1 for fp32 weights, bias 0 where there is none. A residual is added then.
  * With P = 1 what passes between the products is bf16 too: in_proj's x and z are rounded to bf16 as they come out.
@@ -164,10 +166,15 @@ __device__ __forceinline__ float warp_sum(float x)
     return x;
 }
 
-/* The scale of a row from a lane's sum of squares (order: top of the file). */
+/* The scale of a row from its squares' sum, and from a lane's share of it (order: top of the file). */
+__device__ __forceinline__ float scale_of(float sum, int width)
+{
+    return __frcp_rn(__fsqrt_rn(__fadd_rn(__fdiv_rn(sum, float(width)), 1e-5f)));
+}
+
 __device__ __forceinline__ float row_scale(float squares, int width)
 {
-    return __frcp_rn(__fsqrt_rn(__fadd_rn(__fdiv_rn(warp_sum(squares), float(width)), 1e-5f)));
+    return scale_of(warp_sum(squares), width);
 }
 
 __device__ __forceinline__ float normed(float x, float scale, float weight)
