@@ -136,6 +136,10 @@ faults: all ## memory, descriptors, disk, threads: each place in our code that a
 	@$(MAKE) -j$(JOBS) --no-print-directory T=faults test-programs
 	@SSM_BUILD=$(BUILD) FAULTS_SITES=0 /usr/bin/python3 tests/test_faults.py
 
+valgrind: all ## the unit tests, the daemon and the tool under memcheck, where there is a valgrind: an hour
+	@$(MAKE) -j$(JOBS) --no-print-directory test-programs
+	@tests/valgrind.sh $(BUILD) $(TESTS)
+
 FUZZ_SECONDS ?= 300
 fuzz: deps ## each fuzzer for FUZZ_SECONDS (300) over its corpus in tests/data
 	@$(MAKE) -j$(JOBS) --no-print-directory FLAVOUR=fuzz CC=clang WARN='-Wall -Wextra' fuzz-programs
@@ -219,5 +223,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults valgrind fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

@@ -10,6 +10,10 @@ packages=(gcc make pkg-config clang libuv1-dev portaudio19-dev libzmq3-dev libya
 # msgpack for C changed its package's name between the two systems.
 if apt-cache show libmsgpack-c-dev >/dev/null 2>&1; then packages+=(libmsgpack-c-dev); else packages+=(libmsgpack-dev); fi
 
+# Sanitizers' and fuzzers' libraries, which clang only recommends.
+clang=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1)
+if apt-cache show "libclang-rt-$clang-dev" >/dev/null 2>&1; then packages+=("libclang-rt-$clang-dev"); fi
+
 missing=()
 for p in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | cut -c1-2)" = ii ] || missing+=("$p")
