@@ -69,7 +69,7 @@ template <> struct activation<PRECISION_BF16> {
 
 /* Rows are padded so that a warp's accesses fall into different banks. */
 template <int P, int NT> struct alignas(128) team_shared {
-    static constexpr int ROWS = 8 * NT;
+    static constexpr int ROWS = 8 * NT, NORMED = 8 * ROWS + 8;
     using T = typename activation<P>::type;
     unsigned char in_weights[4 * D / 32 * 2][CHUNK]; /* 4 tiles of x, 4 of z               */
     unsigned char out_weights[2 * E / 32][CHUNK];
@@ -78,7 +78,7 @@ template <int P, int NT> struct alignas(128) team_shared {
     float x[ROWS][D + 4];
     union {
         struct {
-            uint16_t normed[P][ROWS][D + 8]; /* pieces */
+            uint16_t normed[P][D / 8][NORMED]; /* pieces: 8 inputs of all rows, 8 of the next */
             float xz[ROWS][2 * MINE + 4];
         };
         float4 ends[2 * NT][E / 64][32]; /* out_proj's upper blocks, as the tensor cores give them */
@@ -101,13 +101,15 @@ __device__ __forceinline__ void operands(uint4 (&a)[1][2], const unsigned char *
     a[0][1] = *reinterpret_cast<const uint4 *>(chunk + 512 + lane * 16);
 }
 
-/* The activations of a block of inputs for 8 rows: pieces `piece` values apart, rows `stride`. */
+/* The activations of a block of inputs for 8 rows: pieces `piece` values apart, rows `stride`, 8 inputs and the next
+ * `next`. */
 template <int P>
-__device__ __forceinline__ void operands(uint2 (&b)[P][2], const uint16_t *rows, int piece, int stride, int lane)
+__device__ __forceinline__ void operands(uint2 (&b)[P][2], const uint16_t *rows, int piece, int stride, int next,
+                                         int lane)
 {
 #pragma unroll
     for (int i = 0; i < P; i++) {
-        const uint4 v = ptx::load_matrices(rows + i * piece + lane % 8 * stride + lane / 8 * 8);
+        const uint4 v = ptx::load_matrices(rows + i * piece + lane % 8 * stride + lane / 8 * next);
         b[i][0] = make_uint2(v.x, v.y);
         b[i][1] = make_uint2(v.z, v.w);
     }
@@ -370,27 +372,43 @@ template <int P, int NT, class S> struct member {
 #pragma unroll
         for (int j = 0; j < D / 128; j++)
             w[j] = __ldg(reinterpret_cast<const float4 *>(weight) + 32 * j + lane);
+        constexpr int OWN = (ROWS + WARPS - 1) / WARPS;
+        float4 v[OWN][D / 128];
+        float own = 0;
 #pragma unroll
-        for (int row = warp; row < ROWS; row += WARPS) {
-            float4 v[D / 128];
+        for (int i = 0; i < OWN; i++) {
+            const int row = min(warp + WARPS * i, ROWS - 1);
             float squares = 0;
 #pragma unroll
             for (int j = 0; j < D / 128; j++) {
-                v[j] = *reinterpret_cast<const float4 *>(&shared.x[row][128 * j + 4 * lane]);
-                squares = fmaf(v[j].x, v[j].x, squares), squares = fmaf(v[j].y, v[j].y, squares);
-                squares = fmaf(v[j].z, v[j].z, squares), squares = fmaf(v[j].w, v[j].w, squares);
+                v[i][j] = *reinterpret_cast<const float4 *>(&shared.x[row][128 * j + 4 * lane]);
+                squares = fmaf(v[i][j].x, v[i][j].x, squares), squares = fmaf(v[i][j].y, v[i][j].y, squares);
+                squares = fmaf(v[i][j].z, v[i][j].z, squares), squares = fmaf(v[i][j].w, v[i][j].w, squares);
             }
-            const float scale = math::row_scale(squares, D);
+            squares = math::warp_sum(squares);
+            own = lane == i ? squares : own;
+        }
+        own = math::scale_of(own, D); /* lane i finishes row i's: all at once */
 #pragma unroll
-            for (int j = 0; j < D / 128; j++) {
-                uint32_t low[P], high[P];
-                math::split(low, math::normed(v[j].x, scale, w[j].x), math::normed(v[j].y, scale, w[j].y));
-                math::split(high, math::normed(v[j].z, scale, w[j].z), math::normed(v[j].w, scale, w[j].w));
+        for (int i = 0; i < OWN; i++) {
+            const float scale = __shfl_sync(ALL, own, i);
+            if (warp + WARPS * i < ROWS)
+                put_normed(warp + WARPS * i, v[i], scale, w);
+        }
+    }
+
+    __device__ __forceinline__ void put_normed(int row, const float4 (&v)[D / 128], float scale,
+                                               const float4 (&w)[D / 128])
+    {
 #pragma unroll
-                for (int i = 0; i < P; i++)
-                    *reinterpret_cast<uint2 *>(&shared.normed[i][row][128 * j + 4 * lane]) =
-                        make_uint2(low[i], high[i]);
-            }
+        for (int j = 0; j < D / 128; j++) {
+            uint32_t low[P], high[P];
+            math::split(low, math::normed(v[j].x, scale, w[j].x), math::normed(v[j].y, scale, w[j].y));
+            math::split(high, math::normed(v[j].z, scale, w[j].z), math::normed(v[j].w, scale, w[j].w));
+#pragma unroll
+            for (int i = 0; i < P; i++)
+                *reinterpret_cast<uint2 *>(&shared.normed[i][16 * j + lane / 2][8 * row + lane % 2 * 4]) =
+                    make_uint2(low[i], high[i]);
         }
     }
 
@@ -400,19 +418,25 @@ template <int P, int NT, class S> struct member {
         return P == PRECISION_BF16 ? math::round_bf16(x) : x;
     }
 
-    /* A warp has a tile of outputs by every GROUPS-th tile of rows. */
-    __device__ __forceinline__ void in_proj(int layer)
+    /* in_proj's tiles of rows: a warp has every GROUPS-th, or by wgmma four warps all of them. */
+    static constexpr int GROUPS = NT > 1 && P > 1 ? 2 : 1, MOST = (NT + GROUPS - 1) / GROUPS;
+
+    __device__ __forceinline__ void sum_bf16(float (&total)[MOST][4], int tile) const
     {
-        constexpr int GROUPS = NT > 1 ? 2 : 1, MOST = (NT + GROUPS - 1) / GROUPS;
-        const mamba_cuda &w = p.layer[layer];
-        const int tile = warp % 8, first = warp / 8;
-        const int output = (tile < 4 ? 0 : E) + rank * MINE + tile % 4 * 16 + g;
-        const float scale[2] = {__ldg(w.in_proj.scale + output), __ldg(w.in_proj.scale + output + 8)};
-        const float bias[2] = {__ldg(w.in_proj.bias + output), __ldg(w.in_proj.bias + output + 8)};
-        ptx::barrier_wait(box(BOX_IN), round & 1);
-        if (first >= GROUPS)
-            return;
-        float total[MOST][4] = {};
+#pragma unroll 4
+        for (int block = 0; block < D / 32; block++) {
+            uint4 a[1][2];
+            float c[4 * NT];
+            operands(a, shared.in_weights[tile * (D / 32) + block], lane);
+            ptx::mma_rows<NT>(c, a[0], shared.normed[0][4 * block], memory::NORMED * 2);
+#pragma unroll
+            for (int i = 0; i < 4 * NT; i++)
+                total[i / 4][i % 4] = __fadd_rn(total[i / 4][i % 4], c[i]);
+        }
+    }
+
+    __device__ __forceinline__ void sum_pieces(float (&total)[MOST][4], int tile, int first) const
+    {
 #pragma unroll 4
         for (int block = 0; block < D / 32; block++) {
             uint4 a[1][2];
@@ -423,11 +447,29 @@ template <int P, int NT, class S> struct member {
                     continue;
                 uint2 b[P][2];
                 float c[4];
-                operands(b, &shared.normed[0][8 * (first + GROUPS * j)][block * 32], ROWS * (D + 8), D + 8, lane);
+                operands(b, &shared.normed[0][4 * block][64 * (first + GROUPS * j)], D / 8 * memory::NORMED, 8,
+                         memory::NORMED, lane);
                 math::block_sum<1, P>(c, a, b);
                 add(total[j], c);
             }
         }
+    }
+
+    __device__ __forceinline__ void in_proj(int layer)
+    {
+        const mamba_cuda &w = p.layer[layer];
+        const int tile = warp % 8, first = warp / 8;
+        const int output = (tile < 4 ? 0 : E) + rank * MINE + tile % 4 * 16 + g;
+        const float scale[2] = {__ldg(w.in_proj.scale + output), __ldg(w.in_proj.scale + output + 8)};
+        const float bias[2] = {__ldg(w.in_proj.bias + output), __ldg(w.in_proj.bias + output + 8)};
+        ptx::barrier_wait(box(BOX_IN), round & 1);
+        if (first >= GROUPS)
+            return;
+        float total[MOST][4] = {};
+        if constexpr (P == PRECISION_BF16)
+            sum_bf16(total, tile);
+        else
+            sum_pieces(total, tile, first);
 #pragma unroll
         for (int j = 0; j < MOST; j++)
 #pragma unroll
@@ -492,7 +534,7 @@ template <int P, int NT, class S> struct member {
             uint2 b[P][2];
             float c[4];
             operands(a, shared.x_weights[tile * 2 + half], lane);
-            operands(b, &shared.u[0][8 * rows][half * 32], ROWS * (MINE + 8), MINE + 8, lane);
+            operands(b, &shared.u[0][8 * rows][half * 32], ROWS * (MINE + 8), MINE + 8, 8, lane);
             math::block_sum<1, P>(c, a, b);
             const int pair = 4 * rows + t;
 #pragma unroll
@@ -639,7 +681,7 @@ template <int P, int NT, class S> struct member {
                 float c[4];
                 operands(a, shared.out_weights[tile * (E / 32) + block], lane);
                 if constexpr (P == PRECISION_BF16)
-                    operands(b, &shared.y[rows][block * 32], 0, E + 8, lane);
+                    operands(b, &shared.y[rows][block * 32], 0, E + 8, 8, lane);
                 else
                     split_operands(b, &shared.y[rows + g][block * 32 + 2 * t]);
                 math::block_sum<1, P>(c, a, b);
@@ -690,6 +732,7 @@ template <int P, int NT, class S> struct member {
     __device__ __forceinline__ void advance(int layer, int pass)
     {
         norm(p.layer[layer].norm);
+        ptx::shared_written(); /* wgmma reads it */
         __syncthreads();
         in_proj(layer);
         __syncthreads();

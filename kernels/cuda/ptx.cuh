@@ -96,7 +96,9 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
 {
     static_assert(TILES == 1 || TILES == 2 || TILES == 3 || TILES == 8, "no other is written down");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    const uint64_t at = uint64_t(shared_address(b) >> 4) | uint64_t(stride >> 4) << 16 | uint64_t(128 >> 4) << 32;
+    /* in a cluster the address tells the block too, above its 18 bits */
+    const uint32_t place = shared_address(b) & 0x3ffff;
+    const uint64_t at = uint64_t(place >> 4) | uint64_t(stride >> 4) << 16 | uint64_t(128 >> 4) << 32;
     if constexpr (TILES == 1)
         asm volatile("{\n"
                      ".reg .pred add;\n"
