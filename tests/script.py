@@ -3,6 +3,7 @@
 
 import fnmatch
 import os
+import signal
 import socket
 import time
 import wave
@@ -11,6 +12,7 @@ import wave
 def run(*cases):
     """Each case (those that the filter of `make test F=` takes, as cmocka's), a line for each that failed, and how many did;
     gives the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and who they start, ignore it
     failed, wanted = 0, os.environ.get("CMOCKA_TEST_FILTER") or "*"
     cases = [case for case in cases if fnmatch.fnmatch(case.__name__, wanted)]
     for case in cases:
