@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import tempfile
-import traceback
+
+import script
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "train", "proofs"))
@@ -158,23 +159,15 @@ CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned
 
 
 def main():
-    passed = failed = 0
+    wanted = []
     library = torch is not None and os.path.exists(libssm.PATH)
     for have, cases, name in ((np, CASES, "NumPy"), (torch, CASES_TORCH, "PyTorch"),
                               (library, CASES_LIBRARY, "PyTorch and a release build")):
-        if not have:
+        if have:
+            wanted += cases
+        else:
             print("skipped: %d cases that need %s" % (len(cases), name))
-            continue
-        for case in cases:
-            try:
-                case()
-                passed += 1
-            except Exception:
-                failed += 1
-                print("FAILED", case.__name__)
-                traceback.print_exc()
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
+    return script.run(*wanted)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import math
 import os
 import sys
 import time
-import traceback
 import types
+
+import script
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "train"))
@@ -91,19 +92,9 @@ CASES = [a_tone_is_speech_while_it_sounds_and_a_tenth_of_a_second_longer, soft_s
 
 
 def main():
-    passed = failed = 0
     if torch is None:
         print("skipped: %d cases that need PyTorch" % len(CASES))
-    for case in CASES if torch else ():
-        try:
-            case()
-            passed += 1
-        except Exception:
-            failed += 1
-            print("FAILED", case.__name__)
-            traceback.print_exc()
-    print("%d passed, %d failed" % (passed, failed))
-    return 1 if failed else 0
+    return script.run(*(CASES if torch else ()))
 
 
 if __name__ == "__main__":
