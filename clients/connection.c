@@ -7,6 +7,7 @@
 #include <zmq.h>
 
 #include "daemon/cert.h"
+#include "daemon/gate.h"
 #include "model/refuse.h"
 
 const char *connection_key, *connection_server_key;
@@ -16,12 +17,10 @@ static int set(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
-/* Heartbeats tell a dead peer from a quiet one; libzmq takes them over only if they are set before the connect. */
 static bool configure(void *socket, int64_t message_most)
 {
     return zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &message_most, sizeof message_most) == 0 &&
-           set(socket, ZMQ_HEARTBEAT_IVL, 1000) == 0 && set(socket, ZMQ_HEARTBEAT_TIMEOUT, 3000) == 0 &&
-           set(socket, ZMQ_HEARTBEAT_TTL, 3000) == 0 && set(socket, ZMQ_RECONNECT_IVL, 100) == 0 &&
+           gate_keep_alive(socket) && set(socket, ZMQ_RECONNECT_IVL, 100) == 0 &&
            set(socket, ZMQ_RECONNECT_IVL_MAX, 5000) == 0 && set(socket, ZMQ_RCVHWM, 10000) == 0 &&
            set(socket, ZMQ_LINGER, 0) == 0;
 }

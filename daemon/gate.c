@@ -57,14 +57,34 @@ static bool set(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-/* Heartbeats tell a dead peer from a quiet one; they have to be set before the bind or connect. */
+bool gate_keep_alive(void *socket)
+{
+    return set(socket, ZMQ_TCP_KEEPALIVE, 1) && set(socket, ZMQ_TCP_KEEPALIVE_IDLE, 1) && set(socket, ZMQ_TCP_KEEPALIVE_INTVL, 1) &&
+           set(socket, ZMQ_TCP_KEEPALIVE_CNT, TIMEOUT_MS / HEARTBEAT_MS) && set(socket, ZMQ_TCP_MAXRT, TIMEOUT_MS);
+}
+
+static bool send_heartbeats(void *socket)
+{
+    return set(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) && set(socket, ZMQ_HEARTBEAT_TIMEOUT, TIMEOUT_MS) &&
+           set(socket, ZMQ_HEARTBEAT_TTL, TIMEOUT_MS);
+}
+
+/* What tells a dead peer from a quiet one has to be set before the bind or connect. Heartbeats tell a stopped one as well, but
+ * libzmq 4.3.4 also sends them over a connection that it stopped reading for want of room and then found closed, and ends the
+ * process by an assertion. So a publisher, who needs them, has room for whatever comes in (it takes subscriptions, with each
+ * message that it sends); the others ask the kernel. */
+static bool look_after_peers(void *socket, const struct gate_socket *options)
+{
+    return options->type == ZMQ_XPUB
+               ? set(socket, ZMQ_RCVHWM, 0) && send_heartbeats(socket)
+               : set(socket, ZMQ_RCVHWM, options->waiting_most) && gate_keep_alive(socket);
+}
+
 void *gate_socket(struct gate *gate, const struct gate_socket *options)
 {
     void *socket = zmq_socket(gate->context, options->type);
-    bool ok = socket && set(socket, ZMQ_SNDHWM, options->waiting_most) && set(socket, ZMQ_RCVHWM, options->waiting_most) &&
-              set(socket, ZMQ_LINGER, options->linger_ms) && set(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
-              set(socket, ZMQ_HEARTBEAT_TIMEOUT, TIMEOUT_MS) && set(socket, ZMQ_HEARTBEAT_TTL, TIMEOUT_MS) &&
-              set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+    bool ok = socket && look_after_peers(socket, options) && set(socket, ZMQ_SNDHWM, options->waiting_most) &&
+              set(socket, ZMQ_LINGER, options->linger_ms) && set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
               zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->message_most, sizeof options->message_most) == 0;
     if (socket && !ok) {
         zmq_close(socket);

@@ -24,13 +24,17 @@ void gate_close(struct gate *gate);
 
 struct gate_socket {
     int type;             /* ZMQ_XPUB, ...                                              */
-    int waiting_most;     /* messages a peer may have waiting, in each direction        */
+    int waiting_most;     /* messages a peer may have waiting, in each direction; to a
+                           * publisher, which takes in whatever there is, only out      */
     int64_t message_most; /* bytes of a frame that comes in; who sends more is cut off  */
     int linger_ms;
 };
 
 /* A socket, not yet bound, for zmq_close. NULL with errno. */
 void *gate_socket(struct gate *gate, const struct gate_socket *options);
+/* Have the kernel find out whether the peers of a socket, not yet bound or connected, are there: one that is gone is noticed in
+ * some 4 s. gate_socket's have it, or heartbeats. False with errno. */
+bool gate_keep_alive(void *socket);
 /* False with errno. */
 bool gate_bind(struct gate *gate, void *socket, const char *address);
 /* server_key: Z85, a file, or "" where the peer speaks no CURVE. -1 with *err. */

@@ -42,8 +42,8 @@ def speak_curve(socket, server_key, key=None):
 def messages(topic="audio/", address="tcp://127.0.0.1:5571", server_key=None, key=None):
     """Every message whose topic begins with `topic`, for ever. A daemon that comes later, or again, is connected to."""
     socket = zmq.Context.instance().socket(zmq.SUB)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # before connect: later they would not count
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    for option, value in ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 1), (zmq.TCP_KEEPALIVE_INTVL, 1), (zmq.TCP_KEEPALIVE_CNT, 3)):
+        socket.setsockopt(option, value)  # before connect: later they would not count
     if server_key:
         speak_curve(socket, server_key, key)
     socket.connect(address)
