@@ -17,6 +17,7 @@
 #include "dsp/clock.h"
 #include "dsp/sound_file.h"
 #include "model/ssm.h"
+#include "tests/folder.h"
 #include "tests/test.h"
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
@@ -26,17 +27,6 @@ enum { SLOW = 0 };
 #endif
 #define MODEL "tests/data/tiny-denoise.safetensors"
 enum { RATE = 16000, HOP = 160, TOPICS = 16 };
-
-static char dir[64]; /* of this run */
-
-static const char *in_dir(const char *name)
-{
-    static char paths[8][256];
-    static int n;
-    char *path = paths[n++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", dir, name);
-    return path;
-}
 
 static void write_text(const char *path, const char *text)
 {
@@ -108,18 +98,18 @@ static bool same_bytes(const char *a, const char *b)
 static pid_t start_daemon(const char *yaml, int stdin_fd)
 {
     const char *program = getenv("SSMD") ? getenv("SSMD") : "build/release/ssmd";
-    write_text(in_dir("config.yaml"), yaml);
-    write_text(in_dir("stderr"), "");
+    write_text(in_folder("config.yaml"), yaml);
+    write_text(in_folder("stderr"), "");
     pid_t child = fork();
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int log = open(in_dir("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        int log = open(in_folder("stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dup2(log, 2);
         dup2(stdin_fd >= 0 ? stdin_fd : open("/dev/null", O_RDONLY), 0);
         for (int fd = 3; fd < 64; fd++) {
             close(fd);
         }
-        execl(program, "ssmd", "--config", in_dir("config.yaml"), (char *)NULL);
+        execl(program, "ssmd", "--config", in_folder("config.yaml"), (char *)NULL);
         _exit(127);
     }
     return child;
@@ -148,15 +138,15 @@ static int end_of(pid_t child)
 
 static void wait_for_log(const char *text)
 {
-    for (int i = 0; i < 2000 && !strstr(read_text(in_dir("stderr")), text); i++) {
+    for (int i = 0; i < 2000 && !strstr(read_text(in_folder("stderr")), text); i++) {
         sleep_ms(5);
     }
-    assert_non_null(strstr(read_text(in_dir("stderr")), text));
+    assert_non_null(strstr(read_text(in_folder("stderr")), text));
 }
 
 static const char *last_line(void)
 {
-    char *text = read_text(in_dir("stderr"));
+    char *text = read_text(in_folder("stderr"));
     size_t n = strlen(text);
     while (n > 0 && text[n - 1] == '\n') {
         text[--n] = '\0';
@@ -263,13 +253,13 @@ static void file_reaches_a_file_and_a_subscriber_bit_for_bit(void **state)
     (void)state;
     enum { N = RATE + 77 };
     char yaml[2048], expected_seq[256];
-    float *in = make_file(in_dir("in.wav"), RATE, 1, N, 1);
+    float *in = make_file(in_folder("in.wav"), RATE, 1, N, 1);
     struct subscriber subscriber;
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: tcp://127.0.0.1:25571\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: true}\n    model: " MODEL "\n"
              "    sinks: [{type: publish}, {type: file, path: %s}]\n",
-             in_dir("in.wav"), in_dir("out.wav"));
+             in_folder("in.wav"), in_folder("out.wav"));
     subscribe(&subscriber, "tcp://127.0.0.1:25571", N);
     pid_t child = start_daemon(yaml, -1);
     while (!strstr(subscriber.state, "\"drained\"")) {
@@ -278,7 +268,7 @@ static void file_reaches_a_file_and_a_subscriber_bit_for_bit(void **state)
     assert_true(receive(&subscriber)); /* the last hugz */
     assert_int_equal(end_of(child), 0);
     assert_non_null(strstr(last_line(), "drained: 101 hops in, 101 out, 0 samples lost"));
-    assert_int_equal(length_of(in_dir("out.wav"), RATE, 1), N);
+    assert_int_equal(length_of(in_folder("out.wav"), RATE, 1), N);
 
     struct seen *audio = find_seen(&subscriber, "audio/t/p/0/tiny-denoise/");
     assert_true(audio->flags & WIRE_END);
@@ -312,12 +302,12 @@ static void sigterm_in_the_middle_leaves_a_whole_file(void **state)
 {
     (void)state;
     char yaml[2048];
-    free(make_file(in_dir("long.wav"), 48000, 2, 48000 * 20, 2));
+    free(make_file(in_folder("long.wav"), 48000, 2, 48000 * 20, 2));
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: tcp://127.0.0.1:25571\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: true}\n    model: " MODEL "\n"
              "    sinks: [{type: publish}, {type: file, path: %s}]\n",
-             in_dir("long.wav"), in_dir("cut.flac"));
+             in_folder("long.wav"), in_folder("cut.flac"));
     struct subscriber subscriber;
     subscribe(&subscriber, "tcp://127.0.0.1:25571", 20 * RATE);
     pid_t child = start_daemon(yaml, -1);
@@ -334,7 +324,7 @@ static void sigterm_in_the_middle_leaves_a_whole_file(void **state)
     assert_non_null(strstr(last_line(), "drained"));
     uint64_t samples = strtoull(strstr(subscriber.state, "\"samples\":") + 10, NULL, 10);
     assert_true(samples > 0 && samples < 48000 * 20);
-    assert_int_equal(length_of(in_dir("cut.flac"), 48000, 2), samples);
+    assert_int_equal(length_of(in_folder("cut.flac"), 48000, 2), samples);
     assert_int_equal(find_seen(&subscriber, "audio/t/p/1/tiny-denoise/")->next_s0, (samples + 2) / 3);
     unsubscribe(&subscriber);
 }
@@ -344,18 +334,18 @@ static void late_subscriber_gets_state_and_hugz_at_once(void **state)
 {
     (void)state;
     char yaml[2048];
-    free(make_file(in_dir("loop.wav"), RATE, 1, RATE, 3));
+    free(make_file(in_folder("loop.wav"), RATE, 1, RATE, 3));
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: ipc://%s\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, loop: true}\n    model: " MODEL "\n    sinks: [{type: publish}]\n",
-             in_dir("pub"), in_dir("loop.wav"));
+             in_folder("pub"), in_folder("loop.wav"));
     pid_t child = start_daemon(yaml, -1);
     wait_for_log("ready");
     struct stat info;
-    assert_int_equal(stat(in_dir("pub"), &info), 0);
+    assert_int_equal(stat(in_folder("pub"), &info), 0);
     assert_int_equal(info.st_mode & 0777, 0660);
     char address[128];
-    snprintf(address, sizeof address, "ipc://%s", in_dir("pub"));
+    snprintf(address, sizeof address, "ipc://%s", in_folder("pub"));
     for (int i = 0; i < 3; i++) {
         struct subscriber subscriber;
         int64_t before = clock_now();
@@ -380,11 +370,11 @@ static void streams_together_are_bit_identical_to_each_alone(void **state)
     size_t n = (size_t)snprintf(yaml, sizeof yaml, "version: 1\nnode: t\npublish: \"\"\npipelines:\n");
     for (int i = 0; i < STREAMS; i++) {
         snprintf(name, sizeof name, "in%d.wav", i);
-        free(make_file(in_dir(name), i % 3 ? RATE : 44100, 1, (size_t)(30000 + 100 * i), (uint64_t)(100 + i)));
+        free(make_file(in_folder(name), i % 3 ? RATE : 44100, 1, (size_t)(30000 + 100 * i), (uint64_t)(100 + i)));
         n += (size_t)snprintf(yaml + n, sizeof yaml - n,
                               "  p%d:\n    source: {type: file, path: %s/in%d.wav, paced: %s}\n    model: " MODEL "\n"
                               "    deadline: 60s\n    sinks: [{type: file, path: %s/out%d.wav}]\n",
-                              i, dir, i, i % 2 && !SLOW ? "true" : "false", dir, i);
+                              i, folder, i, i % 2 && !SLOW ? "true" : "false", folder, i);
     }
     assert_int_equal(end_of(start_daemon(yaml, -1)), 0);
     assert_non_null(strstr(last_line(), " 0 samples lost"));
@@ -393,11 +383,11 @@ static void streams_together_are_bit_identical_to_each_alone(void **state)
                  "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
                  "    source: {type: file, path: %s/in%d.wav, paced: false}\n    model: " MODEL "\n"
                  "    sinks: [{type: file, path: %s/alone.wav}]\n",
-                 dir, i, dir);
+                 folder, i, folder);
         assert_int_equal(end_of(start_daemon(text, -1)), 0);
         snprintf(name, sizeof name, "out%d.wav", i);
-        assert_int_equal(length_of(in_dir(name), i % 3 ? RATE : 44100, 1), 30000 + 100 * i);
-        assert_true(same_bytes(in_dir(name), in_dir("alone.wav")));
+        assert_int_equal(length_of(in_folder(name), i % 3 ? RATE : 44100, 1), 30000 + 100 * i);
+        assert_true(same_bytes(in_folder(name), in_folder("alone.wav")));
     }
 }
 
@@ -425,14 +415,14 @@ static void pcm_comes_in_over_stdin_to_the_last_sample(void **state)
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: pcm, path: \"-\", rate: 44100, pcm_channels: 2, format: s16le}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("pcm.wav"));
+             in_folder("pcm.wav"));
     assert_int_equal(pipe(ends), 0);
     pid_t child = start_daemon(yaml, ends[0]);
     close(ends[0]);
     write_all(ends[1], pcm, 2 * N * sizeof *pcm);
     close(ends[1]);
     assert_int_equal(end_of(child), 0);
-    assert_int_equal(length_of(in_dir("pcm.wav"), 44100, 2), N);
+    assert_int_equal(length_of(in_folder("pcm.wav"), 44100, 2), N);
     free(pcm);
 }
 
@@ -447,12 +437,12 @@ static void pcm_comes_in_over_a_socket(void **state)
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: pcm, path: \"unix:%s\", rate: 16000, format: f32le}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("sock"), in_dir("sock.wav"));
+             in_folder("sock"), in_folder("sock.wav"));
     pid_t child = start_daemon(yaml, -1);
     wait_for_log("ready");
     for (int i = 0; i < 2; i++) {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
-        strcpy(address.sun_path, in_dir("sock"));
+        strcpy(address.sun_path, in_folder("sock"));
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
         assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
         write_all(fd, samples, sizeof samples);
@@ -462,8 +452,8 @@ static void pcm_comes_in_over_a_socket(void **state)
     }
     kill(child, SIGTERM);
     assert_int_equal(end_of(child), 0);
-    assert_int_equal(length_of(in_dir("sock.wav"), RATE, 1), 2 * N);
-    assert_int_not_equal(access(in_dir("sock"), F_OK), 0);
+    assert_int_equal(length_of(in_folder("sock.wav"), RATE, 1), 2 * N);
+    assert_int_not_equal(access(in_folder("sock"), F_OK), 0);
 }
 
 /* Listens where somebody already does: that one is left alone. */
@@ -475,12 +465,12 @@ static void a_second_daemon_leaves_the_first_ones_socket(void **state)
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: pcm, path: \"unix:%s\", rate: 16000}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("one"), in_dir("one.wav"));
+             in_folder("one"), in_folder("one.wav"));
     pid_t first = start_daemon(yaml, -1);
     wait_for_log("ready");
     assert_int_equal(end_of(start_daemon(yaml, -1)), 73);
-    assert_non_null(strstr(read_text(in_dir("stderr")), "Address already in use"));
-    assert_int_equal(access(in_dir("one"), F_OK), 0);
+    assert_non_null(strstr(read_text(in_folder("stderr")), "Address already in use"));
+    assert_int_equal(access(in_folder("one"), F_OK), 0);
     kill(first, SIGKILL);
     assert_int_equal(end_of(first), -1);
     pid_t after = start_daemon(yaml, -1); /* what a killed one left behind is in nobody's way */
@@ -497,10 +487,10 @@ static void pcm_that_cannot_be_read_is_no_quiet_end(void **state)
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: pcm, path: \"-\", rate: 16000}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("none.wav"));
+             in_folder("none.wav"));
     int folder = open("/", O_RDONLY);
     assert_int_equal(end_of(start_daemon(yaml, folder)), 74);
-    assert_non_null(strstr(read_text(in_dir("stderr")), "standard input can't be read"));
+    assert_non_null(strstr(read_text(in_folder("stderr")), "standard input can't be read"));
     close(folder);
 }
 
@@ -516,7 +506,7 @@ static void pcm_goes_through_a_buffer_shorter_than_a_read(void **state)
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: pcm, path: \"-\", rate: 8000, buffer: 20ms}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("short.wav"));
+             in_folder("short.wav"));
     assert_int_equal(pipe(ends), 0);
     pid_t child = start_daemon(yaml, ends[0]);
     close(ends[0]);
@@ -524,7 +514,7 @@ static void pcm_goes_through_a_buffer_shorter_than_a_read(void **state)
     close(ends[1]);
     assert_int_equal(end_of(child), 0);
     assert_non_null(strstr(last_line(), " 0 samples lost"));
-    assert_int_equal(length_of(in_dir("short.wav"), 8000, 1), N);
+    assert_int_equal(length_of(in_folder("short.wav"), 8000, 1), N);
 }
 
 /* A pipe would keep the reader, and a second signal with it, waiting for whoever writes. */
@@ -532,13 +522,13 @@ static void a_pipe_is_no_sound_file(void **state)
 {
     (void)state;
     char yaml[1024];
-    assert_int_equal(mkfifo(in_dir("pipe.wav"), 0600), 0);
+    assert_int_equal(mkfifo(in_folder("pipe.wav"), 0600), 0);
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n    source: {type: file, path: %s}\n    model: " MODEL
              "\n    sinks: [{type: file, path: %s}]\n",
-             in_dir("pipe.wav"), in_dir("out.wav"));
+             in_folder("pipe.wav"), in_folder("out.wav"));
     assert_int_equal(end_of(start_daemon(yaml, -1)), 66);
-    assert_non_null(strstr(read_text(in_dir("stderr")), "pipe.wav: not a file; "));
+    assert_non_null(strstr(read_text(in_folder("stderr")), "pipe.wav: not a file; "));
 }
 
 /* What came before the damage is in the output, and the damage is told once. */
@@ -546,18 +536,18 @@ static void a_source_cut_short_ends_with_65(void **state)
 {
     (void)state;
     char yaml[1024];
-    free(make_file(in_dir("cut-in.flac"), RATE, 1, 3 * RATE, 6));
+    free(make_file(in_folder("cut-in.flac"), RATE, 1, 3 * RATE, 6));
     struct stat info;
-    assert_int_equal(stat(in_dir("cut-in.flac"), &info), 0);
-    assert_int_equal(truncate(in_dir("cut-in.flac"), info.st_size / 2), 0);
+    assert_int_equal(stat(in_folder("cut-in.flac"), &info), 0);
+    assert_int_equal(truncate(in_folder("cut-in.flac"), info.st_size / 2), 0);
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("cut-in.flac"), in_dir("cut-out.wav"));
+             in_folder("cut-in.flac"), in_folder("cut-out.wav"));
     assert_int_equal(end_of(start_daemon(yaml, -1)), 65);
-    assert_in_range(length_of(in_dir("cut-out.wav"), RATE, 1), RATE, 2 * RATE);
-    const char *told = strstr(read_text(in_dir("stderr")), "cut short or damaged");
+    assert_in_range(length_of(in_folder("cut-out.wav"), RATE, 1), RATE, 2 * RATE);
+    const char *told = strstr(read_text(in_folder("stderr")), "cut short or damaged");
     assert_non_null(told);
     assert_null(strstr(told + 1, "cut short or damaged"));
 }
@@ -568,21 +558,21 @@ static void a_full_disk_ends_with_74_and_a_whole_file(void **state)
     (void)state;
     char yaml[1024];
     struct rlimit before, small;
-    free(make_file(in_dir("full-in.wav"), RATE, 1, 3 * RATE, 7));
+    free(make_file(in_folder("full-in.wav"), RATE, 1, 3 * RATE, 7));
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: ipc://%s\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
              "    sinks: [{type: publish}, {type: file, path: %s}]\n",
-             in_dir("full-pub"), in_dir("full-in.wav"), in_dir("full.wav"));
+             in_folder("full-pub"), in_folder("full-in.wav"), in_folder("full.wav"));
     getrlimit(RLIMIT_FSIZE, &before);
     small = (struct rlimit){.rlim_cur = 32768, .rlim_max = before.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);
     pid_t child = start_daemon(yaml, -1);
     setrlimit(RLIMIT_FSIZE, &before);
     assert_int_equal(end_of(child), 74);
-    assert_non_null(strstr(read_text(in_dir("stderr")), "full.wav: writing failed: File too large"));
+    assert_non_null(strstr(read_text(in_folder("stderr")), "full.wav: writing failed: File too large"));
     assert_non_null(strstr(last_line(), "drained: 300 hops in, 300 out"));
-    assert_in_range(length_of(in_dir("full.wav"), RATE, 1), 8192, 16384);
+    assert_in_range(length_of(in_folder("full.wav"), RATE, 1), 8192, 16384);
 }
 
 static void an_empty_file_that_cannot_be_finished_ends_with_74(void **state)
@@ -590,14 +580,14 @@ static void an_empty_file_that_cannot_be_finished_ends_with_74(void **state)
     (void)state;
     char yaml[1024];
     struct rlimit before, small;
-    free(make_file(in_dir("empty.wav"), RATE, 1, 0, 8));
+    free(make_file(in_folder("empty.wav"), RATE, 1, 0, 8));
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("empty.wav"), in_dir("empty.ogg"));
+             in_folder("empty.wav"), in_folder("empty.ogg"));
     assert_int_equal(end_of(start_daemon(yaml, -1)), 0);
-    assert_int_equal(length_of(in_dir("empty.ogg"), RATE, 1), 0);
+    assert_int_equal(length_of(in_folder("empty.ogg"), RATE, 1), 0);
     getrlimit(RLIMIT_FSIZE, &before);
     small = (struct rlimit){.rlim_cur = 2048, .rlim_max = before.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);
@@ -611,12 +601,12 @@ static void a_second_signal_cuts_draining_short(void **state)
 {
     (void)state;
     char yaml[1024];
-    free(make_file(in_dir("two.wav"), RATE, 1, 20 * RATE, 10));
+    free(make_file(in_folder("two.wav"), RATE, 1, 20 * RATE, 10));
     snprintf(yaml, sizeof yaml,
              "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: true}\n    model: " MODEL "\n"
              "    sinks: [{type: file, path: %s}]\n",
-             in_dir("two.wav"), in_dir("two-out.wav"));
+             in_folder("two.wav"), in_folder("two-out.wav"));
     pid_t child = start_daemon(yaml, -1);
     wait_for_log("ready");
     sleep_ms(500);
@@ -625,17 +615,17 @@ static void a_second_signal_cuts_draining_short(void **state)
     kill(child, SIGINT);
     kill(child, SIGCONT);
     assert_int_equal(end_of(child), 75);
-    assert_non_null(strstr(read_text(in_dir("stderr")), "told to stop again"));
+    assert_non_null(strstr(read_text(in_folder("stderr")), "told to stop again"));
     assert_non_null(strstr(last_line(), "stopped: "));
-    assert_in_range(length_of(in_dir("two-out.wav"), RATE, 1), 1, 20 * RATE - 1);
+    assert_in_range(length_of(in_folder("two-out.wav"), RATE, 1), 1, 20 * RATE - 1);
 }
 
 static void errors_have_a_sentence_and_a_code(void **state)
 {
     (void)state;
-    free(make_file(in_dir("x.wav"), RATE, 1, 100, 5));
+    free(make_file(in_folder("x.wav"), RATE, 1, 100, 5));
     char path[256];
-    snprintf(path, sizeof path, "%s", in_dir("x.wav"));
+    snprintf(path, sizeof path, "%s", in_folder("x.wav"));
     const struct {
         const char *source, *model, *sink, *says;
         int code;
@@ -657,25 +647,10 @@ static void errors_have_a_sentence_and_a_code(void **state)
                  "    sinks: [%s]\n",
                  source, cases[i].model, sink);
         assert_int_equal(end_of(start_daemon(yaml, -1)), cases[i].code);
-        if (!strstr(read_text(in_dir("stderr")), cases[i].says)) {
-            fail_msg("%s: %s", cases[i].says, read_text(in_dir("stderr")));
+        if (!strstr(read_text(in_folder("stderr")), cases[i].says)) {
+            fail_msg("%s: %s", cases[i].says, read_text(in_folder("stderr")));
         }
     }
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    strcpy(dir, "/tmp/ssmd-test-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    return system(command);
 }
 
 int main(void)
@@ -698,5 +673,5 @@ int main(void)
         cmocka_unit_test(errors_have_a_sentence_and_a_code),
     };
     signal(SIGPIPE, SIG_IGN);
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

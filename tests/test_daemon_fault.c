@@ -11,6 +11,7 @@
 #include "dsp/sound_file.h"
 #include "model/backend_cuda.h"
 #include "model/engine.h"
+#include "tests/folder.h"
 #include "tests/memory_sink.h"
 #include "tests/scripted.h"
 
@@ -77,17 +78,6 @@ static void a_hop_that_was_not_computed_is_a_hole(void **state)
 }
 
 /* ---- The whole daemon. ---- */
-
-static char dir[] = "/tmp/ssm-fault-XXXXXX";
-
-static const char *in_dir(const char *name)
-{
-    static char paths[8][64];
-    static int n;
-    char *path = paths[n++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", dir, name);
-    return path;
-}
 
 static void make_file(const char *path, size_t n)
 {
@@ -162,19 +152,19 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
 {
     (void)state;
     enum { N = 2 * RATE };
-    char yaml[1024], address[64];
+    char yaml[1024];
+    const char *address = ipc_in_folder("publish");
     struct config_errors errors;
     struct ssm_error err = {0};
     pthread_t thread;
-    make_file(in_dir("in.wav"), N);
-    snprintf(address, sizeof address, "ipc://%s/publish", dir);
+    make_file(in_folder("in.wav"), N);
     snprintf(yaml, sizeof yaml,
              "version: 1\ndevice: [cuda:0, cuda:1]\npublish: %s\npipelines:\n"
              "  a:\n    source: {type: file, path: %s}\n    model: %s\n    sinks: [{type: publish}]\n"
              "  b:\n    source: {type: file, path: %s}\n    model: %s\n    sinks: [{type: file, path: %s}]\n"
              "  c:\n    source: {type: file, path: %s}\n    model: %s\n    sinks: [{type: file, path: %s}]\n",
-             address, in_dir("in.wav"), MODEL, in_dir("in.wav"), MODEL, in_dir("b.wav"), in_dir("in.wav"), MODEL,
-             in_dir("c.wav"));
+             address, in_folder("in.wav"), MODEL, in_folder("in.wav"), MODEL, in_folder("b.wav"), in_folder("in.wav"), MODEL,
+             in_folder("c.wav"));
     scripts[0].at[STEP] = FAILS; /* streams a and c; b is on cuda:1 */
     struct config *config = config_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &errors);
     assert_non_null(config);
@@ -207,7 +197,7 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
     assert_int_equal(heard.on_cpu, heard.hops - heard.gap_at);
 
     /* c is b but for the hops at the fault, which are silent, and what the gap left in the model. */
-    float *b = read_file(in_dir("b.wav"), N), *c = read_file(in_dir("c.wav"), N);
+    float *b = read_file(in_folder("b.wav"), N), *c = read_file(in_folder("c.wav"), N);
     size_t first = 0, silent = 0;
     while (first < N && b[first] == c[first]) {
         first++;
@@ -230,33 +220,17 @@ static void a_gpu_that_wont_open_is_an_error_and_code_69(void **state)
     char yaml[512];
     struct config_errors errors;
     struct ssm_error err = {0};
-    make_file(in_dir("in.wav"), HOP);
+    make_file(in_folder("in.wav"), HOP);
     snprintf(yaml, sizeof yaml,
              "version: 1\ndevice: [cuda:0, cuda:1]\npipelines:\n"
              "  a:\n    source: {type: file, path: %s}\n    model: %s\n    sinks: [{type: file, path: %s}]\n",
-             in_dir("in.wav"), MODEL, in_dir("a.wav"));
+             in_folder("in.wav"), MODEL, in_folder("a.wav"));
     scripts[1].wont_open = true;
     struct config *config = config_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &errors);
     assert_null(daemon_open(config, &err));
     assert_int_equal(err.code, 69);
     assert_string_equal(err.text, "test.yaml:6:12: pipelines.a.model: no such GPU");
     config_destroy(config);
-}
-
-static int clean_up(void **state)
-{
-    static const char *const names[] = {"in.wav", "a.wav", "b.wav", "c.wav", "publish", "publish.control"};
-    (void)state;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        unlink(in_dir(names[i]));
-    }
-    return rmdir(dir);
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
 }
 
 int main(void)
@@ -266,5 +240,5 @@ int main(void)
         cmocka_unit_test_setup(the_daemon_goes_on_and_tells_subscribers_why, scripted_clear),
         cmocka_unit_test_setup(a_gpu_that_wont_open_is_an_error_and_code_69, scripted_clear),
     };
-    return cmocka_run_group_tests(tests, set_up, clean_up);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include "daemon/publish.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
+#include "tests/folder.h"
 #include "tests/memory_sink.h"
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
@@ -961,7 +962,8 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     }
     engine_batch_destroy(rig.batch);
     rig.batch = engine_batch_create(rig.engine);
-    const struct config_sink file_config = {.type = SINK_FILE, .path = "/tmp/ssmd-test-hops.wav"}, publish_config = {0};
+    struct config_sink file_config = {.type = SINK_FILE}, publish_config = {0};
+    snprintf(file_config.path, sizeof file_config.path, "%s", in_folder("hops.wav"));
     struct sink *others[2];
     static const int channels[1] = {0};
     struct counters counters = {0};
@@ -1011,7 +1013,6 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     publisher_close(publisher);
     gate_close(gate);
     rig_close(&rig);
-    remove("/tmp/ssmd-test-hops.wav");
 }
 
 int main(void)

@@ -2,14 +2,14 @@
 /* daemon/gate.c: peers that send more than anybody reads, and hang up. */
 #include "daemon/gate.h"
 
-#include <string.h>
+#include <errno.h>
 #include <unistd.h>
 #include <zmq.h>
 
+#include "tests/folder.h"
 #include "tests/test.h"
 
 enum { WAITING_MOST = 64, FLOOD = 2000, HEARTBEAT_US = 1000000 };
-static const char address[] = "ipc:///tmp/ssmd-test-gate";
 
 /* A message that a socket of the type takes in: for a publisher a subscription, each to another topic. */
 static void flood(void *peer, int i)
@@ -29,6 +29,7 @@ static void hung_up_on(int type, int peer_type)
     struct gate *gate = gate_open(NULL, &err);
     const struct gate_socket options = {.type = type, .waiting_most = WAITING_MOST, .message_most = 1000};
     void *socket = gate_socket(gate, &options), *context = zmq_ctx_new(), *peer = zmq_socket(context, peer_type);
+    const char *address = ipc_in_folder("gate");
     int none = 0;
     assert_non_null(socket);
     assert_true(gate_bind(gate, socket, address));

@@ -21,10 +21,10 @@
 #include "daemon/daemon.h"
 #include "daemon/wire.h"
 #include "dsp/clock.h"
+#include "tests/folder.h"
 #include "tests/test.h"
 
 enum { RATE = 1000, MODEL_RATE = 250, TOPICS = 32, SAMPLES_MOST = 4000 };
-#define DIR_NAME "/tmp/ssmd-test-month"
 static const int64_t second = 1000000000, hour = 3600 * INT64_C(1000000000);
 
 /* ---- Its world. ---- */
@@ -73,7 +73,8 @@ static void pause_ms(int ms)
 
 static int connect_sound(void)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = DIR_NAME "/sound"};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", in_folder("sound"));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){.tv_usec = 200000}, sizeof(struct timeval));
     while (connect(fd, (struct sockaddr *)&address, sizeof address) != 0 && !atomic_load(&over)) {
@@ -118,7 +119,7 @@ static void *give_readings(void *context)
     int linger = 0, timeout = 200;
     zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
     zmq_setsockopt(socket, ZMQ_SNDTIMEO, &timeout, sizeof timeout);
-    zmq_connect(socket, "ipc://" DIR_NAME "/readings");
+    zmq_connect(socket, ipc_in_folder("readings"));
     for (int64_t last = clock_now(); !atomic_load(&over); pause_ms(1)) {
         for (; last < clock_now(); last += 60 * second) {
             char line[160];
@@ -182,7 +183,7 @@ static void *listen_to_all(void *context)
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout, sizeof timeout);
     zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
-    zmq_connect(socket, "ipc://" DIR_NAME "/pub");
+    zmq_connect(socket, ipc_in_folder("pub"));
     while (!atomic_load(&over)) {
         struct wire_header header;
         int n = zmq_recv(socket, topic, sizeof topic - 1, 0);
@@ -302,7 +303,7 @@ static void *oversee(void *arg)
 static void make_model(void)
 {
     static char bytes[1 << 17];
-    FILE *in = fopen("tests/data/tiny-denoise.safetensors", "r"), *out = fopen(DIR_NAME "/slow.safetensors", "w");
+    FILE *in = fopen("tests/data/tiny-denoise.safetensors", "r"), *out = fopen(in_folder("slow.safetensors"), "w");
     size_t n = fread(bytes, 1, sizeof bytes, in);
     static const char fast[] = "rate\\\":16000", slow[] = "rate\\\":  250";
     char *at = memmem(bytes, n, fast, sizeof fast - 1);
@@ -319,13 +320,14 @@ static struct config *make_config(void)
     struct config_errors errors = {0};
     port = 20000 + getpid() % 20000;
     snprintf(text, sizeof text,
-             "version: 1\nnode: month\ndevice: cpu\nthreads: 1\npublish: ipc://" DIR_NAME "/pub\nhttp: 127.0.0.1:%d\n"
-             "state_dir: " DIR_NAME "/states\ndrain: 10min\npipelines:\n"
-             "  sound:\n    source: {type: pcm, path: 'unix:" DIR_NAME "/sound', rate: %d, format: s16le, buffer: 60s}\n"
-             "    model: " DIR_NAME "/slow.safetensors\n    sinks: [{type: publish}]\n"
-             "  pump:\n    source: {type: sensor, transport: pull, listen: 'ipc://" DIR_NAME "/readings', gap: 10min}\n"
+             "version: 1\nnode: month\ndevice: cpu\nthreads: 1\npublish: %s\nhttp: 127.0.0.1:%d\n"
+             "state_dir: %s\ndrain: 10min\npipelines:\n"
+             "  sound:\n    source: {type: pcm, path: 'unix:%s', rate: %d, format: s16le, buffer: 60s}\n"
+             "    model: %s\n    sinks: [{type: publish}]\n"
+             "  pump:\n    source: {type: sensor, transport: pull, listen: '%s', gap: 10min}\n"
              "    model: tests/data/tiny-sensor.safetensors\n    sinks: [{type: publish}, {type: jsonl, path: /dev/null}]\n",
-             port, RATE);
+             ipc_in_folder("pub"), port, in_folder("states"), in_folder("sound"), RATE, in_folder("slow.safetensors"),
+             ipc_in_folder("readings"));
     struct config *config = config_parse(text, strlen(text), "month", NULL, 0, &errors);
     if (!config) {
         print_error("%s\n", errors.at[0].text);
@@ -337,7 +339,6 @@ static void it_takes_what_it_took_and_no_time_goes_back(void **state)
 {
     (void)state;
     struct ssm_error err = {0};
-    assert_int_equal(system("rm -rf " DIR_NAME " && mkdir " DIR_NAME), 0);
     make_model();
     struct config *config = make_config();
     assert_non_null(config);

@@ -6,10 +6,10 @@
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "tests/folder.h"
 #include "tests/test.h"
 
 enum { MESSAGES = 4000, SIZE = 1024 };
-static const char address[] = "ipc:///tmp/ssmd-test-publish";
 
 static void *subscribe(void *context, int queue)
 {
@@ -18,7 +18,7 @@ static void *subscribe(void *context, int queue)
     zmq_setsockopt(socket, ZMQ_RCVHWM, &queue, sizeof queue);
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout, sizeof timeout);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "audio/", 6);
-    assert_int_equal(zmq_connect(socket, address), 0);
+    assert_int_equal(zmq_connect(socket, ipc_in_folder("publish")), 0);
     return socket;
 }
 
@@ -56,7 +56,7 @@ static void who_stops_reading_misses_alone_and_it_is_told(void **state)
     (void)state;
     struct ssm_error err = {0};
     struct gate *gate = gate_open(NULL, &err);
-    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
+    struct publisher *publisher = publisher_open(gate, ipc_in_folder("publish"), "test", 0, &err);
     assert_non_null(publisher);
     struct topic *topic = publisher_topic(publisher, "audio", "p", 0, "m");
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
@@ -92,7 +92,7 @@ static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void 
     (void)state;
     struct ssm_error err = {0};
     struct gate *gate = gate_open(NULL, &err);
-    struct publisher *publisher = publisher_open(gate, address, "test", 0, &err);
+    struct publisher *publisher = publisher_open(gate, ipc_in_folder("publish"), "test", 0, &err);
     assert_non_null(publisher);
     void *context = zmq_ctx_new(), *reads = subscribe(context, 0);
     wait_for_subscription(publisher);

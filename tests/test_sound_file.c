@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/folder.h"
 #include "tests/test.h"
 
 /* LeakSanitizer: libsndfile 1.2 keeps its Vorbis encoder when the header found no room. An SNDFILE we kept would still be
@@ -16,17 +17,6 @@ const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
     return "leak:libvorbis\nleak:libogg\n";
-}
-
-static char folder[64];
-
-static const char *in_folder(const char *name)
-{
-    static char paths[4][512];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
 }
 
 static void write_bytes(const char *path, const void *bytes, size_t n)
@@ -384,24 +374,6 @@ static void a_full_disk_is_told(void **state)
     assert_true(S_ISLNK(status.st_mode)); /* not replaced by a file */
 }
 
-static int make_folder(void **state)
-{
-    (void)state;
-    strcpy(folder, "/tmp/test_sound_file.XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        unlink(in_folder(entry->d_name));
-    }
-    closedir(dir);
-    return rmdir(folder);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -420,5 +392,5 @@ int main(void)
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(a_disk_full_at_the_last_block_is_told),
     };
-    return cmocka_run_group_tests_name("sound_file", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("sound_file", tests, NULL, NULL);
 }

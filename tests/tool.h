@@ -4,6 +4,7 @@
 
 /* The real ssm, run as a user runs it ($SSM, or build/release/ssm), in a folder of its own; and sounds to give it. */
 
+#include "tests/folder.h"
 #include "tests/test.h"
 
 #include <sys/wait.h>
@@ -11,7 +12,6 @@
 
 #include "dsp/sound_file.h"
 
-static char folder[] = "/tmp/test_ssm.XXXXXX";
 static char said[65536]; /* stdout and stderr of the last run, in this order */
 
 struct sound {
@@ -21,21 +21,17 @@ struct sound {
     int format;
 };
 
-static inline const char *in_folder(const char *name)
-{
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
-
 static inline void read_said(const char *name, size_t *at)
 {
     FILE *file = fopen(in_folder(name), "rb");
     *at += fread(said + *at, 1, sizeof said - 1 - *at, file);
     said[*at] = '\0';
     fclose(file);
+}
+
+__attribute__((constructor)) static void use_models_of_tests(void)
+{
+    setenv("SSM_MODEL_PATH", "tests/data", 1);
 }
 
 /* Run `ssm <arguments>`, where % stands for the folder of this test; gives the exit status, 1000 for a crash. */
@@ -127,22 +123,6 @@ static inline double largest_difference(const struct sound *a, const struct soun
         most = d <= most ? most : d;
     }
     return most;
-}
-
-/* Set-up and tear-down of a group of tests. */
-static inline int make_folder(void **state)
-{
-    (void)state;
-    setenv("SSM_MODEL_PATH", "tests/data", 1);
-    return mkdtemp(folder) != NULL ? 0 : -1;
-}
-
-static inline int remove_folder(void **state)
-{
-    (void)state;
-    char command[64];
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
 }
 
 #endif
