@@ -8,6 +8,10 @@ import socket
 import time
 import wave
 
+SSM = os.path.realpath(os.environ.get("SSM", "build/release/ssm"))
+SSMD = os.path.realpath(os.environ.get("SSMD", "build/release/ssmd"))
+SANITIZED = "asan" in SSMD or "tsan" in SSMD  # several times as slow, and remembers what was freed
+
 
 def run(*cases):
     """Each case (those that the filter of `make test F=` takes, as cmocka's), a line for each that failed, and how many did;

@@ -19,13 +19,12 @@ import msgpack
 import zmq
 
 import script
+from script import SANITIZED, SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a busy disk makes states older
 KILLS = int(os.environ.get("KILLS", "5"))
 STREAMS, RATE, HOP = 64, 16000, 160
-SOON = 1 if "release" in SSMD else 3  # s; a sanitizer takes several times as long
+SOON = 4 if SANITIZED else 1  # s
 MODEL = "tests/data/tiny-denoise.safetensors"
 
 

@@ -18,9 +18,8 @@ import zmq
 import zmq.auth
 
 import script
+from script import SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-denoise.safetensors"
 HOP = 160
 

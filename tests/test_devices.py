@@ -20,9 +20,8 @@ import msgpack
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSMD = os.path.realpath(os.environ.get("SSMD", "build/release/ssmd"))
-SSM = os.path.realpath(os.environ.get("SSM", "build/release/ssm"))
 MODEL = os.path.realpath("tests/data/tiny-denoise.safetensors")
 PLUGS = int(os.environ.get("PLUGS", 3))
 KILLS = int(os.environ.get("KILLS", 2))

@@ -3,15 +3,14 @@
 """ssm doctor says what is in the way, as ssmd's start would."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 
 import script
+from script import SSM
 
-SSM = os.environ.get("SSM", "build/release/ssm")
 MODEL = "tests/data/tiny-denoise.safetensors"
 
 

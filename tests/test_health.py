@@ -18,8 +18,8 @@ import urllib.request
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-denoise.safetensors"
 LABEL = r'[a-z_]+="(?:[^"\\\n]|\\["\\n])*"'
 SAMPLE = re.compile(r"^([a-z_]+)(?:\{(" + LABEL + r"(?:," + LABEL + r")*)\})? ([0-9.e+-]+|NaN|\+Inf)$")
@@ -227,7 +227,7 @@ def the_schema_is_the_tool_s():
     with Daemon() as daemon:
         status, text, headers = daemon.get("/schema.json")
         assert status == 200 and "schema+json" in headers["Content-Type"]
-        tool = subprocess.run([os.environ.get("SSM", "build/release/ssm"), "schema"], capture_output=True, text=True)
+        tool = subprocess.run([SSM, "schema"], capture_output=True, text=True)
         assert text == tool.stdout and "http" in json.loads(text)["properties"]
 
 

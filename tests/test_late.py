@@ -20,9 +20,8 @@ import msgpack
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 CAPACITY, OFFER_SECONDS = int(os.environ.get("CAPACITY", "8")), float(os.environ.get("OFFER_SECONDS", "5"))
 RATE, SECONDS, STREAMS, CROWD = 16000, 6, 4, 300
 MODEL = "tests/data/tiny-denoise.safetensors"

@@ -372,9 +372,10 @@ static void it_takes_what_it_took_and_no_time_goes_back(void **state)
     assert_int_equal(pages_told, LOOKS);
     /* In a single day it is queues and buffers that are touched for the first time. */
     assert_true(SANITIZED || (days >= 7 ? slope() < 1 : looks[n_looks - 1].mib - looks[n_looks / 2].mib < 8));
+    int pages = SANITIZED ? 3 : 1; /* being answered */
     for (int i = n_looks / 4; i < n_looks; i++) {
         assert_int_equal(looks[i].threads, looks[n_looks / 4].threads);
-        assert_in_range(looks[i].files, looks[n_looks / 4].files - 1, looks[n_looks / 4].files + 1); /* a page being answered */
+        assert_in_range(looks[i].files, looks[n_looks / 4].files - pages, looks[n_looks / 4].files + pages);
     }
 }
 

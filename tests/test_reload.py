@@ -24,9 +24,8 @@ import msgpack
 import zmq
 
 import script
+from script import SANITIZED, SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 RELOADS, SWAPS = int(os.environ.get("RELOADS", "60")), int(os.environ.get("SWAPS", "20"))
 STREAMS = int(os.environ.get("STREAMS", "16"))
 MODEL = "tests/data/tiny-denoise.safetensors"
@@ -445,7 +444,7 @@ def use_of(process):
 
 def growth(seen):
     """Of bytes, descriptors and threads, from the first quarter to the last; text of it, and whether it is none."""
-    room = (512 if "asan" in SSMD else 8) << 20  # AddressSanitizer keeps what was freed for a while
+    room = (512 if SANITIZED else 8) << 20
     first, last = seen[:max(1, len(seen) // 4)], seen[-max(1, len(seen) // 4):]
     memory, files, threads = (max(use[k] for use in last) - max(use[k] for use in first) for k in range(3))
     return (f"from the first quarter to the last {memory / 2**20:+.1f} MiB, {files:+d} files, {threads:+d} threads",

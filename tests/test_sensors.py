@@ -4,7 +4,6 @@
 
 import json
 import math
-import os
 import signal
 import socket
 import subprocess
@@ -17,9 +16,8 @@ import msgpack
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-sensor.safetensors"
 START = 1_700_000_000.0  # a date
 

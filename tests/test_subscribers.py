@@ -20,9 +20,8 @@ import msgpack
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-denoise.safetensors"
 HOP = 160
 STREAMS = int(os.environ.get("STREAMS", 4))

@@ -3,7 +3,6 @@
 """A tag model in the real daemon: scores and events to a subscriber, lines into a file, and the same as `ssm tag` says."""
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -17,9 +16,8 @@ import numpy as np
 import zmq
 
 import script
+from script import SSM, SSMD
 
-SSM = os.environ.get("SSM", "build/release/ssm")
-SSMD = os.environ.get("SSMD", "build/release/ssmd")
 MODEL = "tests/data/tiny-tag.safetensors"
 RATE, HOP = 16000, 160
 DENOISER = "tests/data/tiny-denoise.safetensors"

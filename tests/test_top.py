@@ -3,7 +3,6 @@
 """`ssm top` against a publisher that says what it likes."""
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -12,9 +11,9 @@ import sys
 import msgpack
 
 import script
+from script import SSM
 from test_watch import Publisher
 
-SSM = os.environ.get("SSM", "build/release/ssm")
 METER = "meter/here/mic/3/tiny/"
 
 

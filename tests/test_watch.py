@@ -3,7 +3,6 @@
 """`ssm watch` and clients/python/ssm_subscribe.py against a publisher that loses messages on purpose."""
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -15,8 +14,8 @@ import msgpack
 import zmq
 
 import script
+from script import SSM
 
-SSM = os.environ.get("SSM", "build/release/ssm")
 BOOT = bytes(range(16))
 TOPIC = "audio/here/mic/0/tiny/"
 
