@@ -87,6 +87,27 @@ __device__ __forceinline__ void store_transposed(void *row, const uint4 &v)
                  : "memory");
 }
 
+/* mma_rows() below, N rows wide: where the sums, the halves of a and of b are among the operands, of which the sums are
+ * the first. */
+#define SUMS(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
+#define MMA_ROWS(N, C, A_LOW, A_HIGH, B_LOW, B_HIGH, ...)                                                                \
+    asm volatile("{\n"                                                                                                   \
+                 ".reg .pred add;\n"                                                                                     \
+                 "setp.ne.b32 add, 0, 0;\n"                                                                              \
+                 "wgmma.fence.sync.aligned;\n"                                                                           \
+                 "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" C "}, {" A_LOW "}, " B_LOW                  \
+                 ", add, 1, 1, 0;\n"                                                                                     \
+                 "setp.eq.b32 add, 0, 0;\n"                                                                              \
+                 "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" C "}, {" A_HIGH "}, " B_HIGH                \
+                 ", add, 1, 1, 0;\n"                                                                                     \
+                 "wgmma.commit_group.sync.aligned;\n"                                                                    \
+                 "wgmma.wait_group.sync.aligned 0;\n"                                                                    \
+                 "}"                                                                                                     \
+                 : __VA_ARGS__                                                                                           \
+                 : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),            \
+                   "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))                                                     \
+                 : "memory")
+
 /* c = a b: 64 x 32 by 32 x 8 TILES, by 4 warps from the first of which 4 divides; bits as two mma() from zero, the
  * lower 16 inputs first. Each warp has its 16 outputs of a, as mma() takes them; b stands in shared memory as (4, 8
  * TILES, 8) bf16, `stride` bytes from 8 inputs to the next, and is shared_written(). c[4 n + i] is mma()'s c[i] of the
@@ -100,88 +121,23 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
     const uint32_t place = shared_address(b) & 0x3ffff;
     const uint64_t at = uint64_t(place >> 4) | uint64_t(stride >> 4) << 16 | uint64_t(128 >> 4) << 32;
     if constexpr (TILES == 1)
-        asm volatile("{\n"
-                     ".reg .pred add;\n"
-                     "setp.ne.b32 add, 0, 0;\n"
-                     "wgmma.fence.sync.aligned;\n"
-                     "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3}, "
-                     "{%4,%5,%6,%7}, %12, add, 1, 1, 0;\n"
-                     "setp.eq.b32 add, 0, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3}, "
-                     "{%8,%9,%10,%11}, %13, add, 1, 1, 0;\n"
-                     "wgmma.commit_group.sync.aligned;\n"
-                     "wgmma.wait_group.sync.aligned 0;\n"
-                     "}"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),
-                       "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))
-                     : "memory");
+        MMA_ROWS("8", "%0,%1,%2,%3",
+                 "%4,%5,%6,%7", "%8,%9,%10,%11", "%12", "%13",
+                 SUMS(0));
     else if constexpr (TILES == 2)
-        asm volatile("{\n"
-                     ".reg .pred add;\n"
-                     "setp.ne.b32 add, 0, 0;\n"
-                     "wgmma.fence.sync.aligned;\n"
-                     "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7}, "
-                     "{%8,%9,%10,%11}, %16, add, 1, 1, 0;\n"
-                     "setp.eq.b32 add, 0, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7}, "
-                     "{%12,%13,%14,%15}, %17, add, 1, 1, 0;\n"
-                     "wgmma.commit_group.sync.aligned;\n"
-                     "wgmma.wait_group.sync.aligned 0;\n"
-                     "}"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7])
-                     : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),
-                       "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))
-                     : "memory");
+        MMA_ROWS("16", "%0,%1,%2,%3,%4,%5,%6,%7",
+                 "%8,%9,%10,%11", "%12,%13,%14,%15", "%16", "%17",
+                 SUMS(0), SUMS(4));
     else if constexpr (TILES == 3)
-        asm volatile("{\n"
-                     ".reg .pred add;\n"
-                     "setp.ne.b32 add, 0, 0;\n"
-                     "wgmma.fence.sync.aligned;\n"
-                     "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, "
-                     "{%12,%13,%14,%15}, %20, add, 1, 1, 0;\n"
-                     "setp.eq.b32 add, 0, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, "
-                     "{%16,%17,%18,%19}, %21, add, 1, 1, 0;\n"
-                     "wgmma.commit_group.sync.aligned;\n"
-                     "wgmma.wait_group.sync.aligned 0;\n"
-                     "}"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-                       "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11])
-                     : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),
-                       "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))
-                     : "memory");
+        MMA_ROWS("24", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11",
+                 "%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21",
+                 SUMS(0), SUMS(4), SUMS(8));
     else if constexpr (TILES == 8)
-        asm volatile("{\n"
-                     ".reg .pred add;\n"
-                     "setp.ne.b32 add, 0, 0;\n"
-                     "wgmma.fence.sync.aligned;\n"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%"
-                     "26,%27,%28,%29,%30,%31}, "
-                     "{%32,%33,%34,%35}, %40, add, 1, 1, 0;\n"
-                     "setp.eq.b32 add, 0, 0;\n"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%"
-                     "26,%27,%28,%29,%30,%31}, "
-                     "{%36,%37,%38,%39}, %41, add, 1, 1, 0;\n"
-                     "wgmma.commit_group.sync.aligned;\n"
-                     "wgmma.wait_group.sync.aligned 0;\n"
-                     "}"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-                       "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]),
-                       "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]),
-                       "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]),
-                       "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-                     : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),
-                       "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))
-                     : "memory");
+        MMA_ROWS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
+                   "%30,%31",
+                 "%32,%33,%34,%35", "%36,%37,%38,%39", "%40", "%41",
+                 SUMS(0), SUMS(4), SUMS(8), SUMS(12), SUMS(16), SUMS(20), SUMS(24), SUMS(28));
 #else
     const char *row = static_cast<const char *>(b) + threadIdx.x % 32 / 4 * 16 + threadIdx.x % 4 * 4;
 #pragma unroll
@@ -200,6 +156,8 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
     }
 #endif
 }
+#undef MMA_ROWS
+#undef SUMS
 
 /* ---- one kernel after another (programmatic dependent launch) ------------------------------------------------ */
 
@@ -232,7 +190,6 @@ __device__ __forceinline__ void copy_16(void *shared, const void *global, bool r
                  "r"(real ? 16 : 0)
                  : "memory");
 }
-
 
 __device__ __forceinline__ void wait_for_copies()
 {
