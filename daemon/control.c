@@ -109,14 +109,14 @@ static void run_describe(struct control *control);
 
 static void run_snapshot(struct control *control)
 {
-    daemon_put_state(control->daemon, &control->bytes);
+    running_put_state(control->daemon, &control->bytes);
 }
 
 static void run_list(struct control *control)
 {
     wire_put_map(&control->bytes, 1);
     wire_put_text(&control->bytes, "streams");
-    daemon_put_streams(control->daemon, &control->bytes);
+    running_put_streams(control->daemon, &control->bytes);
 }
 
 static uint64_t resident_bytes(void)
@@ -167,7 +167,7 @@ static void await_reload(struct control *control, bool begun)
 static void run_reload(struct control *control)
 {
     struct reload *reload = control->daemon->reload;
-    if (!reload_can_read(reload)) {
+    if (!control->daemon->reloads.readable) {
         wrong(control, "refused", "op", "the configuration can't be read again: it is no file");
         return;
     }
@@ -635,7 +635,7 @@ static bool make_room(struct control *control)
         waiting = inputs > waiting ? inputs : waiting;
         state = size > state ? size : state;
     }
-    size_t answer = daemon_state_room(control->daemon) + ANSWER_BYTES + MODEL_BYTES * count_models(control->daemon);
+    size_t answer = running_state_room(control->daemon) + ANSWER_BYTES + MODEL_BYTES * count_models(control->daemon);
     size_t blob = record_size(waiting, state);
     waiting = (waiting + 1) * sizeof(float);
     control->bytes.at = grown(control->bytes.at, &control->bytes.room, answer);
@@ -672,6 +672,7 @@ const void *control_answer(struct control *control, const struct router_request 
     if (good && operation->finish) {
         operation->run(control);
         control->pending = control->request.code[0] ? NULL : operation;
+        control->daemon->stream_held = control->pending && operation->streams;
         return control->pending ? NULL : write_answer(control, NULL, size);
     }
     return write_answer(control, good ? operation->run : NULL, size);
@@ -739,18 +740,14 @@ static bool finish_pending(struct control *control)
     if (operation) {
         size_t size;
         control->pending = NULL;
+        control->daemon->stream_held = false;
         const void *answer = write_answer(control, operation->finish, &size);
         send_answer(control, answer, size);
     }
     return true;
 }
 
-bool control_holds_stream(const struct control *control)
-{
-    return control && control->pending && control->pending->streams;
-}
-
-void control_turn(struct control *control)
+bool control_turn(struct control *control)
 {
     struct router_request request;
     for (int i = 0; control && i < TURN_REQUESTS && finish_pending(control) && router_receive(control->router, &request); i++) {
@@ -760,8 +757,9 @@ void control_turn(struct control *control)
             send_answer(control, answer, size);
         }
     }
-    if (control && control->drain) {
+    bool drain = control && control->drain;
+    if (drain) {
         control->drain = false;
-        daemon_drain(control->daemon);
     }
+    return drain;
 }

@@ -37,11 +37,8 @@ void control_close(struct control *control); /* NULL is fine */
 int control_fd(const struct control *control);
 
 /* Loop thread, when the descriptor is readable, after each turn of the engine and now and then: answer what came, at most a
- * few requests. NULL is fine. */
-void control_turn(struct control *control);
-
-/* Loop thread: a request about a stream waits for its answer: no stream may be freed. NULL is fine. */
-bool control_holds_stream(const struct control *control);
+ * few requests. True: told to drain. NULL is fine. */
+bool control_turn(struct control *control);
 
 /* Answer one request. Gives the answer's bytes, borrowed until the next call, and *size; NULL: the engine's thread has to be
  * waited for. */

@@ -26,32 +26,9 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-enum { STATE_MS = 1000, TICK_MS = 50, STATE_BYTES = 4096, STATE_BYTES_STREAM = 512 };
+enum { STATE_MS = 1000, TICK_MS = 50 };
 
 /* ---- Opening. ---- */
-
-size_t daemon_state_room(const struct daemon *daemon)
-{
-    return STATE_BYTES + STATE_BYTES_STREAM * (size_t)daemon->n_streams;
-}
-
-void daemon_count(struct daemon *daemon)
-{
-    bool patient = false;
-    int n = 0;
-    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        patient = patient || pipeline->source->patient;
-        n += pipeline->n_channels;
-    }
-    pthread_mutex_lock(&daemon->lock);
-    daemon->n_streams = n;
-    pthread_mutex_unlock(&daemon->lock);
-    atomic_store(&daemon->patient, patient);
-    size_t room = daemon_state_room(daemon);
-    uint8_t *bytes = room > daemon->state_room ? realloc(daemon->state_bytes, room) : NULL;
-    daemon->state_room = bytes ? room : daemon->state_room; /* without memory what is too long isn't told */
-    daemon->state_bytes = bytes ? bytes : daemon->state_bytes;
-}
 
 /* One of each that the configuration names. */
 static int create_pipelines(struct daemon *daemon, struct ssm_error *err)
@@ -72,7 +49,7 @@ static int open_inputs(struct daemon *daemon, struct ssm_error *err)
     if (create_pipelines(daemon, err) < 0 || pipelines_open_inputs(daemon, daemon->pipelines, &daemon->models, err) < 0) {
         return -1;
     }
-    daemon_count(daemon);
+    running_count(daemon);
     return 0;
 }
 
@@ -187,114 +164,7 @@ fail:
     return NULL;
 }
 
-/* ---- state/ ---- */
-
-static const char *phase(const struct daemon *daemon)
-{
-    return engine_running(daemon->engine) == 0 ? "drained" : daemon->draining ? "draining" : "running";
-}
-
-static uint64_t counted_all(const struct daemon *daemon, enum counter counter)
-{
-    uint64_t n = daemon->past[counter];
-    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        n += counted_in(pipeline->counters, pipeline->n_channels, counter);
-    }
-    return n;
-}
-
-/* Only what is not zero: a healthy stream has an empty map. */
-static void put_counters(struct wire_bytes *bytes, const struct counters *counters)
-{
-    size_t n = 0;
-    for (int i = 0; i < COUNTERS; i++) {
-        n += counted(counters, (enum counter)i) > 0;
-    }
-    wire_put_map(bytes, n);
-    for (int i = 0; i < COUNTERS && n > 0; i++) {
-        uint64_t value = counted(counters, (enum counter)i);
-        if (value > 0) {
-            wire_put_text(bytes, counter_table[i].name);
-            wire_put_uint(bytes, value);
-            n--;
-        }
-    }
-    for (; n > 0; n--) { /* one went on while it was read: keep the map's length true */
-        wire_put_text(bytes, "");
-        wire_put_uint(bytes, 0);
-    }
-}
-
-static void put_stream(struct wire_bytes *bytes, const struct pipeline *pipeline, int channel)
-{
-    const struct stream *stream = pipeline->streams[channel];
-    wire_put_map(bytes, 12);
-    wire_put_pair(bytes, "pipeline", pipeline->config->name);
-    wire_put_text(bytes, "channel");
-    wire_put_uint(bytes, (uint64_t)pipeline->source->channels[channel]);
-    wire_put_pair(bytes, "model", ssm_describe(pipeline->model->engine)->name);
-    wire_put_pair(bytes, "source", condition_names[source_condition(pipeline->source, channel)]);
-    wire_put_pair(bytes, "player", condition_names[card_condition(pipeline_player(pipeline))]);
-    wire_put_text(bytes, "ended");
-    wire_put_bool(bytes, stream_ended(stream));
-    wire_put_text(bytes, "hops");
-    wire_put_uint(bytes, stream_hops(stream));
-    wire_put_text(bytes, "samples");
-    wire_put_uint(bytes, stream_samples(stream));
-    wire_put_pair(bytes, "rung", rung_names[stream_rung(stream)]);
-    wire_put_text(bytes, "late");
-    wire_put_uint(bytes, stream_late(stream));
-    wire_put_text(bytes, "delay_ms");
-    wire_put_number(bytes, (double)stream_delay(stream) / 1e6);
-    wire_put_text(bytes, "lost");
-    put_counters(bytes, &pipeline->counters[channel]);
-}
-
-static void put_times(struct wire_bytes *bytes, const char *name, const struct histogram *histogram)
-{
-    static const struct {
-        const char *name;
-        double share;
-    } quantiles[] = {{"p50_ms", 0.5}, {"p99_ms", 0.99}, {"p999_ms", 0.999}};
-    wire_put_text(bytes, name);
-    wire_put_map(bytes, 4);
-    wire_put_text(bytes, "n");
-    wire_put_uint(bytes, histogram_count(histogram));
-    for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles; i++) {
-        wire_put_text(bytes, quantiles[i].name);
-        wire_put_number(bytes, histogram_quantile(histogram, quantiles[i].share) / 1e6);
-    }
-}
-
-void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes)
-{
-    wire_put_map(bytes, 10);
-    wire_put_pair(bytes, "node", daemon->config->node);
-    wire_put_pair(bytes, "version", SSM_VERSION);
-    wire_put_pair(bytes, "state", phase(daemon));
-    wire_put_text(bytes, "uptime_s");
-    wire_put_number(bytes, (double)(clock_now() - daemon->started) / 1e9);
-    wire_put_text(bytes, "batches");
-    wire_put_uint(bytes, engine_batches(daemon->engine));
-    wire_put_text(bytes, "published");
-    wire_put_uint(bytes, daemon->publisher ? publisher_messages(daemon->publisher) : 0);
-    wire_put_text(bytes, "device_faults");
-    wire_put_uint(bytes, (uint64_t)daemon->faults_told);
-    put_times(bytes, "capture_to_publish", &daemon->stages.at[STAGE_TOTAL]);
-    put_times(bytes, "step", engine_step_times(daemon->engine));
-    wire_put_text(bytes, "streams");
-    daemon_put_streams(daemon, bytes);
-}
-
-void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes)
-{
-    wire_put_array(bytes, (size_t)daemon->n_streams);
-    for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        for (int i = 0; i < pipeline->n_channels; i++) {
-            put_stream(bytes, pipeline, i);
-        }
-    }
-}
+/* ---- Telling how it is. ---- */
 
 static void publish_state(struct daemon *daemon)
 {
@@ -302,7 +172,7 @@ static void publish_state(struct daemon *daemon)
         return;
     }
     struct wire_bytes bytes = {.at = daemon->state_bytes, .room = daemon->state_room};
-    daemon_put_state(daemon, &bytes);
+    running_put_state(daemon, &bytes);
     if (!bytes.full) {
         struct wire_header header = {.tm = clock_now(), .dt = "msgpack"};
         publisher_send(daemon->publisher, daemon->state_topic, &header, bytes.at, bytes.n);
@@ -310,37 +180,6 @@ static void publish_state(struct daemon *daemon)
 }
 
 /* ---- The loop's calls. ---- */
-
-static void serve_pipeline(struct pipeline *pipeline)
-{
-    for (int i = 0; i < pipeline->n_sinks; i++) {
-        if (pipeline->sinks[i]->ops->serve) {
-            pipeline->sinks[i]->ops->serve(pipeline->sinks[i]);
-        }
-    }
-}
-
-/* What took another's place waits until that one's end, which may stand on the same topics, has been told. */
-void daemon_serve_sinks(struct daemon *daemon)
-{
-    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        pipeline->held = pipeline->before && !pipeline_ended(pipeline->before);
-    }
-    for (struct pipeline *pipeline = reload_leaving(daemon->reload); pipeline; pipeline = pipeline->next) {
-        serve_pipeline(pipeline);
-    }
-    for (struct pipeline *pipeline = reload_changing(daemon->reload); pipeline; pipeline = pipeline->next) {
-        serve_pipeline(pipeline);
-    }
-    for (struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
-        if (!pipeline->held) {
-            serve_pipeline(pipeline);
-        }
-    }
-    if (atomic_load(&daemon->patient) || engine_waits(daemon->engine)) {
-        waker_wake(engine_thread_waker(daemon->engine)); /* there is room again */
-    }
-}
 
 static void welcome(struct daemon *daemon)
 {
@@ -368,10 +207,18 @@ static void on_publisher(void *arg)
     serve_publisher(arg);
 }
 
+static void drain(struct daemon *daemon);
+
+static void serve_control(struct daemon *daemon)
+{
+    if (control_turn(daemon->control)) {
+        drain(daemon);
+    }
+}
+
 static void on_control(void *arg)
 {
-    struct daemon *daemon = arg;
-    control_turn(daemon->control);
+    serve_control(arg);
 }
 
 /* The engine thread only notes them. */
@@ -387,10 +234,10 @@ static void on_wake(void *arg)
     struct daemon *daemon = arg;
     tell_faults(daemon);
     bool done = engine_running(daemon->engine) == 0; /* before the sinks: then these have all there is */
-    daemon_serve_sinks(daemon);
+    running_serve_sinks(daemon);
     serve_publisher(daemon);
     reload_turn(daemon->reload);
-    control_turn(daemon->control);
+    serve_control(daemon);
     if (done && !reload_busy(daemon->reload) && (daemon->draining || !daemon->stay)) {
         loop_stop(daemon->loop);
     }
@@ -440,13 +287,14 @@ static void on_tick(void *arg)
         publish_state(daemon);
         serve_publisher(daemon);
     }
-    control_turn(daemon->control); /* it answers a few requests a turn */
+    serve_control(daemon); /* it answers a few requests a turn */
     if (daemon->draining && clock_now() > daemon->drain_until) {
         force(daemon, "draining took longer than drain allows");
     }
 }
 
-void daemon_drain(struct daemon *daemon)
+/* Every source stops, what waits goes through, then it ends. A second time: it ends at once. */
+static void drain(struct daemon *daemon)
 {
     if (daemon->draining) {
         force(daemon, "told to stop again");
@@ -462,13 +310,13 @@ void daemon_drain(struct daemon *daemon)
 
 static void on_stop_signal(void *arg)
 {
-    daemon_drain(arg);
+    drain(arg);
 }
 
 static void on_hangup(void *arg)
 {
     struct daemon *daemon = arg;
-    if (reload_can_read(daemon->reload)) {
+    if (daemon->reloads.readable) {
         reload_again(daemon->reload);
     } else {
         log_line(LOG_WARNING, "the configuration can't be read again: it is no file");
@@ -539,7 +387,7 @@ static void stop(struct daemon *daemon)
 static void say_goodbye(struct daemon *daemon)
 {
     for (int i = 0; i < COUNTERS; i++) {
-        uint64_t n = counted_all(daemon, (enum counter)i);
+        uint64_t n = running_counted(daemon, (enum counter)i);
         if (n > 0) {
             log_line(LOG_WARNING, "%llu %s %s: %s", (unsigned long long)n, counter_table[i].unit, counter_table[i].name,
                      counter_table[i].help);
@@ -550,10 +398,10 @@ static void say_goodbye(struct daemon *daemon)
         in += pipeline_hops_in(pipeline);
         out += pipeline_hops_out(pipeline);
     }
-    uint64_t lost = counted_all(daemon, COUNTER_RING_FULL) + counted_all(daemon, COUNTER_DEVICE_LOST) +
-                    counted_all(daemon, COUNTER_QUEUE_FULL) +
-                    counted_all(daemon, COUNTER_DEVICE_FAULT) +
-                    counted_all(daemon, COUNTER_FILE_FULL) + counted_all(daemon, COUNTER_FILE_ERROR);
+    uint64_t lost = running_counted(daemon, COUNTER_RING_FULL) + running_counted(daemon, COUNTER_DEVICE_LOST) +
+                    running_counted(daemon, COUNTER_QUEUE_FULL) +
+                    running_counted(daemon, COUNTER_DEVICE_FAULT) +
+                    running_counted(daemon, COUNTER_FILE_FULL) + running_counted(daemon, COUNTER_FILE_ERROR);
     char latency[128] = "";
     const struct histogram *total = &daemon->stages.at[STAGE_TOTAL];
     if (histogram_count(total) > 0) {
@@ -571,7 +419,7 @@ static int exit_code(const struct daemon *daemon)
     if (daemon->forced) {
         return 75;
     }
-    if (counted_all(daemon, COUNTER_FILE_ERROR) > 0) {
+    if (running_counted(daemon, COUNTER_FILE_ERROR) > 0) {
         return 74;
     }
     for (const struct pipeline *pipeline = daemon->pipelines; pipeline; pipeline = pipeline->next) {
@@ -581,14 +429,6 @@ static int exit_code(const struct daemon *daemon)
         }
     }
     return 0;
-}
-
-void daemon_tell_ready(const struct daemon *daemon)
-{
-    char status[320];
-    snprintf(status, sizeof status, "%d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
-             daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
-    notify_ready(status);
 }
 
 void daemon_reloads(struct daemon *daemon, struct config *(*load)(void *arg, struct config_errors *errors), void *arg)
@@ -609,11 +449,11 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
     atomic_store(&daemon->ready, true);
     log_line(LOG_INFO, "ready: %d stream%s%s%s", daemon->n_streams, daemon->n_streams == 1 ? "" : "s",
              daemon->publisher ? ", publishing on " : "", daemon->publisher ? daemon->config->publish : "");
-    daemon_tell_ready(daemon);
+    running_tell_ready(daemon);
     loop_run(daemon->loop);
     stop(daemon);
     tell_faults(daemon);
-    daemon_serve_sinks(daemon);
+    running_serve_sinks(daemon);
     http_close(daemon->http); /* its pages tell of the sinks */
     daemon->http = NULL;
     pipelines_close_sinks(daemon->pipelines);

@@ -10,7 +10,6 @@
 #include "daemon/engine_thread.h"
 #include "daemon/gate.h"
 #include "daemon/publish.h"
-#include "daemon/reload.h"
 #include "daemon/running.h"
 #include "daemon/source.h"
 
@@ -355,18 +354,17 @@ static void put_counters(FILE *file, const struct daemon *daemon)
 
 static void put_reloads(FILE *file, const struct daemon *daemon)
 {
-    struct reload_total total;
-    if (!daemon->reload || !reload_can_read(daemon->reload)) {
+    const struct reloads *reloads = &daemon->reloads;
+    if (!reloads->readable) {
         return;
     }
-    reload_totals(daemon->reload, &total);
     put_one(file, "config_last_reload_successful", "gauge", "1: the last reload was one, or none was asked for",
-            total.last_good);
+            reloads->last_good);
     put_one(file, "config_last_reload_success_timestamp_seconds", "gauge",
-            "when what runs was read, since 1970", total.good_utc);
+            "when what runs was read, since 1970", reloads->good_utc);
     put_family(file, "reloads_total", "counter", "times the configuration was read again");
-    put(file, "reloads_total", (const struct label[]){{"result", "success"}, {0}}, (double)total.good);
-    put(file, "reloads_total", (const struct label[]){{"result", "failure"}, {0}}, (double)total.bad);
+    put(file, "reloads_total", (const struct label[]){{"result", "success"}, {0}}, (double)reloads->good);
+    put(file, "reloads_total", (const struct label[]){{"result", "failure"}, {0}}, (double)reloads->bad);
 }
 
 void metrics_print(const struct daemon *daemon, FILE *file)

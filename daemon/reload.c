@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 
 #include "daemon/checkpoint.h"
-#include "daemon/control.h"
 #include "daemon/engine_thread.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -50,7 +49,6 @@ struct reload {
     int64_t since;
     uint64_t count;
     struct reload_result result, last;
-    struct reload_total total;
 
     struct pipeline *fresh;    /* opened anew        */
     struct pipeline *changing; /* by pipeline_alter  */
@@ -69,7 +67,7 @@ struct reload *reload_create(struct daemon *daemon)
     struct reload *reload = calloc(1, sizeof *reload);
     if (reload) {
         reload->daemon = daemon;
-        reload->total = (struct reload_total){.last_good = true, .good_utc = 1e-9 * (double)clock_utc_now()};
+        daemon->reloads = (struct reloads){.last_good = true, .good_utc = 1e-9 * (double)clock_utc_now()};
     }
     return reload;
 }
@@ -78,6 +76,7 @@ void reload_from(struct reload *reload, struct config *(*load)(void *arg, struct
 {
     reload->load = load;
     reload->arg = arg;
+    reload->daemon->reloads.readable = true;
 }
 
 static void abandon_all(struct pipeline *list)
@@ -482,7 +481,9 @@ static void commit(struct reload *reload)
     pthread_mutex_unlock(&daemon->lock);
     reload->fresh = NULL;
     reload->models = NULL;
-    daemon_count(daemon);
+    daemon->leaving = reload->leaving;
+    daemon->changing = reload->changing;
+    running_count(daemon);
     pipelines_stop(reload->leaving);
     reload->since = clock_now();
     begin_call(reload, CHANGING, change);
@@ -566,7 +567,8 @@ static void clear_up(struct reload *reload)
         begin_call(reload, PARTING, part_leaving);
         return;
     }
-    daemon_serve_sinks(daemon); /* of their end */
+    running_serve_sinks(daemon); /* of their end */
+    daemon->leaving = daemon->changing = NULL;
     for (struct pipeline *pipeline = reload->leaving; pipeline; pipeline = pipeline->next) {
         add_past(daemon, pipeline);
         for (int i = 0; i < pipeline->n_channels; i++) {
@@ -583,7 +585,7 @@ static void clear_up(struct reload *reload)
     take_over(reload);
     take_out_unused_models(reload);
     pthread_mutex_unlock(&daemon->lock);
-    daemon_count(daemon);
+    running_count(daemon);
     begin_job(reload, CLOSING, close_all);
 }
 
@@ -603,13 +605,14 @@ static void tell(struct reload *reload, const struct reload_result *result)
     } else {
         log_line(LOG_ERROR, "not reloaded, what ran goes on: %s", result->err.text);
     }
+    struct reloads *reloads = &reload->daemon->reloads;
     pthread_mutex_lock(&reload->daemon->lock);
-    reload->total.good += good;
-    reload->total.bad += !good;
-    reload->total.last_good = good;
-    reload->total.good_utc = good ? 1e-9 * (double)clock_utc_now() : reload->total.good_utc;
+    reloads->good += good;
+    reloads->bad += !good;
+    reloads->last_good = good;
+    reloads->good_utc = good ? 1e-9 * (double)clock_utc_now() : reloads->good_utc;
     pthread_mutex_unlock(&reload->daemon->lock);
-    daemon_tell_ready(reload->daemon);
+    running_tell_ready(reload->daemon);
 }
 
 static void finish(struct reload *reload)
@@ -667,7 +670,7 @@ static void end_joining(struct reload *reload)
 static void wait_for_ends(struct reload *reload)
 {
     int64_t limit = reload->since + (int64_t)(reload->daemon->config->drain_s * 1e9);
-    if ((all_ended(reload) || clock_now() > limit) && !control_holds_stream(reload->daemon->control)) {
+    if ((all_ended(reload) || clock_now() > limit) && !reload->daemon->stream_held) {
         begin_call(reload, PARTING, part_leaving);
     }
 }
@@ -708,11 +711,6 @@ static bool begin(struct reload *reload, enum task task)
     reload->result = (struct reload_result){0};
     reload->since = clock_now();
     return true;
-}
-
-bool reload_can_read(const struct reload *reload)
-{
-    return reload->load != NULL;
 }
 
 bool reload_begin(struct reload *reload)
@@ -767,19 +765,4 @@ uint64_t reload_count(const struct reload *reload)
 const struct reload_result *reload_last(const struct reload *reload)
 {
     return &reload->last;
-}
-
-struct pipeline *reload_leaving(const struct reload *reload)
-{
-    return reload && (reload->phase == CHANGING || reload->phase == PARTING) ? reload->leaving : NULL;
-}
-
-struct pipeline *reload_changing(const struct reload *reload)
-{
-    return reload && (reload->phase == CHANGING || reload->phase == PARTING) ? reload->changing : NULL;
-}
-
-void reload_totals(const struct reload *reload, struct reload_total *total)
-{
-    *total = reload->total;
 }

@@ -37,7 +37,6 @@ struct reload_result {
 };
 
 /* Loop thread. */
-bool reload_can_read(const struct reload *reload);
 bool reload_begin(struct reload *reload); /* false: one is under way, or the daemon drains */
 void reload_again(struct reload *reload); /* begin, or once more when the one under way has ended */
 /* In the same way, but for these pipelines alone: takes the configuration, of which only the pipelines count; it must hold no
@@ -49,17 +48,5 @@ bool reload_busy(const struct reload *reload);
 void reload_turn(struct reload *reload);  /* after each turn of the engine, wake and tick: go on with it. NULL is fine */
 uint64_t reload_count(const struct reload *reload); /* how many have ended          */
 const struct reload_result *reload_last(const struct reload *reload); /* of the last one that ended */
-
-/* Loop thread: pipelines that are not on the daemon's list: those on their way out, and those that change what runs. */
-struct pipeline *reload_leaving(const struct reload *reload);
-struct pipeline *reload_changing(const struct reload *reload);
-
-/* Any thread: for /metrics. */
-struct reload_total {
-    uint64_t good, bad;
-    bool last_good;   /* or none yet                                     */
-    double good_utc;  /* s since 1970, of the last good one or the start */
-};
-void reload_totals(const struct reload *reload, struct reload_total *total);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef DAEMON_RUNNING_H
 #define DAEMON_RUNNING_H
 
-/* What runs, as daemon.c keeps it and its other files tell of it. What changes between daemon_open and daemon_close is atomic or
+/* What runs, as daemon.c keeps it, reload.c changes it, and control.c, health.c and metrics.c tell of it. What changes between daemon_open and daemon_close is atomic or
  * belongs to the loop's thread; that thread changes the lists of pipelines and models under the lock. */
 
 #include <pthread.h>
@@ -27,11 +27,22 @@ struct reload;
 struct topic;
 struct worker;
 
+/* How often the configuration was read again. */
+struct reloads {
+    bool readable;    /* it can be */
+    uint64_t good, bad;
+    bool last_good;   /* or none yet                                    */
+    double good_utc;  /* s since 1970, of the last good one or the start */
+};
+
 struct daemon {
     const struct config *config;
     pthread_mutex_t lock; /* for who isn't on the loop's thread and reads the two lists */
     struct pipeline *pipelines;
     struct model *models;
+    struct reloads reloads;               /* under the lock as well                                              */
+    struct pipeline *leaving, *changing;  /* the loop's: not on the list: on their way out, and changing what runs */
+    bool stream_held;                     /* the loop's: a request about a stream waits for its answer: none may be freed */
     struct reload *reload;
     int n_streams;
     struct worker *reader, *writer;
@@ -59,19 +70,18 @@ struct daemon {
     _Atomic int64_t progress;    /* when the loop last saw the engine turn, or have nothing left to turn for */
 };
 
-/* Loop thread: what state/ says, and its list of streams alone, into daemon_state_room bytes. */
-size_t daemon_state_room(const struct daemon *daemon);
-void daemon_put_state(const struct daemon *daemon, struct wire_bytes *bytes);
-void daemon_put_streams(const struct daemon *daemon, struct wire_bytes *bytes);
+/* Loop thread: what state/ says, and its list of streams alone, into running_state_room bytes. */
+size_t running_state_room(const struct daemon *daemon);
+void running_put_state(const struct daemon *daemon, struct wire_bytes *bytes);
+void running_put_streams(const struct daemon *daemon, struct wire_bytes *bytes);
 
 /* Loop thread. When pipelines have come or gone: how many streams there are, and room to tell of them. */
-void daemon_count(struct daemon *daemon);
+void running_count(struct daemon *daemon);
+/* What was counted since the start, of pipelines that are gone as well. */
+uint64_t running_counted(const struct daemon *daemon, enum counter counter);
 /* Pass on what waits in the sinks of all pipelines, those that leave first. */
-void daemon_serve_sinks(struct daemon *daemon);
+void running_serve_sinks(struct daemon *daemon);
 /* Tell systemd that it runs, and what. */
-void daemon_tell_ready(const struct daemon *daemon);
-
-/* Loop thread: stop every source, let what waits go through, then end. A second time: end at once. */
-void daemon_drain(struct daemon *daemon);
+void running_tell_ready(const struct daemon *daemon);
 
 #endif
