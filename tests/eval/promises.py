@@ -19,43 +19,11 @@ import pesq
 
 import score
 from compare import Model, level_db
+from onsets import beginnings, kept_db, onsets, voiced
 from score_arrays import at_rate, mean_and_ci, pesq_wb, si_sdr
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../model/train"))
-from clips import active_level_db  # noqa: E402
-
-BLOCK = 160                     # 10 ms
-ONSET = 50                      # ms after a word's beginning
 QUIET_DBFS = -50.0
 PAUSE = 30                      # s
-
-
-def onsets(clean):
-    """Samples at which a word begins: the first 10 ms block within 20 dB of the active level, 100 ms at most after 150 ms
-    more than 30 dB below it."""
-    blocks = clean[:len(clean) // BLOCK * BLOCK].reshape(-1, BLOCK)
-    levels = 10 * np.log10(np.mean(blocks ** 2, 1) + 1e-12)
-    active = active_level_db(clean)
-    still = np.convolve(levels < active - 30, np.ones(15))[:len(levels)] == 15
-    loud = levels > active - 20
-    ends = [i for i in range(15, len(levels) - 35) if still[i - 1] and not still[i] and loud[i:i + 10].any()]
-    return [BLOCK * (i + int(np.argmax(loud[i:i + 10]))) for i in ends]
-
-
-def kept_db(clean, out, start, stop):
-    """What is left of a stretch of clean speech in an output, by projection, in dB; -40 at least."""
-    c, y = clean[start:stop], out[start:stop]
-    return 20 * np.log10(max(0.01, (c @ y) / (c @ c)))
-
-
-def beginnings(pairs, outputs):
-    """dB kept of each word's first 50 ms, less what is kept of the 200 ms after them."""
-    gaps = []
-    for p, y in zip(pairs, outputs):
-        for at in onsets(p["clean"]):
-            first = at + 16 * ONSET
-            gaps.append(kept_db(p["clean"], y, at, first) - kept_db(p["clean"], y, first, first + 3200))
-    return np.array(gaps)
 
 
 def mean_pesq(pairs, outputs):
@@ -63,11 +31,12 @@ def mean_pesq(pairs, outputs):
 
 
 def word_beginnings(model, pairs, plain):
-    clean = beginnings(pairs, [model(p["clean"]) for p in pairs])
+    left = lambda some, outputs: np.concatenate([beginnings(p["clean"], y) for p, y in zip(some, outputs)])
+    clean = left(pairs, [model(p["clean"]) for p in pairs])
     some = [i for i, p in enumerate(pairs) if p["snr"] is None or p["snr"] >= 10]
-    noisy = beginnings([pairs[i] for i in some], [plain[i] for i in some])
-    yield (f"word beginnings, clean: {len(clean)} words, first {ONSET} ms {clean.mean():+.2f} dB against what follows, 5 % "
-           f"under {np.percentile(clean, 5):+.1f}", np.percentile(clean, 5) > -3)
+    noisy = left([pairs[i] for i in some], [plain[i] for i in some])
+    yield (f"word beginnings, clean: {len(clean)} words, first 50 ms {clean.mean():+.2f} dB, 5 % under "
+           f"{np.percentile(clean, 5):+.1f}", np.percentile(clean, 5) > -3)
     yield (f"word beginnings at 10 dB and more: {len(noisy)} words, {noisy.mean():+.2f} dB, 5 % under "
            f"{np.percentile(noisy, 5):+.1f}", np.percentile(noisy, 5) > -10)
 
@@ -128,7 +97,7 @@ def kept_after(model, pairs, lead):
     gaps = []
     for p in pairs:
         before = lead(p)
-        at = next((i for i in onsets(np.append(np.zeros(4000), p["clean"]))), 4000) - 4000
+        at = next((i for i in onsets(voiced(np.append(np.zeros(4000), p["clean"])))), 4000) - 4000
         stop = max(at, 0) + model.rate
         after = model(np.append(before, p["noisy"]))[len(before):]
         gaps.append(kept_db(p["clean"], after, max(at, 0), stop) - kept_db(p["clean"], model(p["noisy"]), max(at, 0), stop))

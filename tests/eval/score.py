@@ -6,9 +6,10 @@
 DIR/noisy and DIR/clean hold WAV files of the same names, at one rate; DIR/list.csv
 (file, snr_db), where there is one, gives the rows by SNR. Prints for the noisy
 input and each denoiser PESQ-WB, ESTOI, STOI, SI-SDR, its gain over the noisy
-input, SI-SDR above 80 Hz, DNSMOS OVRL where speechmos is installed, and at more
-than 16 kHz the log-spectral distance above 8 kHz (less is better), as mean +- half a
-95 % confidence interval. RTF is CPU seconds a second of audio (a command's start-up
+input, SI-SDR above 80 Hz, DNSMOS OVRL where speechmos is installed, what is left of
+words' first 50 ms after a pause (onsets.py), and at more than 16 kHz the
+log-spectral distance above 8 kHz (less is better), as mean +- half a 95 %
+confidence interval. RTF is CPU seconds a second of audio (a command's start-up
 and a peer's conversion of the rate included).
 
 Every denoiser's constant delay, the median over the files of the lag where its
@@ -34,7 +35,7 @@ from score_arrays import at_rate, lag, mean_and_ci, score, shifted
 
 COLUMNS = [("pesq", "PESQ-WB", 2), ("estoi", "ESTOI", 3), ("stoi", "STOI", 3),
            ("si_sdr", "SI-SDR", 1), ("gain", "gain dB", 1), ("si_sdr_80", "SI-SDR>80", 1),
-           ("ovrl", "OVRL", 2), ("lsd", "LSD>8k", 1)]
+           ("ovrl", "OVRL", 2), ("onset", "onset dB", 1), ("lsd", "LSD>8k", 1)]
 
 
 def read_pairs(folder):

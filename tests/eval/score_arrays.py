@@ -14,6 +14,8 @@ from pesq import pesq as _pesq
 from pystoi import stoi as _stoi
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
+from onsets import onset_db
+
 RATE = 16000
 TREBLE = 8000.0         # Hz: what wide-band telephony lacks
 
@@ -87,9 +89,9 @@ def ovrl(clean, other):
     return _dnsmos()(other)[2] if _dnsmos() else float("nan")
 
 
-AT_16K = {"pesq": pesq_wb, "estoi": estoi, "stoi": stoi, "ovrl": ovrl}
+AT_16K = {"pesq": pesq_wb, "estoi": estoi, "stoi": stoi, "ovrl": ovrl, "onset": onset_db}
 AT_ANY = {"si_sdr": lambda a, b, rate: si_sdr(a, b), "si_sdr_80": si_sdr_80, "lsd": treble_lsd}
-METRICS = ("pesq", "estoi", "stoi", "si_sdr", "si_sdr_80", "ovrl")
+METRICS = ("pesq", "estoi", "stoi", "si_sdr", "si_sdr_80", "ovrl", "onset")
 
 
 def at_rate(x, rate, to):
