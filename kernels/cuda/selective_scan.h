@@ -21,7 +21,9 @@
  * Mapping: two or four lanes share a channel; at d_state 16 a lane has 4 or 8 states of one or two channels in
  * registers, else d_state / 4 of one. A warp walks 8 to 32 channels through time. Where channels don't fill the GPU,
  * time is cut into chunks, and a first launch finds what each chunk hands on: back from its end to where nothing is
- * remembered of, 2^-24 of a state. d_state other than 4, 8, 16, 32, 64 costs what the next of them does.
+ * remembered of, 2^-24 of a state, 2^-16 with bf16. A sequence so short that all of it goes through the GPU at once has
+ * one launch, in which blocks of a cluster tell each other. d_state other than 4, 8, 16, 32, 64 costs what the next of
+ * them does.
  *
  * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
  * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is reads of shared memory where a lane has one channel

@@ -161,7 +161,7 @@ __device__ __forceinline__ void write_partial_bc(const float (&dbc)[WARPS][TILE]
 }
 
 /* What a lane starts with; carry: the gradient of the state at its chunk's end. */
-template <int N, int K>
+template <typename T, int N, int K>
 __device__ __forceinline__ void start_lane(backward_lane<N / 4, K> &lane, const params &p, const place<K> &at)
 {
     load_states<N, K, 4>(lane.A2, p.s.A, p, at, p.s.d_state);
@@ -173,7 +173,7 @@ __device__ __forceinline__ void start_lane(backward_lane<N / 4, K> &lane, const 
         lane.bias2[k] = p.s.dt_bias ? LOG2E * p.s.dt_bias[at.channel(p, k)] : 0.0f;
         lane.skip[k] = p.s.D ? p.s.D[at.channel(p, k)] : 0.0f;
     }
-    follow_maps<N, K, 4>(lane.carry, lane.A2, p, at, 1, p.s.dh_end);
+    follow_maps<T, N, K, 4>(lane.carry, lane.A2, p, at, 1, p.s.dh_end);
 }
 
 /* Walk from the checkpoint to the last segment of the tile. h: in the state before the tile, out before that segment;
@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(
     const int group = int(blockIdx.x) / p.chunks;
     backward_lane<S, K> lane = {};
     ptx::wait_for_kernels();
-    start_lane<N, K>(lane, p, at);
+    start_lane<T, N, K>(lane, p, at);
     float is[8]; /* rows of a matrix that picks a row */
 #pragma unroll
     for (int i = 0; i < 8; i++)

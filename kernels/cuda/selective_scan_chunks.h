@@ -7,35 +7,39 @@
  * decays what it is handed. A chunk then starts with a sum over the chunks before it. Both sums are over independent
  * terms, exp(A delta summed to the edge) times what a step feeds: no chain of states, and no rounding of one step is
  * repeated in the next. So lanes share a tile's steps, and steps are walked away from the edge, by fewer and fewer
- * states, until what is beyond is forgotten: most of a long chunk is never read. */
+ * states and channels, until what is beyond is forgotten: most of a long chunk is never read. */
 
 #include "kernels/cuda/selective_scan_walk.h"
 
 namespace scan
 {
 
-constexpr int SLOTS = 4; /* lanes of a channel; each has STEPS of a tile's steps */
+/* Of two to the power of minus this is left of a state that is forgotten: what fp32 rounds away, and a 128th of what
+ * bf16 does. */
+template <typename T> constexpr float FORGOTTEN = sizeof(T) == 2 ? 16.0f : 24.0f;
 
-/* Of two to the power of minus this is left of a state that is forgotten: what fp32 rounds away. */
-constexpr float FORGOTTEN = 24.0f;
+/* Steps of a tile that a lane has, at the fewest. */
+constexpr int LEAST_STEPS = 4;
 
 /* States of a channel that one lane of scan_map takes. */
 template <int N> constexpr int SPAN = N < 16 ? N : 16;
 
+/* STEPS: of a tile. */
 template <int N, int STEPS> struct map_tile {
-    float4 bc[SLOTS * STEPS * SPAN<N> / 4]; /* B, or C backward */
-    float4 elapsed[SLOTS * STEPS / 4];
+    float4 bc[STEPS * SPAN<N> / 4]; /* B, or C backward */
+    float4 elapsed[STEPS / 4];
 };
 
-/* A lane's inputs of a tile, on their way while the tile before is walked: u, or backward dout and z. */
-template <typename T, int N, bool BACK, int STEPS> struct map_inputs {
+/* A lane's inputs of a tile, on their way while the tile before is walked: u, or backward dout and z. P lanes share a
+ * channel, each has STEPS of the tile's. */
+template <typename T, int N, bool BACK, int P, int STEPS> struct map_inputs {
     column<T> u0, dt0, z0;
     const float *elapsed0;
     T u[STEPS], dt[STEPS], z[BACK ? STEPS : 1];
     float elapsed;
-    staged_bc<T, SPAN<N>, false, 32, 1, SLOTS * STEPS> bc;
+    staged_bc<T, SPAN<N>, false, 32, 1, P * STEPS> bc;
 
-    __device__ __forceinline__ map_inputs(const params &p, const place<1> &at, int from)
+    __device__ __forceinline__ map_inputs(const params &p, const place<1, P> &at, int from)
         : u0(BACK ? p.s.dout : p.s.u, BACK ? p.s.dout_row : p.s.u_row, at.channel(p, 0), p, at.batch),
           dt0(p.s.dt, p.s.dt_row, at.channel(p, 0), p, at.batch),
           z0(p.s.z ? p.s.z : p.s.u, p.s.z ? p.s.z_row : p.s.u_row, at.channel(p, 0), p, at.batch),
@@ -52,14 +56,14 @@ template <typename T, int N, bool BACK, int STEPS> struct map_inputs {
             if constexpr (BACK)
                 z[i] = *z0.at(t, p.z_step);
         }
-        const int t = t0 + int(threadIdx.x) % (SLOTS * STEPS);
+        const int t = t0 + int(threadIdx.x) % (P * STEPS);
         elapsed = t < end ? elapsed0[t & p.elapsed_mask] : 0.0f;
         bc.load(p, t0, end);
     }
-    __device__ __forceinline__ void put(map_tile<N, STEPS> &tile) const
+    __device__ __forceinline__ void put(map_tile<N, P * STEPS> &tile) const
     {
         bc.put(tile.bc, 0);
-        if (threadIdx.x % 32 < SLOTS * STEPS)
+        if (threadIdx.x % 32 < P * STEPS)
             reinterpret_cast<float *>(tile.elapsed)[threadIdx.x % 32] = elapsed;
     }
 };
@@ -74,22 +78,26 @@ struct long_sum {
     }
 };
 
-/* A channel's sum over its slots, which are GROUPS lanes apart; nearer: over those between this one and the edge. */
-template <bool BACK> __device__ __forceinline__ float sum_slots(float mine, int slot, float *nearer)
+/* A channel's sum over its P slots, which are 32 / P lanes apart; nearer: over those between this one and the edge. */
+template <bool BACK, int P> __device__ __forceinline__ float sum_slots(float mine, int slot, float *nearer)
 {
-    const float one = __shfl_xor_sync(ALL, mine, GROUPS), pair = mine + one;
-    const float two = __shfl_xor_sync(ALL, pair, 2 * GROUPS);
-    const int before = BACK ? slot : SLOTS - 1 - slot;
-    *nearer = (before & 1 ? one : 0.0f) + (before & 2 ? two : 0.0f);
-    return pair + two;
+    const int before = BACK ? slot : P - 1 - slot;
+    *nearer = 0.0f;
+#pragma unroll
+    for (int bit = 1; bit < P; bit *= 2) {
+        const float other = __shfl_xor_sync(ALL, mine, bit * (32 / P));
+        *nearer += before & bit ? other : 0.0f;
+        mine += other;
+    }
+    return mine;
 }
 
 /* A lane's steps of a tile: what each feeds to the states, and delta summed between it and the edge (backward with its
  * own). Gives the tile's sum of delta. */
-template <typename T, int N, bool BACK, int STEPS>
+template <typename T, int N, bool BACK, int P, int STEPS>
 __device__ __forceinline__ float
-prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_inputs<T, N, BACK, STEPS> &inputs,
-             const map_tile<N, STEPS> &tile, const params &p, int slot, float bias2, int left)
+prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_inputs<T, N, BACK, P, STEPS> &inputs,
+             const map_tile<N, P * STEPS> &tile, const params &p, int slot, float bias2, int left)
 {
     float elapsed[STEPS], mine = 0.0f, nearer;
     load<STEPS>(elapsed, reinterpret_cast<const float *>(tile.elapsed) + slot * STEPS);
@@ -108,7 +116,7 @@ prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_input
             mine += delta;
         }
     }
-    const float tile_sum = sum_slots<BACK>(mine, slot, &nearer);
+    const float tile_sum = sum_slots<BACK, P>(mine, slot, &nearer);
 #pragma unroll
     for (int i = 0; i < STEPS; i++)
         away[i] += sum + nearer;
@@ -130,65 +138,160 @@ __device__ __forceinline__ void add_steps(float *h, const float *A2, const float
     }
 }
 
+/* One lane of scan_map: S states of a channel, summed over the steps it walked itself. */
+template <int S> struct map_lane {
+    float A2[S], h[S], slowest[S / 4], bias2; /* slowest: the least |A2| of four states */
+    long_sum sum;
+
+    __device__ __forceinline__ bool remembers(int g, float forgotten) const
+    {
+        return !(sum.sum * slowest[g] >= forgotten);
+    }
+    __device__ __forceinline__ bool remembers(float forgotten) const
+    {
+        float least = slowest[0];
+#pragma unroll
+        for (int g = 1; g < S / 4; g++)
+            least = fminf(least, slowest[g]);
+        return !(sum.sum * least >= forgotten);
+    }
+};
+
+/* Steps of a chunk that are not walked yet. */
+struct map_rest {
+    int t0, tiles, begin, end; /* t0: of the tile that is next */
+};
+
+/* Walk until no more than `few` channels of the warp remember. Gives those that do, a bit each. */
+template <typename T, int N, bool BACK, int P, int STEPS>
+__device__ __forceinline__ unsigned walk_map(map_lane<SPAN<N>> &lane, map_tile<N, P * STEPS> &tile, map_rest &rest,
+                                             const params &p, const place<1, P> &at, int from, int few)
+{
+    constexpr int FOURS = SPAN<N> / 4, MAP_STEPS = P * STEPS;
+    const int slot = at.part, step = BACK ? MAP_STEPS : -MAP_STEPS;
+    unsigned remember = 1;
+    map_inputs<T, N, BACK, P, STEPS> inputs(p, at, from);
+    inputs.load(p, slot, rest.t0, rest.end);
+#pragma unroll 1
+    for (; rest.tiles > 0; rest.tiles--) {
+        float x[STEPS], away[STEPS];
+        __syncwarp(); /* all have read the tile before */
+        inputs.put(tile);
+        __syncwarp();
+        const float tile_sum =
+            prepare_tile(x, away, lane.sum.sum, inputs, tile, p, slot, lane.bias2, rest.end - rest.t0);
+        rest.t0 += step;
+        inputs.load(p, slot, max(min(rest.t0, rest.end - 1), rest.begin), rest.end);
+#pragma unroll
+        for (int g = 0; g < FOURS; g++)
+            if (__any_sync(ALL, lane.remembers(g, FORGOTTEN<T>)))
+                add_steps<FOURS, STEPS>(lane.h + 4 * g, lane.A2 + 4 * g, x, away, tile.bc + slot * STEPS * FOURS + g);
+        lane.sum.add(tile_sum);
+        remember = __ballot_sync(ALL, at.has(p, 0) && lane.remembers(FORGOTTEN<T>)) & ((1u << 32 / P) - 1);
+        if (__popc(remember) <= few) {
+            rest.tiles--;
+            break;
+        }
+    }
+    return remember;
+}
+
+/* Sum the states over a channel's P lanes; the first of them stores, if `stores`. */
+template <int N, int P>
+__device__ __forceinline__ void finish_map(map_lane<SPAN<N>> &lane, const params &p, const place<1, P> &at, int from,
+                                           bool stores)
+{
+#pragma unroll
+    for (int s = 0; s < SPAN<N>; s++)
+#pragma unroll
+        for (int apart = 32 / P; apart < 32; apart *= 2)
+            lane.h[s] += __shfl_xor_sync(ALL, lane.h[s], apart);
+    if (at.part != 0 || !at.has(p, 0) || !stores)
+        return;
+    const int c = at.channel(p, 0);
+    store<SPAN<N>>(chunk_map<N>(p, at.batch, at.chunk) + int64_t(c) * N + from, lane.h);
+    if (from == 0)
+        *chunk_sum(p, at.batch, at.chunk, c) = lane.sum.sum;
+}
+
+/* What a lane has where a warp goes on with half its channels, of those that still remember. */
+template <int S, int P>
+__device__ __forceinline__ void gather(map_lane<S> &lane, place<1, 2 * P> &to, const params &p, const place<1, P> &at,
+                                       unsigned remember)
+{
+    for (int i = 0; i < to.group; i++)
+        remember &= remember - 1;
+    const int source = remember ? __ffs(int(remember)) - 1 : 0, channel = int(__shfl_sync(ALL, at.first, source));
+    to.batch = at.batch, to.chunk = at.chunk;
+    to.first = remember ? channel : p.s.channels; /* which has() nothing */
+    const auto take = [source](float &x) { x = __shfl_sync(ALL, x, source); };
+#pragma unroll
+    for (int s = 0; s < S; s++) {
+        take(lane.A2[s]), take(lane.h[s]);
+        lane.h[s] = to.part == 0 ? lane.h[s] : 0.0f;
+    }
+#pragma unroll
+    for (int g = 0; g < S / 4; g++) {
+        take(lane.slowest[g]);
+        lane.slowest[g] = remember ? lane.slowest[g] : INFINITY;
+    }
+    take(lane.bias2), take(lane.sum.sum), take(lane.sum.lost);
+}
+
+/* Walk the chunk: with half the channels, and twice as many lanes for each, once no more than those remember. */
+template <typename T, int N, bool BACK, int P, int STEPS>
+__device__ __forceinline__ void walk_narrowing(map_lane<SPAN<N>> &lane, map_tile<N, P * STEPS> &tile, map_rest &rest,
+                                               const params &p, const place<1, P> &at, int from)
+{
+    constexpr bool NARROWS = STEPS > LEAST_STEPS;
+    const unsigned remember = walk_map<T, N, BACK, P, STEPS>(lane, tile, rest, p, at, from, NARROWS ? 16 / P : 0);
+    const bool goes_on = NARROWS && rest.tiles > 0 && remember != 0;
+    finish_map<N>(lane, p, at, from, !goes_on || !(remember >> at.group & 1));
+    if constexpr (NARROWS) {
+        place<1, 2 * P> half(1, false);
+        if (!goes_on)
+            return;
+        gather(lane, half, p, at, remember);
+        walk_narrowing<T, N, BACK, 2 * P, STEPS / 2>(lane, tile, rest, p, half, from);
+    }
+}
+
 /* The map of each chunk but the last, backward but the first. A warp has 8 channels and SPAN states, a lane
  * STEPS of each 4 STEPS steps. Grid (channel groups x N / SPAN x (chunks - 1), batch). */
 template <typename T, int N, bool BACK, int STEPS>
 __global__ void __launch_bounds__(32 * WARPS, 3) scan_map(const params p)
 {
-    constexpr int S = SPAN<N>, FOURS = S / 4, MAP_STEPS = SLOTS * STEPS;
-    __shared__ map_tile<N, STEPS> tiles[WARPS];
-    map_tile<N, STEPS> &tile = tiles[threadIdx.x / 32];
+    constexpr int S = SPAN<N>, MAP_STEPS = 4 * STEPS;
+    __shared__ map_tile<N, MAP_STEPS> tiles[WARPS];
+    map_tile<N, MAP_STEPS> &tile = tiles[threadIdx.x / 32];
     place<1> at((p.chunks - 1) * (N / S), false);
-    const int from = at.chunk / (p.chunks - 1) * S, c = at.channel(p, 0), slot = at.part;
+    const int from = at.chunk / (p.chunks - 1) * S, c = at.channel(p, 0);
     at.chunk = at.chunk % (p.chunks - 1) + (BACK ? 1 : 0);
-    const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
-    const int tiles_left = (end - begin + MAP_STEPS - 1) / MAP_STEPS, step = BACK ? MAP_STEPS : -MAP_STEPS;
+    map_rest rest;
+    rest.begin = at.chunk * p.chunk_steps, rest.end = min(p.s.length, rest.begin + p.chunk_steps);
+    rest.tiles = (rest.end - rest.begin + MAP_STEPS - 1) / MAP_STEPS;
+    rest.t0 = BACK ? rest.begin : rest.begin + (rest.tiles - 1) * MAP_STEPS;
     ptx::wait_for_kernels();
     ptx::start_next_kernel();
-    float A2[S], h[S] = {}, slowest[FOURS];
+    map_lane<S> lane = {};
 #pragma unroll
     for (int s = 0; s < S; s++) {
         const bool there = from + s < p.s.d_state;
-        A2[s] = there ? LOG2E * p.s.A[int64_t(c) * p.s.d_state + from + s] : 0.0f;
-        slowest[s / 4] = fminf(s % 4 ? slowest[s / 4] : INFINITY, there ? -A2[s] : INFINITY);
+        lane.A2[s] = there ? LOG2E * p.s.A[int64_t(c) * p.s.d_state + from + s] : 0.0f;
+        lane.slowest[s / 4] = fminf(s % 4 ? lane.slowest[s / 4] : INFINITY, there ? -lane.A2[s] : INFINITY);
     }
-    const float bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
-    map_inputs<T, N, BACK, STEPS> inputs(p, at, from);
-    long_sum sum;
-    int t0 = BACK ? begin : begin + (tiles_left - 1) * MAP_STEPS;
-    inputs.load(p, slot, t0, end);
-#pragma unroll 1
-    for (int i = 0; i < tiles_left; i++, t0 += step) {
-        float x[STEPS], away[STEPS];
-        bool remembers = false;
-        __syncwarp(); /* all have read the tile before */
-        inputs.put(tile);
-        __syncwarp();
-        const float tile_sum = prepare_tile(x, away, sum.sum, inputs, tile, p, slot, bias2, end - t0);
-        inputs.load(p, slot, max(min(t0 + step, end - 1), begin), end);
-#pragma unroll
-        for (int g = 0; g < FOURS; g++)
-            if (__any_sync(ALL, !(sum.sum * slowest[g] >= FORGOTTEN))) {
-                add_steps<FOURS, STEPS>(h + 4 * g, A2 + 4 * g, x, away, tile.bc + slot * STEPS * FOURS + g);
-                remembers = true;
-            }
-        if (!remembers && N == S) /* else another block may need the whole sum */
-            break;
-        sum.add(tile_sum);
+    lane.bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
+    if constexpr (N == S && STEPS == 8) {
+        walk_narrowing<T, N, BACK, 4, STEPS>(lane, tile, rest, p, at, from);
+    } else { /* other blocks have other states of a channel, and want all of its sum; or chunks are short */
+        walk_map<T, N, BACK, 4, STEPS>(lane, tile, rest, p, at, from, N == S ? 0 : -1);
+        finish_map<N>(lane, p, at, from, true);
     }
-#pragma unroll
-    for (int s = 0; s < S; s++)
-        h[s] = sum4<GROUPS>(h[s]);
-    if (slot != 0 || !at.has(p, 0))
-        return;
-    store<S>(chunk_map<N>(p, at.batch, at.chunk) + int64_t(c) * N + from, h);
-    if (from == 0)
-        *chunk_sum(p, at.batch, at.chunk, c) = sum.sum;
 }
 
 /* h <- what the lane's chunk is handed: by the maps of the chunks before (direction -1) or after it (1), the nearest
  * first, until all is forgotten, and by `beyond` (batch, E, N), NULL for zero. */
-template <int N, int K, int P>
+template <typename T, int N, int K, int P>
 __device__ __forceinline__ void follow_maps(float (&h)[K][N / P], const float (&A2)[K][N / P], const params &p,
                                             const place<K, P> &at, int direction, const float *beyond)
 {
@@ -207,7 +310,7 @@ __device__ __forceinline__ void follow_maps(float (&h)[K][N / P], const float (&
         bool remembers = false;
 #pragma unroll
         for (int k = 0; k < K; k++)
-            remembers = remembers || !(away[k] * slowest[k] >= FORGOTTEN);
+            remembers = remembers || !(away[k] * slowest[k] >= FORGOTTEN<T>);
         if (!__any_sync(ALL, remembers))
             return;
         float local[AT_ONCE][K][S], sum[AT_ONCE][K];

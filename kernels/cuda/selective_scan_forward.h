@@ -29,24 +29,24 @@ constexpr int forward_blocks(int N, int K, int P)
 /* Steps whose exponentials are found at once, ahead of the steps that use them. */
 template <int N, int P> constexpr int UNIT = N > 16 || P == 2 ? 2 : 4;
 
-/* Steps a lane prepares of a tile of ROUNDS P steps. */
+/* Steps a lane prepares of a tile of R P steps, where a tile is not longer. */
 constexpr int ROUNDS = 4;
 
 /* What a warp has in shared memory. */
-template <int N, int K, int P> struct forward_tile {
-    static constexpr int STEPS = ROUNDS * P;
+template <int N, int K, int P, int R = ROUNDS> struct forward_tile {
+    static constexpr int STEPS = R * P;
     float4 bc[2][STEPS * N / 4];        /* B, then C */
     float4 steps[STEPS / 2][K][32 / P]; /* delta, delta u of a step, and of the next */
 };
 
 /* A tile's inputs on their way while the tile before is walked. */
-template <typename T, int N, int K, int P> struct forward_inputs {
+template <typename T, int N, int K, int P, int R = ROUNDS> struct forward_inputs {
     column<T> u0, dt0, z0, out0;
     const float *elapsed0;
     int second; /* from the first channel to the second */
-    T u[K][ROUNDS], dt[K][ROUNDS], z[K][ROUNDS];
-    float elapsed[ROUNDS];
-    staged_bc<T, N, true, 32, 1, ROUNDS * P> bc;
+    T u[K][R], dt[K][R], z[K][R];
+    float elapsed[R];
+    staged_bc<T, N, true, 32, 1, R * P> bc;
 
     __device__ __forceinline__ forward_inputs(const params &p, const place<K, P> &at)
         : u0(p.s.u, p.s.u_row, at.channel(p, 0), p, at.batch), dt0(p.s.dt, p.s.dt_row, at.channel(p, 0), p, at.batch),
@@ -59,7 +59,7 @@ template <typename T, int N, int K, int P> struct forward_inputs {
     __device__ __forceinline__ void load(const params &p, const place<K, P> &at, int t0, int end)
     {
 #pragma unroll
-        for (int j = 0; j < ROUNDS; j++) {
+        for (int j = 0; j < R; j++) {
             const int t = min(t0 + P * j + at.part, end - 1);
 #pragma unroll
             for (int k = 0; k < K; k++) {
@@ -85,7 +85,8 @@ template <int N, int K, int P> struct decays {
     static constexpr int UNIT = scan::UNIT<N, P>;
     float a[UNIT][K][N / P], x[UNIT][K];
 
-    __device__ __forceinline__ void find(const forward_tile<N, K, P> &tile, const forward_lane<N, K, P> &lane, int t,
+    template <int R>
+    __device__ __forceinline__ void find(const forward_tile<N, K, P, R> &tile, const forward_lane<N, K, P> &lane, int t,
                                          int group)
     {
 #pragma unroll
@@ -104,9 +105,9 @@ template <int N, int K, int P> struct decays {
 };
 
 /* Step t of the tile; advance(k, s, b) is the new state. y[k][t % P] <- the lane's part of <C, h>. */
-template <int N, int K, int P, typename Advance>
+template <int N, int K, int P, int R, typename Advance>
 __device__ __forceinline__ void take_step(float (&y)[K][P], forward_lane<N, K, P> &lane,
-                                          const forward_tile<N, K, P> &tile, int t, int part, Advance advance)
+                                          const forward_tile<N, K, P, R> &tile, int t, int part, Advance advance)
 {
     constexpr int S = N / P;
     float b[S], c[S];
@@ -122,16 +123,16 @@ __device__ __forceinline__ void take_step(float (&y)[K][P], forward_lane<N, K, P
 }
 
 /* What a lane adds to and multiplies with the <C, h> of the steps it prepared, and the steps up to which it writes. */
-template <int K> struct outputs {
-    float direct[K][ROUNDS], gate[K][ROUNDS];
+template <int K, int R = ROUNDS> struct outputs {
+    float direct[K][R], gate[K][R];
     int ends[K];
 };
 
 /* Prepare the lane's steps of the tile. True: somewhere in the warp states decay so little that decay_exactly is
  * wanted. */
-template <typename T, int N, int K, int P>
-__device__ __forceinline__ bool stage_forward(forward_tile<N, K, P> &tile, const forward_lane<N, K, P> &lane,
-                                              outputs<K> &outputs, const forward_inputs<T, N, K, P> &inputs,
+template <typename T, int N, int K, int P, int R>
+__device__ __forceinline__ bool stage_forward(forward_tile<N, K, P, R> &tile, const forward_lane<N, K, P> &lane,
+                                              outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
                                               const params &p, const place<K, P> &at, int t0, int end)
 {
     bool remembers = false;
@@ -140,7 +141,7 @@ __device__ __forceinline__ bool stage_forward(forward_tile<N, K, P> &tile, const
     for (int k = 0; k < K; k++) {
         float longest = 0.0f;
 #pragma unroll
-        for (int j = 0; j < ROUNDS; j++) {
+        for (int j = 0; j < R; j++) {
             const int t = P * j + at.part;
             const float elapsed = t0 + t < end ? inputs.elapsed[j] : 0.0f, u = to_float(inputs.u[k][j]);
             const float delta = elapsed * softplus(fmaf(to_float(inputs.dt[k][j]), LOG2E, lane.bias2[k]));
@@ -156,9 +157,9 @@ __device__ __forceinline__ bool stage_forward(forward_tile<N, K, P> &tile, const
 }
 
 /* Write the step of round j that the lane prepared. */
-template <typename T, int N, int K, int P>
-__device__ __forceinline__ void write_outputs(const float (&y)[K][P], const outputs<K> &outputs,
-                                              const forward_inputs<T, N, K, P> &inputs, const params &p,
+template <typename T, int N, int K, int P, int R>
+__device__ __forceinline__ void write_outputs(const float (&y)[K][P], const outputs<K, R> &outputs,
+                                              const forward_inputs<T, N, K, P, R> &inputs, const params &p,
                                               const place<K, P> &at, int t0, int j)
 {
     const int t = t0 + P * j + at.part;
@@ -170,18 +171,29 @@ __device__ __forceinline__ void write_outputs(const float (&y)[K][P], const outp
     }
 }
 
+/* Before step t. */
+template <int N, int K, int P>
+__device__ __forceinline__ void keep_states(const forward_lane<N, K, P> &lane, const params &p, const place<K, P> &at,
+                                            int t)
+{
+    if (p.s.states && t % TILE == 0 && t < p.s.length)
+        store_states<N, K, P>(checkpoint(p, at, t), lane.h, p, at);
+}
+
 /* Walk the tile; the exponentials of UNIT steps ahead of those that use them. */
-template <typename T, int N, int K, int P>
-__device__ __forceinline__ void walk_tile(const forward_tile<N, K, P> &tile, forward_lane<N, K, P> &lane,
-                                          const outputs<K> &outputs, const forward_inputs<T, N, K, P> &inputs,
+template <typename T, int N, int K, int P, int R>
+__device__ __forceinline__ void walk_tile(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
+                                          const outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
                                           const params &p, const place<K, P> &at, int t0)
 {
-    constexpr int STEPS = ROUNDS * P, UNIT = scan::UNIT<N, P>;
+    constexpr int STEPS = R * P, UNIT = scan::UNIT<N, P>;
     decays<N, K, P> decays[2];
     float y[K][P];
     decays[0].find(tile, lane, 0, at.group);
 #pragma unroll
     for (int t = 0; t < STEPS; t++) {
+        if (t > 0 && t % TILE == 0)
+            keep_states(lane, p, at, t0 + t);
         if (t % UNIT == 0 && t + UNIT < STEPS)
             decays[(t / UNIT + 1) % 2].find(tile, lane, t + UNIT, at.group);
         const auto &now = decays[t / UNIT % 2];
@@ -194,15 +206,17 @@ __device__ __forceinline__ void walk_tile(const forward_tile<N, K, P> &tile, for
 }
 
 /* The same for states that remember long. */
-template <typename T, int N, int K, int P>
-__device__ __forceinline__ void walk_exactly(const forward_tile<N, K, P> &tile, forward_lane<N, K, P> &lane,
-                                             const outputs<K> &outputs, const forward_inputs<T, N, K, P> &inputs,
+template <typename T, int N, int K, int P, int R>
+__device__ __forceinline__ void walk_exactly(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
+                                             const outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
                                              const params &p, const place<K, P> &at, int t0)
 {
     float y[K][P];
 #pragma unroll
-    for (int t = 0; t < ROUNDS * P; t++) {
+    for (int t = 0; t < R * P; t++) {
         float2 step[K];
+        if (t > 0 && t % TILE == 0)
+            keep_states(lane, p, at, t0 + t);
 #pragma unroll
         for (int k = 0; k < K; k++)
             step[k] = reinterpret_cast<const float2 *>(&tile.steps[t / 2][k][at.group])[t % 2];
@@ -231,8 +245,7 @@ __device__ __forceinline__ void walk_forward(forward_tile<N, K, P> &tile, forwar
 #pragma unroll 1
     for (int t0 = begin; t0 < end; t0 += STEPS) {
         const bool exactly = stage_forward(tile, lane, outputs, inputs, p, at, t0, end);
-        if (p.s.states && t0 % TILE == 0)
-            store_states<N, K, P>(checkpoint(p, at, t0), lane.h, p, at);
+        keep_states(lane, p, at, t0);
         __syncwarp();
         if (t0 + STEPS < end)
             inputs.load(p, at, t0 + STEPS, end);
@@ -281,7 +294,7 @@ __global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_forw
     forward_lane<N, K, P> lane;
     start_lane(lane, p, at);
     ptx::wait_for_kernels();
-    follow_maps<N, K, P>(lane.h, lane.A2, p, at, -1, p.s.h0);
+    follow_maps<T, N, K, P>(lane.h, lane.A2, p, at, -1, p.s.h0);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     walk_forward<T>(tile, lane, p, at, begin, end);
     store_end<N, K, P>(lane.h, p, at, begin, end);

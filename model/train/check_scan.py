@@ -183,6 +183,8 @@ def check_all(device):
         check(2, 65, 70, 16, bf16, device, options=chunks)
         check(1, 33, 21, 8, bf16, device)
         check(2, 1, 5, 16, f32, device, sliced=False)
+        check(1, 300, 20, 16, f32, device)
+        check(2, 150, 9, 13, bf16, device)
         for N in (16, 32):
             check(1, 700, 20, N, f32, device, **forgetting)
         check_memory(400, 1e-3, 2e-6, device, 8)
@@ -192,6 +194,9 @@ def check_all(device):
             check(1 + 2 * (i % 2), length, E, 16, f32, device, options=({}, dict(chunk_steps=16)))
     check(3, 1000, 512, 16, f32, device, options=chunks + lanes[1:])
     check(3, 400, 512, 16, bf16, device, options=chunks + lanes[1:])
+    for length, E in ((1000, 512), (1024, 500), (3000, 60)):  # a cluster's blocks share the steps
+        check(1, length, E, 16, f32, device)
+        check(1, length, E, 13, bf16, device)
     for N in (1, 2, 4, 5, 8, 32, 64):
         check(3, 65, 200, N, f32, device, options=({}, dict(chunk_steps=32)))
         check(1, 63, 33, N, bf16, device)
