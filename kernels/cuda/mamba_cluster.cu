@@ -26,6 +26,7 @@
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace
 {
@@ -855,16 +856,12 @@ template <class T> __global__ void __launch_bounds__(THREADS, 1) advance(const _
 
 /* ---- launching -------------------------------------------------------------------------------------------------- */
 
-/* How a launch looks. */
-struct shape {
-    const void *kernel;
-    int bytes; /* of shared memory */
-};
+using shape = rows::cluster_kernel;
 
 template <class T> shape shape_of()
 {
     static_assert(T::REST_SLOTS >= 1, "a layer must fit");
-    return {reinterpret_cast<const void *>(advance<T>), T::BYTES};
+    return {reinterpret_cast<const void *>(advance<T>), BLOCKS, THREADS, size_t(T::BYTES)};
 }
 
 /* More pieces leave room for fewer streams. */
@@ -882,14 +879,14 @@ template <int P, int PW, bool HALF> shape shape_for(int together)
             return shape_of<plan<P, PW, 8, HALF>>();
         break;
     }
-    return {nullptr, 0};
+    return {};
 }
 
 /* States are bf16 only where everything is. No kernel: not such a one. */
 shape find_shape(int precision, bool exact, bool half, int together)
 {
     if (half)
-        return precision == PRECISION_BF16 ? shape_for<1, 1, true>(together) : shape{nullptr, 0};
+        return precision == PRECISION_BF16 ? shape_for<1, 1, true>(together) : shape{};
     switch (precision) {
     case PRECISION_BF16:
         return shape_for<1, 1, false>(together);
@@ -898,7 +895,7 @@ shape find_shape(int precision, bool exact, bool half, int together)
     case PRECISION_FP32:
         return exact ? shape_for<3, 1, false>(together) : shape_for<3, 3, false>(together);
     default:
-        return {nullptr, 0};
+        return {};
     }
 }
 
@@ -930,45 +927,8 @@ bool find_kernel(shape *found, const mamba_cuda *layers, int n, int precision, b
         if (!takes_sizes(layers[i]))
             return false;
     const int pieces = common_pieces(layers, n, precision);
-    *found = pieces ? find_shape(precision, pieces < precision, half, together) : shape{nullptr, 0};
+    *found = pieces ? find_shape(precision, pieces < precision, half, together) : shape{};
     return found->kernel != nullptr;
-}
-
-cudaLaunchConfig_t configure(const shape &s, int clusters, cudaLaunchAttribute (&attributes)[2], cudaStream_t stream)
-{
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(unsigned(clusters) * BLOCKS);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = size_t(s.bytes);
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = BLOCKS;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    return config;
-}
-
-cudaError_t permit(const shape &s)
-{
-    const cudaError_t e = cudaFuncSetAttribute(s.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, s.bytes);
-    return e ? e : cudaFuncSetAttribute(s.kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-}
-
-/* Clusters that run side by side; 0 with no room for one, or on another kind of device. */
-int clusters_at_once(const shape &s)
-{
-    cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config = configure(s, 1, attributes, nullptr);
-    config.numAttrs = 1;
-    int clusters = 0;
-    if (permit(s) || cudaOccupancyMaxActiveClusters(&clusters, s.kernel, &config)) {
-        cudaGetLastError(); /* it is answered, not a fault */
-        return 0;
-    }
-    return clusters;
 }
 
 /* The fewest streams a cluster with which all rows run at once, or the most there is a kernel for. */
@@ -977,7 +937,7 @@ int pick_together(const mamba_cuda *layers, int n, int precision, bool half, int
     shape s;
     if (!find_kernel(&s, layers, n, precision, half, 1))
         return -1;
-    const int clusters = clusters_at_once(s);
+    const int clusters = rows::clusters_at_once(s);
     int together = 1;
     while (together * clusters < rows && find_kernel(&s, layers, n, precision, half, 2 * together))
         together *= 2;
@@ -991,7 +951,7 @@ extern "C" int mamba_cluster_streams(const mamba_cuda *layers, int n, int precis
     for (int together = 8; together >= 1; together /= 2) {
         shape s;
         if (find_kernel(&s, layers, n, precision, state_bf16 != 0, together))
-            return together * clusters_at_once(s);
+            return together * rows::clusters_at_once(s);
     }
     return 0;
 }
@@ -1011,10 +971,5 @@ extern "C" int mamba_cluster_step(const mamba_cuda *layers, int n, const step_cu
     for (int i = 0; i < n; i++)
         p.layer[i] = layers[i];
     p.step = *step, p.x = x, p.layers = n;
-    cudaLaunchAttribute attributes[2];
-    const cudaLaunchConfig_t config =
-        configure(s, (step->rows + together - 1) / together, attributes, static_cast<cudaStream_t>(stream));
-    void *values[] = {&p};
-    const cudaError_t e = permit(s);
-    return e ? e : cudaLaunchKernelExC(&config, s.kernel, values);
+    return rows::launch_clusters(s, (step->rows + together - 1) / together, stream, p);
 }

@@ -774,15 +774,11 @@ __global__ void __launch_bounds__(THREADS, 1) advance(const __grid_constant__ pa
 
 /* ---- launching ------------------------------------------------------------------------------------------------ */
 
-/* How a launch looks. */
-struct shape {
-    void (*kernel)(params);
-    size_t bytes; /* of shared memory */
-};
+using shape = rows::cluster_kernel;
 
 template <int P, int NT, class S> shape shape_of()
 {
-    return {advance<P, NT, S>, sizeof(team_shared<P, NT>)};
+    return {reinterpret_cast<const void *>(advance<P, NT, S>), BLOCKS, THREADS, sizeof(team_shared<P, NT>)};
 }
 
 template <int P, class S> shape shape_for(int tiles)
@@ -797,7 +793,7 @@ template <int P, class S> shape shape_for(int tiles)
 shape find_shape(int precision, bool half, int tiles)
 {
     if (half)
-        return precision == PRECISION_BF16 ? shape_for<1, __nv_bfloat16>(tiles) : shape{nullptr, 0};
+        return precision == PRECISION_BF16 ? shape_for<1, __nv_bfloat16>(tiles) : shape{};
     switch (precision) {
     case PRECISION_BF16:
         return shape_for<1, float>(tiles);
@@ -806,49 +802,13 @@ shape find_shape(int precision, bool half, int tiles)
     case PRECISION_FP32:
         return shape_for<3, float>(tiles);
     default:
-        return {nullptr, 0};
+        return {};
     }
 }
 
 int most_tiles(int precision)
 {
     return precision == PRECISION_BF16 ? TILES<PRECISION_BF16> : TILES<PRECISION_FP32>;
-}
-
-cudaLaunchConfig_t configure(const shape &s, int teams, cudaLaunchAttribute (&attributes)[2], void *stream)
-{
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(unsigned(teams) * BLOCKS);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = s.bytes;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = BLOCKS;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    return config;
-}
-
-cudaError_t permit(const shape &s)
-{
-    return cudaFuncSetAttribute(s.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(s.bytes));
-}
-
-/* Teams that run side by side; 0 on another kind of device. */
-int teams_at_once(const shape &s)
-{
-    cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t config = configure(s, 1, attributes, nullptr);
-    config.numAttrs = 1;
-    int teams = 0;
-    if (!s.kernel || permit(s) || cudaOccupancyMaxActiveClusters(&teams, s.kernel, &config)) {
-        cudaGetLastError(); /* it is answered, not a fault */
-        return 0;
-    }
-    return teams;
 }
 
 bool takes_layer(const mamba_cuda &w)
@@ -875,13 +835,13 @@ int ceil_div(int a, int b)
 extern "C" int mamba_team_streams(const mamba_cuda *layers, int n, int precision, int state_bf16)
 {
     const int most = most_tiles(precision);
-    return takes(layers, n) ? 8 * most * teams_at_once(find_shape(precision, state_bf16 != 0, most)) : 0;
+    return takes(layers, n) ? 8 * most * rows::clusters_at_once(find_shape(precision, state_bf16 != 0, most)) : 0;
 }
 
 extern "C" int mamba_team_step(const mamba_cuda *layers, int n, const step_cuda *step, float *x, void *stream)
 {
     const int most = most_tiles(step->precision);
-    const int teams = takes(layers, n) ? teams_at_once(find_shape(step->precision, step->state_bf16 != 0, most)) : 0;
+    const int teams = takes(layers, n) ? rows::clusters_at_once(find_shape(step->precision, step->state_bf16 != 0, most)) : 0;
     if (step->rows < 0 || teams == 0)
         return -1;
     if (step->rows == 0)
@@ -893,8 +853,5 @@ extern "C" int mamba_team_step(const mamba_cuda *layers, int n, const step_cuda 
     p.passes = ceil_div(step->rows, teams * most * 8);
     p.each = ceil_div(step->rows, teams * p.passes);
     const shape s = find_shape(step->precision, step->state_bf16 != 0, ceil_div(p.each, 8));
-    cudaLaunchAttribute attributes[2];
-    const cudaLaunchConfig_t config = configure(s, ceil_div(step->rows, p.passes * p.each), attributes, stream);
-    const cudaError_t error = permit(s);
-    return error ? error : cudaLaunchKernelEx(&config, s.kernel, p);
+    return rows::launch_clusters(s, ceil_div(step->rows, p.passes * p.each), stream, p);
 }

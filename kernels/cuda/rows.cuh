@@ -40,6 +40,62 @@ int launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+/* How a kernel of clusters looks: which, its blocks a cluster and threads a block, bytes of shared memory. */
+struct cluster_kernel {
+    const void *kernel;
+    int blocks, threads;
+    size_t shared;
+};
+
+inline cudaLaunchConfig_t configure(const cluster_kernel &k, int clusters, cudaLaunchAttribute (&attributes)[2], void *stream)
+{
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(unsigned(clusters) * unsigned(k.blocks));
+    config.blockDim = dim3(unsigned(k.threads));
+    config.dynamicSmemBytes = k.shared;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = attributes;
+    config.numAttrs = 2;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = unsigned(k.blocks);
+    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    return config;
+}
+
+inline cudaError_t permit(const cluster_kernel &k)
+{
+    const cudaError_t error =
+        cudaFuncSetAttribute(k.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(k.shared));
+    return error ? error : cudaFuncSetAttribute(k.kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
+/* Clusters that run side by side; 0 with no kernel, no room for one, or on another kind of device. */
+inline int clusters_at_once(const cluster_kernel &k)
+{
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = configure(k, 1, attributes, nullptr);
+    config.numAttrs = 1;
+    int clusters = 0;
+    if (!k.kernel || permit(k) || cudaOccupancyMaxActiveClusters(&clusters, k.kernel, &config)) {
+        cudaGetLastError(); /* it is answered, not a fault */
+        return 0;
+    }
+    return clusters;
+}
+
+/* As launch() does, with `clusters` of them. */
+template <typename Parameters>
+int launch_clusters(const cluster_kernel &k, int clusters, void *stream, Parameters parameters)
+{
+    cudaLaunchAttribute attributes[2];
+    const cudaLaunchConfig_t config = configure(k, clusters, attributes, stream);
+    void *values[] = {&parameters};
+    const cudaError_t error = permit(k);
+    return error ? error : cudaLaunchKernelExC(&config, k.kernel, values);
+}
+
 inline int multiprocessors()
 {
     int device = 0, count = 0;
