@@ -20,7 +20,7 @@
  * emptied before this pass's meeting 2.
  *
  * Weights come by bulk copy, a layer's over the last one's as soon as those have been used; what the next layer has of
- * the states goes into a thread's registers as soon as it has this one's out of them. */
+ * the states goes into a thread's registers, or as far as L2, as soon as it has this one's out of them. */
 
 #include "kernels/cuda/mamba_team.h"
 
@@ -284,9 +284,8 @@ template <int P, int NT, class S> struct member {
     }
 
     /* What a row remembers of a layer into the thread's registers: for the convolution, and the states. The loads are
-     * asked for long before they are used, but for no more rows' states than there are registers for: those of row j +
-     * AHEAD follow row j's. */
-    static constexpr int AHEAD = 2;
+     * asked for long before they are used, but of the states, for which there are too few registers, only row 0's: those
+     * of row j + 1 follow row j's, out of L2. */
 
     __device__ __forceinline__ void fetch_history(int j, int layer, int pass)
     {
@@ -310,11 +309,21 @@ template <int P, int NT, class S> struct member {
     __device__ __forceinline__ void fetch(int layer, int pass)
     {
 #pragma unroll
-        for (int j = 0; j < NT; j++) {
+        for (int j = 0; j < NT; j++)
             fetch_history(j, layer, pass);
-            if (j < AHEAD)
-                fetch_states(j, layer, pass);
-        }
+        fetch_states(0, layer, pass);
+        bring_near(layer, pass);
+    }
+
+    /* The states of rows 8 and on into L2: a warp a row, a lane a line of 128 bytes of the block's channels. */
+    __device__ __forceinline__ void bring_near(int layer, int pass) const
+    {
+        constexpr int LINES = MINE * int(sizeof(S)) / 128;
+        const int row = 8 + warp;
+        if (row >= rows_of(pass) || lane >= N * LINES)
+            return;
+        const S *from = states + place(pass, row).state + p.layer[layer].state_at + (K - 1) * E + rank * MINE;
+        ptx::prefetch(from + lane / LINES * E + lane % LINES * (128 / int(sizeof(S))));
     }
 
     static __device__ __forceinline__ void put_state(float *p, float x)
@@ -619,8 +628,8 @@ template <int P, int NT, class S> struct member {
             const float y =
                 row < rows_of(pass) ? step_row<ZOH>(j, place(pass, row), rate, skip, p.layer[layer].state_at) : 0.0f;
             send_y(row, y);
-            if (j + AHEAD < NT)
-                fetch_states(j + AHEAD, layer, pass);
+            if (j + 1 < NT)
+                fetch_states(j + 1, layer, pass);
         }
         if (more())
             fetch(next(layer), then);

@@ -196,6 +196,12 @@ __device__ __forceinline__ void wait_for_copies()
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+/* The line of 128 bytes on its way into L2. */
+__device__ __forceinline__ void prefetch(const void *global)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 /* ---- bulk copies by the copy engine -------------------------------------------------------------------------- */
 
 /* A barrier in shared memory that n arrive at in each phase; where bytes come to it one thread arrives, telling how many
