@@ -682,9 +682,9 @@ template <int PW, int P, class S> __global__ void __launch_bounds__(THREADS) nar
 /* The largest tiles that still give most multiprocessors a block. */
 constexpr int ENOUGH_BLOCKS = 100;
 
-template <class S> bool enough(const params &p)
+template <class S> bool enough(const params &p, int blocks = ENOUGH_BLOCKS)
 {
-    return ceil_div(p.w.out, S::OUTPUTS) * ceil_div(p.r.rows, S::ROWS) >= ENOUGH_BLOCKS;
+    return ceil_div(p.w.out, S::OUTPUTS) * ceil_div(p.r.rows, S::ROWS) >= blocks;
 }
 
 template <int PW, int P, class S> int launch_wide(const params &p, void *stream)
@@ -706,10 +706,11 @@ template <class S> int launch_tall(const params &p, void *stream)
     return rows::launch(tall<S>, grid, S::THREADS, S::SHARED, stream, p);
 }
 
-/* The first of the shapes, which are given from the largest on, that is enough; -1 for none. */
+/* The first of the shapes, which are given from the largest on, that is enough; -1 for none. What a block of 512 inputs
+ * does is worth more of them. */
 template <class S, class... Smaller> int launch_tallest(const params &p, void *stream)
 {
-    if (enough<S>(p))
+    if (enough<S>(p, S::CHUNK > 256 ? 60 : ENOUGH_BLOCKS))
         return launch_tall<S>(p, stream);
     if constexpr (sizeof...(Smaller) > 0)
         return launch_tallest<Smaller...>(p, stream);

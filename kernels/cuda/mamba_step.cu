@@ -6,9 +6,11 @@
  * does all that touches the state, and is what takes the time: 72 KiB a stream through device memory. A block of mix
  * has its multiprocessor to itself and takes neighbouring rows of the batch in tiles of 8, the rows of a tensor core's
  * product. The copy engine brings a tile's convolution histories and, into a ring of RING places, one stream's h after
- * the other, and takes h away again; neither depends on in_proj, so the first are under way before in_proj is done, and
- * the next tile's while this one is computed. A thread is a channel, a warp 32 of them: exactly one block of x_proj's
- * inputs and two tiles of dt_proj's outputs, so that only x_proj's sums cross from warp to warp.
+ * the other; neither depends on in_proj, so the first are under way before in_proj is done, and the next tile's while
+ * this one is computed. Up to dt a thread is a channel, a warp 32 of them: exactly one block of x_proj's inputs and two
+ * tiles of dt_proj's outputs, so that only x_proj's sums cross from warp to warp. Then each half of the threads takes
+ * every second row, a thread two channels, so that B and C are read half as often, and writes h back itself. States pass
+ * through L2 as what won't be touched again soon: they would drive out what goes from kernel to kernel.
  *
  * Grid of mix: at most one block a multiprocessor, 512 threads. Bytes a stream: 73,728 of state (half in bf16), x, z and
  * y 3,072 in bf16 or 6,144 through L2, and 1/8 of 64 KiB of weights (bf16) from L2.
@@ -24,7 +26,11 @@
 
 namespace {
 
+using rows::pair_at;
 using rows::put;
+using rows::put_once;
+using rows::put_pair;
+using rows::put_pair_once;
 using rows::to_float;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -59,6 +65,7 @@ struct row_place {
 struct alignas(128) mix_shared {
     float corners[WARPS][CORNER];
     float mixed[TILE][MIXED]; /* dt, B, C */
+    float u[TILE][E];
     row_place rows[2][TILE];  /* by tile % 2 */
     uint64_t history_full, full[RING_MAX];
 };
@@ -96,6 +103,7 @@ template <class S> struct mix_block {
         return shared.rows[row / TILE % 2][row % TILE];
     }
     __device__ __forceinline__ S *state_of(int row) const { return h + row % p.ring * STATES; }
+    __device__ __forceinline__ S *home_of(int row) const { return states + place(row).state + HISTORY; }
 };
 
 /* Warp 0: find the tile's rows and send for their histories. */
@@ -110,45 +118,47 @@ template <class S> __device__ __forceinline__ void load_histories(const mix_bloc
         const int row = block.row0 + tile_row + lane, slot = step.slots[row];
         const int64_t state = slot * step.state_stride + block.p.layer.state_at;
         block.shared.rows[tile_row / TILE % 2][lane] = {state, int(step.phase[slot] % (K - 1)), step.elapsed[row]};
-        ptx::bulk_load(block.histories + lane * HISTORY, block.states + state, HISTORY * sizeof(S), &block.shared.history_full);
+        ptx::bulk_load_once(block.histories + lane * HISTORY, block.states + state, HISTORY * sizeof(S),
+                            &block.shared.history_full);
     }
     __syncwarp();
 }
 
-/* Thread 0: send for a row's h; its row_place is known. */
+/* One thread: send for a row's h; its row_place is known. */
 template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &block, int row)
 {
     if (row >= block.rows)
         return;
     uint64_t *full = &block.shared.full[row % block.p.ring];
     ptx::barrier_expect(full, STATES * sizeof(S));
-    ptx::bulk_load(block.state_of(row), block.states + block.place(row).state + HISTORY, STATES * sizeof(S), full);
+    ptx::bulk_load_once(block.state_of(row), block.home_of(row), STATES * sizeof(S), full);
 }
 
-/* Thread 0: send a row's h back; the place of the row before is free by now, so fill it. */
-template <class S> __device__ __forceinline__ void store_h(const mix_block<S> &block, int row)
-{
-    ptx::bulk_store(block.states + block.place(row).state + HISTORY, block.state_of(row), STATES * sizeof(S));
-    ptx::bulk_commit();
-    ptx::bulk_wait_read<1>();
-    if (row > 0)
-        load_h(block, row - 1 + block.p.ring);
-}
+/* What a thread keeps of its channel up to dt. */
+struct conv_weights {
+    float conv[K], bias;
 
-/* What a thread keeps of its channel. */
-struct channel_weights {
-    float rate[N], conv[K], conv_bias, skip;
+    __device__ __forceinline__ conv_weights(const mamba_cuda &layer, int e)
+    {
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            conv[k] = __ldg(layer.conv_weight + k * E + e);
+        bias = layer.conv_bias ? __ldg(layer.conv_bias + e) : 0.0f;
+    }
+};
+
+/* And of its two channels in the scan. */
+struct scan_weights {
+    float2 rate[N], skip;
 
     template <int P> __device__ __forceinline__ void load(const mamba_cuda &layer, int e, bool zoh)
     {
 #pragma unroll
-        for (int n = 0; n < N; n++)
-            rate[n] = math::rate<P>(__ldg(layer.A + n * E + e), zoh);
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            conv[k] = __ldg(layer.conv_weight + k * E + e);
-        conv_bias = layer.conv_bias ? __ldg(layer.conv_bias + e) : 0.0f;
-        skip = __ldg(layer.skip + e);
+        for (int n = 0; n < N; n++) {
+            const float2 A = pair_at(layer.A + n * E + e);
+            rate[n] = make_float2(math::rate<P>(A.x, zoh), math::rate<P>(A.y, zoh));
+        }
+        skip = pair_at(layer.skip + e);
     }
 };
 
@@ -187,7 +197,7 @@ __device__ __forceinline__ void load_x(T (&x)[TILE], const mix_block<S> &block, 
 /* u of the tile's rows from their x, zeros past its end; each row's input goes over the oldest of its history. */
 template <class T, class S>
 __device__ __forceinline__ void convolve(float (&u)[TILE], const T (&x)[TILE], const mix_block<S> &block,
-                                         const channel_weights &w, int tile_row)
+                                         const conv_weights &w, int tile_row)
 {
     const int rows = block.rows - tile_row, e = block.channel;
 #pragma unroll
@@ -196,14 +206,14 @@ __device__ __forceinline__ void convolve(float (&u)[TILE], const T (&x)[TILE], c
         if (i >= rows)
             continue;
         const row_place &place = block.place(tile_row + i);
-        float sum = w.conv_bias;
+        float sum = w.bias;
 #pragma unroll
         for (int k = 0; k < K - 1; k++) {
             const int row = place.oldest + k < K - 1 ? place.oldest + k : place.oldest + k - (K - 1);
             sum = fmaf(w.conv[k], to_float(block.histories[i * HISTORY + row * E + e]), sum);
         }
         u[i] = math::silu(fmaf(w.conv[K - 1], to_float(x[i]), sum));
-        put(block.states + place.state + place.oldest * E + e, to_float(x[i]));
+        put_once(block.states + place.state + place.oldest * E + e, to_float(x[i]));
     }
 }
 
@@ -226,7 +236,7 @@ __device__ __forceinline__ void sum_x_proj(const mix_block<S> &block, const floa
     const int g = block.lane / 4, t = block.lane % 4;
 #pragma unroll
     for (int i = 0; i < TILE; i++)
-        corner[i * CHANNEL_ROW + block.lane] = u[i];
+        corner[i * CHANNEL_ROW + block.lane] = block.shared.u[i][block.channel] = u[i];
     __syncwarp();
     uint2 half[2][P], b[P][2];
     split_rows<P>(half[0], corner + g * CHANNEL_ROW, t);
@@ -283,53 +293,54 @@ __device__ __forceinline__ void project_dt(const mix_block<S> &block, const uint
     __syncwarp();
 }
 
-/* A channel's states over the step, in place; gives <C, h>. */
+/* Two channels' states over the step, from h to where they live; gives <C, h>. */
 template <int P, bool ZOH, class S>
-__device__ __forceinline__ float walk_states(S *h, const float (&rate)[N], const float *B, const float *C, float delta, float u)
+__device__ __forceinline__ float2 walk_states(S *to, const S *h, const float2 (&rate)[N], const float *B, const float *C,
+                                              float2 delta, float2 u)
 {
-    float sum = 0.0f;
+    float2 sum = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int n = 0; n < N; n += 4) {
         const float4 b = *reinterpret_cast<const float4 *>(B + n), c = *reinterpret_cast<const float4 *>(C + n);
         const float bs[4] = {b.x, b.y, b.z, b.w}, cs[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float next = math::next_state<P, ZOH>(to_float(h[(n + i) * E]), rate[n + i], delta, u, bs[i]);
-            put(h + (n + i) * E, next);
-            sum = fmaf(cs[i], next, sum);
+            const float2 before = pair_at(h + (n + i) * E);
+            const float2 next = make_float2(math::next_state<P, ZOH>(before.x, rate[n + i].x, delta.x, u.x, bs[i]),
+                                            math::next_state<P, ZOH>(before.y, rate[n + i].y, delta.y, u.y, bs[i]));
+            put_pair_once(to + (n + i) * E, next);
+            sum = make_float2(fmaf(cs[i], next.x, sum.x), fmaf(cs[i], next.y, sum.y));
         }
     }
     return sum;
 }
 
-/* The tile's rows, one after the other. */
+/* The tile's rows: a half of the threads has every second one. */
 template <int P, bool ZOH, class S>
-__device__ __forceinline__ void scan_rows(const mix_block<S> &block, float (&u)[TILE], const channel_weights &w, int tile_row)
+__device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_weights &w, int tile_row)
 {
     using T = typename activation<P>::type;
-    const int rows = min(TILE, block.rows - tile_row), e = block.channel;
+    const int rows = min(TILE, block.rows - tile_row), e = block.channel % (E / 2) * 2, half = block.warp / (WARPS / 2);
     const T *z = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + E + e;
     T *y = static_cast<T *>(block.p.y) + int64_t(block.row0 + tile_row) * E + e;
-    float next_z = to_float(z[0]);
+    float2 next_z = pair_at(z + min(half, rows - 1) * 2 * E);
 #pragma unroll 1
-    for (int i = 0; i < rows; i++) {
+    for (int i = half; i < rows; i += 2) {
         const int row = tile_row + i;
-        const float gate = next_z;
-        if (i + 1 < rows)
-            next_z = to_float(z[(i + 1) * 2 * E]);
-        const float dt = block.shared.corners[block.warp][i * CHANNEL_ROW + block.lane];
-        const float delta = math::time_step(dt, block.place(row).elapsed);
-        const float *mixed = block.shared.mixed[i];
+        const float2 gate = next_z;
+        if (i + 2 < rows)
+            next_z = pair_at(z + (i + 2) * 2 * E);
+        const float2 u = pair_at(&block.shared.u[i][e]), dt = pair_at(&block.shared.corners[e / 32][i * CHANNEL_ROW + e % 32]);
+        const float elapsed = block.place(row).elapsed, *mixed = block.shared.mixed[i];
+        const float2 delta = make_float2(math::time_step(dt.x, elapsed), math::time_step(dt.y, elapsed));
         ptx::barrier_wait(&block.shared.full[row % block.p.ring], uint32_t(row / block.p.ring % 2));
-        const float sum = walk_states<P, ZOH>(block.state_of(row) + e, w.rate, mixed + R, mixed + R + N, delta, u[0]);
-        put(y + i * E, math::gated(sum, w.skip, u[0], gate));
-        ptx::shared_written();
-        __syncthreads();
-        if (threadIdx.x == 0)
-            store_h(block, row);
-#pragma unroll
-        for (int j = 0; j + 1 < TILE; j++)
-            u[j] = u[j + 1];
+        const float2 sum =
+            walk_states<P, ZOH>(block.home_of(row) + e, block.state_of(row) + e, w.rate, mixed + R, mixed + R + N, delta, u);
+        put_pair(y + i * E, make_float2(math::gated(sum.x, w.skip.x, u.x, gate.x), math::gated(sum.y, w.skip.y, u.y, gate.y)));
+        ptx::shared_written(); /* h has been read: the copy engine may have its place */
+        ptx::sync_threads(uint32_t(1 + half), THREADS / 2);
+        if (threadIdx.x % (THREADS / 2) == 0)
+            load_h(block, row + block.p.ring);
     }
 }
 
@@ -356,21 +367,23 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     extern __shared__ __align__(128) unsigned char memory[];
     const mix_block<S> block(p, memory);
     start(block);
-    channel_weights w;
-    w.load<P>(p.layer, block.channel, ZOH);
+    const conv_weights conv(p.layer, block.channel);
+    scan_weights w;
+    w.load<P>(p.layer, block.channel % (E / 2) * 2, ZOH);
     __syncthreads(); /* barriers and the first rows' places are there */
     warp_weights<PW> products;
     products.load(p.layer, block.warp, block.lane);
     ptx::wait_for_kernels();
-    ptx::start_next_kernel();
     T x[TILE];
     load_x(x, block, 0);
     for (int row = 0; row < block.rows; row += TILE) {
-        if (PW > 1 && row > 0) /* of one piece they stay */
+        if (row > 0) {
             products.load(p.layer, block.warp, block.lane);
+            __syncthreads(); /* all have scanned the tile before */
+        }
         float u[TILE];
         ptx::barrier_wait(&block.shared.history_full, uint32_t(row / TILE % 2));
-        convolve(u, x, block, w, row);
+        convolve(u, x, block, conv, row);
         sum_x_proj<PW, P>(block, u, products.x);
         ptx::shared_written(); /* the histories have been read: the copy engine may have their place */
         __syncthreads();
@@ -380,10 +393,10 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
         load_x(x, block, row + TILE);
         __syncthreads();
         project_dt<PW, P>(block, products.dt);
-        scan_rows<P, ZOH>(block, u, w, row);
+        __syncthreads(); /* dt of all channels is there */
+        scan_rows<P, ZOH>(block, w, row);
     }
-    if (threadIdx.x == 0)
-        ptx::bulk_wait();
+    ptx::start_next_kernel(); /* not before: out_proj would wait in multiprocessors that the steps beside need */
 }
 
 /* ---- any sizes ---------------------------------------------------------------------------------------------- */
@@ -445,17 +458,20 @@ template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) pla
 
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
-/* Places for h: enough that some are on their way in while one is computed and one is on its way out, and all that a
- * small batch has. In bf16 they are half as large. */
+/* Places for h: enough that some are on their way in while two are computed, and all that a small batch has. In bf16 they
+ * are half as large. */
 template <class S> int ring_places(int per_block)
 {
     const int most = sizeof(S) == 4 ? 4 : 8;
     return per_block < most ? per_block : most;
 }
 
+/* What mix may take: beside other steps three of four, since the products of those need the rest to pass meanwhile. */
+int multiprocessors(const step_cuda &step) { return step.beside ? rows::multiprocessors() * 3 / 4 : rows::multiprocessors(); }
+
 template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, void *stream)
 {
-    p.per_block = ceil_div(p.step.rows, rows::multiprocessors());
+    p.per_block = ceil_div(p.step.rows, multiprocessors(p.step));
     p.ring = ring_places<S>(p.per_block);
     const dim3 grid(unsigned(ceil_div(p.step.rows, p.per_block)));
     return cudaError_t(rows::launch(mix<PW, P, S, ZOH>, grid, THREADS, size_t(mix_bytes<S>(p.per_block, p.ring)), stream, p));

@@ -56,6 +56,7 @@ struct step_cuda {
     int32_t precision;       /* PRECISION_*                                                                          */
     int32_t state_bf16;      /* states hold bf16 instead of fp32                                                     */
     int32_t plain;           /* 1: take the plain path at the tuned sizes too, for tests                             */
+    int32_t beside;          /* 1: other steps run beside this one, on other streams: leave room for their products  */
     const int32_t *slots;    /* (rows)                                                                               */
     const uint32_t *phase;   /* by slot                                                                              */
     const float *elapsed;    /* (rows)  hops of time since the stream's previous step, 1 = no gap                    */

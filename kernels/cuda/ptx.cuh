@@ -250,7 +250,8 @@ __device__ __forceinline__ void bulk_load(void *shared, const void *global, uint
                  : "memory");
 }
 
-/* The same and the opposite for what won't be touched again soon: first to leave L2. */
+/* The same and the opposite for what won't be touched again soon: first to leave L2. What threads wrote into shared memory
+ * they first publish: shared_written(), then a barrier. */
 __device__ __forceinline__ uint64_t first_to_leave()
 {
     uint64_t policy;
@@ -277,14 +278,6 @@ __device__ __forceinline__ void bulk_store_once(void *global, const void *shared
 __device__ __forceinline__ void bulk_prefetch(const void *global, uint32_t bytes)
 {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
-/* Out of shared memory. What threads wrote there they first publish: shared_written(), then a barrier. */
-__device__ __forceinline__ void bulk_store(void *global, const void *shared, uint32_t bytes)
-{
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
-                 "r"(shared_address(shared)), "r"(bytes)
-                 : "memory");
 }
 
 __device__ __forceinline__ void shared_written()

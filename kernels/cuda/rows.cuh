@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/layers.h"
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace rows
@@ -129,6 +130,43 @@ __device__ __forceinline__ void put(float *p, float x)
 __device__ __forceinline__ void put(__nv_bfloat16 *p, float x)
 {
     *p = __float2bfloat16(x);
+}
+
+/* Two neighbouring values. */
+__device__ __forceinline__ float2 pair_at(const float *p)
+{
+    return *reinterpret_cast<const float2 *>(p);
+}
+__device__ __forceinline__ float2 pair_at(const __nv_bfloat16 *p)
+{
+    const uint32_t v = *reinterpret_cast<const uint32_t *>(p);
+    return make_float2(math::low_bf16(v), math::high_bf16(v));
+}
+__device__ __forceinline__ void put_pair(float *p, float2 v)
+{
+    *reinterpret_cast<float2 *>(p) = v;
+}
+__device__ __forceinline__ void put_pair(__nv_bfloat16 *p, float2 v)
+{
+    *reinterpret_cast<uint32_t *>(p) = math::pack_bf16(v.x, v.y);
+}
+
+/* What won't be touched again soon: first to leave L2. */
+__device__ __forceinline__ void put_once(float *p, float x)
+{
+    __stcs(p, x);
+}
+__device__ __forceinline__ void put_once(__nv_bfloat16 *p, float x)
+{
+    __stcs(p, __float2bfloat16(x));
+}
+__device__ __forceinline__ void put_pair_once(float *p, float2 v)
+{
+    __stcs(reinterpret_cast<float2 *>(p), v);
+}
+__device__ __forceinline__ void put_pair_once(__nv_bfloat16 *p, float2 v)
+{
+    __stcs(reinterpret_cast<uint32_t *>(p), math::pack_bf16(v.x, v.y));
 }
 
 __device__ __forceinline__ int slot_of(const rows_cuda &r, int row)

@@ -443,6 +443,7 @@ int feed_parts(struct cuda *cuda, const struct call *call, int n)
     for (int i = 0; i < n; i++) {
         struct lane *lane = &cuda->lanes[i % LANES], *before = &cuda->lanes[(i + LANES - 1) % LANES];
         finish_move(cuda, &cuda->parts[i]);
+        lane->bench.beside = !sequence && n > 1;
         if (i == 0) {
             cuda->base.spent.first = clock_now();
             if (check(cuda, cudaEventRecord(cuda->begun, lane->stream), "a batch's start")) {

@@ -590,6 +590,7 @@ struct step_cuda step_of(const struct passage *p)
     step.rows = p->rows.rows;
     step.precision = p->chain->precision;
     step.state_bf16 = p->chain->state_bf16;
+    step.beside = p->bench->beside;
     step.slots = p->rows.slots;
     step.phase = p->rows.phase;
     step.elapsed = p->bench->elapsed;

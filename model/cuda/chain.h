@@ -25,6 +25,7 @@ struct chain_bench {
     uint8_t *blown;   /* (rows)                                                   */
     void *workspace;  /* what layers need besides                                 */
     size_t workspace_bytes;
+    bool beside; /* there are other calls on their way beside this one            */
 };
 
 /* Lay out a model's weights in the precision (PRECISION_*; mamba layers' states in bf16 if asked for); done twice:

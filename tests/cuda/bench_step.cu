@@ -247,9 +247,9 @@ struct batch {
     float *elapsed, *x;
 };
 
-void enqueue(const stack &m, const batch &b, int first, int rows, void *workspace, cudaStream_t stream)
+void enqueue(const stack &m, const batch &b, int first, int rows, void *workspace, cudaStream_t stream, bool beside = false)
 {
-    const step_cuda step = {rows, m.how.precision, m.how.state_bf16, m.how.plain, b.slots + first, m.phase,
+    const step_cuda step = {rows, m.how.precision, m.how.state_bf16, m.how.plain, beside, b.slots + first, m.phase,
                             b.elapsed + first, m.states, m.stride, workspace};
     float *x = b.x + int64_t(first) * m.how.s.D;
     const int layers = int(m.device.size());
@@ -369,12 +369,13 @@ void check_against_double(const options &how, const char *name)
     free_stack(m);
 }
 
-/* The same streams' outputs and states from a batch of `most`, from small batches, and from the plain path. */
+/* The same streams' outputs and states from a batch of `most`, from its halves as if they went side by side, from small
+ * batches, and from the plain path. */
 void check_bits(options how, int most, const char *name)
 {
     how.slots = most + most / 8 + 1;
     how.layers = 2;
-    const int D = how.s.D;
+    const int D = how.s.D, half = (most + 1) / 2;
     const stack fresh = make_stack(how, most);
     stack m = fresh;
     const size_t bytes = state_bytes(m) * size_t(how.slots);
@@ -383,7 +384,8 @@ void check_bits(options how, int most, const char *name)
     const floats x = random_floats(size_t(most) * size_t(D), -1, 1), elapsed = random_floats(size_t(most), 0.5, 3);
     floats first, first_states;
     bool same = true, same_plain = true;
-    std::vector<std::pair<int, bool>> tries = {{most, false}, {64, false}, {7, false}, {1, false}, {std::min(most, 300), true}, {3, true}};
+    std::vector<std::pair<int, bool>> tries = {{most, false}, {half, false}, {64, false}, {7, false}, {1, false},
+                                               {std::min(most, 300), true}, {3, true}};
     for (const auto &[rows, plain] : tries) {
         m.how.plain = plain;
         must(cudaMemcpy(m.states, fresh.states, bytes, cudaMemcpyDeviceToDevice), "cudaMemcpy");
@@ -395,7 +397,7 @@ void check_bits(options how, int most, const char *name)
             const batch b = {n, device_copy(std::vector<int32_t>(slots.begin() + from, slots.begin() + from + n)),
                              device_copy(floats(elapsed.begin() + from, elapsed.begin() + from + n)),
                              device_copy(floats(x.begin() + from * D, x.begin() + (from + n) * D))};
-            enqueue(m, b, 0, n, m.workspace[0], nullptr);
+            enqueue(m, b, 0, n, m.workspace[0], nullptr, rows == half);
             must(cudaDeviceSynchronize(), "step");
             const floats part = host_copy(b.x, size_t(n) * size_t(D));
             std::copy(part.begin(), part.end(), y.begin() + from * D);
@@ -415,7 +417,7 @@ void check_bits(options how, int most, const char *name)
         (plain ? same_plain : same) &= equal;
     }
     char line[200];
-    snprintf(line, sizeof line, "%s: the same bits in batches of 1, 7, 64, %d", name, most);
+    snprintf(line, sizeof line, "%s: the same bits in batches of 1, 7, 64, %d, %d", name, half, most);
     verdict(line, same);
     snprintf(line, sizeof line, "%s: and on the plain path", name);
     verdict(line, same_plain);
@@ -566,8 +568,8 @@ void enqueue_step(const stack &m, const batch &b, const lanes &on, bool halves)
     const int half = (b.rows + 1) / 2;
     must(cudaEventRecord(on.fork, on.main), "fork");
     must(cudaStreamWaitEvent(on.side, on.fork, 0), "fork");
-    enqueue(m, b, 0, half, m.workspace[0], on.main);
-    enqueue(m, b, half, b.rows - half, m.workspace[1], on.side);
+    enqueue(m, b, 0, half, m.workspace[0], on.main, true);
+    enqueue(m, b, half, b.rows - half, m.workspace[1], on.side, true);
     must(cudaEventRecord(on.join, on.side), "join");
     must(cudaStreamWaitEvent(on.main, on.join, 0), "join");
 }
