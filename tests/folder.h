@@ -33,8 +33,8 @@ __attribute__((destructor)) static void remove_folder(void)
 /* Its path, or an address in it: one of the last eight. */
 static inline const char *in_folder(const char *name)
 {
-    static char paths[8][512];
-    static int next;
+    static _Thread_local char paths[8][512];
+    static _Thread_local int next;
     char *path = paths[next++ % 8];
     snprintf(path, sizeof paths[0], "%s/%s", folder, name);
     return path;
@@ -42,8 +42,8 @@ static inline const char *in_folder(const char *name)
 
 static inline const char *ipc_in_folder(const char *name)
 {
-    static char addresses[4][512];
-    static int next;
+    static _Thread_local char addresses[4][512];
+    static _Thread_local int next;
     char *address = addresses[next++ % 4];
     snprintf(address, sizeof addresses[0], "ipc://%s/%s", folder, name);
     return address;
