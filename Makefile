@@ -82,6 +82,7 @@ $(BUILD)/%.o: %.c
 # Finds scripted devices where the program finds GPUs.
 $(BUILD)/tests/test_daemon_fault: LDFLAGS += -Wl,--wrap=backend_cuda_find
 $(BUILD)/tests/test_belt: $(BUILD)/clients/belt.o
+$(BUILD)/tests/test_recall: $(BUILD)/clients/recall.o
 # The programs, any of whose calls can be made to fail: a row of tests/faults.c wraps each.
 FAULTY := $(BUILD)/tests/faulty_ssmd $(BUILD)/tests/faulty_ssm
 $(FAULTY): LDFLAGS += $(shell sed -n 's/^FAULT[A-Z_]*.[^,]*, *\([a-zA-Z0-9_]*\), .*/-Wl,--wrap=\1/p' tests/faults.c)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Lines that a model of bytes did not expect.
+/* Lines that a model of bytes did not expect, nor the stream itself.
  *
  * The model reads every byte, newlines too, as one endless stream; after each it gives logits of the next. The surprise of a
- * byte is -log2 of the probability it had. A line's score is the highest mean surprise of WINDOW bytes in a row, because one
- * strange word must not be diluted by the rest of a long line. */
+ * byte is -log2 of the probability it had, once the model and what the stream has shown so far (clients/recall.h) are mixed. A
+ * line's score is the highest mean surprise of WINDOW bytes in a row, because one strange word must not be diluted by the rest
+ * of a long line. It is odd above a threshold, if it stands out from the last RECENT lines' scores, too: while a stream is new,
+ * or where lines always say something new, few do. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,15 +18,17 @@
 #include <unistd.h>
 
 #include "clients/json.h"
+#include "clients/recall.h"
 #include "clients/verb.h"
 #include "model/ssm.h"
 
-enum { BYTES = 256, BLOCK = 2048, WINDOW = 8, LONGEST = 8192 };
+enum { BYTES = 256, BLOCK = 2048, WINDOW = 8, LONGEST = 8192, RECENT = 128, FEW = 16 };
 
-static const char *model, *device = "cpu";
-static double above = 7;
+static const char *model = "log-lines", *device = "cpu";
+static double above = 4;
+static const double APART = 1.5; /* bits */
 static int threads = 1;
-static bool all;
+static bool all, alone;
 
 struct line {
     char text[LONGEST]; /* its beginning, without the newline */
@@ -41,7 +45,9 @@ struct reader {
     float *in, *out;      /* (BLOCK), (BLOCK, BYTES)                           */
     float expected[BYTES]; /* logits of the next byte                           */
     bool begun;           /* there are any                                     */
+    struct recall *recall; /* NULL: the model alone                             */
     struct line line;
+    double scores[RECENT]; /* of the last lines                                 */
     unsigned long long odd;
     double bits;          /* surprise of everything                            */
     unsigned long long bytes;
@@ -99,11 +105,35 @@ static void print_json(const struct line *line, bool odd)
     putchar('\n');
 }
 
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What a score has to be above: `above`, and as far from the middle of the last scores as APART, or twice as far as a tenth of
+ * them is. Infinite until there are a FEW. */
+static double limit_of(const struct reader *reader)
+{
+    size_t n = reader->line.number < RECENT ? (size_t)reader->line.number : RECENT;
+    if (n < FEW) {
+        return INFINITY;
+    }
+    double sorted[RECENT];
+    memcpy(sorted, reader->scores, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_size);
+    double middle = sorted[n / 2];
+    return fmax(above, middle + fmax(APART, 2 * (sorted[n * 9 / 10] - middle)));
+}
+
 static void end_line(struct reader *reader)
 {
     struct line *line = &reader->line;
-    bool odd = line->score > above;
-    line->number++;
+    bool odd = line->score > limit_of(reader);
+    if (reader->recall) {
+        recall_learn(reader->recall, odd);
+    }
+    reader->scores[line->number++ % RECENT] = line->score;
     reader->odd += odd;
     if (odd || all) {
         if (verb_json) {
@@ -130,7 +160,8 @@ static int take_bytes(struct reader *reader, const unsigned char *bytes, size_t 
     }
     for (size_t i = 0; i < n; i++) {
         const float *expected = i > 0 ? reader->out + (i - 1) * BYTES : reader->expected;
-        add_byte(&reader->line, bytes[i], reader->begun ? surprise(expected, bytes[i]) : 0);
+        double bits = reader->begun ? surprise(expected, bytes[i]) : 0;
+        add_byte(&reader->line, bytes[i], reader->recall ? recall_take(reader->recall, bytes[i], bits) : bits);
         reader->begun = true;
         if (bytes[i] == '\n') {
             end_line(reader);
@@ -176,7 +207,8 @@ static int open_reader(struct reader *reader)
     }
     reader->in = malloc(BLOCK * sizeof *reader->in);
     reader->out = malloc((size_t)BLOCK * BYTES * sizeof *reader->out);
-    if (reader->in == NULL || reader->out == NULL) {
+    reader->recall = alone ? NULL : recall_create();
+    if (reader->in == NULL || reader->out == NULL || (reader->recall == NULL && !alone)) {
         return verb_fail(EX_OSERR, "out of memory");
     }
     return ssm_stream_open(reader->engine, &reader->stream);
@@ -202,9 +234,6 @@ static int judge(struct reader *reader, const char *path)
 
 static int run_lines(char **arguments, int n)
 {
-    if (model == NULL) {
-        return verb_fail(EX_USAGE, "say which --model: none of bytes is shipped; `fit.py log-lines` in model/train/proofs trains one");
-    }
     struct reader *reader = calloc(1, sizeof *reader);
     if (reader == NULL) {
         return verb_fail(EX_OSERR, "out of memory");
@@ -212,6 +241,7 @@ static int run_lines(char **arguments, int n)
     int status = open_reader(reader);
     status = status != 0 ? status : judge(reader, n > 0 ? arguments[0] : "-");
     ssm_close(reader->engine);
+    recall_destroy(reader->recall);
     free(reader->in);
     free(reader->out);
     free(reader);
@@ -219,9 +249,10 @@ static int run_lines(char **arguments, int n)
 }
 
 static const struct verb_option options[] = {
-    {"above", "BITS", OPTION_REAL, &above, 0, 1000, "a line is odd if its score is above this (7)"},
+    {"above", "BITS", OPTION_REAL, &above, 0, 1000, "a line is odd if its score is above this (4)"},
+    {"alone", NULL, OPTION_FLAG, &alone, 0, 0, "by the model alone: the stream itself teaches nothing but its state"},
     {"all", NULL, OPTION_FLAG, &all, 0, 0, "print every line with its score, '!' in front of the odd ones"},
-    {"model", "M", OPTION_TEXT, &model, 0, 0, "a model of bytes: a name from \"ssm models\" or a .safetensors file"},
+    {"model", "M", OPTION_TEXT, &model, 0, 0, "a model of bytes: a name from \"ssm models\" or a .safetensors file (log-lines)"},
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (cpu)"},
     {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (1)"},
     {0},
@@ -234,11 +265,12 @@ const struct verb ssm_lines = {
     .details =
         "Read FILE, or standard input, byte by byte into a model of bytes, and print the lines it did not expect, each behind\n"
         "its score: the highest mean surprise of eight bytes in a row, in bits a byte. There is no list of patterns and no\n"
-        "tokeniser; what is usual is what the model was trained on, and what the stream itself has shown since. A line is\n"
-        "judged when its newline arrives. The state has constant size however long the stream runs.\n"
-        "No model of bytes is shipped yet: model/train/proofs has what trains one (fit.py log-lines, then tokens.py).",
-    .examples = "  tail -f /var/log/syslog | ssm lines --model ./log-lines.safetensors\n"
-                "  ssm lines --model ./log-lines.safetensors --all --json old.log | jq .score",
+        "tokeniser; what is usual is what the model was trained on, and what the stream itself has shown since: names and messages\n"
+        "that come again are usual after a few lines. A line is odd if its score is above BITS and stands out from those of the last\n"
+        "128 lines. It is judged when its newline arrives; what is kept of a stream is 8 MB, however long it runs.",
+    .examples = "  tail -f /var/log/syslog | ssm lines\n"
+                "  journalctl -f -o short-iso | ssm lines --json\n"
+                "  ssm lines --all --json old.log | jq .score",
     .options = options,
     .least = 0,
     .most = 1,

@@ -122,8 +122,23 @@ def s4d_legs_starts_from_the_poles_of_hippo():
 
 def log_lines_of_another_seed_come_from_another_site():
     hosts = [{line.split()[3] for line in log_lines.lines(seed, 200)} for seed in (1, 2, 3)]
-    assert all(len(names) == 5 for names in hosts) and not set.intersection(*hosts) and hosts[0] != hosts[1], hosts
+    assert all(1 <= len(names) <= 5 for names in hosts) and not set.intersection(*hosts) and hosts[0] != hosts[1], hosts
     assert [*log_lines.lines(1, 50)] == [*log_lines.lines(1, 50)]
+
+
+def text_to_train_on_is_of_many_sites_and_the_same_for_a_seed():
+    text = [*log_lines.stretches(7, 4000)]
+    assert len(text) == 4000 and text == [*log_lines.stretches(7, 4000)]
+    beginnings = {line[:3] for line in text[::400]}
+    assert len(beginnings) >= 5 and not any("\n" in line for line in text), beginnings
+
+
+def odd_lines_of_foreign_logs_are_none_of_the_ordinary_ones():
+    for system in log_lines.foreign_logs.SYSTEMS:
+        labelled = [*log_lines.foreign_logs.mixed(system, 3, 1000, 0.05, after=200)]
+        ordinary = {line for kind, line in labelled if not kind}
+        odd = [line for kind, line in labelled if kind]
+        assert all(not kind for kind, _ in labelled[:200]) and 20 < len(odd) < 80 and not ordinary.intersection(odd), system
 
 
 def ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes():
@@ -152,7 +167,8 @@ CASES = [hippo_coefficients_give_the_whole_past_back, s4d_legs_tends_to_legs, s4
 CASES_TORCH = [s4d_by_convolution_is_s4d_by_recurrence, s4d_legs_starts_from_the_poles_of_hippo,
                selective_copying_can_be_answered_from_its_tokens,
                induction_heads_can_be_answered_from_their_tokens,
-               log_lines_of_another_seed_come_from_another_site]
+               log_lines_of_another_seed_come_from_another_site,
+               text_to_train_on_is_of_many_sites_and_the_same_for_a_seed, odd_lines_of_foreign_logs_are_none_of_the_ordinary_ones]
 CASES_LIBRARY = [a_token_model_says_the_same_in_pytorch_step_by_step_and_scanned,
                  s4d_layers_say_the_same_in_pytorch_step_by_step_and_scanned,
                  ssm_lines_scores_a_line_by_its_most_surprising_eight_bytes]

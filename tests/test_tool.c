@@ -428,10 +428,11 @@ static void denoise_refuses_a_wrong_model_or_device(void **state)
     free(in.samples);
 }
 
-static void lines_wants_a_model_of_bytes(void **state)
+static void an_odd_line_of_a_log_is_flagged(void **state)
 {
     (void)state;
-    assert_says(64, "lines README.md", "--model");
+    assert_says(0, "lines tests/data/odd-line.log", "41 lines, 1 odd");
+    assert_says(0, "lines tests/data/odd-line.log", "jndi:ldap");
     assert_says(64, "lines README.md" MODEL, "not a model of bytes");
 }
 
@@ -622,7 +623,7 @@ int main(void)
         cmocka_unit_test(denoise_needs_the_same_memory_for_a_long_file),
         cmocka_unit_test(an_interrupted_denoise_leaves_nothing_behind),
         cmocka_unit_test(denoise_refuses_a_wrong_model_or_device),
-        cmocka_unit_test(lines_wants_a_model_of_bytes),
+        cmocka_unit_test(an_odd_line_of_a_log_is_flagged),
         cmocka_unit_test(a_gpu_that_is_not_there_is_69_and_says_why),
         cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(a_misspelt_word_is_answered_with_the_nearest),

@@ -38,8 +38,8 @@ COMMON = dict(seed=1, beta2=0.999, eps=1e-8, warmup=0, decay=0.0, clip=0.0, chec
 RECIPES = {
     "selective-copying": dict(COMMON, batch=64, stages=[[4096, 1, 0.9998]], steps=400000, lr=1e-4, clip=1.0, tf32=True),
     "induction-heads": dict(COMMON, batch=8, stages=[[256, 1, 2]], steps=204800, lr=1e-3, check=[1 << 20, 12]),
-    "log-lines": dict(COMMON, vocabulary=256, d_model=128, n_layer=3, batch=32, stages=[[2048, 1, 2]], steps=5000, lr=2e-3,
-                      warmup=300, decay=0.5, clip=1.0, tf32=True),
+    "log-lines": dict(COMMON, vocabulary=256, d_model=160, n_layer=4, batch=16, stages=[[2048, 0.25, 2], [8192, 1, 2]], steps=60000, lr=2e-3,
+                      warmup=300, decay=0.6, clip=1.0, tf32=True),
 }
 NOT_COMPILED = ("s4d_kernel",)      # the compiler's gradient of it takes ten times as long
 CHECK_SECONDS = 30

@@ -4,10 +4,11 @@
 
     python3 log_lines.py text OUT.log [--lines 400000] [--seed 1]       ordinary lines
     python3 log_lines.py mixed OUT.log [--odd 0.02] [--seed 2]          with odd ones among them; OUT.log.labels says which
-    python3 log_lines.py roc MIXED.log [--model M]                      how well `ssm lines` tells them, kind by kind
+    python3 log_lines.py roc MIXED.log [--model M]                      how well the model alone tells them, kind by kind
+    python3 log_lines.py foreign [--model M] [--lines 4000]             what `ssm lines` flags in logs of programs unknown to training
 
-Sites of five small hosts in syslog's form, each site with names, people and addresses of its own, drawn anew for every seed:
-clocks run, daemons keep their process numbers, users and addresses come back, and a session that opens also closes. An odd line is an ordinary one spoiled, or a message that training never saw.
+Sites of up to five small Debian hosts in syslog's form, each site with names, people and addresses of its own, drawn anew for every
+seed: clocks run, daemons keep their process numbers, users and addresses come back, and a session that opens also closes. An odd line is an ordinary one spoiled, or a message that training never saw.
 """
 import argparse
 import bisect
@@ -15,11 +16,12 @@ import json
 import os
 import random
 import subprocess
+import tempfile
 import time
 
-SYLLABLES = tuple("al an ba ber bo ca co da de di do el en er fa fi ga go ha he in is ja jo ka ki la le li lo ma me mi mo na ne no "
-                  "or pa per po ra re ri ro sa se si so ta te ti to ul un va ve vi wa we za".split())
-ROLES = ("app", "auth", "backup", "build", "cache", "db", "dev", "dns", "git", "gw", "log", "mail", "media", "nas", "node", "proxy", "web")
+import foreign_logs
+import made_logs
+
 SERVICES = ("backup", "deploy", "git", "postgres", "root", "www-data")
 PATHS = ("/", "/index.html", "/api/streams", "/api/streams/%d", "/static/app.js", "/static/style.css", "/favicon.ico",
          "/login", "/metrics", "/health", "/img/%d.png", "/api/users/%d/settings")
@@ -33,16 +35,11 @@ PACKAGES = ("libssl3:amd64 3.0.%d-1", "curl:amd64 7.88.1-%d", "openssh-server:am
             "linux-image-amd64:amd64 6.1.%d-1", "nginx:amd64 1.22.1-%d")
 
 
-def word(rng):
-    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3)))
-
-
 class Site:
     """What its hosts share: their names, people, networks."""
 
     def __init__(self, rng):
-        named = lambda: word(rng) if rng.random() < 0.5 else rng.choice(ROLES) + rng.choice(("%d", "%02d", "-%d")) % rng.randint(1, 30)
-        self.names, self.people = [named() for _ in range(5)], [word(rng) for _ in range(6)]
+        self.names, self.people = [made_logs.host(rng) for _ in range(rng.randint(1, 5))], [made_logs.name(rng) for _ in range(6)]
         self.users = SERVICES + tuple(self.people)
         self.net = rng.choice(("10.%d" % rng.randint(0, 250), "172.%d" % rng.randint(16, 31), "192.168"))
 
@@ -141,11 +138,13 @@ def lines(seed, count):
         yield rng.choice(hosts).next(now)
 
 
-def stretches(seed, count, each=400):
+def stretches(seed, count, each=400, debian=0.3):
     """Ordinary lines to train on: after every `each` of them another site and another date, or one week of one site is all
-    that the model ever knows."""
+    that the model ever knows; most sites run programs that nobody wrote."""
     for first in range(0, count, each):
-        yield from lines(1000003 * seed + first, min(each, count - first))
+        site, n = 1000003 * seed + first, min(each, count - first)
+        rng = random.Random(site)
+        yield from lines(site, n) if rng.random() < debian else made_logs.lines(rng, n)
 
 
 # ---- odd lines: kind -> (rng, ordinary line) -> odd line ------------------------------------------------------------
@@ -223,8 +222,13 @@ FALSE_ALARMS = (1e-4, 1e-3, 1e-2)
 
 def scores_of(path, model):
     """The score of every line of a file."""
-    said = subprocess.run([TOOL, "lines", path, "--all", "--json", "--model", model], stdout=subprocess.PIPE, check=True)
-    return [json.loads(line)["score"] for line in said.stdout.splitlines()]
+    return [line["score"] for line in judged(path, model, "--alone")]
+
+
+def judged(path, model, *options):
+    """What `ssm lines` says of every line of a file."""
+    said = subprocess.run([TOOL, "lines", path, "--all", "--json", "--model", model, *options], stdout=subprocess.PIPE, check=True)
+    return [json.loads(line) for line in said.stdout.splitlines()]
 
 
 def area(ordinary, odd):
@@ -247,15 +251,43 @@ def roc(path, model):
         print("%-14s %5d lines   area %.4f   found %s" % (kind, len(odd), area(ordinary, odd), ", ".join(found)))
 
 
+AFTER = 200         # lines in which a stream may become known
+
+
+def foreign(model, count, odd, seed):
+    """Each system of foreign_logs: ordinary lines flagged after the first AFTER of them, and odd ones found, kind by kind."""
+    kinds, rows = sorted(foreign_logs.ODD), []
+    print("system       bits a byte: the model, both   flagged of the first %d   false alarms   found: %s" % (AFTER, ", ".join(kinds)))
+    for system in foreign_logs.SYSTEMS:
+        labelled = list(foreign_logs.mixed(system, seed, count, odd, AFTER))
+        with tempfile.NamedTemporaryFile("w", suffix=".log") as file:
+            file.writelines(line + "\n" for _, line in labelled)
+            file.flush()
+            said, alone = judged(file.name, model), judged(file.name, model, "--alone")
+        bits = [sum(x["bits_per_byte"] * (len(x["text"]) + 1) for x in lines) / sum(len(x["text"]) + 1 for x in lines) for lines in (alone, said)]
+        flagged = [(kind, x["odd"]) for (kind, _), x in zip(labelled, said)]
+        late = flagged[AFTER:]
+        counts = [(sum(f for kind, f in late if kind == k), sum(kind == k for kind, _ in late)) for k in [""] + kinds]
+        rows.append(counts)
+        print("%-12s %21.2f, %4.2f %23d %14d of %d   %s" % (
+            system, *bits, sum(f for _, f in flagged[:AFTER]), *counts[0], ", ".join("%d of %d" % c for c in counts[1:])))
+    total = [tuple(map(sum, zip(*column))) for column in zip(*rows)]
+    print("all: %.2f false alarms in 1,000 lines; found %s" % (
+        1000 * total[0][0] / total[0][1], ", ".join("%s %.1f %%" % (k, 100 * a / b) for k, (a, b) in zip(kinds, total[1:]))))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    p.add_argument("what", choices=("text", "mixed", "roc"))
-    p.add_argument("file")
-    p.add_argument("--lines", type=int, default=400000)
+    p.add_argument("what", choices=("text", "mixed", "roc", "foreign"))
+    p.add_argument("file", nargs="?")
+    p.add_argument("--lines", type=int, default=4000)
     p.add_argument("--odd", type=float, default=0.02)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--model", default="log-lines")
     a = p.parse_args()
+    if a.what == "foreign":
+        foreign(a.model, a.lines, a.odd, a.seed)
+        return
     if a.what == "roc":
         roc(a.file, a.model)
         return
