@@ -4,8 +4,10 @@
 import math
 import os
 import sys
+import tempfile
 import time
 import types
+import wave
 
 import script
 
@@ -19,6 +21,7 @@ try:
     import tag
     import tag_export
     import tag_mix
+    import tagger
 except ImportError:
     torch = None
 
@@ -85,10 +88,62 @@ def a_training_ends_by_until_at_the_latest():
     assert with_clock(10, 100, range(0, 101, 5))[-1] >= 1
 
 
+def an_encoder_without_phase_reads_magnitudes_only():
+    torch.manual_seed(1)
+    model = tagger.Tagger(dict(d_model=8, n_layer=1, labels=("a",), phase=False))
+    model(torch.randn(1, 1600)).sum().backward()
+    for values in (model.encoder.weight, model.encoder.weight.grad):
+        assert values[:, :161].abs().max() > 0 and values[:, 161:].abs().max() == 0
+
+
+def dropout_is_for_training_only():
+    model = tagger.Tagger(dict(d_model=8, n_layer=1, labels=("a",), dropout=0.5))
+    x = torch.randn(1, 1600)
+    torch.manual_seed(1)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def with_pack(rows, use):
+    """use(folder) of a pack with (kind, label, fold) of half a second each."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "index.csv"), "w") as index:
+            index.write("path,kind,label,source,fold\n")
+            for i, row in enumerate(rows):
+                with wave.open(os.path.join(folder, "%d.wav" % i), "wb") as file:
+                    file.setparams((1, 2, 16000, 0, "NONE", ""))
+                    file.writeframes(np.full(8000, i + 1, np.int16).tobytes())
+                index.write("%d.wav,%s,%s,x,%s\n" % (i, row[0], row[1], row[2]))
+        return use(folder)
+
+
+def a_fold_that_is_left_out_is_only_tested_on():
+    rows = [("speech", "", ""), ("noise", "", ""), ("noise", "rain", "3"), ("noise", "rain", "4"), ("noise", "wind", "")]
+    pool = with_pack(rows, lambda folder: tag_mix.Pool([folder], torch.device("cpu"), "4"))
+    assert [(label, int(x[0])) for label, x in pool.test] == [("rain", 4)]
+    assert sorted(pool.noise.audio[pool.noise.start].tolist()) == [2, 3, 5] and pool.noise_labels == ["rain", "wind"]
+
+
+def a_clip_is_ranked_by_its_loudest_half_second_of_a_label():
+    class Fixed:
+        config = dict(labels=("rain", "wind"))
+        eval = train = lambda self: None
+
+        def __call__(self, x, scan):
+            loud = x.abs().reshape(len(x), -1, 160).mean(-1) > 0.01
+            return torch.stack((loud * 8.0 - 4, loud * -8.0 + 4), -1)
+    sound = lambda n: np.full(n, 3000, np.int16)
+    clips = [("rain", sound(80000)), ("wind", sound(4000)), ("rain", sound(6000))]
+    assert abs(tag.precision(Fixed(), clips, None, "cpu") - 1.0) < 1e-6
+    assert tag.precision(Fixed(), [("wind", sound(80000)), ("rain", sound(4000))], None, "cpu") == 0.5
+
+
 CASES = [a_tone_is_speech_while_it_sounds_and_a_tenth_of_a_second_longer, soft_speech_is_speech_to_some_depths_only,
          answers_may_be_late_by_what_a_recipe_looks_ahead, labels_trained_beside_others_count_half_and_are_not_told,
          a_bands_share_is_what_of_it_is_speech, what_a_training_was_stopped_for_does_not_count,
-         a_training_ends_by_until_at_the_latest]
+         a_training_ends_by_until_at_the_latest, an_encoder_without_phase_reads_magnitudes_only, dropout_is_for_training_only,
+         a_fold_that_is_left_out_is_only_tested_on, a_clip_is_ranked_by_its_loudest_half_second_of_a_label]
 
 
 def main():

@@ -66,14 +66,14 @@ class Named(data.Bank):
 
 
 def read_packs(folders):
-    """[(kind, label, source, samples int16)] of tag_pack.py's folders."""
+    """[(kind, label, source, fold, samples int16)] of tag_pack.py's folders."""
     rows = []
     for folder in folders:
         with open(os.path.join(folder, "index.csv"), newline="") as f:
             rows += [dict(r, path=os.path.join(folder, r["path"])) for r in csv.DictReader(f)]
     with multiprocessing.Pool(max(1, min(16, os.cpu_count() - 1))) as pool:
         sounds = pool.map(_decode, [r["path"] for r in rows], chunksize=4)
-    return [(r["kind"], r["label"], r["source"], x) for r, x in zip(rows, sounds) if len(x) > 1600]
+    return [(r["kind"], r["label"], r["source"], r.get("fold", ""), x) for r, x in zip(rows, sounds) if len(x) > 1600]
 
 
 def _decode(path):
@@ -94,10 +94,13 @@ def spoken(x):
 
 
 class Pool:
-    """Speech, noise and key words of packs on the device; `noise_labels` are what noise is called, in order."""
+    """Speech, noise and key words of packs on the device; `noise_labels` are what noise is called, in order. What is of the fold
+    left out is only in `test`: [(label, samples)]."""
 
-    def __init__(self, folders, device):
+    def __init__(self, folders, device, left_out=None):
         clips = read_packs(folders)
+        self.test = [(c[1], c[-1]) for c in clips if c[3] and c[3] == left_out]
+        clips = [c for c in clips if not c[3] or c[3] != left_out]
         kind = lambda k: [c for c in clips if c[0] == k]
         speech, noise, words = kind("speech"), kind("noise"), kind("word")
         self.noise_labels = sorted({c[1] for c in noise} - {""})
@@ -154,15 +157,15 @@ class Voice:
 # ---- scenes ---------------------------------------------------------------------------------------------------------
 
 class Scenes(mixing.Mix):
-    """Speech, key words, and up to two labelled noises, each somewhere in the item or not at all."""
+    """Speech and up to two labelled noises, each somewhere in the item or not at all."""
 
-    SPEECH, WORD, FIRST, SECOND, SILENT, CUT = 0.55, 0.60, 0.80, 0.35, 0.04, 0.2
+    SPEECH, WORD, FIRST, SECOND, SILENT, CUT, HOLES = 0.35, 0.0, 0.90, 0.40, 0.04, 0.0, 0.5
+    BEND = 0.4              # octaves, up or down, by which a noise is played faster or slower
 
     def __init__(self, config, pool, device, wrap=None):
-        super().__init__(dict(dict(seconds=9.6, batch=48, paused=0.4), **config), RATE, device, wrap)
+        super().__init__(dict(dict(seconds=9.6, batch=48, paused=0.4, speed=0.2), **config), RATE, device, wrap)
         self.pool = pool
-        self.labels = ("speech",) + WORDS + ("silence",) + tuple(pool.noise_labels)
-        self.first_noise = 2 + len(WORDS)
+        self.labels = ("speech", "silence") + tuple(pool.noise_labels)
 
     def place(self, bank, n):
         """n key words, each at a random time of its own item: samples (n, self.n), number, first and last spoken sample."""
@@ -186,6 +189,8 @@ class Scenes(mixing.Mix):
         silent = self._u(self.batch) > self.SPEECH
         x[silent] = 0.0
         i = self._some(self.WORD)
+        if not len(i):
+            return x, (i, i, i, i)
         w, number, first, last = self.place(self.pool.words, len(i))
         w = w / self.active_rms(w)[:, None].clamp_min(3e-4) * 10 ** (self._u(len(i), -6.0, 6.0) / 20)[:, None]
         t = torch.arange(self.n, device=self.device)[None]
@@ -204,7 +209,8 @@ class Scenes(mixing.Mix):
         """One labelled noise for a share of the items at unit RMS, from somewhere on in some; its number or -1."""
         start, length, number = self.pool.noise.named(self.batch)
         begin = (torch.rand(self.batch, device=self.device, dtype=torch.float64) * length).long()
-        x = self.crop_plain(self.pool.noise.audio, start, length, begin, self._rate(self.batch), self.n)
+        rate = (1024 * 2 ** self._u(self.batch, -self.BEND, self.BEND)).long()
+        x = self.crop_plain(self.pool.noise.audio, start, length, begin, rate, self.n)
         x = x / mixing.rms(x)[:, None].clamp_min(1e-4)
         j = self._some(0.3)
         x[j] = x[j] * self._starts(len(j))
@@ -219,10 +225,18 @@ class Scenes(mixing.Mix):
         ratio = smooth(e) / smooth(total).clamp_min(1e-12)
         return active * (ratio > 0.001), 1.0 - active * (ratio < 0.03) * (ratio > 0.001)
 
+    def holes(self):
+        """Gains (B, bins): in a share of the items a band of an eighth of an octave to one and a half is missing, somewhere."""
+        middle = torch.exp(self._u(self.batch, math.log(80.0), math.log(8000.0)))[:, None]
+        wide = 2 ** self._u(self.batch, 0.06, 0.75)[:, None]
+        missing = (self.hz > middle / wide) & (self.hz < middle * wide) & (self._u(self.batch) < self.HOLES)[:, None]
+        return 1.0 - missing.float()
+
     @torch.no_grad()
     def __call__(self):
         B, device = self.batch, self.device
-        curve, noise_curve = self._filters()
+        holes = self.holes()
+        curve, noise_curve = (gains * holes for gains in self._filters())
         dry, (item, number, _, last) = self.speak()
         spectrum = torch.fft.rfft(dry, self.fft) * curve
         i = self._some(self.config["reverb"])
@@ -249,24 +263,19 @@ class Scenes(mixing.Mix):
                                      levels(sound, HOP), item, number, last))
 
     def targets(self, speech, parts, total, sound, item, number, last):
-        B, T, device = *sound.shape, self.device
-        target = torch.zeros(B, T, len(self.labels), device=device)
+        target = torch.zeros(*sound.shape, len(self.labels), device=self.device)
         weight = torch.ones_like(target)
         target[..., 0], weight[..., 0] = self.heard(speech, total, 30.0, HANGOVER)
         for e, label in parts:
             on, asked = self.heard(e, total, 30.0, 30)
             i = torch.nonzero(label >= 0)[:, 0]
-            k = self.first_noise + label[i]
+            k = 2 + label[i]
             target[i, :, k] = torch.maximum(target[i, :, k], on[i])
             weight[i, :, k] = torch.minimum(weight[i, :, k], asked[i])
-        # a key word is named from its end until 0.3 s later; in its second half either answer will do
-        since = torch.arange(T, device=device)[None] - (last // HOP)[:, None]
-        target[item, :, 1 + number] = ((since >= -5) & (since < 30)).float()
-        weight[item, :, 1 + number] = ((since < -30) | ((since >= -5) & (since < 30)) | (since >= 40)).float()
         quiet = 1.0 - held((sound > 10 ** -6.0).float(), 20)            # -60 dBFS
         # what nobody can hear in a silent stretch isn't asked for
         weight = weight * (1.0 - quiet[..., None] * target.gt(0))
-        target[..., 1 + len(WORDS)], weight[..., 1 + len(WORDS)] = quiet, 1.0
+        target[..., 1], weight[..., 1] = quiet, 1.0
         return target, weight
 
 
@@ -275,7 +284,7 @@ class Scenes(mixing.Mix):
 class Words(Scenes):
     """Key words among speech and noises, and little else asked: label 0 is none, 1 + w word w. exclusive."""
 
-    SPEECH, WORD, SILENT, CUT, SAID = 0.7, 0.75, 0.02, 0.3, 6.0
+    SPEECH, WORD, FIRST, SECOND, SILENT, CUT, HOLES, SAID = 0.7, 0.75, 0.80, 0.35, 0.02, 0.3, 0.0, 6.0
 
     def __init__(self, config, pool, device, wrap=None):
         super().__init__(dict(dict(seconds=6.4, batch=96, speed=0.2, reverb=0.5), **config), pool, device, wrap)

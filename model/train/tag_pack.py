@@ -4,7 +4,7 @@
 
     python3 tag_pack.py --parts PART... --root SOURCES --out OUT [--speech 75] [--noise 60]
 
-OUT/audio holds Ogg Opus, OUT/index.csv says path, kind (speech, noise, word), label, source, seconds; OUT/digits.flac the
+OUT/audio holds Ogg Opus, OUT/index.csv says path, kind (speech, noise, word), label, source, seconds, ESC-50's fold; OUT/digits.flac the
 spoken digits end to end at 8 kHz with digits.csv (digit, speaker, split, samples). tag_sources.csv says which label a
 recording's source and name give; none means a noise without a label of its own. Only training splits are taken: of ESC-50
 folds 1 to 4, of the rest what the manifests call train. --speech and --noise are minutes, of each source alike.
@@ -25,7 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from clips import read_clip  # noqa: E402
 
-NOISE_BITS, ESC50_TEST = 20, "5-"           # kb/s; the prefix of ESC-50's fold five
+NOISE_BITS, ESC50_TEST = 46, "5-"           # kb/s; the prefix of ESC-50's fold five
 
 
 def read_csv(path):
@@ -85,7 +85,7 @@ def take(clips, minutes):
 
 def encode(path, out, kind):
     """As Opus at 16 kHz; what is Opus already at a rate low enough is copied."""
-    if path.endswith(".opus") and (kind != "noise" or os.path.getsize(path) < 3000 * soundfile.info(path).duration):
+    if path.endswith(".opus") and (kind != "noise" or os.path.getsize(path) < 6000 * soundfile.info(path).duration):
         with open(path, "rb") as a, open(out, "wb") as b:
             b.write(a.read())
         return
@@ -136,7 +136,8 @@ def main():
             continue
         where = "audio/%05d.opus" % i
         encode(path, os.path.join(a.out, where), kind)
-        rows.append(dict(path=where, kind=kind, label=labels[c], source=source, name=name, seconds="%.2f" % seconds))
+        fold = os.path.basename(path)[0] if source == "esc50" else ""
+        rows.append(dict(path=where, kind=kind, label=labels[c], source=source, name=name, seconds="%.2f" % seconds, fold=fold))
     write_csv(os.path.join(a.out, "index.csv"), rows)
     pack_digits(a.root, a.out)
     for kind in ("speech", "noise", "word"):

@@ -17,11 +17,12 @@ import export
 import layers
 
 DEFAULTS = dict(rate=16000, window=320, hop=160, channels=1, front="stft", compress=0.3, mean=(), std=(), d_model=48, n_layer=3,
-                d_state=16, d_conv=4, expand=2, dt_rank=0, discretisation="euler", exclusive=False, labels=(), look=0)
+                d_state=16, d_conv=4, expand=2, dt_rank=0, discretisation="euler", exclusive=False, labels=(), look=0, phase=True, dropout=0.0)
 
 
 def complete(config):
-    """DEFAULTS overlaid with config; dt_rank 0 becomes ceil(d_model / 16). look: hops by which answers come late."""
+    """DEFAULTS overlaid with config; dt_rank 0 becomes ceil(d_model / 16). look: hops by which answers come late; phase: false if
+    the encoder is to read magnitudes only; dropout: of what goes into the blocks and the head, in training."""
     c = dict(DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS})
     c["dt_rank"] = c["dt_rank"] or -(-c["d_model"] // 16)
     return c
@@ -116,6 +117,10 @@ class Tagger(nn.Module):
             self.head.bias.zero_()
         if c["front"] == "stft":
             self.register_buffer("win", layers.sqrt_hann(c["window"]), persistent=False)
+            read = torch.arange(front_width(c)) < (front_width(c) if c["phase"] else c["window"] // 2 + 1)
+            self.register_buffer("read", read.float(), persistent=False)
+            with torch.no_grad():
+                self.encoder.weight.mul_(self.read)
         else:
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.tensor(c[name]).repeat(c["hop"]), persistent=False)
@@ -124,13 +129,14 @@ class Tagger(nn.Module):
         c = self.config
         if c["front"] == "stft":
             X = layers.RealFFT.apply(pieces["hop_frames"](x, self.win, c["hop"]))
-            return pieces["encode"](X, self.encoder.weight, self.encoder.bias, c["compress"], dtype)
+            return pieces["encode"](X, self.encoder.weight * self.read, self.encoder.bias, c["compress"], dtype)
         return self.encoder((x - self.mean) / self.std)
 
     def forward(self, x, scan=None, elapsed=None, dtype=torch.float32, pieces=layers.PIECES):
         """scan: as layers.make_scan gives, without elapsed time; None: timed_scan. dtype, pieces: as layers.Denoiser's."""
         c = self.config
-        h = self.front(x, dtype, pieces)
+        drop = lambda h: F.dropout(h, c["dropout"], self.training)
+        h = drop(self.front(x, dtype, pieces))
         for block in self.backbone.layers:
             m = block.mixer
             u, z, dt, B, C = pieces["block_in"](h, block.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d.bias,
@@ -140,7 +146,7 @@ class Tagger(nn.Module):
                 y = scan(u, dt, A, B, C, D=m.D, z=z, dt_bias=m.dt_proj.bias)
             else:
                 y = timed_scan(u, dt, A, B, C, m.D, z, m.dt_proj.bias, elapsed, c["discretisation"] == "zoh")
-            h = pieces["block_out"](h, y, m.out_proj.weight, dtype)
+            h = pieces["block_out"](h, drop(y), m.out_proj.weight, dtype)
         return self.head(layers.rms_norm(h, self.backbone.norm_f.weight))
 
 
