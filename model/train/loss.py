@@ -9,6 +9,9 @@ difference that isn't masked, and once more what was added where there was littl
 processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88. It hears up to 8 kHz, as PESQ does.
 What is above 8 kHz counts in the spectra, `treble` for a bin's 1 below.
 
+`begun` is the share of speech that is missing where words begin, counted there alone: a hundredth of the time, so that
+in a mean over all of it a soft consonant is nothing.
+
 `judged` is what DNSMOS misses in nine seconds of each item: overall quality, and half as much speech quality, below a
 goal a little above what it says of the target itself, so that there is an end to pleasing it. It needs a judge.Judge.
 """
@@ -24,9 +27,10 @@ RESOLUTIONS = (256, 512, 1024)          # windows at 16 kHz; the hop is half of 
 POWER = 0.3
 FLOOR = 1e-6                            # of |X|^2 at unit RMS: -60 dB
 
-BEGUN = 6.0                             # what removed speech counts more where a word begins
-BEGUN_AFTER, BEGUN_WITHIN = 0.15, 0.08  # seconds of quiet before, seconds that are its beginning
-BEGUN_LOUD, BEGUN_QUIET = 3e-3, 3e-4    # mean squares at unit level
+BEGUN_AFTER, BEGUN_WITHIN = 0.15, 0.08  # seconds of quiet before, seconds that are a word's beginning
+BEGUN_LOUD, BEGUN_QUIET = 1e-3, 1e-2    # of the active power: at least and, before it, at most
+BEGUN_RISE = 10.0                       # times what was before
+BEGUN_HZ = 100.0                        # below it nothing begins a word
 
 EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution at 16 kHz whose spectra the ear gets; a band's width
 EAR_TOP = 8000.0                        # Hz
@@ -40,7 +44,7 @@ JUDGED_ABOVE = 0.2                      # points above the target's own that are
 JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech to be judged
 JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
 
-WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, treble=0.3, judged=0.0)
+WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, judged=0.0)
 
 
 def hann(n, device):
@@ -60,25 +64,29 @@ def level(noisy, clean):
 
 
 def beginnings(power, hop):
-    """Mean squares (B, T) every hop seconds -> 1 where sound has just begun after quiet, else 0. What lies next to a window
-    overlaps with it, so it is neither before nor after."""
+    """Mean squares (B, T) every hop seconds -> 1 where sound has just begun after quiet, else 0: much more than there was
+    within BEGUN_AFTER until BEGUN_WITHIN ago. Quiet is relative, recordings having noise of their own."""
     before, within = max(1, round(BEGUN_AFTER / hop)), max(1, round(BEGUN_WITHIN / hop))
-    past = F.max_pool1d(F.pad(power, (before + 1, 0), value=1.0), before, 1)[:, :power.shape[1]]
-    began = ((power > BEGUN_LOUD) & (past < BEGUN_QUIET)).to(power.dtype)
-    return F.max_pool1d(F.pad(began, (within - 1, 0)), within, 1)
+    on = (power > 1e-3 * power.amax(1, keepdim=True)).to(power.dtype)
+    active = (power * on).sum(1, keepdim=True) / on.sum(1, keepdim=True).clamp_min(1.0)
+    past = F.max_pool1d(F.pad(power, (before + within - 1, 0), value=1e9), before, 1)[:, :power.shape[1]]
+    return ((power > BEGUN_LOUD * active) & (past < BEGUN_QUIET * active) & (power > BEGUN_RISE * past)).to(power.dtype)
 
 
 def spectral(P, S, weight, hop):
     """Compressed spectra P (estimate), S (target), (B, T, F, 2) every hop seconds, and what a bin counts (F): squared error
-    of magnitude, of the complex value, and of magnitude where the estimate has less than the target (speech removed)."""
+    of magnitude, of the complex value, and of magnitude where the estimate has less than the target (speech removed); the
+    last once more where words begin, as a share of what is there."""
     p = P.square().sum(-1) + FLOOR
     s = S.square().sum(-1) + FLOOR
     pm, sm = p ** (POWER / 2), s ** (POWER / 2)
     magnitude = ((pm - sm).square() * weight).mean()
-    begun = beginnings(s.sum(-1) / (s.shape[-1] - 1), hop)
-    removed = (F.relu(sm - pm).square() * weight * (1.0 + BEGUN * begun[..., None])).mean()
+    less = F.relu(sm - pm).square() * weight
+    low = int(BEGUN_HZ * 2 * hop) + 1
+    begun = beginnings(s[..., low:].sum(-1), hop)[..., None]
+    missing = (less * begun).sum() / ((sm.square() * weight * begun).sum() + 1.0)
     complex_ = ((P * (pm / p.sqrt())[..., None] - S * (sm / s.sqrt())[..., None]).square().sum(-1) * weight).mean()
-    return magnitude, complex_, removed
+    return magnitude, complex_, less.mean(), missing
 
 
 def snr_db(estimate, clean, reference):
@@ -185,11 +193,11 @@ class Loss:
         return (missing * speech).mean(), (verdict[:, 2] * speech).sum() / speech.sum().clamp_min(1.0)
 
     def __call__(self, estimate, clean, noisy):
-        """-> loss, parts: a tensor (magnitude, complex, removed, snr, audible, overall quality or 0)."""
+        """-> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, overall quality or 0)."""
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
-        total = [0.0, 0.0, 0.0]
+        total = [0.0] * 4
         for n, win, weight in self.windows:
             P = RealFFT.apply(p["half_frames"](e, win, n // 2))
             with torch.no_grad():
@@ -199,8 +207,8 @@ class Loss:
                 heard = p["audible"](P, S, *self.ear)
         snr = p["snr_db"](e, c, r)
         w = self.weights
-        loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] - w["snr"] * snr +
-                w["audible"] * heard)
+        loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] + w["begun"] * total[3] -
+                w["snr"] * snr + w["audible"] * heard)
         quality = torch.zeros_like(snr)
         if w["judged"]:
             missing, quality = self.judged(estimate, clean)

@@ -25,7 +25,7 @@ RECIPES = {
     # version 3: from version 2 by --init. Crops long enough for what version 2 had never met and answered by muting the
     # next second of speech: half a minute without any, in noise, in a quiet room or in digital silence
     "denoise-16k-pauses": dict(PATIENT, n_layer=5, minutes=12.0, batch=20, lr=6e-4),
-    # versions 4 and 5: from the one before by --init, judged by DNSMOS too (--judge); denoise-16k.md has their settings
+    # versions 4 to 6: from the one before by --init, judged by DNSMOS too (--judge); denoise-16k.md has their settings
     "denoise-16k-judged": dict(PATIENT, n_layer=5, minutes=8.0, batch=20, lr=6e-4, paused=0.3, silent=0.15, audible=0.08,
                                judged=0.03),
     # for a GPU: denoise-16k with five more layers, which add nothing when it starts from denoise-16k by --init

@@ -491,7 +491,7 @@ class Run:
             if now - since >= r["log_seconds"]:
                 mean = torch.stack(kept).mean(0).tolist()
                 state = self.flat.state.tolist()
-                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  snr %5.2f  ear %.3f  ovrl %.2f  norm %.2f "
+                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  begun %.3f  snr %5.2f  ear %.3f  ovrl %.2f  norm %.2f "
                          "(q90 %.2f, skipped %d)  lr %.2e" % (self.count, (self.heard - heard) / (time.time() - since), *mean,
                                                          state[2], state[1], state[3], float(self.lr)))
                 kept, since, heard = [], time.time(), self.heard
