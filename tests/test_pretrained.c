@@ -204,6 +204,23 @@ static void speech_is_kept_after_a_pause(void **state)
     free(usual);
 }
 
+/* Four words of the demo come out of pauses, at these seconds (onsets() of tests/eval/onsets.py). */
+static void beginnings_of_words_are_kept(void **state)
+{
+    (void)state;
+    const double begins[] = {.48, 3.23, 7.69, 12.45};
+    float *from_noisy = run(&noisy, false), *from_clean = run(&clean, false);
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) {
+        size_t at = (size_t)(begins[i] * (double)rate), n = rate / 20;
+        double in_noise = kept_db(from_noisy + at, clean.samples + at, n);
+        double alone = kept_db(from_clean + at, clean.samples + at, n);
+        print_message("the word at %.2f s: first 50 ms %+.1f dB, without noise %+.1f\n", begins[i], in_noise, alone);
+        assert_true(in_noise >= -6 && alone >= -1);
+    }
+    free(from_noisy);
+    free(from_clean);
+}
+
 static int open_all(const char *model)
 {
     struct ssm_error err;
@@ -255,6 +272,7 @@ int main(void)
         cmocka_unit_test(silence_stays_silence),
         cmocka_unit_test(live_equals_bulk),
         cmocka_unit_test(speech_is_kept_after_a_pause),
+        cmocka_unit_test(beginnings_of_words_are_kept),
     };
     const struct CMUnitTest taggers[] = {
         cmocka_unit_test(speech_is_heard_in_noise_and_not_in_silence),
