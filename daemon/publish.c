@@ -15,8 +15,9 @@
 #include "dsp/wall.h"
 #include "model/refuse.h"
 
-/* Of topics that nobody publishes on any more so many are remembered, with how far they had counted. */
-enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 20, LINGER_MS = 1000, SUBSCRIPTION_MOST = WIRE_TOPIC_MAX + 1, TOPICS_IDLE = 256,
+/* SUBSCRIPTION_MOST: a CURVE handshake's longest command is some 550 bytes. TOPICS_IDLE: of topics that nobody publishes on any
+ * more so many are remembered, with how far they had counted. */
+enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 20, LINGER_MS = 1000, SUBSCRIPTION_MOST = 1024, TOPICS_IDLE = 256,
        TOPIC_BYTES = WIRE_TOPIC_MAX + 16, BUCKETS = 1024 };
 
 struct topic {

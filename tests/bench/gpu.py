@@ -49,9 +49,8 @@ def normal(line):
         return result("disk to disk by %s" % line["model"], "%.0f s of audio" % (line["took_s"] * line["times_real_time"]),
                       1e6 * line["took_s"])
     if "halves_us" in line:
-        best = min(line["us"], line["halves_us"])
-        return result("layers step, " + kind(line), "4 layers, %d streams" % line["rows"], best, line["p99_us"],
-                      line["floor_us"])
+        us, p99 = min((line["us"], line["p99_us"]), (line["halves_us"], line["halves_p99_us"]))
+        return result("layers step, " + kind(line), "4 layers, %d streams" % line["rows"], us, p99, line["floor_us"])
     if "linear" in line:
         return result("product, %d pieces%s" % (line["precision"], " int8" * line["int8"]),
                       "%d -> %d, %d rows" % (*line["linear"], line["rows"]), line["us"], line["p99_us"])
