@@ -68,11 +68,14 @@ class Listener:
         self.sound, self.next, self.boot = sound, {}, {}
         self.exact = self.holes = self.late = 0
 
-    def drain(self, until=float("inf")):
-        """Until nothing comes any more, or then."""
-        while time.monotonic() < until and self.socket.poll(100):
-            topic, header, payload = self.socket.recv_multipart()
-            self.take(topic, msgpack.unpackb(header), payload)
+    def drain(self, until=None):
+        """Until then, or until nothing comes any more."""
+        while until is None or time.monotonic() < until:
+            if self.socket.poll(100):
+                topic, header, payload = self.socket.recv_multipart()
+                self.take(topic, msgpack.unpackb(header), payload)
+            elif until is None:
+                break
 
     def take(self, topic, header, payload):
         s0, n, lost = header["s0"], header["n"], header["lost"]
