@@ -2,8 +2,9 @@
 #ifndef DAEMON_RUNNING_H
 #define DAEMON_RUNNING_H
 
-/* What runs, as daemon.c keeps it, reload.c changes it, and control.c, health.c and metrics.c tell of it. What changes between daemon_open and daemon_close is atomic or
- * belongs to the loop's thread; that thread changes the lists of pipelines and models under the lock. */
+/* What runs, as daemon.c keeps it, reload.c changes it, and control.c, health.c and metrics.c tell of it. What changes between
+ * daemon_open and daemon_close is atomic or belongs to the loop's thread; that thread changes the lists of pipelines and models
+ * under the lock. */
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -186,11 +186,6 @@ bool stream_deliver(struct stream *stream, const struct ssm_hop *step, int64_t e
     return true;
 }
 
-bool stream_has_hop(const struct stream *stream)
-{
-    return way_in_has_hop(stream);
-}
-
 bool stream_is_fed(const struct stream *stream)
 {
     return stream->feed && !feed_ended(stream->feed);

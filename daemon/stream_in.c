@@ -268,7 +268,7 @@ void way_in_drop(struct stream *stream)
     count(stream->counters, COUNTER_OVERLOAD, n);
 }
 
-bool way_in_has_hop(const struct stream *stream)
+bool stream_has_hop(const struct stream *stream)
 {
     size_t hop = (size_t)scale_up((uint64_t)stream->model->hop, stream->model->rate, stream->rate);
     return stream->rows ? rows_front(stream->rows) != NULL

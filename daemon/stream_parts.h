@@ -120,7 +120,6 @@ size_t way_in_fill(struct stream *stream, size_t hops);
 void way_in_drop(struct stream *stream);
 /* `hole` samples are missing at the feed's position. */
 void way_in_note_hole(struct stream *stream, uint64_t hole, enum counter why);
-bool way_in_has_hop(const struct stream *stream);
 int64_t way_in_backlog(const struct stream *stream); /* ns: what has come and isn't in this step */
 
 /* ---- stream_out.c ---- */

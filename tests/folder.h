@@ -30,23 +30,23 @@ __attribute__((destructor)) static void remove_folder(void)
     }
 }
 
-/* Its path, or an address in it: one of the last eight. */
-static inline const char *in_folder(const char *name)
+static inline const char *folder_text(const char *before, const char *name)
 {
-    static _Thread_local char paths[8][512];
+    static _Thread_local char texts[8][512];
     static _Thread_local int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
+    char *text = texts[next++ % 8];
+    snprintf(text, sizeof texts[0], "%s%s/%s", before, folder, name);
+    return text;
 }
 
+/* A path, or an address, in it: one of the last eight of the thread. */
+static inline const char *in_folder(const char *name)
+{
+    return folder_text("", name);
+}
 static inline const char *ipc_in_folder(const char *name)
 {
-    static _Thread_local char addresses[4][512];
-    static _Thread_local int next;
-    char *address = addresses[next++ % 4];
-    snprintf(address, sizeof addresses[0], "ipc://%s/%s", folder, name);
-    return address;
+    return folder_text("ipc://", name);
 }
 
 #endif

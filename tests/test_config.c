@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "config/read.h"
+#include "tests/folder.h"
 #include "tests/test.h"
 
 static struct config *parse(const char *text, struct config_errors *errors)
@@ -358,11 +359,9 @@ static void what_an_error_quotes_is_no_line_of_its_own(void **state)
 static void a_link_to_the_source_is_no_sink(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/test_config.XXXXXX", source[64], sink[64], text[512];
+    const char *source = in_folder("in.wav"), *sink = in_folder("out.wav");
+    char text[512];
     struct config_errors errors;
-    assert_non_null(mkdtemp(folder));
-    snprintf(source, sizeof source, "%s/in.wav", folder);
-    snprintf(sink, sizeof sink, "%s/out.wav", folder);
     fclose(fopen(source, "w"));
     assert_int_equal(symlink("in.wav", sink), 0);
     snprintf(text, sizeof text,
@@ -371,9 +370,6 @@ static void a_link_to_the_source_is_no_sink(void **state)
              source, sink);
     assert_null(parse(text, &errors));
     assert_non_null(strstr(errors.at[0].text, "out.wav is both read and written; see line 4"));
-    unlink(sink);
-    unlink(source);
-    rmdir(folder);
 }
 
 static void all_errors_are_told_and_those_beyond_the_room_are_counted(void **state)

@@ -336,20 +336,18 @@ static void late_subscriber_gets_state_and_hugz_at_once(void **state)
     char yaml[2048];
     free(make_file(in_folder("loop.wav"), RATE, 1, RATE, 3));
     snprintf(yaml, sizeof yaml,
-             "version: 1\nnode: t\npublish: ipc://%s\npipelines:\n  p:\n"
+             "version: 1\nnode: t\npublish: %s\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, loop: true}\n    model: " MODEL "\n    sinks: [{type: publish}]\n",
-             in_folder("pub"), in_folder("loop.wav"));
+             ipc_in_folder("pub"), in_folder("loop.wav"));
     pid_t child = start_daemon(yaml, -1);
     wait_for_log("ready");
     struct stat info;
     assert_int_equal(stat(in_folder("pub"), &info), 0);
     assert_int_equal(info.st_mode & 0777, 0660);
-    char address[128];
-    snprintf(address, sizeof address, "ipc://%s", in_folder("pub"));
     for (int i = 0; i < 3; i++) {
         struct subscriber subscriber;
         int64_t before = clock_now();
-        subscribe(&subscriber, address, 600 * RATE);
+        subscribe(&subscriber, ipc_in_folder("pub"), 600 * RATE);
         while (!subscriber.state[0] || !subscriber.hugz[0]) {
             assert_true(receive(&subscriber));
         }
@@ -560,10 +558,10 @@ static void a_full_disk_ends_with_74_and_a_whole_file(void **state)
     struct rlimit before, small;
     free(make_file(in_folder("full-in.wav"), RATE, 1, 3 * RATE, 7));
     snprintf(yaml, sizeof yaml,
-             "version: 1\nnode: t\npublish: ipc://%s\npipelines:\n  p:\n"
+             "version: 1\nnode: t\npublish: %s\npipelines:\n  p:\n"
              "    source: {type: file, path: %s, paced: false}\n    model: " MODEL "\n"
              "    sinks: [{type: publish}, {type: file, path: %s}]\n",
-             in_folder("full-pub"), in_folder("full-in.wav"), in_folder("full.wav"));
+             ipc_in_folder("full-pub"), in_folder("full-in.wav"), in_folder("full.wav"));
     getrlimit(RLIMIT_FSIZE, &before);
     small = (struct rlimit){.rlim_cur = 32768, .rlim_max = before.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);

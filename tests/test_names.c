@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/folder.h"
 #include "tests/test.h"
 
 /* Two of a kind, a headset that plays only, and servers. */
@@ -83,19 +84,16 @@ static void write_file(const char *root, const char *path, const char *text)
 static void who_holds_a_device_is_told(void **state)
 {
     (void)state;
-    char root[] = "/tmp/test_names_XXXXXX", text[256], command[64];
-    assert_non_null(mkdtemp(root));
-    names_obstacle(text, sizeof text, root, root);
+    char text[256];
+    names_obstacle(text, sizeof text, folder, folder);
     assert_string_equal(text, "");
-    write_file(root, "asound/card0/pcm0p/sub0/status", "closed\n");
-    names_obstacle(text, sizeof text, root, root);
+    write_file(folder, "asound/card0/pcm0p/sub0/status", "closed\n");
+    names_obstacle(text, sizeof text, folder, folder);
     assert_string_equal(text, "");
-    write_file(root, "asound/card0/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 4711\ntrigger_time: 1.0\n");
-    write_file(root, "4711/comm", "arecord\n");
-    names_obstacle(text, sizeof text, root, root);
+    write_file(folder, "asound/card0/pcm0c/sub0/status", "state: RUNNING\nowner_pid   : 4711\ntrigger_time: 1.0\n");
+    write_file(folder, "4711/comm", "arecord\n");
+    names_obstacle(text, sizeof text, folder, folder);
     assert_string_equal(text, "arecord (4711) holds asound/card0/pcm0c/sub0");
-    snprintf(command, sizeof command, "rm -r %s", root);
-    assert_int_equal(system(command), 0);
 }
 
 int main(void)

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/folder.h"
 #include "tests/test.h"
 
 /* A file in memory: header text, then `data` bytes counting up from 0. */
@@ -196,15 +197,12 @@ static void a_pipe_is_no_input_and_nobody_waits_for_it(void **state)
 {
     (void)state;
     struct ssm_error err;
-    char path[] = "/tmp/test_safetensors.XXXXXX";
-    assert_non_null(mkdtemp(path));
-    rmdir(path);
+    const char *path = in_folder("pipe");
     assert_int_equal(mkfifo(path, 0600), 0);
     alarm(10);
     assert_null(safetensors_open(path, &err));
     alarm(0);
     assert_int_equal(err.code, 66);
-    unlink(path);
 }
 
 int main(void)

@@ -280,14 +280,17 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("what", choices=("text", "mixed", "roc", "foreign"))
     p.add_argument("file", nargs="?")
-    p.add_argument("--lines", type=int, default=4000)
+    p.add_argument("--lines", type=int)
     p.add_argument("--odd", type=float, default=0.02)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--model", default="log-lines")
     a = p.parse_args()
     if a.what == "foreign":
-        foreign(a.model, a.lines, a.odd, a.seed)
+        foreign(a.model, a.lines or 4000, a.odd, a.seed)
         return
+    if not a.file:
+        p.error("%s takes a file" % a.what)
+    a.lines = a.lines or 400000
     if a.what == "roc":
         roc(a.file, a.model)
         return
