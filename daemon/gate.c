@@ -6,48 +6,40 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <zmq.h>
 
 #include "daemon/allow.h"
 #include "daemon/cert.h"
 #include "daemon/log.h"
+#include "daemon/peers.h"
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
 /* SOCKETS: two for each of a configuration's pipelines, and two more for each that is watched, of which there are DOORS at most. REFRESH: between two looks at the
- * files. */
-enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, HEARTBEAT_MS = 1000, TIMEOUT_MS = 3000, HANDSHAKE_MS = 5000, REFRESH_MS = 1000 };
+ * files. LOOK: between two at who came in to publishers. */
+enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, PROBE_S = 1, TIMEOUT_S = 3, HANDSHAKE_MS = 5000, REFRESH_MS = 1000, LOOK_MS = 200 };
 
-/* A guarded socket, and what libzmq tells of it. */
+/* A socket that is bound and guarded, or a publisher's, and what libzmq tells of it. */
 struct door {
     struct door *next;
     void *told; /* its events; the thread's */
     bool closed;
 };
 
-/* The connection behind a descriptor of libzmq's. */
-struct peer {
-    ino_t inode; /* 0: none. A descriptor is another's soon, this never */
-    const void *socket;
-    char key[CERT_KEY]; /* "": it wasn't asked for one */
-};
-
 struct gate {
     void *context;
     struct cert cert;    /* ours; "" without curve */
-    void *asked;         /* ZAP: where libzmq asks; the thread's */
+    void *asked;         /* ZAP: where libzmq asks, with curve; the thread's, which it ends when the context does */
     pthread_t thread;
     bool running;
     pthread_mutex_t lock; /* of all below */
     struct allow *allow;
     struct door *doors;
     int n_doors;
-    struct peer *peers;   /* (n_peers) by descriptor */
-    int n_peers;
+    struct peers *peers;
     int64_t refresh_at;
-    _Atomic uint64_t denied, unspoken;
+    _Atomic uint64_t denied, unspoken, flooded;
 };
 
 /* ---- Sockets. ---- */
@@ -57,33 +49,19 @@ static bool set(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
+/* Not heartbeats: libzmq 4.3.4 also sends them over a connection that it stopped reading for want of room and then found closed,
+ * and ends the process by an assertion. The kernel finds out who is dead, and with MAXRT who has taken nothing for so long. */
 bool gate_keep_alive(void *socket)
 {
-    return set(socket, ZMQ_TCP_KEEPALIVE, 1) && set(socket, ZMQ_TCP_KEEPALIVE_IDLE, 1) && set(socket, ZMQ_TCP_KEEPALIVE_INTVL, 1) &&
-           set(socket, ZMQ_TCP_KEEPALIVE_CNT, TIMEOUT_MS / HEARTBEAT_MS) && set(socket, ZMQ_TCP_MAXRT, TIMEOUT_MS);
-}
-
-static bool send_heartbeats(void *socket)
-{
-    return set(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) && set(socket, ZMQ_HEARTBEAT_TIMEOUT, TIMEOUT_MS) &&
-           set(socket, ZMQ_HEARTBEAT_TTL, TIMEOUT_MS);
-}
-
-/* What tells a dead peer from a quiet one has to be set before the bind or connect. Heartbeats tell a stopped one as well, but
- * libzmq 4.3.4 also sends them over a connection that it stopped reading for want of room and then found closed, and ends the
- * process by an assertion. So a publisher, who needs them, has room for whatever comes in (it takes subscriptions, with each
- * message that it sends); the others ask the kernel. */
-static bool look_after_peers(void *socket, const struct gate_socket *options)
-{
-    return options->type == ZMQ_XPUB
-               ? set(socket, ZMQ_RCVHWM, 0) && send_heartbeats(socket)
-               : set(socket, ZMQ_RCVHWM, options->waiting_most) && gate_keep_alive(socket);
+    return set(socket, ZMQ_TCP_KEEPALIVE, 1) && set(socket, ZMQ_TCP_KEEPALIVE_IDLE, PROBE_S) &&
+           set(socket, ZMQ_TCP_KEEPALIVE_INTVL, PROBE_S) && set(socket, ZMQ_TCP_KEEPALIVE_CNT, TIMEOUT_S / PROBE_S) &&
+           set(socket, ZMQ_TCP_MAXRT, 1000 * TIMEOUT_S);
 }
 
 void *gate_socket(struct gate *gate, const struct gate_socket *options)
 {
     void *socket = zmq_socket(gate->context, options->type);
-    bool ok = socket && look_after_peers(socket, options) && set(socket, ZMQ_SNDHWM, options->waiting_most) &&
+    bool ok = socket && gate_keep_alive(socket) && set(socket, ZMQ_RCVHWM, options->waiting_most) && set(socket, ZMQ_SNDHWM, options->waiting_most) &&
               set(socket, ZMQ_LINGER, options->linger_ms) && set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
               zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->message_most, sizeof options->message_most) == 0;
     if (socket && !ok) {
@@ -98,6 +76,15 @@ static bool guard(struct gate *gate, void *socket)
            zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, gate->cert.secret_key, CERT_KEY) == 0;
 }
 
+static void *run(void *gate);
+
+/* The thread that looks who comes in. */
+static bool start(struct gate *gate)
+{
+    gate->running = gate->running || pthread_create(&gate->thread, NULL, run, gate) == 0;
+    return gate->running;
+}
+
 static bool is_full(struct gate *gate)
 {
     pthread_mutex_lock(&gate->lock);
@@ -106,17 +93,16 @@ static bool is_full(struct gate *gate)
     return full;
 }
 
-/* Have the thread hear of handshakes that fail; it sees the door at its next look. Nobody watches those beyond DOORS. */
-static bool watch(struct gate *gate, void *socket)
+/* Have the thread hear of the events of a socket; it sees the door at its next look. Nobody watches those beyond DOORS. */
+static bool watch(struct gate *gate, void *socket, int events)
 {
     char address[64];
-    int events = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_MONITOR_STOPPED;
     if (is_full(gate)) {
         return true;
     }
     struct door *door = calloc(1, sizeof *door);
     snprintf(address, sizeof address, "inproc://door.%p", (void *)door);
-    bool ok = door && zmq_socket_monitor(socket, address, events) == 0 && (door->told = zmq_socket(gate->context, ZMQ_PAIR)) &&
+    bool ok = door && zmq_socket_monitor(socket, address, events | ZMQ_EVENT_MONITOR_STOPPED) == 0 && (door->told = zmq_socket(gate->context, ZMQ_PAIR)) &&
               set(door->told, ZMQ_LINGER, 0) && zmq_connect(door->told, address) == 0;
     if (!ok) {
         int error = errno;
@@ -132,19 +118,32 @@ static bool watch(struct gate *gate, void *socket)
     gate->doors = door;
     gate->n_doors++;
     pthread_mutex_unlock(&gate->lock);
-    return true;
+    return start(gate);
+}
+
+static int find_type(void *socket)
+{
+    int type = -1;
+    size_t size = sizeof type;
+    zmq_getsockopt(socket, ZMQ_TYPE, &type, &size);
+    return type;
 }
 
 bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
     bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
+    int events = (guarded ? ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL : 0) |
+                 (find_type(socket) == ZMQ_XPUB ? ZMQ_EVENT_ACCEPTED : 0);
     if (guarded && !guard(gate, socket)) {
+        return false;
+    }
+    if (events && !watch(gate, socket, events)) {
         return false;
     }
     mode_t mask = umask(0117); /* ipc:// files: 0660 */
     bool ok = zmq_bind(socket, address) == 0;
     umask(mask);
-    return ok && (!guarded || watch(gate, socket));
+    return ok;
 }
 
 static int meet_server(struct gate *gate, void *socket, const char *server_key, struct ssm_error *err)
@@ -197,99 +196,83 @@ bool gate_is_client(struct gate *gate, const char *user)
 
 /* ---- Who is in. ---- */
 
-static bool make_room(struct gate *gate, int fd)
-{
-    int n = fd < gate->n_peers ? gate->n_peers : 2 * fd + 16;
-    struct peer *peers = n > gate->n_peers ? realloc(gate->peers, (size_t)n * sizeof *peers) : gate->peers;
-    if (peers) {
-        memset(peers + gate->n_peers, 0, (size_t)(n - gate->n_peers) * sizeof *peers);
-        gate->peers = peers;
-        gate->n_peers = n;
-    }
-    return peers != NULL;
-}
-
-/* What is behind a descriptor; 0: no socket. */
-static ino_t find_inode(int fd)
-{
-    struct stat found;
-    return fd >= 0 && fstat(fd, &found) == 0 && S_ISSOCK(found.st_mode) ? found.st_ino : 0;
-}
-
 bool gate_knows(struct gate *gate, const void *socket, void *message)
 {
     const char *key = zmq_msg_gets(message, "User-Id");
-    int fd = zmq_msg_get(message, ZMQ_SRCFD);
-    ino_t inode = find_inode(fd);
     pthread_mutex_lock(&gate->lock);
     bool allowed = !key || !gate->allow || allow_find(gate->allow, key) != ALLOW_NOBODY;
-    bool room = !inode || make_room(gate, fd);
-    if (inode && room) {
-        gate->peers[fd] = (struct peer){.inode = inode, .socket = socket};
-        snprintf(gate->peers[fd].key, CERT_KEY, "%s", key ? key : "");
-    }
+    bool known = peers_note(gate->peers, zmq_msg_get(message, ZMQ_SRCFD), socket, key);
     pthread_mutex_unlock(&gate->lock);
-    if (!room && key) {
+    if (!known && key) {
         log_line(LOG_WARNING, "curve: out of memory: a connection won't end when its key goes: \"%s\"", key);
     }
     return allowed;
 }
 
+void gate_counts(struct gate *gate, void *message, int change)
+{
+    pthread_mutex_lock(&gate->lock);
+    if (!peers_count(gate->peers, zmq_msg_get(message, ZMQ_SRCFD), change)) {
+        atomic_fetch_add(&gate->flooded, 1);
+    }
+    pthread_mutex_unlock(&gate->lock);
+}
+
 int gate_peers(struct gate *gate, const void *socket)
 {
-    int n = 0;
     pthread_mutex_lock(&gate->lock);
-    for (int fd = 0; fd < gate->n_peers; fd++) {
-        const struct peer *peer = &gate->peers[fd];
-        n += peer->inode && peer->socket == socket && find_inode(fd) == peer->inode;
-    }
+    int n = peers_at(gate->peers, socket);
     pthread_mutex_unlock(&gate->lock);
     return n;
 }
 
-/* libzmq can't end one connection; where the system does, it takes note and goes on. */
-static void end_connection(struct peer *peer, int fd)
+static bool is_allowed(const void *allow, const char *key)
 {
-    if (find_inode(fd) == peer->inode && shutdown(fd, SHUT_RDWR) == 0) {
-        log_line(LOG_INFO, "curve: a connection is ended, as its key is not allowed any more: \"%s\"", peer->key);
-    }
-    peer->inode = 0;
+    return allow_find(allow, key) != ALLOW_NOBODY;
 }
 
-/* At most once a second, however many knock. */
-static void refresh(struct gate *gate)
+/* The files at most once a second, however many knock. */
+static void look(struct gate *gate)
 {
     int64_t now = clock_now();
-    if (now < gate->refresh_at) {
-        return;
-    }
-    gate->refresh_at = now + REFRESH_MS * INT64_C(1000000);
     pthread_mutex_lock(&gate->lock);
-    bool changed = allow_refresh(gate->allow);
-    for (int fd = 0; changed && fd < gate->n_peers; fd++) {
-        struct peer *peer = &gate->peers[fd];
-        if (peer->inode && peer->key[0] && allow_find(gate->allow, peer->key) == ALLOW_NOBODY) {
-            end_connection(peer, fd);
+    if (gate->allow && now >= gate->refresh_at) {
+        gate->refresh_at = now + REFRESH_MS * INT64_C(1000000);
+        if (allow_refresh(gate->allow)) {
+            peers_sift(gate->peers, is_allowed, gate->allow);
         }
     }
+    atomic_fetch_add(&gate->flooded, (uint64_t)peers_look(gate->peers, now));
     pthread_mutex_unlock(&gate->lock);
 }
 
-/* ---- Who speaks no CURVE. ---- */
+/* ---- What libzmq tells. ---- */
 
-/* An event is its number and a value, 6 bytes, and a frame with the address. */
+static void hear_one(struct gate *gate, struct door *door, int number, int value, const char *where)
+{
+    if (number == ZMQ_EVENT_MONITOR_STOPPED) {
+        door->closed = true;
+    } else if (number == ZMQ_EVENT_ACCEPTED) {
+        pthread_mutex_lock(&gate->lock);
+        peers_accept(gate->peers, value, clock_now());
+        pthread_mutex_unlock(&gate->lock);
+    } else {
+        atomic_fetch_add(&gate->unspoken, 1);
+        log_line(LOG_WARNING, "curve: somebody was refused at %s who doesn't speak it", where);
+    }
+}
+
+/* An event is its number (16 bits) and a value (32), and a frame with the address. */
 static void hear(struct gate *gate, struct door *door)
 {
     uint8_t event[6];
     char where[256] = "";
     while (zmq_recv(door->told, event, sizeof event, ZMQ_DONTWAIT) == sizeof event) {
-        int got = zmq_recv(door->told, where, sizeof where - 1, ZMQ_DONTWAIT), number = event[0] | event[1] << 8;
+        int32_t value;
+        int got = zmq_recv(door->told, where, sizeof where - 1, ZMQ_DONTWAIT);
         where[got < 0 ? 0 : got < (int)sizeof where ? got : (int)sizeof where - 1] = '\0';
-        door->closed = number == ZMQ_EVENT_MONITOR_STOPPED;
-        if (!door->closed) {
-            atomic_fetch_add(&gate->unspoken, 1);
-            log_line(LOG_WARNING, "curve: somebody was refused at %s who doesn't speak it", where);
-        }
+        memcpy(&value, event + 2, sizeof value);
+        hear_one(gate, door, event[0] | event[1] << 8, value, where);
     }
 }
 
@@ -396,10 +379,10 @@ static bool turn(struct gate *gate)
     struct door *doors[DOORS + 1];
     struct question question;
     int n = list_items(gate, items, doors);
-    if (zmq_poll(items, n, REFRESH_MS) < 0 && errno != EINTR) {
+    if (zmq_poll(items, n, LOOK_MS) < 0 && errno != EINTR) {
         return false;
     }
-    refresh(gate);
+    look(gate);
     for (int i = 1; i < n; i++) {
         if (items[i].revents) {
             hear(gate, doors[i]);
@@ -427,12 +410,10 @@ static int start_asking(struct gate *gate, const struct config_curve *curve, str
     if (cert_read(&gate->cert, curve->secret, err) < 0 || !(gate->allow = allow_open(curve->clients, curve->admins, err))) {
         return -1;
     }
-    gate->asked = zmq_socket(gate->context, ZMQ_REP);
-    if (!gate->asked || !set(gate->asked, ZMQ_LINGER, 0) || zmq_bind(gate->asked, "inproc://zeromq.zap.01") != 0) {
+    if (zmq_bind(gate->asked, "inproc://zeromq.zap.01") != 0) {
         return refuse(err, 69, "can't ask who comes in (ZAP): %s", zmq_strerror(errno));
     }
-    gate->running = pthread_create(&gate->thread, NULL, run, gate) == 0;
-    return gate->running ? 0 : refuse(err, 71, "can't start the thread that asks who comes in");
+    return start(gate) ? 0 : refuse(err, 71, "can't start the thread that looks who comes in");
 }
 
 struct gate *gate_open(const struct config_curve *curve, struct ssm_error *err)
@@ -445,11 +426,15 @@ struct gate *gate_open(const struct config_curve *curve, struct ssm_error *err)
     }
     pthread_mutex_init(&gate->lock, NULL);
     zmq_ctx_set(gate->context, ZMQ_MAX_SOCKETS, SOCKETS);
-    if (curve && curve->secret[0] && start_asking(gate, curve, err) < 0) {
-        gate_close(gate);
-        return NULL;
+    gate->peers = peers_open();
+    gate->asked = zmq_socket(gate->context, ZMQ_REP);
+    if (!gate->peers || !gate->asked) {
+        refuse(err, 71, "can't open ZeroMQ: %s", zmq_strerror(errno));
+    } else if (!curve || !curve->secret[0] || start_asking(gate, curve, err) == 0) {
+        return gate;
     }
-    return gate;
+    gate_close(gate);
+    return NULL;
 }
 
 void gate_close(struct gate *gate)
@@ -466,7 +451,7 @@ void gate_close(struct gate *gate)
     }
     zmq_ctx_term(gate->context);
     allow_close(gate->allow);
-    free(gate->peers);
+    peers_close(gate->peers);
     pthread_mutex_destroy(&gate->lock);
     free(gate);
 }
@@ -479,4 +464,9 @@ uint64_t gate_denied(const struct gate *gate)
 uint64_t gate_unspoken(const struct gate *gate)
 {
     return atomic_load(&gate->unspoken);
+}
+
+uint64_t gate_flooded(const struct gate *gate)
+{
+    return atomic_load(&gate->flooded);
 }

@@ -7,7 +7,7 @@
  * With curve every tcp:// port that is bound here speaks CURVE: peers prove that they have a key, and a thread (ZAP, RFC 27)
  * lets in those whose public key is allowed (daemon/allow.h). When the files change it ends the connections of those whose key
  * is gone, as far as something came in over them. ipc:// is for whom the file's mode (0660) lets in, with all rights, as is
- * every port without curve. */
+ * every port without curve. The same thread ends connections to publishers that subscribe to too much (daemon/peers.h). */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,8 +24,7 @@ void gate_close(struct gate *gate);
 
 struct gate_socket {
     int type;             /* ZMQ_XPUB, ...                                              */
-    int waiting_most;     /* messages a peer may have waiting, in each direction; to a
-                           * publisher, which takes in whatever there is, only out      */
+    int waiting_most;     /* messages a peer may have waiting, in each direction       */
     int64_t message_most; /* bytes of a frame that comes in; who sends more is cut off  */
     int linger_ms;
 };
@@ -33,7 +32,7 @@ struct gate_socket {
 /* A socket, not yet bound, for zmq_close. NULL with errno. */
 void *gate_socket(struct gate *gate, const struct gate_socket *options);
 /* Have the kernel find out whether the peers of a socket, not yet bound or connected, are there: one that is gone is noticed in
- * some 4 s. gate_socket's have it, or heartbeats. False with errno. */
+ * some 4 s. gate_socket's have it. False with errno. */
 bool gate_keep_alive(void *socket);
 /* False with errno. */
 bool gate_bind(struct gate *gate, void *socket, const char *address);
@@ -46,6 +45,8 @@ int gate_fd(void *socket);
 /* Any thread: a message (zmq_msg_t) came in at a socket that was bound here; whose connection it was is known from now on. False:
  * the sender's key is not allowed any more. */
 bool gate_knows(struct gate *gate, const void *socket, void *message);
+/* Any thread: the message is a subscription (+1) or the end of one (-1). Who has too many is cut off. */
+void gate_counts(struct gate *gate, void *message, int change);
 
 /* Any thread: may who is known by `user` (a message's User-Id; NULL where nobody was asked) change things; and may he be here
  * at all: a key that was taken off the list can't do a thing with the connection it has. */
@@ -55,6 +56,7 @@ bool gate_is_client(struct gate *gate, const char *user);
 /* Any thread. */
 uint64_t gate_denied(const struct gate *gate);   /* connections refused for their key            */
 uint64_t gate_unspoken(const struct gate *gate); /* at guarded ports, those that spoke no CURVE  */
+uint64_t gate_flooded(const struct gate *gate);  /* connections ended, as they subscribed to too much */
 int gate_peers(struct gate *gate, const void *socket); /* connections there are over which something came to a socket */
 
 #endif

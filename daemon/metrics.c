@@ -172,9 +172,10 @@ static void put_engine(FILE *file, const struct daemon *daemon)
 static void put_published(FILE *file, const struct daemon *daemon)
 {
     put_family(file, "clients_denied_total", "counter",
-               "connections refused: their key is not allowed, or they speak no CURVE");
+               "connections refused or ended: their key is not allowed, they speak no CURVE, they subscribe to too much");
     put(file, "clients_denied_total", (const struct label[]){{"reason", "key"}, {0}}, (double)gate_denied(daemon->gate));
     put(file, "clients_denied_total", (const struct label[]){{"reason", "handshake"}, {0}}, (double)gate_unspoken(daemon->gate));
+    put(file, "clients_denied_total", (const struct label[]){{"reason", "flood"}, {0}}, (double)gate_flooded(daemon->gate));
     if (!daemon->publisher) {
         return;
     }

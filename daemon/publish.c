@@ -59,7 +59,7 @@ static bool bind_socket(struct publisher *publisher, struct gate *gate, const ch
                                         .message_most = SUBSCRIPTION_MOST,
                                         .linger_ms = LINGER_MS};
     void *socket = publisher->socket = gate_socket(gate, &options);
-    return socket && set(socket, ZMQ_XPUB_VERBOSE, 1) && set(socket, ZMQ_XPUB_NODROP, 1) && gate_bind(gate, socket, address);
+    return socket && set(socket, ZMQ_XPUB_VERBOSER, 1) && set(socket, ZMQ_XPUB_NODROP, 1) && gate_bind(gate, socket, address);
 }
 
 struct publisher *publisher_open(struct gate *gate, const char *address, const char *node, int streams, struct ssm_error *err)
@@ -285,8 +285,10 @@ bool publisher_turn(struct publisher *publisher)
     zmq_msg_init(&message);
     while (zmq_getsockopt(publisher->socket, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLIN) &&
            zmq_msg_recv(&message, publisher->socket, ZMQ_DONTWAIT) >= 0) {
+        bool is_new = zmq_msg_size(&message) > 0 && *(const uint8_t *)zmq_msg_data(&message) == 1;
         gate_knows(publisher->gate, publisher->socket, &message);
-        subscribed = subscribed || (zmq_msg_size(&message) > 0 && *(const uint8_t *)zmq_msg_data(&message) == 1);
+        gate_counts(publisher->gate, &message, is_new ? 1 : -1);
+        subscribed = subscribed || is_new;
     }
     zmq_msg_close(&message);
     return subscribed;

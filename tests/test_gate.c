@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* daemon/gate.c: peers that send more than anybody reads, and hang up. */
+/* daemon/gate.c: peers that send more than anybody reads, and hang up, or go on. */
 #include "daemon/gate.h"
 
 #include <errno.h>
 #include <unistd.h>
 #include <zmq.h>
 
+#include "daemon/peers.h"
 #include "tests/folder.h"
 #include "tests/test.h"
 
@@ -65,12 +66,134 @@ static void who_subscribes_too_often_and_hangs_up_harms_nothing(void **state)
     hung_up_on(ZMQ_XPUB, ZMQ_XSUB);
 }
 
+/* A publisher, and two who subscribe: one to a single topic, the other to ever more of so many bytes. */
+struct crowd {
+    struct gate *gate;
+    void *publisher, *context, *modest, *greedy;
+    int topic_bytes, sent;
+};
+
+static void open_crowd(struct crowd *crowd, const char *bind_to, int topic_bytes)
+{
+    struct ssm_error err = {0};
+    const struct gate_socket options = {.type = ZMQ_XPUB, .waiting_most = WAITING_MOST, .message_most = 1000};
+    char address[256];
+    size_t size = sizeof address;
+    int all = 1, none = 0;
+    *crowd = (struct crowd){.gate = gate_open(NULL, &err), .context = zmq_ctx_new(), .topic_bytes = topic_bytes};
+    crowd->publisher = gate_socket(crowd->gate, &options);
+    zmq_setsockopt(crowd->publisher, ZMQ_XPUB_VERBOSER, &all, sizeof all);
+    assert_true(gate_bind(crowd->gate, crowd->publisher, bind_to));
+    zmq_getsockopt(crowd->publisher, ZMQ_LAST_ENDPOINT, address, &size);
+    crowd->modest = zmq_socket(crowd->context, ZMQ_SUB);
+    crowd->greedy = zmq_socket(crowd->context, ZMQ_XSUB);
+    zmq_setsockopt(crowd->greedy, ZMQ_SNDHWM, &none, sizeof none);
+    zmq_setsockopt(crowd->greedy, ZMQ_RECONNECT_IVL, &(int){-1}, sizeof(int));
+    zmq_setsockopt(crowd->modest, ZMQ_SUBSCRIBE, "told", 4);
+    assert_int_equal(zmq_connect(crowd->modest, address) + zmq_connect(crowd->greedy, address), 0);
+}
+
+static void close_crowd(struct crowd *crowd)
+{
+    int none = 0;
+    zmq_setsockopt(crowd->greedy, ZMQ_LINGER, &none, sizeof none);
+    zmq_close(crowd->greedy);
+    zmq_close(crowd->modest);
+    zmq_ctx_term(crowd->context);
+    zmq_close(crowd->publisher);
+    gate_close(crowd->gate);
+}
+
+static void subscribe_to_another(struct crowd *crowd)
+{
+    char message[512];
+    int n = snprintf(message, sizeof message, "%c%0*d", 1, crowd->topic_bytes, crowd->sent);
+    crowd->sent += zmq_send(crowd->greedy, message, (size_t)n, ZMQ_DONTWAIT) == n;
+}
+
+static void take_subscriptions(struct crowd *crowd)
+{
+    zmq_msg_t message;
+    zmq_msg_init(&message);
+    while (zmq_msg_recv(&message, crowd->publisher, ZMQ_DONTWAIT) > 0) {
+        gate_knows(crowd->gate, crowd->publisher, &message);
+        gate_counts(crowd->gate, &message, *(const char *)zmq_msg_data(&message) == 1 ? 1 : -1);
+    }
+    zmq_msg_close(&message);
+}
+
+/* Up to so many topics, or until it's cut off; gives how many those were. */
+static int be_greedy(struct crowd *crowd, int most)
+{
+    for (int i = 0; crowd->sent < most && gate_flooded(crowd->gate) == 0 && i < 2000; i++) {
+        for (int k = 0; k < 20 && crowd->sent < most; k++) {
+            subscribe_to_another(crowd);
+        }
+        take_subscriptions(crowd);
+        usleep(1000);
+    }
+    for (int i = 0; i < 600; i++) { /* what is still on its way */
+        take_subscriptions(crowd);
+        usleep(1000);
+    }
+    return crowd->sent;
+}
+
+static void expect_modest_hears(struct crowd *crowd)
+{
+    char told[8];
+    int soon = 2000;
+    zmq_setsockopt(crowd->modest, ZMQ_RCVTIMEO, &soon, sizeof soon);
+    assert_int_equal(zmq_send(crowd->publisher, "told", 4, 0), 4);
+    assert_int_equal(zmq_recv(crowd->modest, told, sizeof told, 0), 4);
+}
+
+static void who_subscribes_without_end_is_cut_off_alone(void **state)
+{
+    struct crowd crowd;
+    (void)state;
+    open_crowd(&crowd, ipc_in_folder("gate"), 12);
+    assert_in_range(be_greedy(&crowd, 3 * PEERS_SUBSCRIPTIONS), PEERS_SUBSCRIPTIONS + 1, 2 * PEERS_SUBSCRIPTIONS);
+    assert_int_equal(gate_flooded(crowd.gate), 1);
+    assert_int_equal(gate_peers(crowd.gate, crowd.publisher), 1);
+    expect_modest_hears(&crowd);
+    close_crowd(&crowd);
+}
+
+static void who_subscribes_to_as_much_as_may_be_stays(void **state)
+{
+    struct crowd crowd;
+    (void)state;
+    open_crowd(&crowd, ipc_in_folder("gate"), 12);
+    assert_int_equal(be_greedy(&crowd, PEERS_SUBSCRIPTIONS), PEERS_SUBSCRIPTIONS);
+    assert_int_equal(gate_flooded(crowd.gate), 0);
+    assert_int_equal(gate_peers(crowd.gate, crowd.publisher), 2);
+    close_crowd(&crowd);
+}
+
+/* Long topics are too much sooner. */
+static void who_sends_a_publisher_too_many_bytes_is_cut_off_alone(void **state)
+{
+    enum { TOPIC = 400 };
+    struct crowd crowd;
+    (void)state;
+    open_crowd(&crowd, "tcp://127.0.0.1:*", TOPIC);
+    assert_in_range(be_greedy(&crowd, 3 * PEERS_SUBSCRIPTIONS), PEERS_BYTES / (TOPIC + 8), PEERS_SUBSCRIPTIONS);
+    assert_int_equal(gate_flooded(crowd.gate), 1);
+    assert_int_equal(gate_peers(crowd.gate, crowd.publisher), 1);
+    expect_modest_hears(&crowd);
+    close_crowd(&crowd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_asks_too_much_and_hangs_up_harms_nothing),
         cmocka_unit_test(who_feeds_too_much_and_hangs_up_harms_nothing),
         cmocka_unit_test(who_subscribes_too_often_and_hangs_up_harms_nothing),
+        cmocka_unit_test(who_subscribes_without_end_is_cut_off_alone),
+        cmocka_unit_test(who_subscribes_to_as_much_as_may_be_stays),
+        cmocka_unit_test(who_sends_a_publisher_too_many_bytes_is_cut_off_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
