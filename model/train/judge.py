@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-LENGTH, HOP = 144160, 160               # samples at 16 kHz it looks at: 9.01 s
+RATE, LENGTH, HOP = 16000, 144160, 160  # it looks at 9.01 s
 POOLED = (3, 4, 5)                      # the convolutions with a 2 x 2 maximum behind them
 QUIET = 1e-12                           # of power, before the logarithm
 SOFT = 1e-3                             # of power: 25 dB below speech at -26 dBFS, see spectrum

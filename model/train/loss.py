@@ -7,7 +7,8 @@ items have no target level), so quiet items count as much as loud ones.
 `audible` is what PESQ hears, made differentiable: loudness a Bark band of estimate and target, the part of their
 difference that isn't masked, and once more what was added where there was little. On 264 outputs of eleven kinds of
 processing it correlates with PESQ-WB by 0.93, within one denoiser's outputs by 0.88. It hears up to 8 kHz, as PESQ does.
-What is above 8 kHz counts in the spectra, `treble` for a bin's 1 below.
+What is above 8 kHz counts in the spectra, `treble` for a bin's 1 below, and by `crisp`: how many dB its levels are off
+while somebody speaks. Its phases can't be known, and what is right on average in complex spectra is too soft.
 
 `begun` is the share of speech that is missing where words begin, counted there alone: a hundredth of the time, so that
 in a mean over all of it a soft consonant is nothing.
@@ -36,6 +37,9 @@ EAR_WINDOW, EAR_BARK = 512, 0.5         # the resolution at 16 kHz whose spectra
 EAR_TOP = 8000.0                        # Hz
 EAR_DB = 82.0                           # sound pressure level of unit RMS
 EAR_MOST = 45.0                         # a hop's disturbance at most
+CRISP_TOP = 0.9                         # of half the rate: above it converters' filters are all there is
+CRISP_SPEAKS, CRISP_FLOOR = 1e-4, 1e-4  # of the loudest hop's power, of the loudest treble bin's mean power
+CRISP_LEAST = 3e-6                      # of all power, in its loudest bin: less treble is none
 # points of PESQ's raw score lost for a unit of disturbance and of added disturbance, fitted to the outputs above
 EAR_SYMMETRIC, EAR_ADDED = 0.163, 0.022
 
@@ -44,7 +48,7 @@ JUDGED_ABOVE = 0.2                      # points above the target's own that are
 JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech to be judged
 JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
 
-WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, judged=0.0)
+WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0)
 
 
 def hann(n, device):
@@ -152,6 +156,27 @@ def audible(P, S, share, quiet):
     return EAR_SYMMETRIC * heard[0] + EAR_ADDED * heard[1]
 
 
+def crisp(P, S, low, high):
+    """Spectra of estimate and target -> how far the estimate's levels in bins [low, high) are off, in dB: the root mean
+    square over those bins, its mean over the hops in which the target speaks and the items that have treble."""
+    p, s = P.square().sum(-1), S.square().sum(-1)
+    total, p, s = s.sum(-1), p[..., low:high], s[..., low:high]
+    speaks = (total > CRISP_SPEAKS * total.amax(1, keepdim=True)).to(s.dtype)
+    mean = (s * speaks[..., None]).sum(1) / speaks.sum(1, keepdim=True).clamp_min(1.0)
+    loudest = mean.amax(1)
+    has = (loudest > CRISP_LEAST * total.mean(1)).to(s.dtype)
+    floor = (CRISP_FLOOR * loudest + 1e-12)[:, None, None]
+    off = 10.0 * torch.log10((p + floor) / (s + floor))
+    hops = speaks * has[:, None]
+    return ((off.square().mean(-1) + 1e-3).sqrt() * hops).sum() / hops.sum().clamp_min(1.0)
+
+
+def narrow_band(x, step):
+    """(B, n * step) samples -> (B, n) at a step'th of the rate, by cutting the spectrum."""
+    n = x.shape[1] // step
+    return torch.fft.irfft(torch.fft.rfft(x)[:, :n // 2 + 1], n) / step
+
+
 def judged_level(clean, db):
     """Stretches of target (B, n) -> the gain (B, 1) that brings speech to db (B,), and whether it is speech (B,)."""
     energy, on = active_blocks(clean, judge.HOP)
@@ -160,7 +185,7 @@ def judged_level(clean, db):
     return (10 ** (db / 20) / rms)[:, None], (on.mean(1) > JUDGED_SPEECH).to(rms.dtype)
 
 
-PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db, audible=audible)
+PIECES = dict(half_frames=half_frames, spectral=spectral, snr_db=snr_db, audible=audible, crisp=crisp)
 
 
 class Loss:
@@ -175,15 +200,20 @@ class Loss:
                         for n in map(scaled, RESOLUTIONS)]
         self.ear_window = scaled(EAR_WINDOW)
         self.ear = ear(self.ear_window, rate, device)
+        self.above = int(EAR_TOP * self.ear_window / rate) + 1, int(CRISP_TOP * self.ear_window / 2)
+        self.step = round(rate / judge.RATE)
         self.pieces = pieces
 
     def judged(self, estimate, clean):
         """Points missing, mean over the items; mean overall quality. Which stretch of an item is judged goes by its place
         in the batch, items being drawn at random."""
         B, n = estimate.shape
+        length = judge.LENGTH * self.step
         place = torch.arange(B, device=estimate.device) / max(B - 1, 1)
-        index = (place * (n - judge.LENGTH)).long()[:, None] + torch.arange(judge.LENGTH, device=estimate.device)
+        index = (place * (n - length)).long()[:, None] + torch.arange(length, device=estimate.device)
         e, c = estimate.gather(1, index), clean.gather(1, index)
+        if self.step > 1:
+            e, c = narrow_band(e, self.step), narrow_band(c, self.step)
         low, high = JUDGED_DB
         with torch.no_grad():
             gain, speech = judged_level(c, low + (high - low) * (place * 7.0 % 1.0))
@@ -193,7 +223,8 @@ class Loss:
         return (missing * speech).mean(), (verdict[:, 2] * speech).sum() / speech.sum().clamp_min(1.0)
 
     def __call__(self, estimate, clean, noisy):
-        """-> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, overall quality or 0)."""
+        """-> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, dB that treble is off, overall quality; the
+        last two 0 where they have no weight)."""
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
@@ -205,12 +236,13 @@ class Loss:
             total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight, n / (2 * self.rate)))]
             if n == self.ear_window:
                 heard = p["audible"](P, S, *self.ear)
+                off = p["crisp"](P, S, *self.above) if self.weights["crisp"] else torch.zeros_like(heard)
         snr = p["snr_db"](e, c, r)
         w = self.weights
         loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] + w["begun"] * total[3] -
-                w["snr"] * snr + w["audible"] * heard)
+                w["snr"] * snr + w["audible"] * heard + w["crisp"] * off)
         quality = torch.zeros_like(snr)
         if w["judged"]:
             missing, quality = self.judged(estimate, clean)
             loss = loss + w["judged"] * missing
-        return loss, torch.stack([*total, snr, heard, quality]).detach()
+        return loss, torch.stack([*total, snr, heard, off, quality]).detach()

@@ -117,13 +117,18 @@ def check_loss(device):
     """Finite values and gradients where a logarithm or a root could fail; nothing to pay for the target itself."""
     torch.manual_seed(2)
     a, b, silence = 0.1 * torch.randn(2, 16000, device=device), 0.1 * torch.randn(2, 16000, device=device), torch.zeros(2, 16000, device=device)
-    measure = losses.Loss({}, device)
+    measure, wide = losses.Loss({}, device), losses.Loss(dict(rate=48000, crisp=0.1), device)
     for name, estimate, clean, noisy in (("noise", a, b, a + b), ("silence for speech", silence, a, a + b), ("noise for silence", b, silence, b),
                                          ("silence", silence, silence, silence)):
-        e = estimate.clone().requires_grad_()
-        value, parts = measure(e, clean, noisy)
-        g, = torch.autograd.grad(value, e)
-        expect("loss of %s finite" % name, float((~torch.isfinite(parts)).sum() + (~torch.isfinite(g)).sum()), 0)
+        for cost in (measure, wide):
+            e = estimate.clone().requires_grad_()
+            value, parts = cost(e, clean, noisy)
+            g, = torch.autograd.grad(value, e)
+            expect("loss of %s finite at %d Hz" % (name, cost.rate), float((~torch.isfinite(parts)).sum() + (~torch.isfinite(g)).sum()), 0)
+    spectrum = torch.fft.rfft(a)
+    spectrum[:, a.shape[1] * 7900 // wide.rate:] *= 0.5     # of what is above 7.9 kHz
+    off = [float(wide(e, a, a)[1][6]) for e in (a, torch.fft.irfft(spectrum))]
+    expect("treble at half its height is 6 dB off", abs(off[0]) + abs(off[1] - 6.02), 0.1)
     parts = measure(a, a, a + b)[1].tolist()
     expect("loss of the target itself", sum(parts[:4]) + parts[5], 1e-3)
     word = torch.cat((1e-4 * a[:, :8000], 3 * a[:, 8000:]), 1)
@@ -144,6 +149,8 @@ def check_judge(path, device):
     with torch.no_grad():
         verdicts = jury(torch.stack([voice + k * noise for k in (0.01, 0.1, 1.0)]))[:, 1].tolist()
     expect("more noise, a worse verdict of it", float(verdicts != sorted(verdicts, reverse=True)), 0)
+    wide = torch.from_numpy(data.resample(noise.cpu().numpy().astype(np.float64), 16000, 48000)).float().to(device)
+    expect("48 kHz cut to what the judge hears", float((losses.narrow_band(wide[None], 3)[0] - noise).abs().max()), 1e-4)
     measure = losses.Loss(dict(judged=1.0), device, judged_by=jury)
     noisy = torch.stack((voice + noise, torch.zeros_like(voice)))
     e = noisy.clone().requires_grad_()

@@ -178,7 +178,7 @@ class Step:
 
     def __init__(self, model, flat, recipe, device, scan, wrap, log, judged_by=None):
         self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
-        self.pieces = {k: wrap(f) for k, f in layers.PIECES.items()}
+        self.pieces = {k: f if k in recipe["plain"] else wrap(f) for k, f in layers.PIECES.items()}
         self.loss = losses.Loss(recipe, device, {k: wrap(f) for k, f in losses.PIECES.items()}, judged_by)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.qat, self.graph, self.parts, self.batch = None, None, None, None
@@ -326,7 +326,7 @@ def read_weights(path, keep, recipe, memory=None):
         config, tensors = transform_of(config), {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
     else:
         checkpoint = torch.load(path, map_location="cpu")
-        config, tensors = checkpoint["config"], checkpoint["tensors"]
+        config, tensors = checkpoint["config"], {k: v.float() for k, v in checkpoint["tensors"].items()}
     c = layers.complete(recipe)
     if any(config[key] != c[key] for key in ("rate", "window", "hop", "taps")):
         tensors = warm.adapt(tensors, config, c)
@@ -491,7 +491,7 @@ class Run:
             if now - since >= r["log_seconds"]:
                 mean = torch.stack(kept).mean(0).tolist()
                 state = self.flat.state.tolist()
-                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  begun %.3f  snr %5.2f  ear %.3f  ovrl %.2f  norm %.2f "
+                self.log("step %6d  %6.0f audio-s/s  loss %.4f  mag %.4f  cpx %.4f  rem %.4f  begun %.3f  snr %5.2f  ear %.3f  crisp %.2f  ovrl %.2f  norm %.2f "
                          "(q90 %.2f, skipped %d)  lr %.2e" % (self.count, (self.heard - heard) / (time.time() - since), *mean,
                                                          state[2], state[1], state[3], float(self.lr)))
                 kept, since, heard = [], time.time(), self.heard
