@@ -39,7 +39,7 @@ EAR_DB = 82.0                           # sound pressure level of unit RMS
 EAR_MOST = 45.0                         # a hop's disturbance at most
 CRISP_TOP = 0.9                         # of half the rate: above it converters' filters are all there is
 CRISP_SPEAKS, CRISP_FLOOR = 1e-4, 1e-4  # of the loudest hop's power, of the loudest treble bin's mean power
-CRISP_LEAST = 3e-6                      # of all power, in its loudest bin: less treble is none
+CRISP_LEAST = 1e-6                      # of all power, in its loudest bin: less treble is none
 # points of PESQ's raw score lost for a unit of disturbance and of added disturbance, fitted to the outputs above
 EAR_SYMMETRIC, EAR_ADDED = 0.163, 0.022
 

@@ -37,7 +37,7 @@ RECIPES = {
     "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,
                         seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25,
                         paused=0.3, silent=0.15, clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2,
-                        audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.008, plain=("decode",)),
+                        audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode",)),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
                             lr=1.2e-3),
