@@ -7,7 +7,7 @@ COMMON = dict(
     seed=1, scan="auto", compile=True, graph=True,
     log_seconds=10.0, save_seconds=60.0, validate_seconds=120.0, poll_steps=200,
     speech_hours=36.0, noise_hours=18.0, narrow=1.0,
-    plain=())               # pieces of the model that aren't compiled
+    plain=())               # pieces of the model and the loss that aren't compiled
 
 # long crops, with long pauses and silence at the beginning
 PATIENT = dict(COMMON, seconds=26.88, lr=8e-4, warmup=200, ema=0.999, qat=0.3, paused=0.4, pause_seconds=25.0, silent=0.2)
@@ -32,12 +32,12 @@ RECIPES = {
     # for a GPU: denoise-16k with five more layers, which add nothing when it starts from denoise-16k by --init
     "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=10, minutes=8.0, batch=16, lr=8e-4, paused=0.3,
                               silent=0.15, audible=0.08, judged=0.03),
-    # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled
-    # in full its decoder's backward read beyond its memory
+    # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
+    # its decoder's backward read beyond its memory
     "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,
                         seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25,
                         paused=0.3, silent=0.15, clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2,
-                        audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode",)),
+                        audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode", "crisp")),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
                             lr=1.2e-3),

@@ -178,8 +178,9 @@ class Step:
 
     def __init__(self, model, flat, recipe, device, scan, wrap, log, judged_by=None):
         self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
-        self.pieces = {k: f if k in recipe["plain"] else wrap(f) for k, f in layers.PIECES.items()}
-        self.loss = losses.Loss(recipe, device, {k: wrap(f) for k, f in losses.PIECES.items()}, judged_by)
+        wrapped = lambda pieces: {k: f if k in recipe["plain"] else wrap(f) for k, f in pieces.items()}
+        self.pieces = wrapped(layers.PIECES)
+        self.loss = losses.Loss(recipe, device, wrapped(losses.PIECES), judged_by)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.qat, self.graph, self.parts, self.batch = None, None, None, None
 
