@@ -15,7 +15,7 @@ trap 'rm -f "$log"' EXIT
 for test in "$@"; do
     name=$(basename "${test%.*}")
     [ -z "$pick" ] || [ "$name" = "test_$pick" ] || continue
-    start=$(date +%s.%N)
+    start=${EPOCHREALTIME//[.,]/}
     case $test in
     *.py) /usr/bin/python3 "$test" >"$log" 2>&1 ;;
     *.sh) bash "$test" >"$log" 2>&1 ;;
@@ -33,7 +33,7 @@ for test in "$@"; do
     esac
     ok=${ok:-0} bad=${bad:-0}
     [ "$status" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1 # a crash, a sanitizer's report, a time-out
-    printf '%-28s %4d passed %3d failed %7.1f s\n' "$name" "$ok" "$bad" "$(echo "$(date +%s.%N) - $start" | bc)"
+    printf '%-28s %4d passed %3d failed %7.1f s\n' "$name" "$ok" "$bad" $(((${EPOCHREALTIME//[.,]/} - start) / 100000))e-1
     if [ "$bad" -gt 0 ] || [ -n "$pick" ]; then cat "$log"; else grep -E '^\[  SKIPPED \] [a-zA-Z_0-9]+$|skipped:' "$log" | sort -u | sed 's/^/    /'; fi
     passed=$((passed + ok)) failed=$((failed + bad))
 done

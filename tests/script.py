@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 import wave
 
 SSM = os.path.realpath(os.environ.get("SSM", "build/release/ssm"))
@@ -24,7 +25,8 @@ def run(*cases):
             case()
         except Exception as error:  # noqa: BLE001: one line a case, whatever went wrong
             failed += 1
-            print(f"FAILED {case.__name__}: {type(error).__name__}: {error}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"FAILED {case.__name__}: {type(error).__name__}: {error} ({os.path.basename(at.filename)}:{at.lineno}: {at.line})")
     print(f"{len(cases) - failed} passed, {failed} failed")
     return failed > 0
 

@@ -25,6 +25,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a busy disk makes 
 KILLS = int(os.environ.get("KILLS", "5"))
 STREAMS, RATE, HOP = 64, 16000, 160
 SOON = 4 if SANITIZED else 1  # s
+IN_FLIGHT = 4 * RATE if SANITIZED else RATE // 2
 MODEL = "tests/data/tiny-denoise.safetensors"
 
 
@@ -82,7 +83,7 @@ class Listener:
         if self.boot.get(topic) not in (None, header["boot"]) and lost["why"]:
             assert lost["why"] == "restart", lost
             # What the engine gave out and no subscriber got any more went down with the process.
-            assert 0 <= lost["from"] - self.next[topic] <= RATE // 2, (lost, self.next[topic])
+            assert 0 <= lost["from"] - self.next[topic] <= IN_FLIGHT, (lost, self.next[topic])
             self.late = max(self.late, lost["from"] - self.next[topic])
             assert s0 <= lost["to"] < s0 + HOP, (s0, lost)
             self.exact += lost["from"] == self.next[topic]
