@@ -18,6 +18,8 @@ from layers import smooth_length
 DEFAULTS = dict(
     batch=128, seconds=4.48,
     speed=0.12,             # speech and noise play up to this much faster or slower, pitch with them
+    noise_octaves=0.0,      # noise plays up to this much higher or lower besides
+    backwards=0.0,          # share of noises that play from their end
     joined=0.35,            # share of items whose speech changes to another crop on the way
     paused=0.25,            # share with a stretch of silence in the speech
     pause_seconds=2.5,      # at most
@@ -195,7 +197,10 @@ class Mix:
     def _noise(self, bank, n):
         start, length = bank.draw(n)
         begin = (torch.rand(n, device=self.device, dtype=torch.float64) * length).long()
-        x = self.crop_plain(bank.audio, start, length, begin, self._rate(n), self.n)
+        most = self.config["noise_octaves"]
+        speed = (self._rate(n) * 2.0 ** self._u(n, -most, most)).round().long()
+        speed = torch.where(self._u(n) < self.config["backwards"], -speed, speed)
+        x = self.crop_plain(bank.audio, start, length, begin, speed, self.n)
         return x / rms(x)[:, None].clamp_min(1e-4)
 
     def _edges(self, n, share):

@@ -29,9 +29,12 @@ RECIPES = {
     # versions 4 to 6: from the one before by --init, judged by DNSMOS too (--judge); denoise-16k.md has their settings
     "denoise-16k-judged": dict(PATIENT, n_layer=5, minutes=8.0, batch=20, lr=6e-4, paused=0.3, silent=0.15, audible=0.08,
                                judged=0.03),
-    # for a GPU: denoise-16k with five more layers, which add nothing when it starts from denoise-16k by --init
-    "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=10, minutes=8.0, batch=16, lr=8e-4, paused=0.3,
-                              silent=0.15, audible=0.08, judged=0.03),
+    # for a GPU: denoise-16k twice as wide, with two taps more, which begins as denoise-16k by --init; more of it learns
+    # more of what it hears, so noise is played backwards, higher and lower, too
+    "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=5, d_model=512, taps=5, minutes=14.0, batch=20,
+                              lr=8e-4, qat=0.25, speed=0.16, second=0.6, paused=0.3, silent=0.15, clean_only=0.15,
+                              noise_moving=0.4, noise_starts=0.2, noise_octaves=0.5, backwards=0.5,
+                              audible=0.14, judged=0.055, snr=0.03, begun=0.5, plain=("decode",)),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
     "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,

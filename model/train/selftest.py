@@ -101,6 +101,26 @@ def check_warm(device):
     expect("48 kHz model made from one of 16 kHz", np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max(), 0.02)
 
 
+def check_grown(device):
+    """A deeper and wider model begins as the smaller one, and every weight of its blocks has something to learn."""
+    torch.manual_seed(5)
+    small = layers.Denoiser(dict(d_model=32, n_layer=2, d_state=8)).to(device)
+    with torch.no_grad():
+        for p in small.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    large = layers.Denoiser(dict(d_model=48, n_layer=3, d_state=12, dt_rank=4)).to(device)
+    large.load_state_dict(warm.grown({k: p.detach().cpu() for k, p in small.named_parameters()}, large))
+    x = 0.1 * torch.randn(1, 8000, device=device)
+    want, got = (m(x, selective_scan_reference) for m in (small, large))
+    expect("a larger model made from a smaller one", float((got - want).detach().abs().max() / want.detach().abs().max()), 1e-4)
+    optimiser = torch.optim.SGD(large.parameters(), 1e-3)
+    for _ in range(3):                  # what is read by zeros alone has no gradient before they have moved
+        optimiser.zero_grad()
+        large(x, selective_scan_reference).square().sum().backward()
+        optimiser.step()
+    expect("weights of its blocks that learn nothing", float(sum((p.grad == 0).sum() for p in large.backbone.parameters())), 0)
+
+
 def check_golden():
     """reference.py against the answers of make_golden_layers.py: sensors to labels, tokens; also where time is irregular."""
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tests", "data")
@@ -254,6 +274,7 @@ def main():
     check_model(device, a.out)
     check_golden()
     check_warm(device)
+    check_grown(device)
     check_loss(device)
     if a.judge:
         check_judge(a.judge, device)

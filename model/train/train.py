@@ -343,16 +343,6 @@ def read_weights(path, keep, recipe, memory=None):
     return taken
 
 
-def deepened(tensors, model):
-    """tensors, and for the Mamba layers that model has beyond theirs its own, that add nothing yet."""
-    out, own = dict(tensors), dict(model.named_parameters())
-    have = {k.split(".")[2] for k in tensors if k.startswith("backbone.layers.")}
-    for k, v in own.items():
-        if k.startswith("backbone.layers.") and k.split(".")[2] not in have:
-            out[k] = torch.zeros_like(v) if k.endswith("out_proj.weight") else v.detach().clone()
-    return out
-
-
 class Run:
     def __init__(self, args, recipe):
         self.args, self.recipe = args, recipe
@@ -404,7 +394,7 @@ class Run:
             self.log("resume: step %d, %.1f minutes in" % (self.count, self.spent / 60))
         elif self.args.init:
             tensors = read_weights(self.args.init, self.args.keep, self.recipe, self.args.memory)
-            self.flat.load_average(deepened(tensors, self.model))
+            self.flat.load_average(warm.grown(tensors, self.model))
             self.log("init: weights from %s%s" % (self.args.init, ", layers %s" % self.args.keep if self.args.keep else ""))
 
     def elapsed(self):
@@ -555,7 +545,7 @@ def parse(argv=None):
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--no-graph", action="store_true")
     p.add_argument("--resume", action="store_true", help="go on from OUT/full.pt if it is there")
-    p.add_argument("--init", help="start from the weights of an ema.pt or a model file; layers it lacks add nothing at first")
+    p.add_argument("--init", help="start from the weights of an ema.pt or a model file; layers and channels it lacks add nothing at first")
     p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
     p.add_argument("--memory", type=float, metavar="SECONDS", help="let states remember no longer than this, --init's and trained ones")
     p.add_argument("--judge", metavar="ONNX", help="DNSMOS's sig_bak_ovr.onnx, for recipes that weigh `judged`")

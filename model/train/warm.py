@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The weights of one denoiser as another's start: other rate, window, hop or taps, or shorter memory, the same blocks.
+"""The weights of one denoiser as another's start: other rate, window, hop or taps, shorter memory, more layers, wider ones.
 
 adapt() keeps what the first has learned as far as the shapes let it:
 
@@ -9,6 +9,8 @@ adapt() keeps what the first has learned as far as the shapes let it:
   by on average is taken back out of the encoder;
 - phases are compared at the window's middle, filters as what they do to a steady tone of the bin;
 - with another hop in seconds, the steps dt and the taps of the convolutions are spread over the same time.
+
+grown() starts a larger model as the smaller one: what it has more of hears what there is and says nothing yet.
 """
 import math
 
@@ -105,4 +107,38 @@ def adapt(tensors, old, new):
             out[name] = convolution(t, slower)
         if slower != 1 and name.endswith("dt_proj.bias"):   # softplus(b) is nearly exp(b) where dt is small
             out[name] = t + math.log(slower)
+    return out
+
+
+def grown(tensors, model):
+    """{name: tensor} for model, which has more layers than tensors' or wider ones, or both: it does what they do.
+
+    What is new is as model has it, and nothing of it is heard at first: new layers and channels write nothing to the
+    residual stream, whose new numbers nobody writes either; a channel already there reads no new one, in x_proj or
+    dt_proj. So all that is new reads and has a gradient, but what it is read by is zero and learns first."""
+    c, old = model.config, len(tensors["encoder.bias"])
+    sections = lambda rank, states: {"in_proj.weight": 2, "x_proj.weight": (rank, states, states)}
+    mixer = "backbone.layers.0.mixer."
+    rank, states = tensors[mixer + "dt_proj.weight"].shape[1], tensors[mixer + "A_log"].shape[1]
+    before, after = sections(rank, states), sections(c["dt_rank"], c["d_state"])
+
+    def split(t, sizes):
+        return t.chunk(sizes) if isinstance(sizes, int) else t.split(sizes)
+
+    out = dict(tensors)
+    for name, p in model.named_parameters():
+        out[name] = new = p.detach().cpu().clone()
+        kind = ".".join(name.split(".")[-2:])
+        if kind in ("encoder.weight", "encoder.bias", "out_proj.weight"):
+            new.zero_()
+        if name in tensors:
+            t = tensors[name]
+            if kind in ("x_proj.weight", "dt_proj.weight"):
+                new[:, t.shape[1]:] = 0.0
+            for a, b in zip(split(new, after.get(kind, 1)), split(t, before.get(kind, 1))):
+                a[tuple(map(slice, b.shape))] = b
+            if kind == "x_proj.weight":
+                new[c["dt_rank"] + c["d_state"] + states:] = 0.0
+        if kind in ("norm.weight", "norm_f.weight"):
+            new *= math.sqrt(old / c["d_model"])            # the mean of squares is over the zeros, too
     return out
