@@ -292,7 +292,7 @@ static void *oversee(void *arg)
         }
         pause_ms(2);
     }
-    atomic_store(&ended, real_now()); /* it may drain in peace */
+    atomic_store(&ended, real_now() + second / 100); /* it may drain in peace; everybody has heard of it by then */
     kill(getpid(), SIGTERM);
     return arg;
 }
