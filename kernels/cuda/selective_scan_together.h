@@ -171,12 +171,11 @@ __device__ __forceinline__ void start_walk(forward_lane<N, 1, 4> &lane, const to
 }
 
 /* Before the cluster's blocks wait for each other. */
-template <int N> __device__ __forceinline__ void open_block(together_block<N> &block, int rank)
+template <int N> __device__ __forceinline__ void open_block(together_block<N> &block)
 {
     if (threadIdx.x == 0) {
         ptx::barrier_init(&block.told);
         ptx::barrier_init_done();
-        ptx::barrier_expect(&block.told, uint32_t(rank) * uint32_t(sizeof(block.passages[0])));
     }
     cluster::arrive_early();
 }
@@ -206,7 +205,7 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     const int rank = int(cluster::rank()), channel0 = int(cluster::number()) * GROUPS, length = p.s.length;
     const bool passes = int(threadIdx.x) < together_block<N>::STATES;
     at.first = channel0 + at.group, early.first = channel0 + early.group;
-    open_block(block, rank);
+    open_block(block);
     ptx::wait_for_kernels();
     ptx::start_next_kernel();
     const int begin = rank * p.chunk_steps + at.warp * TOGETHER_STEPS;
@@ -233,6 +232,8 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     C.put(warp.tile.bc[1], 0);
     cluster::wait(); /* all blocks are there to be told */
     __syncthreads();
+    if (threadIdx.x == 0) /* not before: arrive_early() publishes no more than an init */
+        ptx::barrier_expect(&block.told, uint32_t(rank) * uint32_t(sizeof(block.passages[0])));
     if (passes)
         tell(block, pass_along(block, A2, int(blockDim.x) / 32), rank, p.chunks);
     outputs<1, TOGETHER_ROUNDS> outputs;
