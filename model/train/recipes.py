@@ -29,8 +29,8 @@ RECIPES = {
     # versions 4 to 6: from the one before by --init, judged by DNSMOS too (--judge); denoise-16k.md has their settings
     "denoise-16k-judged": dict(PATIENT, n_layer=5, minutes=8.0, batch=20, lr=6e-4, paused=0.3, silent=0.15, audible=0.08,
                                judged=0.03),
-    # for a GPU: denoise-16k twice as wide, with two taps more, which begins as denoise-16k by --init; more of it learns
-    # more of what it hears, so noise is played backwards, higher and lower, too
+    # for a GPU: denoise-16k twice as wide, with two taps more, which begins as denoise-16k by --init; noise is played
+    # backwards, higher and lower, too. Eleven minutes of it were no gain, see README.md
     "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=5, d_model=512, taps=5, minutes=14.0, batch=20,
                               lr=8e-4, qat=0.25, speed=0.16, second=0.6, paused=0.3, silent=0.15, clean_only=0.15,
                               noise_moving=0.4, noise_starts=0.2, noise_octaves=0.5, backwards=0.5,
