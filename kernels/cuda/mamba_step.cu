@@ -41,7 +41,7 @@ struct params {
     step_cuda step;
     void *xz, *y;         /* (rows, 2 E), (rows, E)  bf16 at PRECISION_BF16, else fp32 */
     float *u, *dt, *mixed; /* (rows, E), (rows, E), (rows, R + 2 N)  plain path only    */
-    int per_block, ring;  /* rows a block of mix takes, its places for h               */
+    int per_block;        /* rows a block of mix takes                                 */
 };
 
 /* Activations between kernels. */
@@ -51,7 +51,7 @@ template <> struct activation<1> { using type = __nv_bfloat16; };
 /* ---- mix ---------------------------------------------------------------------------------------------------- */
 
 constexpr int D = 256, E = 512, N = 16, K = 4, R = 16, MIXED = R + 2 * N;
-constexpr int TILE = 8, THREADS = E, WARPS = THREADS / 32, RING_MAX = 8;
+constexpr int TILE = 8, THREADS = E, WARPS = THREADS / 32;
 constexpr int CORNER = TILE * (MIXED + 4); /* floats a warp exchanges through: sums (TILE, MIXED), or channels (TILE, 32); */
 constexpr int SUM_ROW = MIXED + 4, CHANNEL_ROW = 36; /* rows 4 longer than needed, against bank conflicts */
 
@@ -67,16 +67,20 @@ struct alignas(128) mix_shared {
     float mixed[TILE][MIXED]; /* dt, B, C */
     float u[TILE][E];
     row_place rows[2][TILE];  /* by tile % 2 */
-    uint64_t history_full, full[RING_MAX];
+    uint64_t history_full, full[TILE];
 };
 
-/* histories (TILE, K - 1, E), then h (ring, N, E), behind mix_shared */
+/* Places for h: enough that some are on their way in while two are computed; in bf16 they are half as large. */
+template <class S> constexpr unsigned RING = sizeof(S) == 4 ? 4 : 8;
+
+/* histories (TILE, K - 1, E), then h (RING, N, E), behind mix_shared */
 constexpr int HISTORY = (K - 1) * E, STATES = N * E;
 
-template <class S> int mix_bytes(int per_block, int ring)
+/* A small batch leaves room: other kernels may start beside it. */
+template <class S> size_t mix_bytes(int per_block)
 {
-    const int histories = per_block < TILE ? per_block : TILE;
-    return int(sizeof(mix_shared)) + (histories * HISTORY + ring * STATES) * int(sizeof(S));
+    const size_t places = per_block < int(RING<S>) ? size_t(per_block) : RING<S>;
+    return sizeof(mix_shared) + (TILE * HISTORY + places * STATES) * sizeof(S);
 }
 
 /* What the threads of a block know. */
@@ -92,18 +96,16 @@ template <class S> struct mix_block {
         : p(p_), shared(*reinterpret_cast<mix_shared *>(memory))
     {
         histories = reinterpret_cast<S *>(memory + sizeof(mix_shared));
-        h = histories + min(p.per_block, TILE) * HISTORY;
+        h = histories + TILE * HISTORY;
         states = static_cast<S *>(p.step.states);
         row0 = int(blockIdx.x) * p.per_block;
         rows = min(p.per_block, p.step.rows - row0);
         channel = int(threadIdx.x), warp = channel / 32, lane = channel % 32;
     }
-    __device__ __forceinline__ const row_place &place(int row) const
-    {
-        return shared.rows[row / TILE % 2][row % TILE];
-    }
-    __device__ __forceinline__ S *state_of(int row) const { return h + row % p.ring * STATES; }
-    __device__ __forceinline__ S *home_of(int row) const { return states + place(row).state + HISTORY; }
+    __device__ __forceinline__ row_place &place(unsigned row) const { return shared.rows[row / TILE % 2][row % TILE]; }
+    __device__ __forceinline__ S *state_of(unsigned row) const { return h + row % RING<S> * STATES; }
+    __device__ __forceinline__ S *home_of(unsigned row) const { return states + place(row).state + HISTORY; }
+    __device__ __forceinline__ uint64_t *full(unsigned row) const { return &shared.full[row % RING<S>]; }
 };
 
 /* Warp 0: find the tile's rows and send for their histories. */
@@ -117,9 +119,11 @@ template <class S> __device__ __forceinline__ void load_histories(const mix_bloc
         const step_cuda &step = block.p.step;
         const int row = block.row0 + tile_row + lane, slot = step.slots[row];
         const int64_t state = slot * step.state_stride + block.p.layer.state_at;
-        block.shared.rows[tile_row / TILE % 2][lane] = {state, int(step.phase[slot] % (K - 1)), step.elapsed[row]};
+        block.place(tile_row + lane) = {state, int(step.phase[slot] % (K - 1)), step.elapsed[row]};
         ptx::bulk_load_once(block.histories + lane * HISTORY, block.states + state, HISTORY * sizeof(S),
                             &block.shared.history_full);
+    } else if (lane < TILE) {
+        block.place(tile_row + lane) = {};
     }
     __syncwarp();
 }
@@ -129,9 +133,8 @@ template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &bl
 {
     if (row >= block.rows)
         return;
-    uint64_t *full = &block.shared.full[row % block.p.ring];
-    ptx::barrier_expect(full, STATES * sizeof(S));
-    ptx::bulk_load_once(block.state_of(row), block.home_of(row), STATES * sizeof(S), full);
+    ptx::barrier_expect(block.full(row), STATES * sizeof(S));
+    ptx::bulk_load_once(block.state_of(row), block.home_of(row), STATES * sizeof(S), block.full(row));
 }
 
 /* What a thread keeps of its channel up to dt. */
@@ -202,18 +205,17 @@ __device__ __forceinline__ void convolve(float (&u)[TILE], const T (&x)[TILE], c
     const int rows = block.rows - tile_row, e = block.channel;
 #pragma unroll
     for (int i = 0; i < TILE; i++) {
-        u[i] = 0.0f;
-        if (i >= rows)
-            continue;
         const row_place &place = block.place(tile_row + i);
+        const float input = to_float(x[i]);
         float sum = w.bias;
 #pragma unroll
         for (int k = 0; k < K - 1; k++) {
             const int row = place.oldest + k < K - 1 ? place.oldest + k : place.oldest + k - (K - 1);
             sum = fmaf(w.conv[k], to_float(block.histories[i * HISTORY + row * E + e]), sum);
         }
-        u[i] = math::silu(fmaf(w.conv[K - 1], to_float(x[i]), sum));
-        put_once(block.states + place.state + place.oldest * E + e, to_float(x[i]));
+        u[i] = i < rows ? math::silu(fmaf(w.conv[K - 1], input, sum)) : 0.0f;
+        if (i < rows)
+            put_once(block.states + place.state + place.oldest * E + e, input);
     }
 }
 
@@ -315,7 +317,8 @@ __device__ __forceinline__ float2 walk_states(S *to, const S *h, const float2 (&
     return sum;
 }
 
-/* The tile's rows: a half of the threads has every second one. */
+/* The tile's rows: a half of the threads has every second one. A row's delta is ready before the one in front of it is
+ * out of the way. A barrier is all that the copy engine needs to take a place that threads have read. */
 template <int P, bool ZOH, class S>
 __device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_weights &w, int tile_row)
 {
@@ -323,24 +326,29 @@ __device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_
     const int rows = min(TILE, block.rows - tile_row), e = block.channel % (E / 2) * 2, half = block.warp / (WARPS / 2);
     const T *z = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + E + e;
     T *y = static_cast<T *>(block.p.y) + int64_t(block.row0 + tile_row) * E + e;
-    float2 next_z = pair_at(z + min(half, rows - 1) * 2 * E);
+    const float *dts = &block.shared.corners[e / 32][e % 32];
+    const auto delta_of = [&](int i) {
+        const float2 dt = pair_at(dts + i * CHANNEL_ROW);
+        const float elapsed = block.place(tile_row + i).elapsed;
+        return make_float2(math::time_step(dt.x, elapsed), math::time_step(dt.y, elapsed));
+    };
+    float2 next_z = pair_at(z + min(half, rows - 1) * 2 * E), delta = delta_of(half);
 #pragma unroll 1
     for (int i = half; i < rows; i += 2) {
         const int row = tile_row + i;
-        const float2 gate = next_z;
+        const float2 gate = next_z, u = pair_at(&block.shared.u[i][e]);
+        const float *mixed = block.shared.mixed[i];
         if (i + 2 < rows)
             next_z = pair_at(z + (i + 2) * 2 * E);
-        const float2 u = pair_at(&block.shared.u[i][e]), dt = pair_at(&block.shared.corners[e / 32][i * CHANNEL_ROW + e % 32]);
-        const float elapsed = block.place(row).elapsed, *mixed = block.shared.mixed[i];
-        const float2 delta = make_float2(math::time_step(dt.x, elapsed), math::time_step(dt.y, elapsed));
-        ptx::barrier_wait(&block.shared.full[row % block.p.ring], uint32_t(row / block.p.ring % 2));
+        ptx::barrier_wait(block.full(row), unsigned(row) / RING<S> % 2);
         const float2 sum =
             walk_states<P, ZOH>(block.home_of(row) + e, block.state_of(row) + e, w.rate, mixed + R, mixed + R + N, delta, u);
-        put_pair(y + i * E, make_float2(math::gated(sum.x, w.skip.x, u.x, gate.x), math::gated(sum.y, w.skip.y, u.y, gate.y)));
-        ptx::shared_written(); /* h has been read: the copy engine may have its place */
         ptx::sync_threads(uint32_t(1 + half), THREADS / 2);
         if (threadIdx.x % (THREADS / 2) == 0)
-            load_h(block, row + block.p.ring);
+            load_h(block, row + RING<S>);
+        put_pair(y + i * E, make_float2(math::gated(sum.x, w.skip.x, u.x, gate.x), math::gated(sum.y, w.skip.y, u.y, gate.y)));
+        if (i + 2 < rows)
+            delta = delta_of(i + 2);
     }
 }
 
@@ -350,15 +358,15 @@ template <class S> __device__ __forceinline__ void start(const mix_block<S> &blo
         return;
     if (block.lane == 0) {
         ptx::barrier_init(&block.shared.history_full);
-        for (int i = 0; i < block.p.ring; i++)
-            ptx::barrier_init(&block.shared.full[i]);
+        for (unsigned i = 0; i < RING<S>; i++)
+            ptx::barrier_init(block.full(i));
         ptx::barrier_init_done();
     }
     __syncwarp();
     load_histories(block, 0);
     if (block.lane == 0)
-        for (int i = 0; i < block.p.ring; i++)
-            load_h(block, i);
+        for (unsigned i = 0; i < RING<S>; i++)
+            load_h(block, int(i));
 }
 
 template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(THREADS, 1) mix(const __grid_constant__ params p)
@@ -374,6 +382,8 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     warp_weights<PW> products;
     products.load(p.layer, block.warp, block.lane);
     ptx::wait_for_kernels();
+    if (!p.step.beside) /* else out_proj would wait in multiprocessors that the steps beside need */
+        ptx::start_next_kernel();
     T x[TILE];
     load_x(x, block, 0);
     for (int row = 0; row < block.rows; row += TILE) {
@@ -385,7 +395,6 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
         ptx::barrier_wait(&block.shared.history_full, uint32_t(row / TILE % 2));
         convolve(u, x, block, conv, row);
         sum_x_proj<PW, P>(block, u, products.x);
-        ptx::shared_written(); /* the histories have been read: the copy engine may have their place */
         __syncthreads();
         if (block.warp == 0 && row + TILE < block.rows)
             load_histories(block, row + TILE);
@@ -396,7 +405,8 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
         __syncthreads(); /* dt of all channels is there */
         scan_rows<P, ZOH>(block, w, row);
     }
-    ptx::start_next_kernel(); /* not before: out_proj would wait in multiprocessors that the steps beside need */
+    if (p.step.beside)
+        ptx::start_next_kernel();
 }
 
 /* ---- any sizes ---------------------------------------------------------------------------------------------- */
@@ -458,23 +468,14 @@ template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) pla
 
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
-/* Places for h: enough that some are on their way in while two are computed, and all that a small batch has. In bf16 they
- * are half as large. */
-template <class S> int ring_places(int per_block)
-{
-    const int most = sizeof(S) == 4 ? 4 : 8;
-    return per_block < most ? per_block : most;
-}
-
 /* What mix may take: beside other steps three of four, since the products of those need the rest to pass meanwhile. */
 int multiprocessors(const step_cuda &step) { return step.beside ? rows::multiprocessors() * 3 / 4 : rows::multiprocessors(); }
 
 template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, void *stream)
 {
     p.per_block = ceil_div(p.step.rows, multiprocessors(p.step));
-    p.ring = ring_places<S>(p.per_block);
     const dim3 grid(unsigned(ceil_div(p.step.rows, p.per_block)));
-    return cudaError_t(rows::launch(mix<PW, P, S, ZOH>, grid, THREADS, size_t(mix_bytes<S>(p.per_block, p.ring)), stream, p));
+    return cudaError_t(rows::launch(mix<PW, P, S, ZOH>, grid, THREADS, mix_bytes<S>(p.per_block), stream, p));
 }
 
 template <class T, class S, bool ZOH> cudaError_t launch_plain(const params &p, void *stream)
