@@ -44,7 +44,8 @@ namespace
 {
 
 enum {
-    STEP_PART = 4096,     /* rows of a part: so few that the pipeline fills soon, and enough for mamba_stack.h */
+    STEP_PART = 4096,     /* rows of a part at most: so few that the pipeline fills soon, and enough for mamba_stack.h */
+    PAIR_ROWS = 3072,     /* so many may go as two parts at least: one's products beside the other's states */
     SEQUENCE_PART = 4096, /* rows of a recording: so many that the scan fills the machine                   */
     ROWS = SEQUENCE_PART,
     COPY_SHARE = 40, /* states on their way at once: 1 of so many streams, and no more than COPY_BYTES */
@@ -85,6 +86,7 @@ struct cuda {
     struct backend base;
     const struct model *model;
     int device, streams, threads;
+    bool pairs; /* from PAIR_ROWS on two parts side by side are faster than one */
     struct team *team; /* NULL with one thread */
     struct chain *chain;
     struct chain_slots slots;
@@ -425,6 +427,16 @@ int order_lanes(struct cuda *cuda)
     return check(cuda, error, "a batch's start");
 }
 
+/* Rows of a part of a step: whole units, and alike where one part runs beside the next. */
+int step_part(const struct cuda *cuda, int rows)
+{
+    if (!cuda->pairs || rows < PAIR_ROWS) {
+        return STEP_PART;
+    }
+    const int parts = std::max(2, (rows + STEP_PART - 1) / STEP_PART);
+    return (rows + parts * UNIT - 1) / (parts * UNIT) * UNIT;
+}
+
 /* Cut the call's rows into parts; gives how many. */
 int cut(struct cuda *cuda, const struct call *call)
 {
@@ -523,7 +535,8 @@ int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
     int error = enter(cuda);
     bool more = true;
     for (int pass = 0; more && !error; pass++) {
-        const struct call call = {hops, cuda->picked, pass, pick(cuda, hops, n, pass, &more), STEP_PART};
+        const int rows = pick(cuda, hops, n, pass, &more);
+        const struct call call = {hops, cuda->picked, pass, rows, step_part(cuda, rows)};
         error = call.rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call);
     }
     return error;
@@ -887,6 +900,7 @@ int open_all(struct cuda *cuda, const struct ssm_options *options, struct ssm_er
         (cuda->device = device_open(options->device, &device, err)) < 0) {
         return -1;
     }
+    cuda->pairs = precision < PRECISION_FP32; /* whose step is one launch, mamba_stack.h's */
     snprintf(cuda->base.device, sizeof cuda->base.device, "cuda:%d %.40s", cuda->device, device.name);
     cuda->picked = static_cast<int *>(calloc(size_t(cuda->streams), sizeof *cuda->picked));
     cuda->parts = static_cast<struct part *>(calloc(cuda->room / STEP_PART, sizeof *cuda->parts));
