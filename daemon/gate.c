@@ -133,7 +133,7 @@ bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
     bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
     int events = (guarded ? ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL : 0) |
-                 (find_type(socket) == ZMQ_XPUB ? ZMQ_EVENT_ACCEPTED : 0);
+                 (find_type(socket) == ZMQ_XPUB ? ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED : 0);
     if (guarded && !guard(gate, socket)) {
         return false;
     }
@@ -252,9 +252,13 @@ static void hear_one(struct gate *gate, struct door *door, int number, int value
 {
     if (number == ZMQ_EVENT_MONITOR_STOPPED) {
         door->closed = true;
-    } else if (number == ZMQ_EVENT_ACCEPTED) {
+    } else if (number == ZMQ_EVENT_ACCEPTED || number == ZMQ_EVENT_DISCONNECTED) {
         pthread_mutex_lock(&gate->lock);
-        peers_accept(gate->peers, value, clock_now());
+        if (number == ZMQ_EVENT_ACCEPTED) {
+            peers_accept(gate->peers, value, clock_now());
+        } else {
+            peers_forget(gate->peers, value);
+        }
         pthread_mutex_unlock(&gate->lock);
     } else {
         atomic_fetch_add(&gate->unspoken, 1);

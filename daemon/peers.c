@@ -98,6 +98,13 @@ bool peers_accept(struct peers *peers, int fd, int64_t now)
     return room;
 }
 
+void peers_forget(struct peers *peers, int fd)
+{
+    if (fd >= 0 && fd < peers->n) {
+        peers->at[fd] = (struct peer){0};
+    }
+}
+
 static void end_connection(struct peers *peers, int fd, const char *why)
 {
     struct peer *peer = &peers->at[fd];

@@ -308,7 +308,7 @@ def judge(result, usual, program):
     if any("LeakSanitizer" in line for line in result.said) and all("libzmq" in line for line in result.said if re.match(r" +#1 ", line)):
         return ""  # libzmq's, of an answer to its question about a key that had too few frames
     if any("Sanitizer" in line or "runtime error" in line for line in result.said):
-        return "sanitizer: " + next(line for line in result.said if "Sanitizer" in line or "runtime error" in line)
+        return "sanitizer: " + "; ".join(line.strip() for line in result.said if re.search("Sanitizer|runtime error|^ +#[0-5] ", line))
     if result.code < 0:
         return f"ends by signal {-result.code}"
     if result.code not in documented(program):
