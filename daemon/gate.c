@@ -23,14 +23,14 @@ enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, PROBE_S = 1, TIM
 /* A socket that is bound and guarded, or a publisher's, and what libzmq tells of it. */
 struct door {
     struct door *next;
-    void *told; /* its events; the thread's */
+    void *told; /* its events; the thread's, while there is one */
     bool closed;
 };
 
 struct gate {
     void *context;
     struct cert cert;    /* ours; "" without curve */
-    void *asked;         /* ZAP: where libzmq asks, with curve; the thread's, which it ends when the context does */
+    void *asked;         /* ZAP: where libzmq asks, with curve; tells the thread when the context ends */
     pthread_t thread;
     bool running;
     pthread_mutex_t lock; /* of all below */
@@ -403,7 +403,6 @@ static void *run(void *arg)
 {
     while (turn(arg)) {
     }
-    close_doors(arg, true);
     return NULL; /* ZAP's socket stays: where nobody answers nobody comes in, where none is bound everybody does */
 }
 
@@ -450,6 +449,7 @@ void gate_close(struct gate *gate)
         zmq_ctx_shutdown(gate->context);
         pthread_join(gate->thread, NULL);
     }
+    close_doors(gate, true);
     if (gate->asked) {
         zmq_close(gate->asked);
     }
