@@ -60,6 +60,11 @@ $(BUILD)/dsp/sound_file.o: CFLAGS += -fno-trapping-math
 $(BUILD)/kernels/avx2.o:   CFLAGS += -mavx2 -mfma
 $(BUILD)/kernels/avx512.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
 
+# These have a make of their own, with its jobs: beside each other they would build the same files.
+ifneq ($(filter all demo test,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
+
 help: ## print this
 	@echo "ssmd $(VERSION): live signals inside a selective state space"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
