@@ -16,9 +16,10 @@
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
-/* SOCKETS: two for each of a configuration's pipelines, and two more for each that is watched, of which there are DOORS at most. REFRESH: between two looks at the
- * files. LOOK: between two at who came in to publishers. */
-enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, PROBE_S = 1, TIMEOUT_S = 3, HANDSHAKE_MS = 5000, REFRESH_MS = 1000, LOOK_MS = 200 };
+/* SOCKETS: two for each of a configuration's pipelines, and two more for each that is watched, of which there are DOORS at
+ * most. REFRESH: between two looks at the files. LOOK: between two at who came in to publishers. */
+enum { DOORS = 256, SOCKETS = 2 * CONFIG_PIPELINES + 2 * DOORS, PROBE_S = 1, TIMEOUT_S = 3, HANDSHAKE_MS = 5000,
+       REFRESH_MS = 1000, LOOK_MS = 200 };
 
 /* A socket that is bound and guarded, or a publisher's, and what libzmq tells of it. */
 struct door {
@@ -61,8 +62,9 @@ bool gate_keep_alive(void *socket)
 void *gate_socket(struct gate *gate, const struct gate_socket *options)
 {
     void *socket = zmq_socket(gate->context, options->type);
-    bool ok = socket && gate_keep_alive(socket) && set(socket, ZMQ_RCVHWM, options->waiting_most) && set(socket, ZMQ_SNDHWM, options->waiting_most) &&
-              set(socket, ZMQ_LINGER, options->linger_ms) && set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+    bool ok = socket && gate_keep_alive(socket) && set(socket, ZMQ_RCVHWM, options->waiting_most) &&
+              set(socket, ZMQ_SNDHWM, options->waiting_most) && set(socket, ZMQ_LINGER, options->linger_ms) &&
+              set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
               zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &options->message_most, sizeof options->message_most) == 0;
     if (socket && !ok) {
         zmq_close(socket);
@@ -102,8 +104,9 @@ static bool watch(struct gate *gate, void *socket, int events)
     }
     struct door *door = calloc(1, sizeof *door);
     snprintf(address, sizeof address, "inproc://door.%p", (void *)door);
-    bool ok = door && zmq_socket_monitor(socket, address, events | ZMQ_EVENT_MONITOR_STOPPED) == 0 && (door->told = zmq_socket(gate->context, ZMQ_PAIR)) &&
-              set(door->told, ZMQ_LINGER, 0) && zmq_connect(door->told, address) == 0;
+    bool ok = door && zmq_socket_monitor(socket, address, events | ZMQ_EVENT_MONITOR_STOPPED) == 0 &&
+              (door->told = zmq_socket(gate->context, ZMQ_PAIR)) && set(door->told, ZMQ_LINGER, 0) &&
+              zmq_connect(door->told, address) == 0;
     if (!ok) {
         int error = errno;
         if (door && door->told) {

@@ -88,14 +88,13 @@ bool peers_note(struct peers *peers, int fd, const void *socket, const char *key
     return room;
 }
 
-bool peers_accept(struct peers *peers, int fd, int64_t now)
+void peers_accept(struct peers *peers, int fd, int64_t now)
 {
     bool room;
     struct peer *peer = find(peers, fd, &room);
     if (peer) {
         peer->accepted = now;
     }
-    return room;
 }
 
 void peers_forget(struct peers *peers, int fd)
@@ -110,7 +109,8 @@ static void end_connection(struct peers *peers, int fd, const char *why)
     struct peer *peer = &peers->at[fd];
     peer->ended = true;
     if (shutdown(fd, SHUT_RDWR) == 0) {
-        log_line(LOG_WARNING, "a connection is ended: it %s%s%s%s", why, peer->key[0] ? ": \"" : "", peer->key, peer->key[0] ? "\"" : "");
+        const char *quote = peer->key[0] ? "\"" : "";
+        log_line(LOG_WARNING, "a connection is ended: it %s%s%s%s%s", why, peer->key[0] ? ": " : "", quote, peer->key, quote);
     }
 }
 

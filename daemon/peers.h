@@ -22,8 +22,8 @@ void peers_close(struct peers *peers);
 
 /* Something came in over fd at a socket; key: the sender's, NULL where nobody asked. False: out of memory. */
 bool peers_note(struct peers *peers, int fd, const void *socket, const char *key);
-/* Somebody came in at a publisher's port who is to be looked after. now: ns. */
-bool peers_accept(struct peers *peers, int fd, int64_t now);
+/* Somebody came in at a publisher's port who is to be looked after, which he isn't where memory is short. now: ns. */
+void peers_accept(struct peers *peers, int fd, int64_t now);
 /* The connection has ended: its descriptor is not looked at any more. */
 void peers_forget(struct peers *peers, int fd);
 /* change: +1, a subscription, or -1, the end of one. False: too many, the connection is ended. */
