@@ -427,13 +427,11 @@ int order_lanes(struct cuda *cuda)
     return check(cuda, error, "a batch's start");
 }
 
-/* Rows of a part of a step: whole units, and alike where one part runs beside the next. */
+/* Rows of a part of a step: whole units, and parts alike, for a small one takes the GPU longer than its share. */
 int step_part(const struct cuda *cuda, int rows)
 {
-    if (!cuda->pairs || rows < PAIR_ROWS) {
-        return STEP_PART;
-    }
-    const int parts = std::max(2, (rows + STEP_PART - 1) / STEP_PART);
+    const int least = cuda->pairs && rows >= PAIR_ROWS ? 2 : 1;
+    const int parts = std::max(least, (rows + STEP_PART - 1) / STEP_PART);
     return (rows + parts * UNIT - 1) / (parts * UNIT) * UNIT;
 }
 
@@ -471,7 +469,13 @@ int feed_parts(struct cuda *cuda, const struct call *call, int n)
     return 0;
 }
 
-/* What each part gave to the caller, of the last with helpers: until then the GPU is busy anyway. */
+/* Is the GPU ahead of whoever carries its outputs away, or at its end? Then helpers pay; until then it is busy anyway. */
+bool is_behind(const struct cuda *cuda, int i, int n)
+{
+    return i + 2 >= n || cudaEventQuery(cuda->parts[i + 1].delivered) == cudaSuccess;
+}
+
+/* What each part gave to the caller. */
 int collect_parts(struct cuda *cuda, const struct call *call, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -479,7 +483,7 @@ int collect_parts(struct cuda *cuda, const struct call *call, int n)
             return -1;
         }
         cuda->base.spent.back = clock_now();
-        begin_move(cuda, call, i, i + 1, true, i + 1 == n);
+        begin_move(cuda, call, i, i + 1, true, is_behind(cuda, i, n));
         finish_move(cuda, &cuda->parts[i]);
     }
     return 0;
