@@ -412,7 +412,7 @@ static struct backend *cpu_open(const struct model *model, const struct ssm_opti
     cpu->state_stride = (model->state + 15) & ~(size_t)15;
     cpu->base.scan_hops = cpu->threads * ROWS * SCAN_BLOCKS;
     snprintf(cpu->base.device, sizeof cpu->base.device, "cpu %s", cpu->kernels->name);
-    if (take_memory(cpu) || (cpu->threads > 1 && !(cpu->team = team_create(cpu->threads)))) {
+    if (take_memory(cpu) || (cpu->threads > 1 && !(cpu->team = team_create(cpu->threads, TEAM_BRIEFLY)))) {
         refuse_memory(err);
         cpu_close(&cpu->base);
         return NULL;

@@ -704,7 +704,7 @@ struct backend *backend_fleet_open(const struct model *model, const struct ssm_o
     if (open_standby(fleet, options, err) < 0) {
         goto fail;
     }
-    if (n > 1 && !(fleet->team = team_create(n))) {
+    if (n > 1 && !(fleet->team = team_create(n, TEAM_PATIENTLY))) {
         refuse_memory(err);
         goto fail;
     }

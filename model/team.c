@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS = 1000 }; /* a `pause` is some 50 ns on current processors */
+enum { SPINS_PER_US = 20 }; /* a `pause` is some 50 ns on current processors */
 
 /* A counter one can wait on. */
 struct gate {
@@ -31,7 +31,7 @@ struct team {
     struct gate done, barrier;
     atomic_uint pending, arrived;
     unsigned turn; /* of `done`, as the last start found it */
-    int threads, members;
+    int threads, members, spins;
     bool over;
     void (*work)(void *arg, int member);
     void *arg;
@@ -47,9 +47,9 @@ static inline void relax(void)
 
 /* Wait until the gate's value is no longer `old`. Sleeper count and value are sequentially consistent: either the
  * opener sees the sleeper, or the sleeper sees the new value. */
-static void gate_wait(struct gate *gate, unsigned old)
+static void gate_wait(struct gate *gate, unsigned old, int spins)
 {
-    for (int i = 0; i < SPINS; i++) {
+    for (int i = 0; i < spins; i++) {
         if (atomic_load_explicit(&gate->value, memory_order_acquire) != old) {
             return;
         }
@@ -75,7 +75,7 @@ static void *worker_main(void *arg)
     struct worker *worker = arg;
     struct team *team = worker->team;
     for (unsigned turn = 0;; turn++) {
-        gate_wait(&worker->start, turn);
+        gate_wait(&worker->start, turn, team->spins);
         if (team->over) {
             return NULL;
         }
@@ -105,13 +105,14 @@ static void *zeroed(size_t bytes)
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-struct team *team_create(int threads)
+struct team *team_create(int threads, int spin_us)
 {
     struct team *team = zeroed(sizeof *team);
     if (!team || !(team->workers = zeroed((size_t)threads * sizeof *team->workers))) {
         free(team);
         return NULL;
     }
+    team->spins = spin_us * SPINS_PER_US;
     for (team->threads = 1; team->threads < threads; team->threads++) {
         if (!start_worker(team, team->threads - 1)) {
             team_destroy(team);
@@ -149,7 +150,7 @@ void team_start(struct team *team, int members, void (*work)(void *arg, int memb
 void team_wait(struct team *team)
 {
     if (team->members > 1) {
-        gate_wait(&team->done, team->turn);
+        gate_wait(&team->done, team->turn, team->spins);
     }
 }
 
@@ -167,6 +168,6 @@ void team_barrier(struct team *team)
         atomic_store(&team->arrived, 0);
         gate_open(&team->barrier);
     } else {
-        gate_wait(&team->barrier, turn);
+        gate_wait(&team->barrier, turn, team->spins);
     }
 }

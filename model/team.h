@@ -2,7 +2,7 @@
 #ifndef MODEL_TEAM_H
 #define MODEL_TEAM_H
 
-/* A few threads that do one thing together. Waiting spins for some 50 us, then sleeps in the kernel (futex), so a
+/* A few threads that do one thing together. Waiting spins for a while, then sleeps in the kernel (futex), so a
  * team costs nothing between hops and no lock on the hop path. One owner calls team_run; members call team_barrier. */
 
 #ifdef __cplusplus
@@ -11,8 +11,12 @@ extern "C" {
 
 struct team;
 
-/* Gives a team of `threads`, the caller of team_run among them, or NULL. Workers block every signal. */
-struct team *team_create(int threads);
+/* How long waiting spins before it sleeps, us. Briefly: between hops nobody does. Patiently: where each thread steps a GPU of its
+ * own, for waking one (50 us, at times 1 ms) would be part of every step. */
+enum { TEAM_BRIEFLY = 50, TEAM_PATIENTLY = 1000 };
+
+/* Gives a team of `threads`, the caller of team_run among them, or NULL; spin_us: TEAM_... Workers block every signal. */
+struct team *team_create(int threads, int spin_us);
 void team_destroy(struct team *team); /* NULL is fine */
 
 /* Call work(arg, member) for member 0 (here) to members - 1 (in the workers) at once; back when all are done.

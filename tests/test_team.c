@@ -25,7 +25,7 @@ static void run_calls_every_member_once_and_waits_for_all(void **state)
 {
     (void)state;
     struct task task = {0};
-    struct team *team = team_create(MEMBERS);
+    struct team *team = team_create(MEMBERS, TEAM_BRIEFLY);
     assert_non_null(team);
     for (int i = 0; i < 2000; i++) {
         int members = 1 + i % MEMBERS;
@@ -55,7 +55,7 @@ static void meet(void *arg, int member)
 static void what_is_written_before_a_barrier_is_read_behind_it(void **state)
 {
     (void)state;
-    struct team *team = team_create(MEMBERS);
+    struct team *team = team_create(MEMBERS, TEAM_BRIEFLY);
     for (int members = 1; members <= MEMBERS; members++) {
         struct task task = {.team = team, .rounds = ROUNDS, .members = members};
         team_run(team, members, meet, &task);
@@ -73,7 +73,7 @@ static void workers_go_on_without_the_caller(void **state)
 {
     (void)state;
     struct task task = {0};
-    struct team *team = team_create(MEMBERS);
+    struct team *team = team_create(MEMBERS, TEAM_BRIEFLY);
     team_wait(team); /* nothing was started: there is nothing to wait for */
     for (int i = 0; i < 2000; i++) {
         team_start(team, 1 + i % MEMBERS, count, &task);
@@ -91,7 +91,7 @@ static void sleepers_wake(void **state)
 {
     (void)state;
     struct task task = {0};
-    struct team *team = team_create(MEMBERS);
+    struct team *team = team_create(MEMBERS, TEAM_BRIEFLY);
     for (int i = 0; i < 20; i++) {
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); /* far past the spinning */
         team_run(team, MEMBERS, count, &task);

@@ -908,7 +908,8 @@ int open_all(struct cuda *cuda, const struct ssm_options *options, struct ssm_er
     snprintf(cuda->base.device, sizeof cuda->base.device, "cuda:%d %.40s", cuda->device, device.name);
     cuda->picked = static_cast<int *>(calloc(size_t(cuda->streams), sizeof *cuda->picked));
     cuda->parts = static_cast<struct part *>(calloc(cuda->room / STEP_PART, sizeof *cuda->parts));
-    if (!cuda->picked || !cuda->parts || (cuda->threads > 1 && !(cuda->team = team_create(cuda->threads)))) {
+    cuda->team = cuda->threads > 1 ? team_create(cuda->threads, TEAM_BRIEFLY) : nullptr;
+    if (!cuda->picked || !cuda->parts || (cuda->threads > 1 && !cuda->team)) {
         return refuse_memory(err);
     }
     return take_memory(cuda, precision, state_bf16, device.bytes_free, err) ? -1 : open_lanes(cuda, err);
