@@ -30,7 +30,7 @@ RECIPES = {
     "denoise-16k-judged": dict(PATIENT, n_layer=5, minutes=8.0, batch=20, lr=6e-4, paused=0.3, silent=0.15, audible=0.08,
                                judged=0.03),
     # for a GPU: denoise-16k twice as wide, with two taps more, which begins as denoise-16k by --init; noise is played
-    # backwards, higher and lower, too. Eleven minutes of it were no gain, see README.md
+    # backwards, higher and lower, too. Twenty-four minutes of it were no gain, see README.md
     "denoise-16k-large": dict(PATIENT, name="denoise-16k-large", n_layer=5, d_model=512, taps=5, minutes=14.0, batch=20,
                               lr=8e-4, qat=0.25, speed=0.16, second=0.6, paused=0.3, silent=0.15, clean_only=0.15,
                               noise_moving=0.4, noise_starts=0.2, noise_octaves=0.5, backwards=0.5,
@@ -41,9 +41,11 @@ RECIPES = {
                         seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25,
                         paused=0.3, silent=0.15, clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2,
                         audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode", "crisp")),
-    # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init
+    # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
+    # from version 1 with these settings
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
-                            lr=1.2e-3),
+                            lr=8e-4, warmup=100, qat=0, speed=0.16, second=0.6, paused=0.3, silent=0.15, clean_only=0.15,
+                            noise_moving=0.4, noise_starts=0.2, audible=0.18, judged=0.07, snr=0.032, begun=0.5),
     # a tiny model on the CPU: does the whole road work, from audio to an exported file?
     "smoke": dict(COMMON, name="smoke", minutes=2.0, d_model=32, n_layer=2, dt_rank=2, batch=6, seconds=1.28, lr=4e-3,
                   warmup=20, ema=0.98, rooms=20, room_seconds=0.4, scan="torch", compile=False, graph=False,
