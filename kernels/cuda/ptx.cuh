@@ -191,6 +191,18 @@ __device__ __forceinline__ void copy_16(void *shared, const void *global, bool r
                  : "memory");
 }
 
+/* Copies since the last commit are a group of the thread's. */
+__device__ __forceinline__ void commit_copies()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until all but the thread's last n groups are there. */
+template <int n> __device__ __forceinline__ void wait_for_groups()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+
 __device__ __forceinline__ void wait_for_copies()
 {
     asm volatile("cp.async.wait_all;" ::: "memory");

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 
 /* The selective scan on the GPU; selective_scan.h says what it computes. Twin: `selective_scan` in kernels/. This file
- * plans and launches; the kernels are in selective_scan_forward.h, selective_scan_together.h and
- * selective_scan_backward.h. */
+ * plans and launches; the kernels are in selective_scan_forward.h, selective_scan_chunks.h, selective_scan_ahead.h,
+ * selective_scan_together.h and selective_scan_backward.h. */
 
+#include "kernels/cuda/selective_scan_ahead.h"
 #include "kernels/cuda/selective_scan_backward.h"
 #include "kernels/cuda/selective_scan_together.h"
 
@@ -43,6 +44,10 @@ constexpr int ENOUGH = 7, MIN_FORWARD = 32, MIN_BACKWARD = 64, MIN_WIDE = 192, M
 /* Chunks of fewer steps have maps of four steps a lane at a time, not eight: (1, 512) 2^10 takes 14 us so, 19 with
  * eight; (1, 512) 2^20 takes 5 % less with eight. */
 constexpr int MIN_EIGHT = 128;
+
+/* Chunks so long and so many have scan_map_ahead: (1, 512) 2^17 takes 7 % less in fp32, 6 % in bf16. 2^14, whose chunks
+ * have 256 steps, would take 2 % more, and so would (8, 1536) 2^14, two chunks a sequence, in fp32. */
+constexpr int LONG_AHEAD = 1024, MANY_AHEAD = 8;
 
 /* Warps of a block of scan_together: one thread a state of its channels. */
 constexpr int FEWEST_TOGETHER = 4;
@@ -230,6 +235,12 @@ params make_params(const selective_scan_cuda &s, const plan &plan, bool backward
     return p;
 }
 
+/* Rows of channels are whole pieces of 16 bytes. */
+bool pieces(const void *x, int64_t row, int channels, int size)
+{
+    return uintptr_t(x) % 16 == 0 && row * size % 16 == 0 && channels * size % 16 == 0;
+}
+
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
 /* overlaps: the kernel may start before the one before it is over; it waits itself. together: blocks of a cluster. */
@@ -266,10 +277,27 @@ template <typename T, int N, bool BACK> cudaError_t map_chunks(const params &p, 
                   dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS, 0, true, 1, stream, p);
 }
 
+bool goes_ahead(const params &p, int size)
+{
+    return p.chunk_steps >= LONG_AHEAD && p.chunks >= MANY_AHEAD && pieces(p.s.u, p.s.u_row, p.s.channels, size) &&
+           pieces(p.s.dt, p.s.dt_row, p.s.channels, size);
+}
+
+template <typename T, int N> cudaError_t map_forward(const params &p, void *stream)
+{
+    if constexpr (N == 16)
+        if (goes_ahead(p, int(sizeof(T)))) {
+            const int blocks = ceil_div(p.s.channels, AHEAD_CHANNELS) * (p.chunks - 1);
+            return launch(scan_map_ahead<T, N>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS, 0, true, 1,
+                          stream, p);
+        }
+    return map_chunks<T, N, false>(p, stream);
+}
+
 template <typename T, int N, int K, int P> cudaError_t forward(const params &p, void *stream)
 {
     const int blocks = ceil_div(p.s.channels, 32 / P * K * WARPS) * p.chunks;
-    const cudaError_t error = map_chunks<T, N, false>(p, stream);
+    const cudaError_t error = map_forward<T, N>(p, stream);
     if (error != cudaSuccess)
         return error;
     return launch(scan_forward<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,

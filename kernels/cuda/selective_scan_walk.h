@@ -320,6 +320,14 @@ template <typename T, int N, bool WITH_C, int THREADS, int HALVES, int STEPS = T
             }
         }
     }
+    /* What load() will read, on its way into L2. */
+    __device__ __forceinline__ void prefetch(int t0, int last) const
+    {
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (holds(i))
+                ptx::prefetch(base + int64_t(min(t0 + row + i * ROWS, last)) * step);
+    }
     __device__ __forceinline__ void put(float4 *bc, int half) const
     {
 #pragma unroll

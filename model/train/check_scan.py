@@ -121,6 +121,17 @@ def check(batch, length, channels, states, kind, device, without=(), sliced=True
                 failures.append("%s %s: two runs differ" % (label, name))
 
 
+def check_ahead(kind, device):
+    """Forward in chunks so long and so many that blocks copy tiles ahead; such rows as let them."""
+    torch.manual_seed(8)
+    x = make_inputs(1, 8200, 40, 16, kind, device, sliced=False)
+    call = lambda function, to, **options: dict(zip(("out", "h_end"), function(
+        *[x[name].to(to or x[name].dtype) for name in INPUTS], return_state=True, **options)))
+    with torch.no_grad(), poisoned():
+        compare("copies ahead", kind, call(ssm.selective_scan, None, chunk_steps=1024),
+                call(ssm.selective_scan_reference, torch.float64))
+
+
 def check_graph(device):
     """Captured once, replayed on new inputs, the same as called."""
     x = make_inputs(2, 100, 64, 16, torch.float32, device)
@@ -173,6 +184,8 @@ def check_all(device):
     chunks = ({}, dict(chunk_steps=16), dict(chunk_steps=48, channels_per_lane=2), dict(chunk_steps=64))
     lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2), dict(channels_per_lane=2, lanes_per_channel=4))
     forgetting = dict(forgets=True, options=(dict(chunk_steps=128), dict(chunk_steps=352, channels_per_lane=2)))
+    check_ahead(f32, device)
+    check_ahead(bf16, device)
     if device == "cpu":
         for N in (1, 2, 3, 4, 8, 16, 32, 64):
             for length, E in ((1, 1), (17, 33), (37, 20)):
@@ -237,9 +250,11 @@ def times_ms(call, small, budget_s):
     return statistics.median(times), sorted(times)[min(len(times) - 1, len(times) * 99 // 100)]
 
 
-def raw_calls(batch, length, channels, kind):
+def raw_calls(batch, length, channels, kind, forgets=True):
     """Forward (bulk, no checkpoints); forward (training), backward; straight to the library, on buffers made once."""
     x = make_inputs(batch, length, channels, 16, kind, "cuda", ("h0", "elapsed"), sliced=False)
+    if not forgets:
+        x["A"] *= 1e-4
     inputs = {name: x[name] for name in ssm._POINTERS_IN}
 
     def prepare(backward, extra):
@@ -270,6 +285,7 @@ def copy_ceiling():
 FORWARD = {(1, 512, 1 << 10): (0.0260, 0.0212), (1, 512, 1 << 14): (0.461, 0.186), (1, 512, 1 << 17): (3.73, 1.48),
            (1, 512, 1 << 20): (28.3, 11.7), (1, 1536, 1 << 17): (7.90, 4.45), (8, 1536, 1 << 14): (7.59, 4.20),
            (64, 512, 1 << 14): (20.0, 11.6), (8, 1536, 1 << 17): (59.5, 34.0)}
+FORGETS_NOTHING = ((1, 512, 1 << 17), (8, 1536, 1 << 14))  # forward of states whose memory no chunk outlasts
 BOTH = {(8, 1536, 1 << 13): (12.0, 9.33), (8, 1536, 1 << 11): (2.92, 2.28), (8, 1536, 1 << 15): (47.8, 38.4)}
 TWIN = ((48, 512, 400), (64, 512, 512))  # forward and backward, against the Triton twin: what it is made for
 
@@ -295,11 +311,12 @@ def twin_ms(sizes, kind):
     return times_ms(lambda: torch.autograd.grad(scan_triton.selective_scan(*inputs), inputs, dout), False, 0.2)[0]
 
 
-def results_of(sizes, copy, backward, peers, peer):
+def results_of(sizes, copy, backward, peers, peer, forgets=True):
     """One result a type."""
     batch, channels, length = sizes
+    what = "forward + backward" if backward else "forward" if forgets else "forward, nothing forgotten"
     for i, kind in enumerate((torch.float32, torch.bfloat16)):
-        bulk, training = raw_calls(batch, length, channels, kind)
+        bulk, training = raw_calls(batch, length, channels, kind, forgets)
         call = bulk
         if backward:
             forward, back = training()
@@ -308,7 +325,7 @@ def results_of(sizes, copy, backward, peers, peer):
         bulk = training = call = forward = back = None
         torch.cuda.empty_cache()
         other = peers[i] if peers else twin_ms(sizes, kind)
-        name = "selective scan %s, %s" % ("forward + backward" if backward else "forward", ("fp32", "bf16")[i])
+        name = "selective scan %s, %s" % (what, ("fp32", "bf16")[i])
         steps = "%d" % length if length & (length - 1) else "2^%d" % (length.bit_length() - 1)
         yield dict(name=name, sizes="(%d, %d) %s" % (batch, channels, steps), median_us=1e3 * median, p99_us=1e3 * p99,
                    floor_us=floor_us(sizes, kind, copy, backward), peer_us=other and 1e3 * other,
@@ -319,21 +336,23 @@ def time_all(budget_s):
     """Results, and the lines to print."""
     deadline, copy, results = time.time() + budget_s, copy_ceiling(), []
     lines = ["copy %.2f TB/s, %s, torch %s" % (copy, torch.cuda.get_device_name(), torch.__version__),
-             "%-26s %-15s %9s %9s %9s %5s %9s  %s" % ("us", "sizes", "median", "p99", "floor", "x", "peer", "x ours")]
-    rows = [(sizes, False, peers, "mamba_ssm's kernels, an earlier run") for sizes, peers in FORWARD.items()]
-    rows += [(sizes, True, peers, "mamba_ssm's kernels, an earlier run") for sizes, peers in BOTH.items()]
-    rows += [(sizes, True, None, "Triton twin") for sizes in TWIN]
-    for sizes, backward, peers, peer in rows:
+             "%-33s %-15s %9s %9s %9s %5s %9s  %s" % ("us", "sizes", "median", "p99", "floor", "x", "peer", "x ours")]
+    mamba = "mamba_ssm's kernels, an earlier run"
+    rows = [(sizes, copy, False, peers, mamba) for sizes, peers in FORWARD.items()]
+    rows += [(sizes, copy, False, FORWARD[sizes], mamba, False) for sizes in FORGETS_NOTHING]
+    rows += [(sizes, copy, True, peers, mamba) for sizes, peers in BOTH.items()]
+    rows += [(sizes, copy, True, None, "Triton twin") for sizes in TWIN]
+    for row in rows:
         if time.time() > deadline:
             lines.append("(out of time: rows left out)")
             break
         try:
-            results.extend(results_of(sizes, copy, backward, peers, peer))
+            results.extend(results_of(*row))
         except RuntimeError as error:  # the other rows stand
-            failures.append("timing %s: %r" % (sizes, error))
+            failures.append("timing %s: %r" % (row[0], error))
     for r in results:
         median, floor, peer = r["median_us"], r["floor_us"], r["peer_us"] or float("nan")
-        lines.append("%-26s %-15s %9.1f %9.1f %9.1f %5.2f %9.1f  %.2f" %
+        lines.append("%-33s %-15s %9.1f %9.1f %9.1f %5.2f %9.1f  %.2f" %
                      (r["name"][15:], r["sizes"], median, r["p99_us"], floor, median / floor, peer, peer / median))
     return results, lines
 
