@@ -145,17 +145,21 @@ template <int P, class at> __device__ __forceinline__ void stage_f32(uint16_t *x
             for (int j = 0; j < PARTS; j++)
                 v[m][j] = load_4(x, k0 + 128 * j + 4 * lane, row < p.r.rows ? p.w.in : 0, p.vectors);
         }
+        float4 weight[PARTS];
         float scale[TOGETHER];
-        if (p.r.norm)
+        if (p.r.norm) {
+#pragma unroll
+            for (int j = 0; j < PARTS; j++)
+                weight[j] = load_4(p.r.norm, k0 + 128 * j + 4 * lane, p.w.in, p.vectors);
             row_scales<at>(scale, p, v, row0 + first, lane);
+        }
 #pragma unroll
         for (int j = 0; j < PARTS; j++) {
             const int k = 128 * j + 4 * lane;
             if (p.r.norm) {
-                const float4 weight = load_4(p.r.norm, k0 + k, p.w.in, p.vectors);
 #pragma unroll
                 for (int m = 0; m < TOGETHER; m++)
-                    v[m][j] = normed_4(v[m][j], scale[m], weight);
+                    v[m][j] = normed_4(v[m][j], scale[m], weight[j]);
             }
 #pragma unroll
             for (int m = 0; m < TOGETHER; m++)
@@ -453,25 +457,25 @@ template <int ROWS_, int CHUNK_, int STAGERS_> struct cores {
     }
 };
 
-/* GROUPS warp groups of 4 warps, each 64 outputs of 64 HALVES rows, 64 at a time. Shared memory: scale, bias and
- * barriers; all weights, the rows, and a corner for each group's results: (32, 72) bf16 or (16, 68) floats. */
+/* GROUPS warp groups of 4 warps, each 64 outputs of 64 HALVES rows, 64 at a time. Shared memory: barriers; all
+ * weights, the rows, and a corner for each group's results: (32, 72) bf16 or (16, 68) floats. */
 template <int GROUPS_, int HALVES_, int CHUNK_> struct tall_shape {
     static constexpr int GROUPS = GROUPS_, HALVES = HALVES_, CHUNK = CHUNK_, THREADS = 128 * GROUPS,
                          BLOCKS = CHUNK / 32;
     static constexpr int OUTPUTS = 64 * GROUPS, ROWS = 64 * HALVES;
     using at = cores<ROWS, CHUNK, THREADS / 32>;
     static constexpr int TILE = BLOCKS * 1024; /* bytes of 16 outputs' weights */
-    static constexpr int HEAD = (OUTPUTS * 8 + GROUPS * 8 + 127) / 128 * 128;
+    static constexpr bool EARLY = GROUPS < 4 && HALVES == 1; /* registers are free for the residual all along */
+    static constexpr int HEAD = 128;
     static constexpr int WEIGHTS = 4 * GROUPS * TILE, STAGED = at::PIECE * 2, CORNER = 4608;
     static constexpr int SHARED = HEAD + WEIGHTS + STAGED + GROUPS * CORNER;
 };
 
-/* What needs no other kernel: all weights on their way, as (group, 4 tiles, blocks), scale and bias. */
-template <class S>
-__device__ __forceinline__ void start_tall(const params &p, unsigned char *weights, uint64_t *full, float *scale)
+/* What needs no other kernel: all weights on their way, as (group, 4 tiles, blocks). */
+template <class S> __device__ __forceinline__ void start_tall(const params &p, unsigned char *weights, uint64_t *full)
 {
-    const int thread = int(threadIdx.x), bytes = p.blocks * 1024;
-    if (thread == 0) {
+    const int bytes = p.blocks * 1024;
+    if (threadIdx.x == 0) {
         for (int group = 0; group < S::GROUPS; group++)
             ptx::barrier_init(full + group);
         ptx::barrier_init_done();
@@ -482,11 +486,6 @@ __device__ __forceinline__ void start_tall(const params &p, unsigned char *weigh
             ptx::bulk_load(weights + i * S::TILE, static_cast<const char *>(p.w.tiles) + int64_t(tile) * bytes,
                            uint32_t(bytes), full + i / 4);
         }
-    }
-    for (int i = thread; i < S::OUTPUTS; i += S::THREADS) {
-        const int output = min(int(blockIdx.x) * S::OUTPUTS + i, p.tiles * 16 - 1);
-        scale[i] = __ldg(p.w.scale + output);
-        scale[S::OUTPUTS + i] = __ldg(p.w.bias + output);
     }
 }
 
@@ -540,22 +539,26 @@ __device__ __forceinline__ void put_tall_bf16(const params &p, uint16_t *corner,
     }
 }
 
-/* The same in fp32, 16 rows at a time; all of the residual is asked for first. */
-template <class S>
-__device__ __forceinline__ void put_tall_f32(const params &p, float *corner, const float (&y)[32], int row0,
-                                             int output0)
+/* What is to be added to a thread's share of 64 rows of fp32 results. */
+__device__ __forceinline__ void ask_residual(float4 (&residual)[8], const params &p, int row0, int output0)
 {
-    const int thread = int(threadIdx.x) % 128, lane = thread % 32, group = int(threadIdx.x) / 128;
-    const int output = output0 + thread % 16 * 4;
-    float4 residual[4][2];
+    const int thread = int(threadIdx.x) % 128, output = output0 + thread % 16 * 4;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const int row = row0 + thread / 16 + i * 8;
-        residual[i / 2][i % 2] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        residual[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (p.r.residual && row < p.r.rows && output < p.w.out)
-            residual[i / 2][i % 2] =
-                *reinterpret_cast<const float4 *>(p.r.residual + row * p.r.residual_stride + output);
+            residual[i] = *reinterpret_cast<const float4 *>(p.r.residual + row * p.r.residual_stride + output);
     }
+}
+
+/* The same in fp32, 16 rows at a time. */
+template <class S>
+__device__ __forceinline__ void put_tall_f32(const params &p, float *corner, const float (&y)[32],
+                                             const float4 (&residual)[8], int row0, int output0)
+{
+    const int thread = int(threadIdx.x) % 128, lane = thread % 32, group = int(threadIdx.x) / 128;
+    const int output = output0 + thread % 16 * 4;
 #pragma unroll
     for (int part = 0; part < 4; part++) {
         ptx::sync_threads(uint32_t(1 + group), 128);
@@ -571,29 +574,37 @@ __device__ __forceinline__ void put_tall_f32(const params &p, float *corner, con
             const float4 v = *reinterpret_cast<const float4 *>(corner + (thread / 16 + i * 8) * 68 + thread % 16 * 4);
             if (row < p.r.rows && output < p.w.out)
                 *reinterpret_cast<float4 *>(static_cast<float *>(p.r.y) + row * p.r.y_stride + output) =
-                    p.r.residual ? sum_4(residual[part][i], v) : v;
+                    p.r.residual ? sum_4(residual[part * 2 + i], v) : v;
         }
     }
 }
 
-template <class S> __global__ void __launch_bounds__(S::THREADS, 1) tall(const params p)
+/* All that a block loads is on its way at once, so that it waits for L2 once. */
+template <class S> __global__ void __launch_bounds__(S::THREADS, 1) tall(const __grid_constant__ params p)
 {
     extern __shared__ __align__(128) unsigned char shared[];
-    float *scale = reinterpret_cast<float *>(shared), *bias = scale + S::OUTPUTS;
-    uint64_t *full = reinterpret_cast<uint64_t *>(bias + S::OUTPUTS);
+    uint64_t *full = reinterpret_cast<uint64_t *>(shared);
     unsigned char *weights = shared + S::HEAD, *corners = weights + S::WEIGHTS + S::STAGED;
     uint16_t *xs = reinterpret_cast<uint16_t *>(weights + S::WEIGHTS);
     const int group = int(threadIdx.x) / 128, lane = int(threadIdx.x) % 32;
     const int own = int(threadIdx.x) / 32 * 16 + lane / 4; /* the thread's first output of the block's */
     const int row0 = int(blockIdx.y) * S::ROWS, output0 = int(blockIdx.x) * S::OUTPUTS + group * 64;
 
-    start_tall<S>(p, weights, full, scale);
+    start_tall<S>(p, weights, full);
+    float scales[2], biases[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int output = min(int(blockIdx.x) * S::OUTPUTS + own + 8 * i, p.tiles * 16 - 1);
+        scales[i] = __ldg(p.w.scale + output), biases[i] = __ldg(p.w.bias + output);
+    }
     begin(p);
+    float4 residual[8];
+    if (S::EARLY)
+        ask_residual(residual, p, row0, output0);
     stage_rows<1, typename S::at>(xs, p, row0, 0);
     ptx::shared_written();
     __syncthreads();
     ptx::barrier_wait(full + group, 0);
-    const float scales[2] = {scale[own], scale[own + 8]}, biases[2] = {bias[own], bias[own + 8]};
 #pragma unroll 1
     for (int half = 0; half < S::HALVES; half++) {
         float y[32];
@@ -602,10 +613,13 @@ template <class S> __global__ void __launch_bounds__(S::THREADS, 1) tall(const p
         for (int i = 0; i < 32; i++)
             y[i] = fmaf(y[i], scales[i / 2 % 2], biases[i / 2 % 2]);
         unsigned char *corner = corners + group * S::CORNER;
-        if (p.r.y_bf16)
+        if (p.r.y_bf16) {
             put_tall_bf16<S>(p, reinterpret_cast<uint16_t *>(corner), y, row0 + half * 64, output0);
-        else
-            put_tall_f32<S>(p, reinterpret_cast<float *>(corner), y, row0 + half * 64, output0);
+            continue;
+        }
+        if (!S::EARLY)
+            ask_residual(residual, p, row0 + half * 64, output0);
+        put_tall_f32<S>(p, reinterpret_cast<float *>(corner), y, residual, row0 + half * 64, output0);
     }
 }
 
