@@ -4,6 +4,7 @@
 
 /* The machine's own instructions (PTX ISA 8, sm_90) that CUDA C++ has no name for, one function each. */
 
+#include <cuda_bf16.h>
 #include <stdint.h>
 
 namespace ptx {
@@ -159,6 +160,19 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
 #undef MMA_ROWS
 #undef SUMS
 
+/* ---- stores -------------------------------------------------------------------------------------------------- */
+
+/* Into global memory, if `store`: one instruction, past which others may be moved; a branch is a wall. */
+__device__ __forceinline__ void store_if(bool store, float *to, float v)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p st.global.f32 [%1], %2;\n}" ::"r"(int(store)), "l"(to), "f"(v));
+}
+__device__ __forceinline__ void store_if(bool store, __nv_bfloat16 *to, float v)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p st.global.b16 [%1], %2;\n}" ::"r"(int(store)), "l"(to),
+                 "h"(__bfloat16_as_ushort(__float2bfloat16(v))));
+}
+
 /* ---- one kernel after another (programmatic dependent launch) ------------------------------------------------ */
 
 /* Until the kernels this one depends on have finished and their writes are seen. */
@@ -179,6 +193,28 @@ __device__ __forceinline__ void start_next_kernel()
 __device__ __forceinline__ void sync_threads(uint32_t barrier, uint32_t n)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n) : "memory");
+}
+
+/* The same for whole warps that don't wait there. */
+__device__ __forceinline__ void arrive_threads(uint32_t barrier, uint32_t n)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(n) : "memory");
+}
+
+/* Four warps, from the first of which 4 divides, take registers that others gave back: n a thread from here on. Without
+ * sm_90's own instructions they keep what they have. */
+template <int n> __device__ __forceinline__ void more_registers()
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+#endif
+}
+
+template <int n> __device__ __forceinline__ void fewer_registers()
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+#endif
 }
 
 /* ---- copies by the thread ------------------------------------------------------------------------------------ */

@@ -29,7 +29,7 @@
  * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is reads of shared memory where a lane has one channel
  * (a float4 takes 4 cycles of a multiprocessor, however many lanes read the same); where it has two, exponentials and
  * 132 instructions an element, with 8 warps a multiprocessor that reach 70 % of either. Chunked, an element that is
- * remembered costs up to 17 exponentials and 100 instructions more; backward is 490 or 576 (460, 515 bf16).
+ * remembered costs up to 17 exponentials and 100 instructions more; backward is 490 to 570 (460 to 510 bf16).
  * check_scan.py prints floors and times.
  *
  * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
@@ -52,7 +52,8 @@ struct selective_scan_cuda {
     int32_t bf16;                    /* 1: u, dt, z, B, C, out, dout and their gradients are bf16                  */
     int32_t chunk_steps;             /* time steps a block walks; 0: picked to fill the machine (for tests, tuning) */
     int32_t channels_per_lane;       /* 1 or 2, at d_state 9..16; 0: picked                                        */
-    int32_t lanes_per_channel;       /* 2 or 4, in a forward with 2 channels a lane; 0: picked                     */
+    int32_t lanes_per_channel;       /* 2 or 4, in a forward with 2 channels a lane; 4 in a backward with 1: warps are fed;
+                                        0: picked                                                                  */
     int64_t u_row, dt_row, z_row, B_row, C_row, out_row, dout_row, du_row, ddt_row, dz_row;
 
     const void *u, *dt, *z; /* z NULL: no gate                                                                     */

@@ -25,12 +25,27 @@ constexpr int backward_blocks(int N)
 /* Steps whose states and decays are in registers at once. */
 template <int N, int K> constexpr int SEGMENT = N <= 16 && K == 1 ? 8 : 4;
 
+/* Products by which channels are summed. */
+template <typename T> constexpr int PARTS = sizeof(T) == 2 ? 1 : 2;
+
+/* A tile of W warps' channels, prepared; a warp's K times GROUPS stand together. Rows of `rest` are apart so that lanes
+ * of two of them don't meet in a bank. */
+template <int K, int W> struct backward_steps {
+    float4 steps[TILE][W * K * GROUPS];         /* delta, x, dy, dout silu'(z) */
+    float2 rest[TILE][W * K * GROUPS + GROUPS]; /* u, elapsed times slope of softplus */
+};
+
+/* dB, then dC, summed over a warp's channels; rows of four steps are in different banks. */
+template <int N> using warp_sums = float[TILE][2 * N + 4];
+
+/* A warp's states before each segment but the last. */
+template <int N, int K> using segment_starts = float[TILE / SEGMENT<N, K> - 1][K][32 * (N / 4)];
+
 template <int N, int K> struct backward_block {
-    float4 bc[2][2][TILE * N / 4];                                  /* B, then C; two tiles each */
-    float4 steps[WARPS][TILE][K][GROUPS];                           /* delta, x, dy, -     */
-    float4 rest[WARPS][TILE][K][GROUPS];                            /* u, elapsed times slope of softplus, dout, z */
-    float dbc[2][WARPS][TILE][2 * N];                               /* dB and dC summed over a warp's channels */
-    float starts[WARPS][TILE / SEGMENT<N, K> - 1][K][32 * (N / 4)]; /* states before each segment but the last */
+    float4 bc[2][2][TILE * N / 4]; /* B, then C; two tiles each */
+    backward_steps<K, WARPS> tile;
+    warp_sums<N> dbc[2][WARPS];
+    segment_starts<N, K> starts[WARPS];
 };
 
 /* Sums over a warp's channels of the terms of four steps and states, by products with ones: tf32 takes the leading 11
@@ -51,6 +66,14 @@ template <int PARTS> struct channel_sums {
     }
 };
 
+/* Rows of a matrix that picks a row. */
+static __device__ __forceinline__ void pick_rows(float (&is)[8])
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        is[i] = int(threadIdx.x) % 32 / 4 == i ? 1.0f : 0.0f;
+}
+
 /* One of two neighbours gets the sums of dB, the other of dC. States 1 and 2 are crosswise in d. */
 template <int PARTS>
 __device__ __forceinline__ float4 share_sums(const channel_sums<PARTS> &dB, const channel_sums<PARTS> &dC, bool takes_C)
@@ -62,21 +85,65 @@ __device__ __forceinline__ float4 share_sums(const channel_sums<PARTS> &dB, cons
     return make_float4(v[0], v[2], v[1], v[3]);
 }
 
-template <typename T, int K> struct backward_rows {
-    column<T> u, dt, z, dout, du, ddt, dz;
+/* Columns of one channel. */
+template <typename T> struct backward_inputs {
+    column<T> u, dt, z, dout;
     const float *elapsed;
-    int second; /* from the first channel to the second */
 
-    __device__ __forceinline__ backward_rows(const params &p, const place<K> &at)
-        : u(p.s.u, p.s.u_row, at.channel(p, 0), p, at.batch), dt(p.s.dt, p.s.dt_row, at.channel(p, 0), p, at.batch),
-          z(p.s.z ? p.s.z : p.s.u, p.s.z ? p.s.z_row : p.s.u_row, at.channel(p, 0), p, at.batch),
-          dout(p.s.dout, p.s.dout_row, at.channel(p, 0), p, at.batch),
-          du(p.s.du, p.s.du_row, at.channel(p, 0), p, at.batch),
-          ddt(p.s.ddt, p.s.ddt_row, at.channel(p, 0), p, at.batch),
-          dz(p.s.dz, p.s.dz_row, at.channel(p, 0), p, at.batch),
-          elapsed(p.s.elapsed ? p.s.elapsed + int64_t(at.batch) * p.s.length : &one_and_only),
-          second(at.channel(p, K - 1) - at.channel(p, 0))
+    __device__ __forceinline__ backward_inputs(const params &p, int channel, int batch)
+        : u(p.s.u, p.s.u_row, channel, p, batch), dt(p.s.dt, p.s.dt_row, channel, p, batch),
+          z(p.s.z ? p.s.z : p.s.u, p.s.z ? p.s.z_row : p.s.u_row, channel, p, batch),
+          dout(p.s.dout, p.s.dout_row, channel, p, batch),
+          elapsed(p.s.elapsed ? p.s.elapsed + int64_t(batch) * p.s.length : &one_and_only)
     {
+    }
+};
+
+template <typename T> struct gradient_rows {
+    column<T> du, ddt, dz;
+
+    __device__ __forceinline__ gradient_rows(const params &p, int channel, int batch)
+        : du(p.s.du, p.s.du_row, channel, p, batch), ddt(p.s.ddt, p.s.ddt_row, channel, p, batch),
+          dz(p.s.dz, p.s.dz_row, channel, p, batch)
+    {
+    }
+};
+
+/* One step's inputs of K channels, `apart` from the first. */
+template <typename T, int K> struct backward_step {
+    T u[K], dt[K], z[K], dout[K];
+    float elapsed;
+
+    __device__ __forceinline__ void load(const backward_inputs<T> &from, const params &p, const int (&apart)[K], int t)
+    {
+        t = ptx::opaque(t); /* of 32 bits, so that its product with a row's bytes is one instruction */
+        const T *const u0 = from.u.at(t, p.u_step), *const dt0 = from.dt.at(t, p.dt_step);
+        const T *const z0 = from.z.at(t, p.z_step), *const dout0 = from.dout.at(t, p.dout_step);
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            u[k] = u0[apart[k]], dt[k] = dt0[apart[k]], z[k] = z0[apart[k]], dout[k] = dout0[apart[k]];
+        elapsed = from.elapsed[t & p.elapsed_mask];
+    }
+    __device__ __forceinline__ backward_step<float, K> floats() const
+    {
+        backward_step<float, K> x;
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            x.u[k] = to_float(u[k]), x.dt[k] = to_float(dt[k]), x.z[k] = to_float(z[k]), x.dout[k] = to_float(dout[k]);
+        x.elapsed = elapsed;
+        return x;
+    }
+    /* inside: there are such a step and channel; else it changes nothing. */
+    __device__ __forceinline__ void prepare(float4 &step, float2 &rest, const params &p, int k, float bias2,
+                                            bool inside) const
+    {
+        const float time = inside ? elapsed : 0.0f, gradient = inside ? to_float(dout[k]) : 0.0f;
+        const float gate = to_float(z[k]), s = sigmoid(gate);
+        float slope;
+        const float delta = time * softplus(fmaf(to_float(dt[k]), LOG2E, bias2), &slope);
+        step = make_float4(delta, delta * to_float(u[k]), gradient * (p.s.z ? gate * s : 1.0f),
+                           gradient * (s * fmaf(gate, 1.0f - s, 1.0f)));
+        rest = make_float2(to_float(u[k]), time * slope);
     }
 };
 
@@ -86,74 +153,64 @@ template <int S, int K> struct backward_lane {
 };
 
 /* Prepare the lane's four steps of the tile. */
-template <typename T, int N, int K>
-__device__ __forceinline__ void stage_backward(backward_block<N, K> &block, const backward_rows<T, K> &rows,
+template <typename T, int K>
+__device__ __forceinline__ void stage_backward(backward_steps<K, WARPS> &tile, const backward_inputs<T> &from,
                                                const params &p, const place<K> &at, int t0, int end,
                                                const float (&bias2)[K])
 {
-    T u[K][QUADS], dt[K][QUADS], z[K][QUADS], dout[K][QUADS];
-    float elapsed[QUADS];
+    backward_step<T, K> steps[QUADS];
+    int apart[K];
 #pragma unroll
-    for (int j = 0; j < QUADS; j++) {
-        const int t = min(t0 + 4 * j + at.part, end - 1);
+    for (int k = 0; k < K; k++)
+        apart[k] = at.channel(p, k) - at.channel(p, 0);
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            const int apart = k ? rows.second : 0;
-            u[k][j] = rows.u.at(t, p.u_step)[apart], dt[k][j] = rows.dt.at(t, p.dt_step)[apart];
-            z[k][j] = rows.z.at(t, p.z_step)[apart], dout[k][j] = rows.dout.at(t, p.dout_step)[apart];
-        }
-        elapsed[j] = rows.elapsed[t & p.elapsed_mask];
-    }
+    for (int j = 0; j < QUADS; j++)
+        steps[j].load(from, p, apart, min(t0 + 4 * j + at.part, end - 1));
 #pragma unroll
     for (int j = 0; j < QUADS; j++)
 #pragma unroll
         for (int k = 0; k < K; k++) {
-            const bool inside = t0 + 4 * j + at.part < end && at.has(p, k);
-            const float time = inside ? elapsed[j] : 0.0f, gradient = inside ? to_float(dout[k][j]) : 0.0f;
-            float slope;
-            const float delta = time * softplus(fmaf(to_float(dt[k][j]), LOG2E, bias2[k]), &slope);
-            const float dy = p.s.z ? gradient * silu(to_float(z[k][j])) : gradient;
-            block.steps[at.warp][4 * j + at.part][k][at.group] =
-                make_float4(delta, delta * to_float(u[k][j]), dy, 0.0f);
-            block.rest[at.warp][4 * j + at.part][k][at.group] =
-                make_float4(to_float(u[k][j]), time * slope, gradient, to_float(z[k][j]));
+            const int i = 4 * j + at.part, c = at.column(k);
+            steps[j].prepare(tile.steps[i][c], tile.rest[i][c], p, k, bias2[k], t0 + i < end && at.has(p, k));
         }
 }
 
 /* From the sums over states of one step to du, ddt, dz. */
-template <typename T, int N, int K>
-__device__ __forceinline__ void write_gradients(const backward_block<N, K> &block, const backward_rows<T, K> &rows,
+template <typename T, int N, int K, int W>
+__device__ __forceinline__ void write_gradients(const backward_steps<K, W> &tile, const gradient_rows<T> &rows,
                                                 const params &p, const place<K> &at, backward_lane<N / 4, K> &lane,
                                                 int k, int i, int t, int end, float dx, float dlog, float y)
 {
-    const float4 step = block.steps[at.warp][i][k][at.group], rest = block.rest[at.warp][i][k][at.group];
+    const float4 step = tile.steps[i][at.column(k)];
+    const float2 rest = tile.rest[i][at.column(k)];
     const float through = fmaf(rest.x, dx, LN2 * dlog) * rest.y;
-    const int apart = k ? rows.second : 0;
+    t = ptx::opaque(t); /* as in backward_step */
     lane.dD[k] = fmaf(step.z, rest.x, lane.dD[k]);
     lane.dbias[k] += through;
-    if (t >= end || !at.has(p, k))
-        return;
-    put(const_cast<T *>(rows.du.at(t, p.du_step)) + apart, fmaf(step.x, dx, lane.skip[k] * step.z));
-    put(const_cast<T *>(rows.ddt.at(t, p.ddt_step)) + apart, through);
-    if (p.s.z) {
-        const float slope = sigmoid(rest.w);
-        put(const_cast<T *>(rows.dz.at(t, p.dz_step)) + apart,
-            rest.z * fmaf(lane.skip[k], rest.x, y) * slope * fmaf(rest.w, 1.0f - slope, 1.0f));
-    }
+    const bool inside = t < end && at.has(p, k);
+    ptx::store_if(inside, const_cast<T *>(rows.du.at(t, p.du_step)) + GROUPS * k,
+                  fmaf(step.x, dx, lane.skip[k] * step.z));
+    ptx::store_if(inside, const_cast<T *>(rows.ddt.at(t, p.ddt_step)) + GROUPS * k, through);
+    ptx::store_if(inside && p.s.z, const_cast<T *>(rows.dz.at(t, p.dz_step)) + GROUPS * k,
+                  step.w * fmaf(lane.skip[k], rest.x, y));
 }
 
 /* Sum the warps' dB and dC of a tile, for reduce_bc to add up over blocks. */
-template <int N>
-__device__ __forceinline__ void write_partial_bc(const float (&dbc)[WARPS][TILE][2 * N], const params &p, int batch,
-                                                 int group, int t0, int end)
+template <int N, int W>
+__device__ __forceinline__ void write_partial_bc(const warp_sums<N> (&dbc)[W], const params &p, int batch, int group,
+                                                 int t0, int end)
 {
     float4 *partial =
         reinterpret_cast<float4 *>(p.partial_bc + ((int64_t(group) * p.s.batch + batch) * p.s.length + t0) * (2 * N));
-    for (int i = int(threadIdx.x); i < min(TILE, end - t0) * N / 2; i += 32 * WARPS) {
-        float4 sum = reinterpret_cast<const float4 *>(dbc[0])[i];
 #pragma unroll
-        for (int w = 1; w < WARPS; w++) {
-            const float4 v = reinterpret_cast<const float4 *>(dbc[w])[i];
+    for (int j = 0; j < TILE * N / 2; j += 32 * WARPS) {
+        const int i = j + int(threadIdx.x) % (32 * WARPS), row = i / (N / 2), column = i % (N / 2) * 4;
+        if (row >= min(TILE, end - t0))
+            break;
+        float4 sum = *reinterpret_cast<const float4 *>(&dbc[0][row][column]);
+#pragma unroll
+        for (int w = 1; w < W; w++) {
+            const float4 v = *reinterpret_cast<const float4 *>(&dbc[w][row][column]);
             sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
         }
         partial[i] = sum;
@@ -178,8 +235,9 @@ __device__ __forceinline__ void start_lane(backward_lane<N / 4, K> &lane, const 
 
 /* Walk from the checkpoint to the last segment of the tile. h: in the state before the tile, out before that segment;
  * those before the other segments to shared memory. */
-template <int N, int K>
-__device__ __forceinline__ void walk_tile(float (&h)[K][N / 4], backward_block<N, K> &block, const float *B,
+template <int N, int K, int W>
+__device__ __forceinline__ void walk_tile(float (&h)[K][N / 4], segment_starts<N, K> &starts,
+                                          const backward_steps<K, W> &tile, const float *B,
                                           const backward_lane<N / 4, K> &lane, const place<K> &at)
 {
     constexpr int S = N / 4, STEPS = SEGMENT<N, K>;
@@ -187,14 +245,14 @@ __device__ __forceinline__ void walk_tile(float (&h)[K][N / 4], backward_block<N
     for (int first = 0; first < TILE - STEPS; first += STEPS) {
 #pragma unroll
         for (int k = 0; k < K; k++)
-            store<S>(block.starts[at.warp][first / STEPS][k] + threadIdx.x % 32 * S, h[k]);
+            store<S>(starts[first / STEPS][k] + threadIdx.x % 32 * S, h[k]);
 #pragma unroll
         for (int t = first; t < first + STEPS; t++) {
             float b[S];
             load<S>(b, B + t * N);
 #pragma unroll
             for (int k = 0; k < K; k++) {
-                const float2 step = *reinterpret_cast<const float2 *>(&block.steps[at.warp][t][k][at.group]);
+                const float2 step = *reinterpret_cast<const float2 *>(&tile.steps[t][at.column(k)]);
 #pragma unroll
                 for (int s = 0; s < S; s++)
                     h[k][s] = fmaf(ptx::exp2(step.x * lane.A2[k][s]), h[k][s], step.y * b[s]);
@@ -204,10 +262,10 @@ __device__ __forceinline__ void walk_tile(float (&h)[K][N / 4], backward_block<N
 }
 
 /* States and decays of a segment from h[.][0]. */
-template <int N, int K>
+template <int N, int K, int W>
 __device__ __forceinline__ void recall(float (&h)[SEGMENT<N, K> + 1][K][N / 4], float (&a)[SEGMENT<N, K>][K][N / 4],
-                                       const float4 (&steps)[TILE][K][GROUPS], const float *B,
-                                       const backward_lane<N / 4, K> &lane, int group, int first)
+                                       const backward_steps<K, W> &tile, const float *B,
+                                       const backward_lane<N / 4, K> &lane, const place<K> &at, int first)
 {
     constexpr int S = N / 4;
 #pragma unroll
@@ -216,7 +274,7 @@ __device__ __forceinline__ void recall(float (&h)[SEGMENT<N, K> + 1][K][N / 4], 
         load<S>(b, B + (first + i) * N);
 #pragma unroll
         for (int k = 0; k < K; k++) {
-            const float2 step = *reinterpret_cast<const float2 *>(&steps[first + i][k][group]);
+            const float2 step = *reinterpret_cast<const float2 *>(&tile.steps[first + i][at.column(k)]);
 #pragma unroll
             for (int s = 0; s < S; s++) {
                 a[i][k][s] = ptx::exp2(step.x * lane.A2[k][s]);
@@ -281,21 +339,19 @@ __device__ __forceinline__ void write_partial_a(const backward_lane<N / 4, K> &l
 }
 
 /* A segment back: all its gradients. */
-template <typename T, int N, int K, int PARTS>
-__device__ __forceinline__ void walk_back(backward_lane<N / 4, K> &lane, backward_block<N, K> &block, int odd,
-                                          const float (&h)[SEGMENT<N, K> + 1][K][N / 4],
-                                          const float (&a)[SEGMENT<N, K>][K][N / 4], const float (&is)[8],
-                                          const backward_rows<T, K> &rows, const params &p, const place<K> &at, int t0,
-                                          int first, int end)
+template <typename T, int N, int K, int W>
+__device__ __forceinline__ void
+walk_back(backward_lane<N / 4, K> &lane, const backward_steps<K, W> &tile, warp_sums<N> &dbc, const float *B,
+          const float *C, const float (&h)[SEGMENT<N, K> + 1][K][N / 4], const float (&a)[SEGMENT<N, K>][K][N / 4],
+          const float (&is)[8], const gradient_rows<T> &rows, const params &p, const place<K> &at, int t0, int first,
+          int end)
 {
     constexpr int S = N / 4, Q = (S + 3) / 4;
     const bool takes_C = threadIdx.x % 8 >= 4;
     const int bc_column = (takes_C ? N : 0) + at.part * S;
-    const float *B = reinterpret_cast<const float *>(block.bc[0][odd]) + at.part * S;
-    const float *C = reinterpret_cast<const float *>(block.bc[1][odd]) + at.part * S;
 #pragma unroll
     for (int four = SEGMENT<N, K> - 4; four >= 0; four -= 4) {
-        channel_sums<PARTS> dB[Q], dC[Q];
+        channel_sums<PARTS<T>> dB[Q], dC[Q];
         float dx[K][4], dlog[K][4], y[K][4];
 #pragma unroll
         for (int i = 3; i >= 0; i--) {
@@ -305,8 +361,8 @@ __device__ __forceinline__ void walk_back(backward_lane<N / 4, K> &lane, backwar
             load<S>(c, C + (first + t) * N);
 #pragma unroll
             for (int k = 0; k < K; k++)
-                step_back(lane, k, block.steps[at.warp][first + t][k][at.group], b, c, h[t][k], h[t + 1][k], a[t][k],
-                          terms_B, terms_C, dx[k][i], dlog[k][i], y[k][i]);
+                step_back(lane, k, tile.steps[first + t][at.column(k)], b, c, h[t][k], h[t + 1][k], a[t][k], terms_B,
+                          terms_C, dx[k][i], dlog[k][i], y[k][i]);
 #pragma unroll
             for (int q = 0; q < Q; q++)
                 dB[q].add(i, terms_B[q], is), dC[q].add(i, terms_C[q], is);
@@ -314,17 +370,43 @@ __device__ __forceinline__ void walk_back(backward_lane<N / 4, K> &lane, backwar
         const int mine = first + four + at.part;
 #pragma unroll
         for (int k = 0; k < K; k++)
-            write_gradients(block, rows, p, at, lane, k, mine, t0 + mine, end, fold<4, 8>(dx[k], at.part),
-                            fold<4, 8>(dlog[k], at.part), fold<4, 8>(y[k], at.part));
-        put_sums<N, PARTS>(&block.dbc[odd][at.warp][first + four + int(threadIdx.x) % 4][bc_column], dB, dC, takes_C);
+            write_gradients<T, N>(tile, rows, p, at, lane, k, mine, t0 + mine, end, fold<4, 8>(dx[k], at.part),
+                                  fold<4, 8>(dlog[k], at.part), fold<4, 8>(y[k], at.part));
+        put_sums<N>(&dbc[first + four + int(threadIdx.x) % 4][bc_column], dB, dC, takes_C);
+    }
+}
+
+/* A tile back. bc: B, then C two tiles on; start: the state before the tile. */
+template <typename T, int N, int K, int W>
+__device__ __forceinline__ void
+tile_back(backward_lane<N / 4, K> &lane, float (&start)[K][N / 4], const backward_steps<K, W> &tile, const float4 *bc,
+          warp_sums<N> &dbc, segment_starts<N, K> &starts, const float (&is)[8], const gradient_rows<T> &rows,
+          const params &p, const place<K> &at, int t0, int end)
+{
+    constexpr int S = N / 4, STEPS = SEGMENT<N, K>;
+    const float *B = reinterpret_cast<const float *>(bc) + at.part * S, *C = B + 2 * TILE * N;
+    walk_tile<N, K>(start, starts, tile, B, lane, at);
+#pragma unroll 1
+    for (int first = TILE - STEPS; first >= 0; first -= STEPS) {
+        float h[STEPS + 1][K][S], a[STEPS][K][S];
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            if (first < TILE - STEPS)
+                load<S>(start[k], starts[first / STEPS][k] + threadIdx.x % 32 * S);
+#pragma unroll
+            for (int s = 0; s < S; s++)
+                h[0][k][s] = start[k][s];
+        }
+        recall<N, K>(h, a, tile, B, lane, at, first);
+        walk_back<T, N, K>(lane, tile, dbc, B, C, h, a, is, rows, p, at, t0, first, end);
     }
 }
 
 /* The backward of a chunk, or of all there is. Grid (channel groups x chunks, batch). */
-template <typename T, int N, int K, int PARTS>
+template <typename T, int N, int K>
 __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(const params p)
 {
-    constexpr int S = N / 4, STEPS = SEGMENT<N, K>;
+    constexpr int S = N / 4;
     extern __shared__ __align__(16) unsigned char shared[];
     backward_block<N, K> &block = *reinterpret_cast<backward_block<N, K> *>(shared);
     const place<K> at(p.chunks, false);
@@ -333,11 +415,10 @@ __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(
     backward_lane<S, K> lane = {};
     ptx::wait_for_kernels();
     start_lane<T, N, K>(lane, p, at);
-    float is[8]; /* rows of a matrix that picks a row */
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        is[i] = int(threadIdx.x) % 32 / 4 == i ? 1.0f : 0.0f;
-    const backward_rows<T, K> rows(p, at);
+    float is[8];
+    pick_rows(is);
+    const backward_inputs<T> inputs(p, at.channel(p, 0), at.batch);
+    const gradient_rows<T> rows(p, at.channel(p, 0), at.batch);
     staged_bc<T, N, true, 32 * WARPS, 2> bc(p, at.batch);
     int odd = 0, before = -1;
 #pragma unroll 1
@@ -345,33 +426,19 @@ __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(
         float start[K][S];
         bc.load(p, t0, end);
         load_states<N, K, 4>(start, checkpoint(p, at, t0), p, at, p.s.d_state);
-        stage_backward<T, N, K>(block, rows, p, at, t0, end, lane.bias2);
+        stage_backward(block.tile, inputs, p, at, t0, end, lane.bias2);
         bc.put(block.bc[0][0], odd);
         /* One barrier a tile: B and C are there; and the dB, dC of the tile before. */
         __syncthreads();
         if (before >= 0)
-            write_partial_bc<N>(block.dbc[odd ^ 1], p, at.batch, group, before, end);
+            write_partial_bc<N, WARPS>(block.dbc[odd ^ 1], p, at.batch, group, before, end);
         before = t0;
-        const float *B = reinterpret_cast<const float *>(block.bc[0][odd]) + at.part * S;
-        walk_tile<N, K>(start, block, B, lane, at);
-#pragma unroll 1
-        for (int first = TILE - STEPS; first >= 0; first -= STEPS) {
-            float h[STEPS + 1][K][S], a[STEPS][K][S];
-#pragma unroll
-            for (int k = 0; k < K; k++) {
-                if (first < TILE - STEPS)
-                    load<S>(start[k], block.starts[at.warp][first / STEPS][k] + threadIdx.x % 32 * S);
-#pragma unroll
-                for (int s = 0; s < S; s++)
-                    h[0][k][s] = start[k][s];
-            }
-            recall<N, K>(h, a, block.steps[at.warp], B, lane, at.group, first);
-            walk_back<T, N, K, PARTS>(lane, block, odd, h, a, is, rows, p, at, t0, first, end);
-        }
+        tile_back<T, N, K>(lane, start, block.tile, block.bc[0][odd], block.dbc[odd][at.warp], block.starts[at.warp],
+                           is, rows, p, at, t0, end);
         __syncwarp(); /* the next tile overwrites the steps */
     }
     __syncthreads();
-    write_partial_bc<N>(block.dbc[odd ^ 1], p, at.batch, group, before, end);
+    write_partial_bc<N, WARPS>(block.dbc[odd ^ 1], p, at.batch, group, before, end);
     if (p.s.dh0 && begin == 0)
         store_states<N, K, 4>(p.s.dh0 + int64_t(at.batch) * p.s.channels * p.s.d_state, lane.carry, p, at);
     write_partial_a<N, K>(lane, p, at);

@@ -163,17 +163,22 @@ template <int K, int P = 4> struct place {
     int warp, group, part, batch, chunk, first; /* first: the lane's first channel */
 
     /* A channel's lanes are neighbours, or GROUPS apart. */
-    __device__ __forceinline__ place(int chunks, bool neighbours = true)
+    __device__ __forceinline__ place(int chunks, bool neighbours = true, int warps = WARPS)
     {
         const int lane = int(threadIdx.x) % 32;
         warp = int(threadIdx.x) / 32;
         group = neighbours ? lane / P : lane % GROUPS, part = neighbours ? lane % P : lane / GROUPS;
         chunk = int(blockIdx.x) % chunks, batch = int(blockIdx.y);
-        first = (int(blockIdx.x) / chunks * WARPS + warp) * GROUPS * K + group;
+        first = (int(blockIdx.x) / chunks * warps + warp) * GROUPS * K + group;
     }
     __device__ __forceinline__ bool has(const params &p, int k) const
     {
         return first + GROUPS * k < p.s.channels;
+    }
+    /* Among the channels of a block. */
+    __device__ __forceinline__ int column(int k) const
+    {
+        return (warp * K + k) * GROUPS + group;
     }
     /* Past E the last channel is walked again, and not written. */
     __device__ __forceinline__ int channel(const params &p, int k) const

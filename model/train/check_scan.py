@@ -183,6 +183,8 @@ def check_all(device):
     f32, bf16 = torch.float32, torch.bfloat16
     chunks = ({}, dict(chunk_steps=16), dict(chunk_steps=48, channels_per_lane=2), dict(chunk_steps=64))
     lanes = ({}, dict(channels_per_lane=1), dict(channels_per_lane=2), dict(channels_per_lane=2, lanes_per_channel=4))
+    fed = dict(channels_per_lane=1, lanes_per_channel=4)
+    feds = dict(options=(fed, dict(fed, chunk_steps=16), dict(fed, chunk_steps=48)))
     forgetting = dict(forgets=True, options=(dict(chunk_steps=128), dict(chunk_steps=352, channels_per_lane=2)))
     check_ahead(f32, device)
     check_ahead(bf16, device)
@@ -198,6 +200,9 @@ def check_all(device):
         check(2, 1, 5, 16, f32, device, sliced=False)
         check(1, 300, 20, 16, f32, device)
         check(2, 150, 9, 13, bf16, device)
+        for kind in (f32, bf16):
+            check(2, 70, 130, 16, kind, device, **feds)
+            check(1, 37, 100, 13, kind, device, ("z", "D", "h0"), **feds)
         for N in (16, 32):
             check(1, 700, 20, N, f32, device, **forgetting)
         check_memory(400, 1e-3, 2e-6, device, 8)
@@ -218,6 +223,10 @@ def check_all(device):
     check(3, 200, 130, 16, bf16, device, ("z",))
     check(2, 1, 40, 16, f32, device, sliced=False)
     check(48, 130, 512, 16, f32, device, sliced=False)
+    for kind in (f32, bf16):
+        check(3, 400, 500, 16, kind, device, **feds)
+        check(1, 200, 100, 13, kind, device, ("z", "D", "h0"), **feds)
+        check(2, 1000, 192, 16, kind, device, sliced=False, options=(fed,))
     for N in (5, 16, 32):
         check(1, 900, 100, N, f32, device, **forgetting)
     check_graph(device)
