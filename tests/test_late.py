@@ -37,6 +37,12 @@ def be_first():
         print("skipped: no priority over other work on this machine")
 
 
+def stolen():
+    """Seconds that the machine's owner gave to others while this machine had work."""
+    with open("/proc/stat") as file:
+        return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def configure(path, text):
     with open(path, "w") as file:
         file.write("version: 1\nnode: t\ndevice: cpu\n" + text)
@@ -125,7 +131,7 @@ def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
         path = configure(f"{folder}/c.yaml", text + sockets(folder, n, OFFERED_MODEL))
         process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
         script.wait_ready(process)
-        senders = [Sender(f"{folder}/{i}", OFFER_SECONDS) for i in range(n)]
+        taken, senders = stolen(), [Sender(f"{folder}/{i}", OFFER_SECONDS) for i in range(n)]
         for sender in senders:
             sender.start()
         for sender in senders:
@@ -134,6 +140,7 @@ def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
         assert len(refused) == CAPACITY == metric(port, "ssmd_streams_rejected_total")[0], len(refused)
         assert all(json.loads(sender.answer)["err"]["code"] == "over_capacity" for sender in refused)
         slowest = max(sender.refused_in for sender in refused)
+        taken = stolen() - taken
         hops, late = sum(metric(port, "ssmd_stream_hops_total{")), sum(metric(port, "ssmd_stream_deadline_misses_total{"))
         rungs = metric(port, "ssmd_stream_rung{")
         again = Sender(f"{folder}/0", 0.1)  # they have gone: there is room again
@@ -142,9 +149,10 @@ def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
         process.send_signal(signal.SIGTERM)
         end(process)
         print(f"capacity {CAPACITY}, {n} offered: {len(refused)} refused within {1e3 * slowest:.1f} ms; {late:.0f} of {hops:.0f} "
-              "hops late")
+              f"hops late, {taken:.2f} s of the processors stolen")
         assert slowest < 0.05 and hops >= 99 * CAPACITY * OFFER_SECONDS and not any(rungs), (slowest, hops, rungs)
-        assert late <= max(hops / 1e5, 1), (late, hops)
+        # who has no processor is late: each stream by a hop every 10 ms
+        assert late <= max(hops / 1e5, 1) + 100 * taken * CAPACITY, (late, hops, taken)
         assert again.answer == b"", again.answer
 
 
