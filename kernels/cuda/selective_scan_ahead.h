@@ -202,13 +202,7 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * WARPS, 4) sc
     ahead_tiles<T, N> tiles(block, p, at.batch, at.first / AHEAD_CHANNELS * AHEAD_CHANNELS, begin,
                             min(p.s.length, begin + p.chunk_steps));
     map_lane<N> lane = {};
-#pragma unroll
-    for (int s = 0; s < N; s++) {
-        const bool there = s < p.s.d_state;
-        lane.A2[s] = there ? LOG2E * p.s.A[int64_t(c) * p.s.d_state + s] : 0.0f;
-        lane.slowest[s / 4] = fminf(s % 4 ? lane.slowest[s / 4] : INFINITY, there ? -lane.A2[s] : INFINITY);
-    }
-    lane.bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
+    lane.start(p, c, 0);
     walk_narrowing<T, N>(lane, tiles, p, at);
     while (tiles.next(false))
         ;

@@ -143,6 +143,17 @@ template <int S> struct map_lane {
     float A2[S], h[S], slowest[S / 4], bias2; /* slowest: the least |A2| of four states */
     long_sum sum;
 
+    /* Of channel c, from state `from` on. */
+    __device__ __forceinline__ void start(const params &p, int c, int from)
+    {
+#pragma unroll
+        for (int s = 0; s < S; s++) {
+            const bool there = from + s < p.s.d_state;
+            A2[s] = there ? LOG2E * p.s.A[int64_t(c) * p.s.d_state + from + s] : 0.0f;
+            slowest[s / 4] = fminf(s % 4 ? slowest[s / 4] : INFINITY, there ? -A2[s] : INFINITY);
+        }
+        bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
+    }
     __device__ __forceinline__ bool remembers(int g, float forgotten) const
     {
         return !(sum.sum * slowest[g] >= forgotten);
@@ -274,13 +285,7 @@ __global__ void __launch_bounds__(32 * WARPS, 3) scan_map(const params p)
     ptx::wait_for_kernels();
     ptx::start_next_kernel();
     map_lane<S> lane = {};
-#pragma unroll
-    for (int s = 0; s < S; s++) {
-        const bool there = from + s < p.s.d_state;
-        lane.A2[s] = there ? LOG2E * p.s.A[int64_t(c) * p.s.d_state + from + s] : 0.0f;
-        lane.slowest[s / 4] = fminf(s % 4 ? lane.slowest[s / 4] : INFINITY, there ? -lane.A2[s] : INFINITY);
-    }
-    lane.bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
+    lane.start(p, c, from);
     if constexpr (N == S && STEPS == 8) {
         walk_narrowing<T, N, BACK, 4, STEPS>(lane, tile, rest, p, at, from);
     } else { /* other blocks have other states of a channel, and want all of its sum; or chunks are short */
