@@ -61,6 +61,9 @@ static int read_options(struct ssm_options *options, const struct ssm_options *g
         return refuse(err, 64, "precision \"%.20s\" is not one of: auto, fp32, tf32, bf16, bf16-state",
                       options->precision);
     }
+    if (isnan(options->copy_s) || isnan(options->patience_s)) {
+        return refuse(err, 64, "copy_s and patience_s must be numbers of seconds");
+    }
     if (options->max_hops < 1 || options->max_hops > MAX_HOPS) {
         return refuse(err, 64, "max_hops must be 1..%d, got %d", MAX_HOPS, options->max_hops);
     }
@@ -134,7 +137,7 @@ static int plan_devices(struct plan *plan, const char *device, struct ssm_error 
 /* Gives the planned backend; the processor's where auto finds that a GPU won't open. */
 static struct backend *open_backend(struct ssm_engine *engine, struct plan *plan, struct ssm_error *err)
 {
-    struct ssm_error no;
+    struct ssm_error no = {0};
     if (plan->n > 0) {
         struct backend *backend = backend_fleet_open(engine->model, &engine->options, plan->devices, plan->n, &no);
         if (backend || !plan->may_fall_back) {
@@ -489,6 +492,14 @@ static size_t find_blown(const struct ssm_engine *engine, const float *out, size
     return i;
 }
 
+/* How many hops to scan at once behind so many, of which the first were good. A blown hop makes those behind it be scanned
+ * again, and seldom comes alone. */
+static size_t next_piece(const struct ssm_engine *engine, size_t piece, size_t good)
+{
+    size_t most = (size_t)engine->backend->scan_hops;
+    return good < piece ? 1 : piece < most / 2 ? 2 * piece : most;
+}
+
 int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, float *out, const float *elapsed,
              size_t count, size_t *blown)
 {
@@ -498,10 +509,10 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
     if (slot < 0) {
         return SSM_STALE;
     }
+    size_t piece = (size_t)engine->backend->scan_hops;
     for (size_t done = 0; done < count;) {
-        size_t piece = count - done, most = (size_t)engine->backend->scan_hops;
         bool odd = false;
-        piece = piece < most ? piece : most;
+        piece = piece < count - done ? piece : count - done;
         struct backend_hop part = {.slot = slot,
                                    .in = in + done * inputs,
                                    .out = out + done * outputs,
@@ -522,6 +533,7 @@ int ssm_scan(struct ssm_engine *engine, ssm_stream stream, const float *in, floa
             zeroed++;
             done++;
         }
+        piece = next_piece(engine, piece, good);
     }
     if (blown) {
         *blown = zeroed;

@@ -15,7 +15,8 @@
  *   struct ssm_hop hop = {.stream = mic, .in = noisy, .out = clean, .count = 1};
  *   ssm_step(engine, &hop, 1);                                             // 160 samples in, 160 samples out
  *
- * Threads: an engine has one owner; calls on one engine must not overlap. Different engines are independent.
+ * Threads: an engine has one owner; calls on one engine must not overlap. Different engines are independent. An engine's own
+ * threads block every signal; the child of a fork has none of them, and can use no engine of its parent's.
  * Memory: everything is taken in ssm_open; step, scan, stream_* and state_* allocate nothing. */
 
 #include <stdbool.h>
@@ -48,7 +49,8 @@ struct ssm_options {
     const char *device; /* "auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1"; NULL = auto. cuda that can't be had fails;
                            several share the streams                                                          */
     int streams;        /* slots; 0 = 1                                                                       */
-    int threads;        /* worker threads, the caller among them; 0 = one                                     */
+    int threads;        /* worker threads, the caller among them; 0 = one. A GPU has one or two more that carry states, and
+                           several GPUs one each                                                              */
     int max_hops;       /* hops of one stream a step may take; 0 = 1. ssm_scan cuts longer input itself       */
     const char *precision; /* products on a GPU: "fp32", "tf32" (at least its digits), "bf16", "bf16-state" (states
                               too); NULL or "auto" = fp32. The processor computes in fp32 whatever this says   */
@@ -79,7 +81,7 @@ struct ssm_info {
     long parameters;
     double macs_per_hop;
     size_t state_bytes;  /* of one stream                                                                     */
-    size_t engine_bytes; /* everything ssm_open took                                                          */
+    size_t engine_bytes; /* what ssm_open took, on all devices, but for some bytes a stream                   */
     int streams;         /* slots there are                                                                   */
     int scan_hops;       /* ssm_scan is fastest with so many at once, or several times as many                */
 };
@@ -128,7 +130,7 @@ struct ssm_spent {
 /* One device an engine runs on. */
 struct ssm_device_info {
     char name[64];  /* "cpu avx512", "cuda:0 ..."                                                             */
-    size_t bytes;   /* of its memory that ssm_open took                                                       */
+    size_t bytes;   /* of its own memory that ssm_open took                                                   */
     bool lost;      /* it failed                                                                              */
     double copy_s;  /* age of the oldest copy of a state among the streams of the last step, s; 0: none or no GPU */
     struct ssm_spent spent;

@@ -18,6 +18,7 @@ static struct script {
     int after;          /* calls after it failed: there must be none */
     int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
     int oldest;
+    long scanned;     /* hops, those that failed too */
     int beside;       /* copies it makes beside the steps, at once; 0: none          */
     long slow_ns, scan_ns; /* that each stream's hop takes in a step and in a scan, by scripted_spend's clock */
 } scripts[SCRIPTED_DEVICES];
@@ -102,6 +103,7 @@ static inline int scripted_scan(struct backend *backend, const struct backend_ho
     struct scripted *device = (struct scripted *)backend;
     assert_true(hop->count <= backend->scan_hops);
     device->cpu->ops->scan(device->cpu, hop);
+    device->script->scanned += hop->count;
     if (device->script->scan_ns > 0) {
         scripted_spend(hop->count * device->script->scan_ns);
     }

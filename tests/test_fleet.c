@@ -415,6 +415,32 @@ static void goes_on_from_copies_made_beside_the_steps(void **context)
 
 /* ---- a scan ---- */
 
+/* Each blown hop ends what was scanned behind it; few hops are scanned in vain, and what is good is as it would be without. */
+static void many_blown_hops_are_not_scanned_over_and_over(void **context)
+{
+    (void)context;
+    enum { FIRST = 90, LAST = 290, AFTER = HOPS - LAST };
+    float *in = make_samples(HOPS * HOP, 5), *out = calloc(HOPS * HOP, sizeof *out), *want = calloc(AFTER * HOP, sizeof *want);
+    size_t blown;
+    ssm_stream stream;
+    struct ssm_engine *cpu = open_cpu(1), *engine = open_fleet(1, 1, 0);
+    for (int i = FIRST * HOP; i < LAST * HOP; i++) {
+        in[i] = 3e38f;
+    }
+    ssm_stream_open(cpu, &stream);
+    assert_int_equal(ssm_scan(cpu, stream, in + LAST * HOP, want, NULL, AFTER, &blown), SSM_OK);
+    ssm_stream_open(engine, &stream);
+    assert_int_equal(ssm_scan(engine, stream, in, out, NULL, HOPS, &blown), SSM_OK);
+    assert_in_range(blown, LAST - FIRST, LAST - FIRST + 1); /* the one behind them overlaps the last */
+    assert_in_range(scripts[0].scanned, HOPS, HOPS + 64);
+    assert_memory_equal(out + (LAST + 1) * HOP, want + HOP, (AFTER - 1) * HOP * sizeof *out);
+    ssm_close(engine);
+    ssm_close(cpu);
+    free(in);
+    free(out);
+    free(want);
+}
+
 /* The device likes 64 hops at once, so 400 are seven calls of scan. */
 static void a_scan_repeats_what_failed_and_gives_the_same_bits(void **context)
 {
@@ -619,6 +645,7 @@ int main(void)
         CASE(a_copy_under_way_never_replaces_a_newer_state),
         CASE(goes_on_from_copies_made_beside_the_steps),
         CASE(a_scan_repeats_what_failed_and_gives_the_same_bits),
+        CASE(many_blown_hops_are_not_scanned_over_and_over),
         CASE(a_scan_goes_on_from_steps),
         CASE(a_scan_after_the_loss_bridges_the_time_since_the_copy),
         CASE(a_state_that_cant_be_got_is_a_fault_once),
