@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -329,7 +330,7 @@ static int measure(int n, int n_threads, struct timing *timing, struct ssm_error
     if (status != 0) {
         return status;
     }
-    int planned = (int)(seconds * load.info->rate / load.info->hop);
+    int planned = (int)fmin(INT_MAX, fmax(1, (double)seconds * load.info->rate / load.info->hop));
     warm_up(&load, WARM_UP);
     status = measure_load(&load, planned, planned, timing, err);
     timing->threads = n_threads;

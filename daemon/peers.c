@@ -100,7 +100,7 @@ void peers_accept(struct peers *peers, int fd, int64_t now)
 void peers_forget(struct peers *peers, int fd)
 {
     if (fd >= 0 && fd < peers->n) {
-        peers->at[fd] = (struct peer){0};
+        peers->at[fd].accepted = 0; /* no more: the next connection may already be known here */
     }
 }
 

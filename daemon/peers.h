@@ -24,7 +24,7 @@ void peers_close(struct peers *peers);
 bool peers_note(struct peers *peers, int fd, const void *socket, const char *key);
 /* Somebody came in at a publisher's port who is to be looked after, which he isn't where memory is short. now: ns. */
 void peers_accept(struct peers *peers, int fd, int64_t now);
-/* The connection has ended: its descriptor is not looked at any more. */
+/* The connection that was accepted has ended: its bytes are not looked at any more. */
 void peers_forget(struct peers *peers, int fd);
 /* change: +1, a subscription, or -1, the end of one. False: too many, the connection is ended. */
 bool peers_count(struct peers *peers, int fd, int change);

@@ -33,7 +33,7 @@ struct backend_spent {
 struct backend {
     const struct backend_ops *ops;
     char device[64];
-    size_t bytes;  /* taken by open               */
+    size_t bytes, device_bytes; /* taken by open: all, and what of it is the device's own memory */
     int scan_hops; /* hops it likes in a scan call */
     bool checks;   /* it tells of NaN and inf      */
     bool blown;    /* set with any hop's; the caller clears it */

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <math.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +17,14 @@
 /* Copies take 1 / COPY_SHARE of a hop's time at most, and 1 ms; none is less than COPY_LEAST hops old. */
 enum { COPY_SHARE = 20, COPY_MOST_NS = 1000000, COPY_LEAST = 16, ELAPSED_MAX = 1000000 };
 
+/* Of a copy. Who takes it out of WAITING has it: the thread that carries, or the owner, who no longer wants it. */
+enum { WAITING, CARRYING, CARRIED, FORGOTTEN };
+
 /* States on their way to the standby. */
 struct copy_set {
-    int *slots;  /* (backend->copies)  the shard's; -1: written to since, no longer wanted */
-    float *ages; /* (backend->copies)  as they were begun */
+    int *slots;         /* (backend->copies)  the shard's   */
+    float *ages;        /* (backend->copies)  as they were begun */
+    atomic_int *stages; /* (backend->copies)                */
     int n;
     const float *states;
 };
@@ -28,10 +34,12 @@ struct copy_set {
 struct copies {
     struct copy_set sets[2], *begun, *carried; /* NULL: there is none */
     bool *under_way;                           /* (slots)  in one of them */
-    bool has_thread, loaded, over;             /* under the mutex */
+    atomic_int loaded, over;
+    sem_t work; /* for the thread: something is loaded, or it is over */
+    bool has_thread;
     pthread_t thread;
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
+    pthread_mutex_t mutex; /* only who waits for a copy or a set takes it, and who carried that */
+    pthread_cond_t done;
 };
 
 struct shard {
@@ -94,56 +102,66 @@ static float time_of(const struct backend_hop *hop)
 
 /* ---- Copies beside the steps. ---- */
 
+/* Something that may be waited for became this. */
+static void tell_done(struct copies *copies, atomic_int *what, int value)
+{
+    pthread_mutex_lock(&copies->mutex);
+    atomic_store(what, value);
+    pthread_cond_signal(&copies->done);
+    pthread_mutex_unlock(&copies->mutex);
+}
+
+static void wait_while(struct copies *copies, atomic_int *what, int value)
+{
+    pthread_mutex_lock(&copies->mutex);
+    while (atomic_load(what) == value) {
+        pthread_cond_wait(&copies->done, &copies->mutex);
+    }
+    pthread_mutex_unlock(&copies->mutex);
+}
+
+/* The owner's, or the thread's from now on. */
+static bool take_copy(struct copy_set *set, int i, int stage)
+{
+    int waiting = WAITING;
+    return atomic_compare_exchange_strong(&set->stages[i], &waiting, stage);
+}
+
 static void *carry(void *arg)
 {
     struct shard *shard = arg;
     struct copies *copies = &shard->copies;
     struct backend *standby = shard->fleet->standby;
-    pthread_mutex_lock(&copies->mutex);
     for (;;) {
-        while (!copies->loaded && !copies->over) {
-            pthread_cond_wait(&copies->changed, &copies->mutex);
+        while (sem_wait(&copies->work)) {
         }
-        if (copies->over) {
-            break;
+        if (atomic_load(&copies->over)) {
+            return NULL;
         }
-        const struct copy_set *set = copies->carried;
-        pthread_mutex_unlock(&copies->mutex);
+        struct copy_set *set = copies->carried;
         for (int i = 0; i < set->n; i++) {
-            if (set->slots[i] >= 0) {
+            if (take_copy(set, i, CARRYING)) {
                 standby->ops->state_put(standby, set->slots[i] * shard->fleet->n_shards + shard->member,
                                         set->states + (size_t)i * shard->fleet->model->state);
+                tell_done(copies, &set->stages[i], CARRIED);
             }
         }
-        pthread_mutex_lock(&copies->mutex);
-        copies->loaded = false;
-        pthread_cond_broadcast(&copies->changed);
+        tell_done(copies, &copies->loaded, false);
     }
-    pthread_mutex_unlock(&copies->mutex);
-    return NULL;
 }
 
 /* Those carried, if any: once they are with the standby, they count. */
-static void arrive(struct shard *shard, bool wait)
+static void arrive(struct shard *shard)
 {
     struct copies *copies = &shard->copies;
-    if (!copies->carried) {
+    struct copy_set *set = copies->carried;
+    if (!set || atomic_load(&copies->loaded)) {
         return;
     }
-    pthread_mutex_lock(&copies->mutex);
-    while (copies->loaded && wait) {
-        pthread_cond_wait(&copies->changed, &copies->mutex);
-    }
-    bool there = !copies->loaded;
-    pthread_mutex_unlock(&copies->mutex);
-    if (!there) {
-        return;
-    }
-    for (int i = 0; i < copies->carried->n; i++) {
-        int slot = copies->carried->slots[i];
-        if (slot >= 0) {
-            shard->age[slot] -= copies->carried->ages[i];
-            copies->under_way[slot] = false;
+    for (int i = 0; i < set->n; i++) {
+        if (atomic_load(&set->stages[i]) == CARRIED) {
+            shard->age[set->slots[i]] -= set->ages[i];
+            copies->under_way[set->slots[i]] = false;
         }
     }
     copies->carried = NULL;
@@ -153,25 +171,30 @@ static void load(struct copies *copies)
 {
     copies->carried = copies->begun;
     copies->begun = NULL;
-    pthread_mutex_lock(&copies->mutex);
-    copies->loaded = true;
-    pthread_cond_broadcast(&copies->changed);
-    pthread_mutex_unlock(&copies->mutex);
+    atomic_store(&copies->loaded, true);
+    sem_post(&copies->work);
 }
 
-/* A slot's state changes otherwise: no copy from before may come after that. */
+static void forget_in(struct copies *copies, struct copy_set *set, int slot)
+{
+    for (int i = 0; set && i < set->n; i++) {
+        if (set->slots[i] == slot && atomic_load(&set->stages[i]) != FORGOTTEN) {
+            if (!take_copy(set, i, FORGOTTEN)) {
+                wait_while(copies, &set->stages[i], CARRYING);
+                atomic_store(&set->stages[i], FORGOTTEN);
+            }
+            copies->under_way[slot] = false;
+        }
+    }
+}
+
+/* A slot's state changes otherwise: no copy from before may come after that. Waits for that one copy at most. */
 static void forget_copy(struct shard *shard, int slot)
 {
     struct copies *copies = &shard->copies;
-    bool under_way = copies->has_thread && copies->under_way[slot];
-    for (int i = 0; under_way && copies->begun && i < copies->begun->n; i++) {
-        if (copies->begun->slots[i] == slot) {
-            copies->begun->slots[i] = -1;
-            copies->under_way[slot] = under_way = false;
-        }
-    }
-    if (under_way) {
-        arrive(shard, true);
+    if (copies->has_thread && copies->under_way[slot]) {
+        forget_in(copies, copies->begun, slot);
+        forget_in(copies, copies->carried, slot);
     }
 }
 
@@ -186,7 +209,8 @@ static void begin_copies(struct shard *shard, const struct backend_hop *hops, in
         int slot = hops[at].slot;
         if (shard->age[slot] >= shard->fleet->due && !copies->under_way[slot]) {
             set->slots[set->n] = slot;
-            set->ages[set->n++] = shard->age[slot];
+            set->ages[set->n] = shard->age[slot];
+            atomic_store(&set->stages[set->n++], WAITING);
             copies->under_way[slot] = true;
         }
     }
@@ -201,7 +225,7 @@ static void begin_copies(struct shard *shard, const struct backend_hop *hops, in
 static void move_copies(struct shard *shard, const struct backend_hop *hops, int n)
 {
     struct copies *copies = &shard->copies;
-    arrive(shard, false);
+    arrive(shard);
     if (copies->begun && !copies->carried) {
         int there = shard->backend->ops->copy_end(shard->backend, &copies->begun->states);
         shard->down = there < 0;
@@ -214,39 +238,48 @@ static void move_copies(struct shard *shard, const struct backend_hop *hops, int
     }
 }
 
+static void init_copies(struct copies *copies)
+{
+    sem_init(&copies->work, 0, 0);
+    pthread_mutex_init(&copies->mutex, NULL);
+    pthread_cond_init(&copies->done, NULL);
+}
+
 static int open_copies(struct shard *shard, int slots, struct ssm_error *err)
 {
     struct copies *copies = &shard->copies;
     size_t most = (size_t)shard->backend->copies;
-    pthread_mutex_init(&copies->mutex, NULL);
-    pthread_cond_init(&copies->changed, NULL);
     bool fine = (copies->under_way = calloc((size_t)slots, sizeof *copies->under_way));
     for (int i = 0; i < 2; i++) {
-        copies->sets[i].slots = calloc(most, sizeof *copies->sets[i].slots);
-        copies->sets[i].ages = calloc(most, sizeof *copies->sets[i].ages);
-        fine = fine && copies->sets[i].slots && copies->sets[i].ages;
+        struct copy_set *set = &copies->sets[i];
+        set->slots = calloc(most, sizeof *set->slots);
+        set->ages = calloc(most, sizeof *set->ages);
+        set->stages = calloc(most, sizeof *set->stages);
+        fine = fine && set->slots && set->ages && set->stages;
     }
     if (!fine) {
         return refuse_memory(err);
     }
-    copies->has_thread = pthread_create(&copies->thread, NULL, carry, shard) == 0;
+    copies->has_thread = team_thread(&copies->thread, carry, shard);
     return copies->has_thread ? 0 : refuse(err, 71, "can't start a thread");
 }
 
-static void close_copies(struct copies *copies)
+static void finish_copies(struct copies *copies)
 {
     if (copies->has_thread) {
-        pthread_mutex_lock(&copies->mutex);
-        copies->over = true;
-        pthread_cond_broadcast(&copies->changed);
-        pthread_mutex_unlock(&copies->mutex);
+        atomic_store(&copies->over, true);
+        sem_post(&copies->work);
         pthread_join(copies->thread, NULL);
     }
     for (int i = 0; i < 2; i++) {
         free(copies->sets[i].slots);
         free(copies->sets[i].ages);
+        free(copies->sets[i].stages);
     }
     free(copies->under_way);
+    sem_destroy(&copies->work);
+    pthread_mutex_destroy(&copies->mutex);
+    pthread_cond_destroy(&copies->done);
 }
 
 /* ---- Copies one by one. ---- */
@@ -307,7 +340,8 @@ static void settle(struct fleet *fleet)
             note_words(fleet, shard, first);
             first = false;
             shard->lost = true;
-            arrive(shard, true);
+            wait_while(&shard->copies, &shard->copies.loaded, true);
+            arrive(shard);
             shard->copies.begun = NULL;
             fleet->base.checks = false; /* the processor doesn't */
             fleet->health.faults++;
@@ -578,7 +612,7 @@ bool backend_fleet_describe(const struct backend *backend, int i, struct ssm_dev
         return false;
     }
     const struct shard *shard = &fleet->shards[i];
-    *info = (struct ssm_device_info){.bytes = shard->backend->bytes,
+    *info = (struct ssm_device_info){.bytes = shard->backend->device_bytes,
                                      .lost = shard->lost,
                                      .copy_s = (double)(shard->oldest * (float)fleet->model->info.hop) /
                                                fleet->model->info.rate,
@@ -598,7 +632,7 @@ static void fleet_close(struct backend *backend)
     team_destroy(fleet->team);
     for (int i = 0; i < fleet->n_shards; i++) {
         struct shard *shard = &fleet->shards[i];
-        close_copies(&shard->copies);
+        finish_copies(&shard->copies);
         if (shard->backend) {
             shard->backend->ops->close(shard->backend);
         }
@@ -696,6 +730,9 @@ struct backend *backend_fleet_open(const struct model *model, const struct ssm_o
     fleet->n_shards = n;
     fleet->streams = options->streams;
     fleet->relief = -1;
+    for (int i = 0; i < n; i++) {
+        init_copies(&fleet->shards[i].copies);
+    }
     for (int i = 0; i < n; i++) {
         if (open_shard(fleet, &fleet->shards[i], options, &devices[i], err) < 0) {
             goto fail;

@@ -3,10 +3,8 @@
 
 #include <limits.h>
 #include <linux/futex.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -86,17 +84,22 @@ static void *worker_main(void *arg)
     }
 }
 
+bool team_thread(pthread_t *thread, void *(*body)(void *arg), void *arg)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = !pthread_create(thread, NULL, body, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
 static bool start_worker(struct team *team, int i)
 {
     struct worker *worker = &team->workers[i];
-    sigset_t all, before;
     worker->team = team;
     worker->member = i + 1;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool started = !pthread_create(&worker->thread, NULL, worker_main, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return started;
+    return team_thread(&worker->thread, worker_main, worker);
 }
 
 static void *zeroed(size_t bytes)

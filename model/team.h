@@ -3,7 +3,10 @@
 #define MODEL_TEAM_H
 
 /* A few threads that do one thing together. Waiting spins for a while, then sleeps in the kernel (futex), so a
- * team costs nothing between hops and no lock on the hop path. One owner calls team_run; members call team_barrier. */
+ * team costs nothing once it sleeps and no lock on the hop path. One owner calls team_run; members call team_barrier. */
+
+#include <pthread.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,7 +18,10 @@ struct team;
  * own, for waking one (50 us, at times 1 ms) would be part of every step. */
 enum { TEAM_BRIEFLY = 50, TEAM_PATIENTLY = 1000 };
 
-/* Gives a team of `threads`, the caller of team_run among them, or NULL; spin_us: TEAM_... Workers block every signal. */
+/* Start a thread that blocks every signal: those are the program's. False: it can't be. */
+bool team_thread(pthread_t *thread, void *(*body)(void *arg), void *arg);
+
+/* Gives a team of `threads`, the caller of team_run among them, or NULL; spin_us: TEAM_... */
 struct team *team_create(int threads, int spin_us);
 void team_destroy(struct team *team); /* NULL is fine */
 

@@ -58,6 +58,7 @@ enum {
     HELPERS = 4,        /* threads at most: memory isn't faster for more of them                     */
     ELAPSED_MAX = 1000000,
     OPEN_PATIENCE_S = 100, /* code is loaded */
+    PATIENCE_MOST_S = 1000000,
     GLANCE_MS = 10 /* who waits doesn't count more at once: that it didn't run itself is no sign of the GPU's */
 };
 /* A set of copies is begun every step at best, so this is what they take of the bus and of the host's memory: at a hop of
@@ -679,6 +680,7 @@ int count_memory(struct cuda *cuda, int precision, bool state_bf16, size_t bytes
     lay_out_gpu(cuda, gpu);
     lay_out_pinned(cuda, pinned);
     cuda->base.bytes = gpu->used + pinned->used;
+    cuda->base.device_bytes = gpu->used;
     const int error = gpu->used + SLACK > bytes_free ? refuse_streams(cuda, gpu->used, bytes_free, err) : 0;
     chain_destroy(cuda->chain);
     cuda->chain = nullptr;
@@ -951,7 +953,7 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
         cuda_close(&cuda->base);
         return nullptr;
     }
-    cuda->patience_s = options->patience_s > 0 ? options->patience_s : 1;
+    cuda->patience_s = options->patience_s > 0 ? std::min(options->patience_s, float(PATIENCE_MOST_S)) : 1;
     return &cuda->base;
 }
 
