@@ -368,7 +368,10 @@ static int start(struct daemon *daemon, struct ssm_error *err)
     if (pipelines_start(daemon->pipelines, err) < 0) {
         return -1;
     }
-    return worker_start(daemon->reader) == 0 ? 0 : refuse(err, 71, "can't start the thread that reads files");
+    if (worker_start(daemon->reader) < 0) {
+        return refuse(err, 71, "can't start the thread that reads files");
+    }
+    return pipelines_begin(daemon->pipelines, err);
 }
 
 /* The threads end in the order in which samples travel, so that each finds all there is. */

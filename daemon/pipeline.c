@@ -796,6 +796,27 @@ int pipelines_start(struct pipeline *list, struct ssm_error *err)
     return 0;
 }
 
+static int begin_sinks(struct pipeline *pipeline, struct ssm_error *err)
+{
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        const struct sink_ops *ops = pipeline->sinks[i]->ops;
+        if (!pipeline->kept_sinks[i] && ops->begin && ops->begin(pipeline->sinks[i], err) < 0) {
+            return fit_blame(&pipeline->config->at.sinks, err);
+        }
+    }
+    return 0;
+}
+
+int pipelines_begin(struct pipeline *list, struct ssm_error *err)
+{
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (begin_sinks(pipeline, err) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 void pipelines_stop(struct pipeline *list)
 {
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {

@@ -425,7 +425,9 @@ static void start_all(struct reload *reload)
             return;
         }
     }
-    pipelines_start(reload->fresh, err);
+    if (pipelines_start(reload->fresh, err) == 0 && pipelines_begin(reload->changing, err) == 0) {
+        pipelines_begin(reload->fresh, err);
+    }
 }
 
 static void part_fresh(struct engine_thread *thread, struct engine_call *call)

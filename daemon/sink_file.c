@@ -48,8 +48,11 @@ struct file_sink {
     uint64_t written;
     int64_t flushed_at;
     bool broken;
-    bool late, begun; /* the engine's: first is set */
+    bool late, placed; /* placed: the engine's: first is set */
     uint64_t first;
+    const char *path;
+    bool begun;   /* what was there is replaced       */
+    bool cut_off; /* what is there was, and is to be kept */
     char *mark;   /* PATH.recording, which is there as long as the file isn't finished; NULL: none */
     int mark_fd;  /* holds its lock; -1: none */
     float *block; /* (CHUNK, n) */
@@ -72,9 +75,9 @@ static size_t file_room(const struct sink *sink, int channel)
  * all. */
 static uint64_t first_sample(struct file_sink *file, const struct delivery *hop)
 {
-    if (file->late && !file->begun) {
+    if (file->late && !file->placed) {
         file->first = hop->s0;
-        file->begun = true;
+        file->placed = true;
     }
     return file->late ? file->first : hop->began;
 }
@@ -233,54 +236,51 @@ static bool name_kept(const char *path, const struct stat *was, int number, char
     return snprintf(name, size, "%.*s.%s%s%s", (int)stem, path, date, more, path + stem) < (int)size;
 }
 
-/* What was cut off goes on under another name, and never over a file. */
-static void keep_cut_off(const char *path)
+/* What was cut off goes on under another name, and never over a file. False: it is still there. */
+static bool keep_cut_off(const char *path)
 {
     char name[1200];
     struct stat was;
     if (stat(path, &was) != 0) {
-        return;
+        return true;
     }
     for (int i = 0; i < 1000 && name_kept(path, &was, i, name, sizeof name); i++) {
-        if (link(path, name) == 0) {
-            unlink(path);
+        if (link(path, name) == 0 && unlink(path) == 0) {
             log_line(LOG_WARNING, "%s was cut off; what there is of it is %s now", path, name);
-            return;
+            return true;
         }
         if (errno != EEXIST) {
             break;
         }
     }
     log_line(LOG_WARNING, "%s was cut off and can't be kept (%s): it is replaced", path, strerror(errno));
+    return false;
 }
 
-/* Mark the file as begun, until file_close. A mark that is there and that nobody holds is of one that was cut off.
- * Without a mark (a device, a folder that can't be written to) the file is replaced after a crash. */
-static void set_mark(struct file_sink *file, const char *path)
+/* Mark the file, which is ours by its lock, as begun, until file_close. A mark that was there is of one that was cut off: it
+ * stays where nothing begins. Without a mark (a device, a folder that can't be written to, the mark of a file that has another
+ * name by now and is still written) the file is replaced after a crash. */
+static void set_mark(struct file_sink *file, bool there)
 {
     char mark[1100];
-    struct stat there;
-    bool special = stat(path, &there) == 0 && !S_ISREG(there.st_mode);
-    if (special || snprintf(mark, sizeof mark, "%s.recording", path) >= (int)sizeof mark) {
+    struct stat status;
+    bool special = stat(file->path, &status) == 0 && !S_ISREG(status.st_mode);
+    if (special || snprintf(mark, sizeof mark, "%s.recording", file->path) >= (int)sizeof mark) {
         return;
     }
     bool left = access(mark, F_OK) == 0;
     file->mark_fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
     if (file->mark_fd < 0 || flock(file->mark_fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK) { /* someone is at it */
-            log_line(LOG_WARNING, "%s: %s: what is recorded would be replaced after a crash", mark, strerror(errno));
-        }
+        log_line(LOG_WARNING, "%s: %s: what is recorded would be replaced after a crash", mark, strerror(errno));
         return;
     }
-    if (left) {
-        keep_cut_off(path);
-    }
+    file->cut_off = left && there;
     file->mark = strdup(mark);
 }
 
 static void clear_mark(struct file_sink *file)
 {
-    if (file->mark) {
+    if (file->mark && (file->begun || !file->cut_off)) {
         unlink(file->mark);
     }
     if (file->mark_fd >= 0) {
@@ -296,12 +296,12 @@ static void file_close(struct sink *sink)
     struct file_sink *file = (struct file_sink *)sink;
     struct sound_file_error err;
     worker_remove(file->writer, file);
-    if (file->file && !file->broken && !sound_file_commit(file->file, &err)) {
+    if (file->begun && !file->broken && !sound_file_commit(file->file, &err)) {
         log_line(LOG_ERROR, "%s", err.text);
         count(&file->counters[0], COUNTER_FILE_ERROR, file->written > 0 ? file->written : 1); /* 0 would be no error */
     }
+    clear_mark(file); /* before the lock goes: who finds it takes the file for one that was cut off */
     sound_file_close(file->file);
-    clear_mark(file);
     for (int i = 0; i < file->n; i++) {
         feed_destroy(file->lanes[i].feed);
         resampler_destroy(file->lanes[i].resampler);
@@ -315,6 +315,28 @@ static bool lane_init(struct lane *lane, int from, int to)
     lane->feed = feed_create((size_t)from * FEED_SECONDS);
     lane->resampler = resampler_create(from, to, RESAMPLER_LIVE);
     return lane->feed && lane->resampler;
+}
+
+static struct sound_file_info info_of(const struct file_sink *file)
+{
+    return (struct sound_file_info){.rate = file->rate, .channels = file->n, .length = -1};
+}
+
+static int file_begin(struct sink *sink, struct ssm_error *err)
+{
+    struct file_sink *file = (struct file_sink *)sink;
+    const struct sound_file_info info = info_of(file);
+    struct sound_file_error bad = {0};
+    if (file->cut_off && keep_cut_off(file->path)) { /* what was reserved has another name now */
+        sound_file_close(file->file);
+        file->file = sound_file_reserve(file->path, &info, &bad);
+        file->cut_off = false;
+    }
+    if (!file->file || !sound_file_begin(file->file, &bad)) {
+        return refuse(err, bad.code, "%s", bad.text);
+    }
+    file->begun = true;
+    return worker_add(file->writer, serve, file) < 0 ? refuse_memory(err) : 0;
 }
 
 static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -333,6 +355,7 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     file->source_rate = setup->source_rate;
     file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
     file->n = setup->n_channels;
+    file->path = setup->config->path;
     file->mark_fd = -1;
     file->block = calloc(n * CHUNK, sizeof(float));
     bool ok = file->block != NULL;
@@ -343,18 +366,15 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
         refuse(err, 71, "out of memory for a file sink, or its rate is too far from the model's");
         goto fail;
     }
-    struct sound_file_info info = {.rate = file->rate, .channels = file->n, .length = -1};
+    const struct sound_file_info info = info_of(file);
     struct sound_file_error bad;
-    set_mark(file, setup->config->path);
-    file->file = sound_file_create(setup->config->path, &info, false, &bad);
+    bool there = access(file->path, F_OK) == 0;
+    file->file = sound_file_reserve(file->path, &info, &bad);
     if (!file->file) {
         refuse(err, bad.code, "%s", bad.text);
         goto fail;
     }
-    if (worker_add(setup->writer, serve, file) < 0) {
-        refuse_memory(err);
-        goto fail;
-    }
+    set_mark(file, there);
     return &file->sink;
 fail:
     file_close(&file->sink);
@@ -364,6 +384,7 @@ fail:
 const struct sink_ops sink_file = {.name = "file",
                                    .takes = SINK_TAKES_SAMPLES,
                                    .open = file_open,
+                                   .begin = file_begin,
                                    .room = file_room,
                                    .write = file_write,
                                    .end = file_end,

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <math.h>
 #include <sndfile.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -20,6 +23,9 @@ enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path 
 struct sound_file {
     SNDFILE *handle;
     char *path, *part; /* part: where it is written until commit; NULL: in place */
+    int fd;            /* writing: of that; else -1 */
+    bool made;         /* in place: it wasn't there, and has not begun */
+    SF_INFO wanted;    /* writing */
     int64_t position, length;
     int channels, container;
     double full_scale; /* writing PCM: of its integers; 0: floats go to libsndfile as they are */
@@ -59,6 +65,7 @@ static struct sound_file *allocate(const char *path, struct sound_file_error *er
 {
     struct sound_file *file = calloc(1, sizeof *file);
     if (file) {
+        file->fd = -1;
         file->path = strdup(path);
     }
     if (!file || !file->path) {
@@ -253,41 +260,169 @@ static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sou
     }
 }
 
-struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
-                                     struct sound_file_error *err)
+/* What to ask libsndfile for; NULL with *err set. */
+static const struct ending *choose_format(const char *path, const struct sound_file_info *info, SF_INFO *wanted,
+                                          struct sound_file_error *err)
 {
-    *err = (struct sound_file_error){0};
     const struct ending *ending = find_ending(path);
     if (!ending) {
         say(err, EX_CANTCREAT, path, "the ending says the format: use .wav, .flac, .ogg, .opus, .w64 or .rf64");
         return NULL;
     }
-    struct sound_file *file = allocate(path, err);
+    *wanted = (SF_INFO){.samplerate = info->rate, .channels = info->channels};
+    wanted->format = choose_container(ending, info) | choose_subtype(ending, info);
+    return ending;
+}
+
+/* Only an encoder that was opened is known to take its rate and channels: one is, in memory. */
+static bool try_format(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
+{
+    SF_INFO trial = *wanted;
+    int fd = memfd_create("trial", MFD_CLOEXEC);
+    if (fd < 0) {
+        say(err, EX_OSERR, path, "can't try the format: %s", strerror(errno));
+        return false;
+    }
+    errno = 0;
+    SNDFILE *handle = sf_open_fd(fd, SFM_WRITE, &trial, SF_FALSE);
+    if (handle) {
+        sf_close(handle);
+    } else {
+        say_why_not_made(path, wanted, err);
+    }
+    close(fd);
+    return handle != NULL;
+}
+
+bool sound_file_fits(const char *path, const struct sound_file_info *info, struct sound_file_error *err)
+{
+    SF_INFO wanted;
+    *err = (struct sound_file_error){0};
+    return choose_format(path, info, &wanted, err) && try_format(path, &wanted, err);
+}
+
+static bool is_regular(int fd)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/* Who locked a file that another has just removed has locked nothing. */
+static bool is_gone(int fd, const char *path)
+{
+    struct stat open, there;
+    return fstat(fd, &open) == 0 && (stat(path, &there) != 0 || there.st_ino != open.st_ino || there.st_dev != open.st_dev);
+}
+
+/* False with errno set, EWOULDBLOCK where somebody else has it. What can't be locked on its file system isn't. */
+static bool open_in_place(struct sound_file *file)
+{
+    enum { TRIES = 10 };
+    for (int i = 0; i < TRIES; i++) {
+        file->fd = open(file->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        file->made = file->fd >= 0;
+        if (file->fd < 0 && errno == EEXIST) { /* created where it is a link to what isn't there */
+            file->fd = open(file->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        }
+        if (file->fd < 0 || !is_regular(file->fd)) {
+            return file->fd >= 0;
+        }
+        if (flock(file->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+            file->made = false;
+            return false;
+        }
+        if (!is_gone(file->fd, file->path)) {
+            return true;
+        }
+        close(file->fd);
+        file->fd = -1;
+    }
+    errno = EWOULDBLOCK;
+    return false;
+}
+
+static bool open_part(struct sound_file *file)
+{
+    file->fd = open(file->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    return file->fd >= 0;
+}
+
+/* Ready to begin; NULL with *err set. */
+static struct sound_file *open_for_writing(const char *path, const struct sound_file_info *info, bool atomic,
+                                           struct sound_file_error *err)
+{
+    SF_INFO wanted;
+    *err = (struct sound_file_error){0};
+    const struct ending *ending = choose_format(path, info, &wanted, err);
+    struct sound_file *file = ending ? allocate(path, err) : NULL;
     if (!file) {
         return NULL;
     }
-    SF_INFO wanted = {.samplerate = info->rate, .channels = info->channels};
-    wanted.format = choose_container(ending, info) | choose_subtype(ending, info);
-    if (atomic && !name_part(path, &file->part)) {
-        say(err, EX_OSERR, path, "out of memory");
-        sound_file_close(file);
-        return NULL;
-    }
-    errno = 0;
-    file->handle = sf_open(file->part ? file->part : path, SFM_WRITE, &wanted);
-    if (!file->handle) {
-        say_why_not_made(path, &wanted, err);
-        sound_file_close(file);
-        return NULL;
-    }
-    if (ending->container == SF_FORMAT_WAV) {
-        sf_command(file->handle, SFC_RF64_AUTO_DOWNGRADE, NULL, SF_TRUE);
-    }
-    const struct subtype *subtype = find_subtype(wanted.format);
+    file->wanted = wanted;
     file->channels = info->channels;
     file->container = ending->container;
-    file->full_scale = subtype && subtype->bits ? ldexp(1, subtype->bits - 1) : 0;
+    if (atomic && !name_part(path, &file->part)) {
+        say(err, EX_OSERR, path, "out of memory");
+    } else if ((file->part || try_format(path, &wanted, err)) && !(file->part ? open_part : open_in_place)(file)) {
+        say(err, EX_CANTCREAT, path, "%s%s", errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
+            errno == EWOULDBLOCK ? "" : strerror(errno));
+    }
+    if (err->code != 0) {
+        sound_file_close(file);
+        return NULL;
+    }
     return file;
+}
+
+struct sound_file *sound_file_reserve(const char *path, const struct sound_file_info *info, struct sound_file_error *err)
+{
+    return open_for_writing(path, info, false, err);
+}
+
+bool sound_file_begin(struct sound_file *file, struct sound_file_error *err)
+{
+    *err = (struct sound_file_error){0};
+    bool emptied = file->made || !is_regular(file->fd) || ftruncate(file->fd, 0) == 0;
+    file->made = false;
+    if (!emptied) {
+        say(err, EX_CANTCREAT, file->path, "can't be written: %s", strerror(errno));
+        return false;
+    }
+    errno = 0;
+    file->handle = sf_open_fd(file->fd, SFM_WRITE, &file->wanted, SF_FALSE);
+    if (!file->handle) {
+        say_why_not_made(file->path, &file->wanted, err);
+        return false;
+    }
+    if (file->container == SF_FORMAT_WAV) {
+        sf_command(file->handle, SFC_RF64_AUTO_DOWNGRADE, NULL, SF_TRUE);
+    }
+    const struct subtype *subtype = find_subtype(file->wanted.format);
+    file->full_scale = subtype && subtype->bits ? ldexp(1, subtype->bits - 1) : 0;
+    return true;
+}
+
+struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
+                                     struct sound_file_error *err)
+{
+    struct sound_file *file = open_for_writing(path, info, atomic, err);
+    if (file && !sound_file_begin(file, err)) {
+        sound_file_close(file);
+        return NULL;
+    }
+    return file;
+}
+
+bool sound_file_taken(const char *path)
+{
+    struct stat found;
+    bool regular = stat(path, &found) == 0 && S_ISREG(found.st_mode); /* a pipe would wait for its reader */
+    int fd = regular ? open(path, O_WRONLY | O_CLOEXEC) : -1;
+    bool taken = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return taken;
 }
 
 /* To integers at the top of 32 bits, as sf_write_int takes them. Not left to libsndfile: it reads with a full scale of
@@ -382,10 +517,10 @@ bool sound_file_commit(struct sound_file *file, struct sound_file_error *err)
     if (file->container == SF_FORMAT_FLAC && file->position == 0) {
         sf_command(file->handle, SFC_UPDATE_HEADER_NOW, NULL, 0); /* no samples: nothing had it write a header yet */
     }
-    sf_write_sync(file->handle);
     int error = sf_close(file->handle);
     file->handle = NULL;
-    if (error || is_write_error(errno)) {
+    bool kept = !is_write_error(errno) && (fsync(file->fd) == 0 || !is_write_error(errno)); /* a pipe has nothing to keep */
+    if (error || !kept) {
         say(err, EX_IOERR, file->path, "can't be finished: %s", errno ? strerror(errno) : sf_error_number(error));
         return false;
     }
@@ -406,8 +541,11 @@ void sound_file_close(struct sound_file *file)
     if (file->handle) {
         sf_close(file->handle);
     }
-    if (file->part) {
-        unlink(file->part);
+    if (file->part || file->made) {
+        unlink(file->part ? file->part : file->path);
+    }
+    if (file->fd >= 0) {
+        close(file->fd);
     }
     free(file->part);
     free(file->path);

@@ -51,6 +51,18 @@ uint64_t sound_file_bad(const struct sound_file *file);
 struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
                                      struct sound_file_error *err);
 
+/* The same in place, in two steps: all that can be refused is refused here, and a file that is there stays as it was until
+ * sound_file_begin, or for good where that is never called. A regular file is locked (flock) against others who reserve it,
+ * until it is closed. */
+struct sound_file *sound_file_reserve(const char *path, const struct sound_file_info *info, struct sound_file_error *err);
+/* What is there goes; from here on it can be written. False with *err set: afterwards only close. */
+bool sound_file_begin(struct sound_file *file, struct sound_file_error *err);
+
+/* Is there a container of the path's ending for this rate and these channels? False with *err set. The path isn't touched. */
+bool sound_file_fits(const char *path, const struct sound_file_info *info, struct sound_file_error *err);
+/* Has somebody else reserved it? */
+bool sound_file_taken(const char *path);
+
 /* Write n samples (n, channels). False with *err set when the disk is full or the like. */
 bool sound_file_write(struct sound_file *file, const float *samples, size_t n, struct sound_file_error *err);
 

@@ -278,6 +278,7 @@ FAULT(int, posix_spawn, (pid_t *pid, const char *path, const posix_spawn_file_ac
 
 /* ---- Libraries' calls that need memory, files or sockets of their own. ---- */
 
+FAULT(SNDFILE *, sf_open_fd, (int fd, int mode, SF_INFO *info, int closes), (fd, mode, info, closes), NULL, ENOMEM)
 FAULT(SNDFILE *, sf_open, (const char *path, int mode, SF_INFO *info), (path, mode, info), NULL, EMFILE)
 FAULT_AFTER(int, sf_close, (SNDFILE *file), (file), SF_ERR_SYSTEM, EIO)
 FAULT(sf_count_t, sf_readf_float, (SNDFILE *file, float *samples, sf_count_t n), (file, samples, n), 0, EIO)

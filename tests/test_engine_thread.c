@@ -976,6 +976,7 @@ static void hop_path_takes_no_memory_and_no_lock(void **state)
     others[1] = sink_publish.open(&setup, &err);
     assert_non_null(others[0]);
     assert_non_null(others[1]);
+    assert_int_equal(sink_file.begin(others[0], &err), 0);
     struct sink *all[3] = {&rig.memories[0]->sink, others[0], others[1]};
     for (int i = 0; i < N; i++) {
         struct stream_setup stream = {.engine = rig.engine, .feed = rig.feeds[i], .rate = i % 2 ? RATE : 3 * RATE,

@@ -257,6 +257,39 @@ static void an_uncommitted_file_leaves_the_old_one_and_nothing_else(void **state
     assert_int_equal(entries_in_folder(), before);
 }
 
+static void a_reserved_file_stays_as_it_was_until_it_begins(void **state)
+{
+    (void)state;
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = -1}, found;
+    struct sound_file_error err;
+    float x[100] = {0};
+    write_sound(in_folder("old.wav"), &info, x, 10);
+    int before = entries_in_folder();
+    struct sound_file *file = sound_file_reserve(in_folder("old.wav"), &info, &err);
+    struct sound_file *fresh = sound_file_reserve(in_folder("fresh.wav"), &info, &err);
+    assert_non_null(file);
+    assert_non_null(fresh);
+    assert_true(sound_file_taken(in_folder("old.wav")));
+    assert_null(sound_file_reserve(in_folder("old.wav"), &info, &err));
+    assert_non_null(strstr(err.text, "old.wav: is being written by another ssmd"));
+    assert_int_equal(err.code, 73);
+    sound_file_close(file);
+    sound_file_close(fresh);
+    assert_int_equal(entries_in_folder(), before);
+    assert_false(sound_file_taken(in_folder("old.wav")));
+    read_sound(in_folder("old.wav"), &found, x, 100);
+    assert_int_equal(found.length, 10);
+    file = sound_file_reserve(in_folder("old.wav"), &info, &err);
+    assert_true(sound_file_begin(file, &err));
+    assert_true(sound_file_write(file, x, 20, &err));
+    assert_true(sound_file_commit(file, &err));
+    assert_true(sound_file_taken(in_folder("old.wav")));
+    sound_file_close(file);
+    read_sound(in_folder("old.wav"), &found, x, 100);
+    assert_int_equal(found.length, 20);
+    assert_int_equal(entries_in_folder(), before);
+}
+
 static void a_growing_wav_can_be_read_after_each_flush(void **state)
 {
     (void)state;
@@ -315,9 +348,12 @@ static void what_cannot_be_written_is_said_before_anything_is_lost(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct sound_file_info info = {.rate = cases[i].rate, .channels = cases[i].channels};
         struct sound_file_error err;
-        assert_null(sound_file_create(in_folder(cases[i].name), &info, true, &err));
-        assert_non_null(strstr(err.text, cases[i].words));
-        assert_int_equal(err.code, 73);
+        for (int how = 0; how < 3; how++) {
+            assert_null(how < 2 ? sound_file_create(in_folder(cases[i].name), &info, how == 1, &err)
+                                : sound_file_reserve(in_folder(cases[i].name), &info, &err));
+            assert_non_null(strstr(err.text, cases[i].words));
+            assert_int_equal(err.code, 73);
+        }
     }
     assert_int_equal(entries_in_folder(), before);
 }
@@ -386,6 +422,7 @@ int main(void)
         cmocka_unit_test(a_truncated_flac_says_at_which_sample_it_stops),
         cmocka_unit_test(a_file_of_no_samples_is_a_file),
         cmocka_unit_test(an_uncommitted_file_leaves_the_old_one_and_nothing_else),
+        cmocka_unit_test(a_reserved_file_stays_as_it_was_until_it_begins),
         cmocka_unit_test(a_growing_wav_can_be_read_after_each_flush),
         cmocka_unit_test(a_wav_beyond_four_gib_is_rf64_and_keeps_its_length),
         cmocka_unit_test(what_cannot_be_written_is_said_before_anything_is_lost),

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What is there is replaced when everything runs, and never by two at once."""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+import script
+from script import SSM, SSMD
+
+MODEL = "tests/data/tiny-denoise.safetensors"
+RATE = 16000
+
+
+def configure(folder, *sinks, name="c", source="in.wav", more=""):
+    path = f"{folder}/{name}.yaml"
+    with open(path, "w") as file:
+        file.write(f"version: 1\ndevice: cpu\npipelines:\n  p:\n    source: {{type: file, path: {folder}/{source}{more}}}\n"
+                   f"    model: {MODEL}\n    sinks: [{', '.join(f'{{type: file, path: {sink}}}' for sink in sinks)}]\n")
+    return path
+
+
+def run(path):
+    done = subprocess.run([SSMD, "--config", path], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def whole(path):
+    """Its samples, as the tool reads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([SSM, "denoise", "--model", MODEL, path, f"{folder}/x.wav"], check=True, capture_output=True)
+        return (os.path.getsize(f"{folder}/x.wav") - 44) // 2
+
+
+def a_start_that_is_refused_leaves_every_file_as_it_was():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
+        script.write_sound(f"{folder}/music.wav", random.Random(1).randbytes(2 * 44100), rate=44100)
+        for name in ("keep.wav", "keep.opus"):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write("what was there")
+        for source, sinks, code, words in (
+                ("music.wav", [f"{folder}/keep.opus"], 73, "Opus takes 8000"),
+                ("in.wav", [f"{folder}/keep.wav", f"{folder}/new.wav", "/none/of/these/y.wav"], 73, "/none/of/these/y.wav"),
+                ("music.wav", [f"{folder}/keep.wav", f"{folder}/new.opus"], 73, "Opus takes 8000")):
+            path = configure(folder, *sinks, source=source)
+            before = names(folder)
+            status, said = run(path)
+            assert status == code and words in said, (status, said)
+            assert names(folder) == before, (before, names(folder))
+            for name in ("keep.wav", "keep.opus"):
+                assert open(f"{folder}/{name}").read() == "what was there", name
+        assert run(configure(folder, f"{folder}/keep.wav"))[0] == 0
+        assert whole(f"{folder}/keep.wav") == RATE and f"{folder}/keep.wav.recording" not in names(folder)
+
+
+def what_was_cut_off_outlives_a_refused_start_too():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(20 * RATE))
+        process = subprocess.Popen([SSMD, "--config", configure(folder, f"{folder}/out.wav")], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        time.sleep(2)
+        process.kill()
+        process.communicate()
+        status, said = run(configure(folder, f"{folder}/out.wav", "/none/of/these/y.wav"))
+        assert status == 73 and "cut off" not in said and f"out.wav.recording" in names(folder), (status, said)
+        status, said = run(configure(folder, f"{folder}/out.wav", more=", paced: false"))
+        assert status == 0 and "was cut off; what there is of it is" in said, (status, said)
+        kept, = (name for name in names(folder) if name.startswith("out.2"))
+        assert whole(f"{folder}/{kept}") >= RATE // 2 and whole(f"{folder}/out.wav") == 10 * RATE
+        assert not [name for name in names(folder) if name.endswith(".recording")], names(folder)
+
+
+def a_file_that_another_daemon_writes_is_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
+        os.symlink(f"{folder}/both.wav", f"{folder}/same.wav")
+        path = configure(folder, f"{folder}/both.wav", more=", loop: true")
+        first = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(first)
+        for name in ("both", "same"):
+            status, said = run(configure(folder, f"{folder}/{name}.wav", name="second"))
+            assert status == 73 and f"{name}.wav: is being written by another ssmd" in said, (status, said)
+        first.terminate()
+        assert first.wait(timeout=60) == 0, first.stderr.read()
+        first.stderr.close()
+        status, said = run(configure(folder, f"{folder}/both.wav", name="second", more=", paced: false"))
+        assert status == 0 and "cut off" not in said and whole(f"{folder}/both.wav") == RATE, (status, said)
+
+
+if __name__ == "__main__":
+    sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
+                        a_file_that_another_daemon_writes_is_refused))
