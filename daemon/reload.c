@@ -205,8 +205,9 @@ static bool is_same_file(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* A file that is being written, or read, isn't written by another. */
-static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, struct ssm_error *err)
+/* A file that is being written, or read, isn't written by another. stays: the running one's source goes on, and with it the sinks
+ * whose settings are the same. */
+static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, bool stays, struct ssm_error *err)
 {
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         const struct config_sink *sink = &pipeline->config->sinks[i];
@@ -222,8 +223,7 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
             }
             for (int k = 0; k < other->n_sinks; k++) {
                 const struct config_sink *theirs = other->sink_configs[k];
-                bool kept = other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0 &&
-                            same_source(pipeline->config, other->config);
+                bool kept = stays && other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0;
                 if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 && is_same_file(&written, &wanted)) {
                     return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
                                   pipeline->config->name, sink->path, other->config->name);
@@ -238,7 +238,7 @@ static int alter(struct reload *reload, struct pipeline *pipeline, struct ssm_er
 {
     append(&reload->changing, pipeline);
     reload->result.changed++;
-    return refuse_written(reload->daemon, pipeline, err) < 0 ? -1 : pipeline_alter(reload->daemon, pipeline, err);
+    return refuse_written(reload->daemon, pipeline, true, err) < 0 ? -1 : pipeline_alter(reload->daemon, pipeline, err);
 }
 
 /* Which it is to be shows once the model is open. */
@@ -259,7 +259,7 @@ static int renew(struct reload *reload, struct pipeline *pipeline, struct ssm_er
     if (pipeline->before) {
         pipeline->before->goes = true;
     }
-    return refuse_written(reload->daemon, pipeline, err);
+    return refuse_written(reload->daemon, pipeline, false, err);
 }
 
 static int compare_pipeline(struct reload *reload, const struct config_pipeline *config, struct ssm_error *err)
@@ -369,11 +369,12 @@ static int decide_swaps(struct reload *reload, struct ssm_error *err)
         reload->result.replaced++;
         append(&others, pipeline);
     }
-    int opened = pipelines_open_inputs(reload->daemon, others, &reload->models, err);
-    append(&reload->fresh, others);
+    int opened = 0;
     for (const struct pipeline *pipeline = others; pipeline && opened == 0; pipeline = pipeline->next) {
-        opened = refuse_written(reload->daemon, pipeline, err);
+        opened = refuse_written(reload->daemon, pipeline, false, err);
     }
+    opened = opened < 0 ? opened : pipelines_open_inputs(reload->daemon, others, &reload->models, err);
+    append(&reload->fresh, others);
     return opened;
 }
 

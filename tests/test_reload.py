@@ -198,6 +198,51 @@ def what_is_wrong_changes_nothing_and_is_told():
         assert same_as_offline(folder, "stays") >= RATE
 
 
+def a_recording_outlives_a_model_that_cannot_take_over():
+    """One that isn't alike would take a pipeline of its own, which would write the same file from its beginning."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def other(sink):
+            return pipeline(folder, "p", source=looped(folder), model="denoise-16k-low", sinks=f"{{type: file, path: {folder}/{sink}.wav}}")
+
+        with Daemon(folder, pipeline(folder, "p", source=looped(folder))) as daemon:
+            daemon.wait_samples("p/0", RATE // 2)
+            said = daemon.reload(other("p"), status=65)
+            assert "p.wav is being written by pipeline p; take another file" in said, said
+            assert os.path.exists(f"{folder}/p.wav.recording")
+            daemon.wait_samples("p/0", daemon.streams()["p/0"]["samples"] + RATE // 2)
+            assert not daemon.lost("p")
+            assert daemon.reload(other("q"))["replaced"] == 1
+            daemon.wait_samples("p/0", RATE // 4)
+            daemon.end()
+        assert same_as_offline(folder, "p") >= RATE and len(sound(f"{folder}/q.wav")) >= RATE // 2
+
+
+def what_is_refused_leaves_the_files_that_are_there():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        stays = pipeline(folder, "stays")
+        script.write_sound(f"{folder}/music.wav", bytes(88200), rate=44100)
+        music = f"type: file, path: {folder}/music.wav"
+        for name in ("a.opus", "a.wav"):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write("what was there")
+
+        def sinks(*names):
+            return [{"type": "file", "path": name if "/" in name else f"{folder}/{name}"} for name in names]
+
+        with Daemon(folder, stays) as daemon:
+            for wanted in (sinks("a.wav", "new.wav", "a.opus"), sinks("a.wav", "/nowhere/x.wav")):
+                wrong = pipeline(folder, "b", source=music, sinks=json.dumps(wanted)[1:-1])
+                daemon.write(stays)
+                before = sorted(os.listdir(folder))
+                daemon.reload(stays, wrong, status=65)
+                request = {"b": {"source": {"type": "file", "path": f"{folder}/music.wav"}, "model": MODEL, "sinks": wanted}}
+                daemon.ctl("stream.open", json.dumps(request), status=65)
+                assert sorted(os.listdir(folder)) == before, os.listdir(folder)
+                for name in ("a.opus", "a.wav"):
+                    assert open(f"{folder}/{name}").read() == "what was there", name
+            daemon.end()
+
+
 class Listener:
     """What each topic told: where its streams began and ended. On a busy machine messages may be missed; then it is no judge."""
 
@@ -543,6 +588,7 @@ def many_reloads_lose_nothing_and_keep_nothing():
 
 if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
+                        a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
