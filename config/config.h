@@ -80,7 +80,7 @@ struct config_pipeline {
     char model[1024];
     char fallback[1024]; /* a smaller model that stands in for it in overload; "" = none */
     int priority;     /* in overload the pipelines of the least give way first */
-    int strength;     /* denoisers: at most so many dB are taken away; 100 = no limit */
+    double strength;  /* denoisers: at most so many dB are taken away; 100 = no limit */
     bool bypass;      /* denoisers: the input itself comes out, as late as the model's output */
     double deadline_s; /* a hop that takes longer is late; 0 = the time of a hop and config.deadline_s */
     struct config_sink sinks[CONFIG_SINKS];

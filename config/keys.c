@@ -305,7 +305,7 @@ static const struct key pipeline_rows[] = {
     {.name = "priority", .kind = KEY_INT, FIELD(struct config_pipeline, priority), .least = 0, .most = 100, .standard = "50",
      .about = "Where there is more to do than time, the pipelines of the lowest priority give way first: to fallback, to their "
               "input as it is, to silence."},
-    {.name = "strength", .kind = KEY_INT, FIELD(struct config_pipeline, strength), .least = 0, .most = 100, .standard = "100",
+    {.name = "strength", .kind = KEY_REAL, FIELD(struct config_pipeline, strength), .least = 0, .most = 100, .standard = "100",
      .about = "For denoisers: the most they may take away, in dB; so much of the input stays in. 100 is no limit."},
     {.name = "bypass", .kind = KEY_BOOL, FIELD(struct config_pipeline, bypass), .standard = "false",
      .about = "For denoisers: the input itself comes out, as late as the model's output would."},

@@ -92,7 +92,7 @@ static void every_type_of_source_and_sink_is_read(void **state)
         "  b:\n    source: {type: pcm, path: \"-\", rate: 8000, pcm_channels: 2, format: s24le}\n"
         "    model: m\n    sinks: [{type: file, path: a.WAV, rate: 8000}]\n"
         "  c:\n    source: {type: file, path: \"1\", paced: false, loop: true}\n"
-        "    model: m\n    strength: 12\n    bypass: true\n    sinks: [{type: audio}]\n"
+        "    model: m\n    strength: 12.5\n    bypass: true\n    sinks: [{type: audio}]\n"
         "  d:\n    source: {type: file, path: \"2\"}\n"
         "    model: m\n    sinks: [{type: jsonl, path: \"-\"}, {type: jsonl, path: e.jsonl}]\n"
         "  e:\n    source: {type: sensor, transport: pull, listen: 127.0.0.1:9000, fields: [ax, ay], units: [g, g], time: at,\n"
@@ -127,9 +127,9 @@ static void every_type_of_source_and_sink_is_read(void **state)
     assert_false(config->pipelines[2].source.paced);
     assert_true(config->pipelines[2].source.loop);
     assert_string_equal(config->pipelines[2].sinks[0].device, "default");
-    assert_int_equal(config->pipelines[2].strength, 12);
+    assert_true(config->pipelines[2].strength == 12.5);
     assert_true(config->pipelines[2].bypass);
-    assert_int_equal(config->pipelines[3].strength, 100);
+    assert_true(config->pipelines[3].strength == 100);
     assert_false(config->pipelines[3].bypass);
     assert_int_equal(config->pipelines[3].sinks[1].type, SINK_JSONL);
     assert_string_equal(config->pipelines[3].sinks[1].path, "e.jsonl");
