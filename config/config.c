@@ -277,30 +277,53 @@ static void check_publish_sink(const struct config *config, const char *pipeline
     }
 }
 
-/* Where a map has this key, or would; `path` is the key's. */
-static void note_place(struct config_place *place, const char *path, const struct node *map, const char *key)
+static void set_place(struct config_place *place, const char *path, struct place at)
 {
-    const struct node *value = node_find(map, key);
-    struct place at = value ? value->at : map->at;
     errors_place(place->text, sizeof place->text, at, path);
     place->line = at.line;
     place->column = at.line > 0 ? at.column : 0;
 }
 
+/* Where a map has this key, or would; `path` is the key's. */
+static void note_place(struct config_place *place, const char *path, const struct node *map, const char *key)
+{
+    const struct node *value = node_find(map, key);
+    set_place(place, path, value ? value->at : map->at);
+}
+
+/* Where a source or a sink says what it is to open: the map, or the override that says it for it. */
+static void note_opened(struct config_place *place, const char *path, const struct node *map)
+{
+    static const char *const keys[] = {"path", "device", "listen", "connect"};
+    struct place at = map->at;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && map->kind == NODE_MAP; i++) {
+        const struct node *value = node_find(map, keys[i]);
+        at = value && value->at.line == 0 ? value->at : at;
+    }
+    set_place(place, path, at);
+}
+
+static void note_sinks(struct config_pipeline *pipeline, const struct node *sinks)
+{
+    const struct node *child = sinks && sinks->kind == NODE_LIST ? sinks->children : NULL;
+    for (int i = 0; i < pipeline->n_sinks && child; i++, child = child->next) {
+        char path[96];
+        snprintf(path, sizeof path, "pipelines.%s.sinks.%d", pipeline->name, i);
+        note_opened(&pipeline->at.sinks[i], path, child);
+    }
+}
+
 static void note_places(struct config_pipeline *pipeline, const struct node *node)
 {
-    const struct {
-        struct config_place *place;
-        const char *key;
-    } rows[] = {{&pipeline->at.source, "source"},
-                {&pipeline->at.model, "model"},
-                {&pipeline->at.fallback, "fallback"},
-                {&pipeline->at.sinks, "sinks"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char path[96];
-        snprintf(path, sizeof path, "pipelines.%s.%s", pipeline->name, rows[i].key);
-        note_place(rows[i].place, path, node, rows[i].key);
-    }
+    const struct node *source = node_find(node, "source");
+    char path[96];
+    snprintf(path, sizeof path, "pipelines.%s.source", pipeline->name);
+    note_opened(&pipeline->at.source, path, source ? source : node);
+    snprintf(path, sizeof path, "pipelines.%s.model", pipeline->name);
+    note_place(&pipeline->at.model, path, node, "model");
+    snprintf(path, sizeof path, "pipelines.%s.fallback", pipeline->name);
+    note_place(&pipeline->at.fallback, path, node, "fallback");
+    note_sinks(pipeline, node_find(node, "sinks"));
 }
 
 /* What one pipeline's place in the tree and the others' say about it. Gives the number of uses added, sinks + 1 at

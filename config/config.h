@@ -86,7 +86,7 @@ struct config_pipeline {
     struct config_sink sinks[CONFIG_SINKS];
     int n_sinks;
     struct {
-        struct config_place source, model, fallback, sinks;
+        struct config_place source, model, fallback, sinks[CONFIG_SINKS];
     } at; /* the last member: all before it are settings */
 };
 

@@ -262,7 +262,7 @@ static int open_sink(struct pipeline *pipeline, struct sink_setup *setup, int i,
     setup->config = &pipeline->config->sinks[i];
     pipeline->sinks[i] = sink_find(setup->config->type)->open(setup, err);
     if (!pipeline->sinks[i]) {
-        return fit_blame(&pipeline->config->at.sinks, err);
+        return fit_blame(&pipeline->config->at.sinks[i], err);
     }
     pipeline->sink_configs[i] = setup->config;
     pipeline->sink_settings[i] = hold(pipeline->settings);
@@ -801,7 +801,7 @@ static int begin_sinks(struct pipeline *pipeline, struct ssm_error *err)
     for (int i = 0; i < pipeline->n_sinks; i++) {
         const struct sink_ops *ops = pipeline->sinks[i]->ops;
         if (!pipeline->kept_sinks[i] && ops->begin && ops->begin(pipeline->sinks[i], err) < 0) {
-            return fit_blame(&pipeline->config->at.sinks, err);
+            return fit_blame(&pipeline->config->at.sinks[i], err);
         }
     }
     return 0;

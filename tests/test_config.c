@@ -475,6 +475,26 @@ static void overrides_count_as_if_they_stood_in_the_file(void **state)
     config_destroy(config);
 }
 
+static void what_an_override_opens_is_blamed_on_it(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"pipelines.mic.source.path=y.wav", "pipelines.mic.sinks.1.path=/none/z.ogg",
+                                            "pipelines.mic.source.paced=false", "pipelines.b.sinks.0={type: file, path: w.wav}"};
+    char text[1024];
+    snprintf(text, sizeof text, "version: 1\npipelines:\n  mic: {source: {type: file, path: x.wav}, model: m, sinks: [{type: audio},\n"
+                                "    {type: file, path: q.ogg}]}\n  b: {source: {type: file, path: b.wav}, model: m, sinks: [{type: audio}]}\n");
+    struct config_errors errors;
+    struct config *config = config_parse(text, strlen(text), "t.yaml", overrides, 4, &errors);
+    assert_non_null(config);
+    const struct config_pipeline *mic = &config->pipelines[0], *b = &config->pipelines[1];
+    assert_string_equal(mic->at.source.text, "--set pipelines.mic.source.path=y.wav: pipelines.mic.source: ");
+    assert_string_equal(mic->at.sinks[0].text, "t.yaml:3:62: pipelines.mic.sinks.0: ");
+    assert_string_equal(mic->at.sinks[1].text, "--set pipelines.mic.sinks.1.path=/none/z.ogg: pipelines.mic.sinks.1: ");
+    assert_string_equal(b->at.source.text, "t.yaml:5:15: pipelines.b.source: ");
+    assert_string_equal(b->at.sinks[0].text, "--set pipelines.b.sinks.0={type: file, path: w.wav}: pipelines.b.sinks.0: ");
+    config_destroy(config);
+}
+
 static void a_wrong_override_is_answered_like_a_wrong_line(void **state)
 {
     (void)state;
@@ -563,7 +583,7 @@ static void as_many_pipelines_as_promised_are_read(void **state)
     assert_non_null(config);
     assert_int_equal(config->n_pipelines, CONFIG_PIPELINES);
     assert_string_equal(config->pipelines[4095].sinks[0].path, "o4095.wav");
-    assert_int_equal(config->pipelines[4095].at.sinks.line, 4098);
+    assert_int_equal(config->pipelines[4095].at.sinks[0].line, 4098);
     config_destroy(config);
     free(text);
 }
@@ -690,6 +710,7 @@ int main(void)
         cmocka_unit_test(all_errors_are_told_and_those_beyond_the_room_are_counted),
         cmocka_unit_test(every_slip_of_a_letter_is_answered_with_the_key_meant),
         cmocka_unit_test(overrides_count_as_if_they_stood_in_the_file),
+        cmocka_unit_test(what_an_override_opens_is_blamed_on_it),
         cmocka_unit_test(a_wrong_override_is_answered_like_a_wrong_line),
         cmocka_unit_test(limits_hold),
         cmocka_unit_test(as_many_pipelines_as_promised_are_read),
