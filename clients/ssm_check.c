@@ -35,14 +35,20 @@ static void note(struct troubles *troubles, const struct config_place *at, const
     }
 }
 
+/* What a pipeline's source gives; rate 0: shows only at the start. */
+struct given {
+    int rate, channels;
+};
+
 /* A file that is there; one that isn't may still come. */
-static void try_file(const struct config_pipeline *pipeline, struct troubles *troubles)
+static void try_file(const struct config_pipeline *pipeline, struct given *given, struct troubles *troubles)
 {
     struct worker *reader = worker_create();
     const struct source_setup setup = {&pipeline->source, pipeline->name, reader, NULL};
     struct ssm_error err = {0};
     struct source *source = reader ? source_file.open(&setup, &err) : NULL;
     if (source) {
+        *given = (struct given){source->rate, source->n_channels};
         source->ops->close(source);
     } else {
         if (!reader) {
@@ -53,12 +59,14 @@ static void try_file(const struct config_pipeline *pipeline, struct troubles *tr
     worker_destroy(reader);
 }
 
-static void try_source(const struct config_pipeline *pipeline, struct troubles *troubles)
+static void try_source(const struct config_pipeline *pipeline, struct given *given, struct troubles *troubles)
 {
     char key[CERT_KEY];
     struct ssm_error err = {0};
+    int channels = pipeline->source.type == SOURCE_PCM ? pipeline->source.pcm_channels : pipeline->source.n_channels;
+    *given = (struct given){pipeline->source.rate, channels > 0 ? channels : 1};
     if (pipeline->source.type == SOURCE_FILE && access(pipeline->source.path, F_OK) == 0) {
-        try_file(pipeline, troubles);
+        try_file(pipeline, given, troubles);
     }
     if (pipeline->source.server_key[0] && cert_public(pipeline->source.server_key, key, &err) < 0) {
         note(troubles, &pipeline->at.source, &err);
@@ -119,6 +127,16 @@ static void try_fit(const struct models *models, const struct config_pipeline *p
     }
 }
 
+static void try_sinks(const struct config_pipeline *pipeline, const struct given *given, struct troubles *troubles)
+{
+    struct ssm_error err = {0};
+    for (int i = 0; i < pipeline->n_sinks; i++) {
+        if (fit_file(&pipeline->sinks[i], given->rate, given->channels, &err) < 0) {
+            note(troubles, &pipeline->at.sinks[i], &err);
+        }
+    }
+}
+
 static void try_capacity(const struct config *config, struct troubles *troubles)
 {
     int streams = 0;
@@ -134,14 +152,17 @@ int check_all(const struct config *config, struct troubles *troubles)
 {
     try_keys(config, troubles);
     struct models models = {.config = config, .at = calloc(2 * (size_t)config->n_pipelines, sizeof *models.at)};
-    if (!models.at) {
+    struct given *given = calloc((size_t)config->n_pipelines, sizeof *given);
+    if (!models.at || !given) {
+        free(models.at);
+        free(given);
         struct ssm_error err;
         refuse_memory(&err);
         note(troubles, &config->pipelines[0].at.model, &err);
         return 0;
     }
     for (int i = 0; i < config->n_pipelines; i++) {
-        try_source(&config->pipelines[i], troubles);
+        try_source(&config->pipelines[i], &given[i], troubles);
     }
     for (int i = 0; i < config->n_pipelines; i++) {
         const struct config_pipeline *pipeline = &config->pipelines[i];
@@ -151,11 +172,13 @@ int check_all(const struct config *config, struct troubles *troubles)
     try_capacity(config, troubles);
     for (int i = 0; i < config->n_pipelines; i++) {
         try_fit(&models, &config->pipelines[i], troubles);
+        try_sinks(&config->pipelines[i], &given[i], troubles);
     }
     for (int i = 0; i < models.n; i++) {
         ssm_close(models.at[i].engine);
     }
     free(models.at);
+    free(given);
     return models.n;
 }
 
@@ -239,10 +262,9 @@ const struct verb ssm_check = {
         "the\n"
         "key, what is wrong, and the key you may have meant. FILE - is standard input. Exits with 78 for an error in "
         "the\n"
-        "file, with 65, 66, 69 or 77 for a model, keys or a source file that can't be opened. Source files that aren't "
-        "there "
-        "(yet),\n"
-        "audio devices and addresses are not tried.",
+        "file, with 65, 66, 69 or 77 for a model, keys or a source file that can't be opened, with 73 for a sink's file whose\n"
+        "format doesn't take the source's rate. Source files that aren't there (yet), audio devices and addresses are not "
+        "tried.",
     .examples = "  ssm check live.yaml && ssmd --config live.yaml\n"
                 "  ssm check live.yaml --json",
     .least = 1,

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "daemon/card.h"
 #include "daemon/fit.h"
 #include "daemon/socket.h"
+#include "dsp/sound_file.h"
 #include "kernels/kernels.h"
 #include "model/backend_cuda.h"
 
@@ -81,6 +83,27 @@ static void look_at_file(struct doctor *doctor)
     }
     if (troubles.n == 0) {
         tell(doctor, FINE, 0, "%d pipelines, %d models opened on \"%s\"", doctor->config->n_pipelines, models, doctor->config->device);
+    }
+}
+
+/* What ssm check leaves to the start: files to read have to be there, those to write nobody else's. */
+static void look_at_files(struct doctor *doctor)
+{
+    int before = doctor->n;
+    for (int i = 0; doctor->config && i < doctor->config->n_pipelines; i++) {
+        const struct config_pipeline *pipeline = &doctor->config->pipelines[i];
+        if (pipeline->source.type == SOURCE_FILE && access(pipeline->source.path, F_OK) != 0) {
+            tell(doctor, WRONG, EX_NOINPUT, "%s%s: %s", pipeline->at.source.text, pipeline->source.path, strerror(errno));
+        }
+        for (int k = 0; k < pipeline->n_sinks; k++) {
+            const struct config_sink *sink = &pipeline->sinks[k];
+            if (sink->type == SINK_FILE && sound_file_taken(sink->path)) {
+                tell(doctor, WRONG, EX_CANTCREAT, "%s%s: is being written by another ssmd", pipeline->at.sinks[k].text, sink->path);
+            }
+        }
+    }
+    if (doctor->config && doctor->n == before) {
+        tell(doctor, FINE, 0, "what is to be read is there, and what is to be written nobody else's");
     }
 }
 
@@ -290,9 +313,9 @@ static void look_at_clock(struct doctor *doctor)
 static const struct {
     const char *part;
     void (*look)(struct doctor *doctor);
-} parts[] = {{"file", look_at_file},           {"folders", look_at_folders}, {"ports", look_at_ports},
-             {"sound", look_at_sound},         {"gpu", look_at_gpus},        {"processor", look_at_processor},
-             {"limits", look_at_limits},       {"clock", look_at_clock}};
+} parts[] = {{"file", look_at_file},   {"files", look_at_files}, {"folders", look_at_folders},
+             {"ports", look_at_ports}, {"sound", look_at_sound}, {"gpu", look_at_gpus},
+             {"processor", look_at_processor}, {"limits", look_at_limits}, {"clock", look_at_clock}};
 
 static void print_text(const struct doctor *doctor)
 {
@@ -352,10 +375,10 @@ const struct verb ssm_doctor = {
     .arguments = "[FILE]",
     .summary = "say what on this machine is in the way of ssmd",
     .details = "Look at the sound devices and who may open or holds them, GPUs, the processor, limits and clocks; with ssmd's\n"
-               "configuration FILE also at all that ssm check does, and whether the devices it names are there, its ports free\n"
-               "and its folders writable. A line each: fine, note (ssmd runs, but...) or wrong. Nothing is changed. Exits with the\n"
-               "code that ssmd would end with for the first that is wrong: 78 for the file, 69 for a device or port that can't be\n"
-               "had, 73 for a folder; else 0.",
+               "configuration FILE also at all that ssm check does, and whether the files and devices it names are there, its\n"
+               "ports free and its folders writable. A line each: fine, note (ssmd runs, but...) or wrong. Nothing is changed. Exits with the\n"
+               "code that ssmd would end with for the first that is wrong: 78 for the file, 66 for a source's file that isn't\n"
+               "there, 69 for a device or port that can't be had, 73 for what can't be written; else 0.",
     .examples = "  ssm doctor\n"
                 "  ssm doctor /etc/ssmd/ssmd.yaml",
     .most = 1,

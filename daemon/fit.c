@@ -6,6 +6,7 @@
 
 #include "daemon/labels.h"
 #include "daemon/sink.h"
+#include "dsp/sound_file.h"
 #include "model/refuse.h"
 
 /* The i-th of the parts that commas separate; false past the last. */
@@ -198,6 +199,14 @@ int fit_capacity(const struct config *config, const struct config_pipeline *pipe
     }
     *before += n;
     return 0;
+}
+
+int fit_file(const struct config_sink *sink, int rate, int channels, struct ssm_error *err)
+{
+    const struct sound_file_info info = {.rate = sink->rate > 0 ? sink->rate : rate, .channels = channels, .length = -1};
+    struct sound_file_error bad;
+    bool fits = sink->type != SINK_FILE || info.rate <= 0 || sound_file_fits(sink->path, &info, &bad);
+    return fits ? 0 : refuse(err, bad.code, "%s", bad.text);
 }
 
 int fit_blame(const struct config_place *at, struct ssm_error *err)

@@ -15,6 +15,10 @@ int fit_fallback(const struct config_pipeline *pipeline, const struct ssm_engine
  * file or device has in channels shows only at the start. The same, with code 75. */
 int fit_capacity(const struct config *config, const struct config_pipeline *pipeline, int *before, struct ssm_error *err);
 
+/* Does the format of its file sink `sink` take what comes at `rate` Hz (0: not known, and then it does) in so many channels? The
+ * same, with code 73. */
+int fit_file(const struct config_sink *sink, int rate, int channels, struct ssm_error *err);
+
 /* Put in front of *err where the configuration names what it is about. -1. */
 int fit_blame(const struct config_place *at, struct ssm_error *err);
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """ssm doctor says what is in the way, as ssmd's start would."""
 
+import fcntl
 import json
 import socket
 import subprocess
@@ -22,7 +23,7 @@ def ask(*words):
     return done.returncode, [(one["part"], one["verdict"], one["text"]) for one in told["found"]]
 
 
-def configure(folder, source="{type: file, path: x.wav}", more="", port=None, sink="{type: publish}"):
+def configure(folder, source="{type: file, path: tests/data/demo-noisy.flac}", more="", port=None, sink="{type: publish}"):
     path = f"{folder}/c.yaml"
     with open(path, "w") as file:
         file.write(f"version: 1\ndevice: cpu\npublish: tcp://127.0.0.1:{port or script.free_port()}\n{more}pipelines:\n  p:\n"
@@ -67,6 +68,15 @@ def what_is_in_the_way_is_told_with_ssmds_code():
             assert status == 73 and words in wrong(found, "folders")[0], found
         status, found = ask(configure(folder, "{type: audio, device: no such card}"))
         assert status == 69 and "no such card" in wrong(found, "sound")[0], found
+        status, found = ask(configure(folder, f"{{type: file, path: {folder}/x.wav}}"))
+        assert status == 66 and "x.wav: No such file" in wrong(found, "files")[0], found
+        script.write_sound(f"{folder}/x.wav", bytes(88200), rate=44100)
+        status, found = ask(configure(folder, f"{{type: file, path: {folder}/x.wav}}", sink=f"{{type: file, path: {folder}/x.opus}}"))
+        assert status == 73 and "c.yaml:8:13: pipelines.p.sinks.0: " in wrong(found, "file")[0] and "Opus takes" in wrong(found, "file")[0], found
+        with open(f"{folder}/y.wav", "w") as taken:
+            fcntl.flock(taken, fcntl.LOCK_EX)
+            status, found = ask(configure(folder, sink=f"{{type: file, path: {folder}/y.wav}}"))
+            assert status == 73 and "y.wav: is being written by another ssmd" in wrong(found, "files")[0], found
         status, found = ask(configure(folder, "{type: file, path: x.wav, lop: true}"))
         assert status == 78 and "c.yaml:6:39" in wrong(found, "file")[0], found
         status, found = ask(f"{folder}/none.yaml")
