@@ -94,7 +94,7 @@ void readings_quote(char *text, size_t size, const char *line, size_t n)
 {
     n = n < size - 1 ? n : size - 1;
     for (size_t i = 0; i < n; i++) {
-        text[i] = line[i] >= ' ' && line[i] < 0x7f && line[i] != '"' ? line[i] : '.';
+        text[i] = line[i] >= ' ' && line[i] < 0x7f ? line[i] : '.';
     }
     text[n] = '\0';
 }
