@@ -13,6 +13,7 @@
 #include <sysexits.h>
 
 #include "daemon/portaudio.h"
+#include "dsp/nearest.h"
 
 /* A row here is all a new verb needs besides its file. */
 static const struct verb *const verbs[] = {
@@ -57,38 +58,10 @@ void verb_note(const char *format, ...)
     va_end(values);
 }
 
-/* Edits (insert, delete, replace, swap of neighbours) from a to b; names are short. */
-static int distance(const char *a, const char *b)
-{
-    enum { LONGEST = 40 };
-    int rows[3][LONGEST + 1];
-    size_t n = strlen(a), m = strlen(b);
-    if (n > LONGEST || m > LONGEST) {
-        return LONGEST;
-    }
-    for (size_t j = 0; j <= m; j++) {
-        rows[0][j] = (int)j;
-    }
-    for (size_t i = 1; i <= n; i++) {
-        int *row = rows[i % 3], *above = rows[(i + 2) % 3], *two_above = rows[(i + 1) % 3];
-        row[0] = (int)i;
-        for (size_t j = 1; j <= m; j++) {
-            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
-            least = above[j] + 1 < least ? above[j] + 1 : least;
-            least = row[j - 1] + 1 < least ? row[j - 1] + 1 : least;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && two_above[j - 2] + 1 < least) {
-                least = two_above[j - 2] + 1;
-            }
-            row[j] = least;
-        }
-    }
-    return rows[n % 3][m];
-}
-
 /* Keep `name` in *best if it is nearer to `word` than what stood there. Too far is no help: at most 1 edit in 3 letters. */
 static void keep_nearest(const char *word, const char *name, const char **best, int *best_distance)
 {
-    int d = distance(word, name);
+    int d = nearest_distance(word, name);
     if (d < *best_distance && d <= 1 + (int)strlen(name) / 3) {
         *best = name;
         *best_distance = d;

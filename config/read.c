@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dsp/nearest.h"
+
 struct reader {
     struct config_errors *errors;
     char path[256]; /* of the value being read: pipelines.mic.source.type */
@@ -25,38 +27,12 @@ static void path_leave(struct reader *reader, size_t n)
 
 #define REFUSE(reader, at, ...) errors_add((reader)->errors, at, (reader)->path, __VA_ARGS__)
 
-/* Edit distance with transpositions of neighbours (optimal string alignment), of short words. */
-static int distance(const char *a, const char *b)
-{
-    enum { MOST = 24 };
-    int n = (int)strlen(a), m = (int)strlen(b), d[MOST + 1][MOST + 1];
-    if (n > MOST || m > MOST) {
-        return MOST;
-    }
-    for (int i = 0; i <= n; i++) {
-        for (int j = 0; j <= m; j++) {
-            if (i == 0 || j == 0) {
-                d[i][j] = i + j;
-                continue;
-            }
-            int change = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-            int best = d[i - 1][j] < d[i][j - 1] ? d[i - 1][j] + 1 : d[i][j - 1] + 1;
-            best = change < best ? change : best;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best) {
-                best = d[i - 2][j - 2] + 1;
-            }
-            d[i][j] = best;
-        }
-    }
-    return d[n][m];
-}
-
 const struct key *read_nearest(const struct keys *keys, int type, const char *name)
 {
     const struct key *nearest = NULL;
     int least = 2 + (int)strlen(name) / 4; /* one slip in three letters, two in eight: beyond that it's a guess */
     for (int i = 0; i < keys->n; i++) {
-        int d = key_has_type(&keys->at[i], type) ? distance(name, keys->at[i].name) : least;
+        int d = key_has_type(&keys->at[i], type) ? nearest_distance(name, keys->at[i].name) : least;
         if (d < least) {
             least = d;
             nearest = &keys->at[i];

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Where models are: $SSM_MODEL_PATH, the source tree this was built in, then the installed models. */
+#include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "dsp/nearest.h"
 #include "model/refuse.h"
 
 /* The i-th part of a colon-separated path. */
@@ -34,11 +36,52 @@ const char *ssm_model_folder(int i)
     return i >= given && i - given < 2 ? built_in[i - given] : NULL;
 }
 
+static const char ending[] = ".safetensors";
+
+static bool has_ending(const char *name)
+{
+    size_t length = strlen(name);
+    return length >= sizeof ending - 1 && !strcmp(name + length - (sizeof ending - 1), ending);
+}
+
 static bool is_path(const char *model)
 {
-    static const char ending[] = ".safetensors";
-    size_t length = strlen(model);
-    return strchr(model, '/') || (length >= sizeof ending - 1 && !strcmp(model + length - (sizeof ending - 1), ending));
+    return strchr(model, '/') || has_ending(model);
+}
+
+struct near {
+    const char *wanted;
+    char name[NEAREST_FAR + 1];
+    int distance;
+};
+
+/* A name that begins as the wanted one is near; else one with one slip in three letters, two in eight. Of equals the shorter, then
+ * the first of the alphabet: folders have no order. */
+static void keep_nearer(struct near *near, const char *name)
+{
+    bool begins = near->wanted[0] && !strncmp(name, near->wanted, strlen(near->wanted));
+    int distance = begins ? 0 : nearest_distance(near->wanted, name);
+    size_t length = strlen(name), best = strlen(near->name);
+    bool first = length < best || (length == best && strcmp(name, near->name) < 0);
+    bool close = length <= NEAREST_FAR && distance < 2 + (int)strlen(near->wanted) / 4;
+    if (close && (distance < near->distance || (distance == near->distance && first))) {
+        near->distance = distance;
+        snprintf(near->name, sizeof near->name, "%.*s", NEAREST_FAR, name);
+    }
+}
+
+static void look_in(struct near *near, const char *path)
+{
+    DIR *folder = opendir(path);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+        if (has_ending(entry->d_name)) {
+            entry->d_name[strlen(entry->d_name) - (sizeof ending - 1)] = '\0';
+            keep_nearer(near, entry->d_name);
+        }
+    }
+    if (folder) {
+        closedir(folder);
+    }
 }
 
 int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error *err)
@@ -60,6 +103,11 @@ int ssm_model_find(const char *model, char *path, size_t size, struct ssm_error 
             at += (size_t)snprintf(looked + at, sizeof looked - at, "%s%s", i ? ", " : "", folder);
         }
     }
-    return refuse(err, 66, "no model \"%.64s\": looked for %.64s.safetensors in %s (set SSM_MODEL_PATH to add folders)",
-                  model, model, looked);
+    struct near near = {.wanted = model, .distance = NEAREST_FAR};
+    for (int i = 0; ssm_model_folder(i); i++) {
+        look_in(&near, ssm_model_folder(i));
+    }
+    bool guessed = near.name[0] != '\0';
+    return refuse(err, 66, "no model \"%.64s\"%s%s%s (looked for %.64s.safetensors in %s; SSM_MODEL_PATH adds folders)", model,
+                  guessed ? "; did you mean " : "", near.name, guessed ? "?" : "", model, looked);
 }

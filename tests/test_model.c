@@ -252,6 +252,15 @@ static void a_name_is_looked_up_in_the_model_path_first(void **state)
     assert_int_equal(err.code, 66);
     assert_non_null(strstr(err.text, "no model \"no-such-model\""));
     assert_non_null(strstr(err.text, "/nonexistent, "));
+    assert_null(strstr(err.text, "did you mean"));
+    const char *const meant[][2] = {{"denoise16k", "denoise-16k"}, {"denois", "denoise-16k"}, {"denoise-16k-lo", "denoise-16k-low"},
+                                    {"tag_audio", "tag-audio"}, {"Vad", "vad"}};
+    for (size_t i = 0; i < sizeof meant / sizeof *meant; i++) {
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "\"; did you mean %s? (", meant[i][1]);
+        assert_int_equal(ssm_model_find(meant[i][0], path, sizeof path, &err), -1);
+        assert_non_null(strstr(err.text, wanted));
+    }
     unsetenv("SSM_MODEL_PATH");
     assert_int_equal(ssm_model_find("./x.safetensors", path, sizeof path, &err), -1);
     assert_int_equal(err.code, 66);
