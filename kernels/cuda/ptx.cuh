@@ -42,6 +42,14 @@ __device__ __forceinline__ int opaque(int x)
     return x;
 }
 
+/* base + a b, in one instruction: out of a loop the compiler carries b as 64 bits, and multiplies these. */
+template <typename X> __device__ __forceinline__ X *offset(X *base, int a, int b)
+{
+    X *at;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(at) : "r"(a), "r"(b), "l"(base));
+    return at;
+}
+
 /* For a pointer out of opaque: it points into global memory. */
 template <typename X> __device__ __forceinline__ X *in_global(X *p)
 {
@@ -193,12 +201,6 @@ __device__ __forceinline__ void start_next_kernel()
 __device__ __forceinline__ void sync_threads(uint32_t barrier, uint32_t n)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n) : "memory");
-}
-
-/* The same for whole warps that don't wait there. */
-__device__ __forceinline__ void arrive_threads(uint32_t barrier, uint32_t n)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(n) : "memory");
 }
 
 /* Four warps, from the first of which 4 divides, take registers that others gave back: n a thread from here on. Without

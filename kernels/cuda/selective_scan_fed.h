@@ -3,7 +3,7 @@
 #define KERNELS_CUDA_SELECTIVE_SCAN_FED_H
 
 /* The scan backward where channels fill the machine by blocks of 96, one a multiprocessor: twelve warps walk, and four
- * feed them. These read and prepare the tile that is next, and sum the walkers' dB and dC of the one before, so that
+ * feed them. These read and prepare the tile that is next, and sum the walkers' dB and dC of one before, so that
  * walkers wait neither for memory nor for each other, and a third of the partial sums goes through memory. An element
  * takes 410 instructions of those who walk (490 in fp32) and 80 of those who feed. */
 
@@ -14,18 +14,20 @@ namespace scan
 
 constexpr int WALKERS = 12, FEEDERS = WARPS; /* warps */
 constexpr int FED_CHANNELS = WALKERS * GROUPS;
+
 /* Registers that a thread of either gets: 65536 in all. */
 constexpr int WALKER_REGISTERS = 144, FEEDER_REGISTERS = 80;
+constexpr int FED_THREADS = 32 * (WALKERS + FEEDERS);
 
-/* Barriers that walkers only arrive at: a tile has been walked, its sums are there. One each for even and odd tiles. */
-constexpr int WALKED = 1, FED_THREADS = 32 * (WALKERS + FEEDERS);
+/* Tiles that are prepared, walked, or whose sums are written. */
+constexpr int TILES_BACK = 3;
 
 template <int N> struct fed_block {
-    float4 bc[2][2][TILE * N / 4]; /* B, then C; two tiles each, as all here */
-    backward_steps<1, WALKERS> tile[2];
-    warp_sums<N> dbc[2][WALKERS];
-    segment_starts<N, 1> starts[2][WALKERS]; /* the first: the state before the tile */
-    uint64_t prepared[2];                    /* barriers: a tile is there */
+    float4 bc[2][TILES_BACK][TILE * N / 4]; /* B, then C */
+    backward_steps<1, WALKERS> tile[TILES_BACK];
+    warp_sums<N> dbc[TILES_BACK][WALKERS];
+    segment_starts<N, 1> starts[2][WALKERS];           /* the first: the state before the tile */
+    uint64_t prepared[TILES_BACK], walked[TILES_BACK]; /* barriers: a tile is there; its sums are */
 };
 
 /* Tiles from the end of a chunk to its begin; past that, the last again. */
@@ -53,7 +55,7 @@ __device__ __forceinline__ int after(int x, float y, int none)
 template <typename T, int N> struct feeder {
     static constexpr int EACH = FED_CHANNELS / 32;
     backward_inputs<T> inputs;
-    staged_bc<T, N, true, 32 * FEEDERS, 2> bc;
+    staged_bc<T, N, true, 32 * FEEDERS, TILES_BACK> bc;
     backward_step<T, EACH> next;
     int lane, warp, apart[EACH];
     unsigned has = 0; /* a bit a channel */
@@ -74,7 +76,7 @@ template <typename T, int N> struct feeder {
     }
     __device__ __forceinline__ void load(const params &p, int t)
     {
-        next.load(inputs, p, apart, t);
+        next.template load<ALONE_FED<T>>(inputs, p, apart, t);
     }
     /* The tile at t0; sends for its later rows, and then for the first of the tile at t1. */
     __device__ __forceinline__ void prepare(backward_steps<1, WALKERS> &tile, const params &p, int t0, int t1, int end)
@@ -98,19 +100,20 @@ __device__ __forceinline__ void feed(fed_block<N> &block, const params &p, const
 {
     feeder<T, N> mine(p, batch, group * FED_CHANNELS + int(threadIdx.x) % 32);
     mine.load(p, min(tiles.at(0) + mine.warp, tiles.end - 1));
+    turn<TILES_BACK> turns;
 #pragma unroll 1
-    for (int i = 0; i < tiles.count + 2; i++) {
-        const int odd = i & 1;
+    for (int i = 0; i < tiles.count + TILES_BACK; i++, turns.next()) {
+        const int now = turns.place;
         mine.bc.load(p, tiles.at(i), tiles.end);
-        if (i >= 2) {
-            ptx::sync_threads(WALKED + odd, FED_THREADS);
-            write_partial_bc<N, WALKERS>(block.dbc[odd], p, batch, group, tiles.at(i - 2), tiles.end);
+        if (i >= TILES_BACK) {
+            ptx::barrier_wait(&block.walked[now], turns.parity ^ 1);
+            write_partial_bc<N, WALKERS>(block.dbc[now], p, batch, group, tiles.at(i - TILES_BACK), tiles.end);
         }
         if (i >= tiles.count)
             continue;
-        mine.bc.put(block.bc[0][0], odd);
-        mine.prepare(block.tile[odd], p, tiles.at(i), tiles.at(i + 1), tiles.end);
-        ptx::barrier_arrive(&block.prepared[odd]);
+        mine.bc.put(block.bc[0][0], now);
+        mine.prepare(block.tile[now], p, tiles.at(i), tiles.at(i + 1), tiles.end);
+        ptx::barrier_arrive(&block.prepared[now]);
     }
 }
 
@@ -140,19 +143,20 @@ __device__ __forceinline__ void walk_fed(fed_block<N> &block, const params &p, c
     pick_rows(is);
     const gradient_rows<T> rows(p, at.channel(p, 0), at.batch);
     load_start<N>(block.starts[0][at.warp][0][0] + lane * S, p, at, tiles.at(0));
+    turn<TILES_BACK> turns;
 #pragma unroll 1
-    for (int i = 0; i < tiles.count; i++) {
-        const int odd = i & 1;
+    for (int i = 0; i < tiles.count; i++, turns.next()) {
+        const int odd = i & 1, now = turns.place;
         float start[1][S];
         ptx::wait_for_copies();
         load<S>(start[0], block.starts[odd][at.warp][0][0] + lane * S);
         if (i + 1 < tiles.count)
             load_start<N>(block.starts[odd ^ 1][at.warp][0][0] + lane * S, p, at, tiles.at(i + 1));
-        ptx::barrier_wait(&block.prepared[odd], unsigned(i / 2) & 1);
-        tile_back<T, N, 1>(walker, start, block.tile[odd], block.bc[0][odd], block.dbc[odd][at.warp],
-                           block.starts[odd][at.warp], is, rows, p, at, tiles.at(i), tiles.end);
-        __syncwarp(); /* together, as that barrier wants a warp */
-        ptx::arrive_threads(WALKED + odd, FED_THREADS);
+        ptx::barrier_wait(&block.prepared[now], turns.parity);
+        tile_back<T, N, 1, WALKERS, TILES_BACK>(walker, start, block.tile[now], block.bc[0][now],
+                                                block.dbc[now][at.warp], block.starts[odd][at.warp], is, rows, p, at,
+                                                tiles.at(i), tiles.end);
+        ptx::barrier_arrive(&block.walked[now]);
     }
     if (p.s.dh0 && tiles.begin == 0)
         store_states<N, 1, 4>(p.s.dh0 + int64_t(at.batch) * p.s.channels * p.s.d_state, walker.carry, p, at);
@@ -167,8 +171,10 @@ template <typename T, int N> __global__ void __launch_bounds__(FED_THREADS, 1) s
     const place<1> at(p.chunks, false, WALKERS);
     const tiles_back tiles(p, at.chunk);
     if (threadIdx.x == 0) {
-        for (int odd = 0; odd < 2; odd++)
-            ptx::barrier_init(&block.prepared[odd], 32 * FEEDERS);
+        for (int i = 0; i < TILES_BACK; i++) {
+            ptx::barrier_init(&block.prepared[i], 32 * FEEDERS);
+            ptx::barrier_init(&block.walked[i], 32 * WALKERS);
+        }
         ptx::barrier_init_done();
     }
     __syncthreads();

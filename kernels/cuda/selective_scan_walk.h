@@ -38,6 +38,20 @@ struct params {
     int elapsed_mask; /* 0 where all steps take the same time */
 };
 
+/* Of so many places in shared memory, through which warps feed others, the one whose turn it is, and its barriers'
+ * parity. */
+template <int PLACES> struct turn {
+    int place = 0;
+    uint32_t parity = 0;
+
+    __device__ __forceinline__ void next()
+    {
+        place++;
+        if (place == PLACES)
+            place = 0, parity ^= 1;
+    }
+};
+
 /* log1p(e), 0 <= e <= 1, to 3e-7 of itself. */
 __device__ __forceinline__ float log1p_of(float e)
 {
@@ -151,9 +165,16 @@ template <typename T> struct column {
                            (int64_t(batch) * p.s.length * row + channel) * int(sizeof(T))))
     {
     }
-    __device__ __forceinline__ const T *at(int t, int step) const
+    /* ALONE: by one instruction; else the compiler may find it from another, or carry the step as 64 bits through a
+     * loop and take four. */
+    template <bool ALONE = false> __device__ __forceinline__ const T *at(int t, int step) const
     {
-        return ptx::in_global(reinterpret_cast<const T *>(base + int64_t(t) * step));
+        const unsigned char *x;
+        if constexpr (ALONE)
+            x = ptx::offset(base, t, step);
+        else
+            x = base + int64_t(t) * step;
+        return ptx::in_global(reinterpret_cast<const T *>(x));
     }
 };
 
