@@ -106,6 +106,15 @@ inline int multiprocessors()
     return count;
 }
 
+/* The device lets a block have so much shared memory. */
+inline bool has_shared(size_t bytes)
+{
+    int device = 0, most = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+           bytes <= size_t(most);
+}
+
 constexpr int WARP = 32;
 
 constexpr size_t ceil_div(size_t a, size_t b)

@@ -141,12 +141,14 @@ plan layout_forward(const selective_scan_cuda &s, int64_t sms)
     return narrow;
 }
 
-/* Blocks of scan_backward_fed, one a multiprocessor, fill nine tenths of their waves: (8, 1536) 2^13 takes 15 % less by
- * them, bf16 17 %. */
-bool fills_fed(const selective_scan_cuda &s, int64_t sms)
+/* Blocks of scan_backward_fed, one a multiprocessor, fill nine tenths of their waves, which are no more than narrow's,
+ * and three quarters of their warps have channels: (8, 1536) 2^13 takes 15 % less by them, bf16 20 %. */
+bool fills_fed(const selective_scan_cuda &s, const plan &narrow, int64_t sms)
 {
-    const int64_t blocks = int64_t(s.batch) * ceil_div(s.channels, FED_CHANNELS);
-    return double(blocks) >= 0.9 * double(sms * ceil_div(blocks, sms));
+    const int64_t blocks = int64_t(s.batch) * ceil_div(s.channels, FED_CHANNELS), warps = warps_of(s, narrow);
+    const int waves = ceil_div(blocks, sms);
+    return double(blocks) >= 0.9 * double(sms * waves) && waves <= ceil_div(warps, wave_of(narrow, sms)) &&
+           4 * warps >= 3 * WALKERS * blocks;
 }
 
 /* fp32 goes wide in LONG_4 chunks too, which takes 5 % less: 2 % less of states that remember some thousand steps, 2 %
@@ -156,8 +158,9 @@ plan layout_backward(const selective_scan_cuda &s, int64_t sms)
     const int N = padded(s.d_state);
     plan wide = {2, 4, backward_blocks(N), 1, 0, false};
     const plan narrow = {1, 4, backward_blocks(N), 1, 0, false};
-    const bool fed = s.channels_per_lane ? s.channels_per_lane == 1 && s.lanes_per_channel == 4 : fills_fed(s, sms);
-    if (N == 16 && fed)
+    const bool fed =
+        s.channels_per_lane ? s.channels_per_lane == 1 && s.lanes_per_channel == 4 : fills_fed(s, narrow, sms);
+    if (N == 16 && fed && rows::has_shared(sizeof(fed_block<16>)))
         return {1, 4, backward_blocks(N), 1, 0, false, true};
     if (N != 16 || s.channels_per_lane == 1)
         return narrow;
@@ -381,10 +384,24 @@ template <typename T> cudaError_t backward_of(const params &p, const plan &plan,
     }
 }
 
+/* A chunk's begin and steps are added in 32 bits. */
+constexpr int LONGEST = 1 << 30;
+
 bool sizes_valid(const selective_scan_cuda &s)
 {
-    return s.batch >= 1 && s.batch <= 65535 && s.length >= 1 && s.channels >= 1 && s.chunk_steps >= 0 &&
-           s.d_state >= 1 && s.d_state <= 64 && s.channels_per_lane >= 0 && s.channels_per_lane <= 2;
+    return s.batch >= 1 && s.batch <= 65535 && s.length >= 1 && s.length <= LONGEST && s.channels >= 1 &&
+           s.chunk_steps >= 0 && s.chunk_steps <= LONGEST && s.d_state >= 1 && s.d_state <= 64 &&
+           s.channels_per_lane >= 0 && s.channels_per_lane <= 2;
+}
+
+/* The bytes between rows are numbers of 32 bits. */
+bool rows_valid(const selective_scan_cuda &s, bool backward)
+{
+    const int64_t most = INT32_MAX / (s.bf16 ? 2 : 4);
+    const auto valid = [most](int64_t row) { return row >= 0 && row <= most; };
+    return valid(s.u_row) && valid(s.dt_row) && (!s.z || valid(s.z_row)) && valid(s.B_row) && valid(s.C_row) &&
+           (backward ? valid(s.dout_row) && valid(s.du_row) && valid(s.ddt_row) && (!s.z || valid(s.dz_row))
+                     : valid(s.out_row));
 }
 
 } /* namespace */
@@ -406,7 +423,7 @@ size_t selective_scan_cuda_states_bytes(const struct selective_scan_cuda *scan)
 int selective_scan_cuda_forward(const struct selective_scan_cuda *scan, void *stream)
 {
     size_t bytes;
-    if (!sizes_valid(*scan))
+    if (!sizes_valid(*scan) || !rows_valid(*scan, false))
         return -1;
     const plan plan = plan_scan(*scan, false);
     const params p = make_params(*scan, plan, false, &bytes);
@@ -416,7 +433,7 @@ int selective_scan_cuda_forward(const struct selective_scan_cuda *scan, void *st
 int selective_scan_cuda_backward(const struct selective_scan_cuda *scan, void *stream)
 {
     size_t bytes;
-    if (!sizes_valid(*scan) || !scan->states)
+    if (!sizes_valid(*scan) || !rows_valid(*scan, true) || !scan->states)
         return -1;
     const plan plan = plan_scan(*scan, true);
     const params p = make_params(*scan, plan, true, &bytes);

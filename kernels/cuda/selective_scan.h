@@ -16,7 +16,8 @@
  *   dB, dC                              (batch, L, N)   contiguous
  *   A, dA (E, N);  D, dt_bias and gradients (E);  elapsed (batch, L);  h0, h_end and gradients (batch, E, N)
  * The first two lines are fp32, or bf16 with `bf16` set; all else is fp32, and every state is kept in fp32.
- * Pointers to h0, h_end, states, A and workspace are 16-byte aligned; the rest need only their element's alignment.
+ * Pointers to h0, h_end, dh0, dh_end, states, A and workspace are 16-byte aligned; the rest need only their element's
+ * alignment.
  *
  * Mapping: two or four lanes share a channel; at d_state 16 a lane has 4 or 8 states of one or two channels in
  * registers, else d_state / 4 of one. A warp walks 8 to 32 channels through time. Where channels don't fill the GPU,
@@ -47,14 +48,14 @@ extern "C" {
 #endif
 
 struct selective_scan_cuda {
-    int32_t batch, length, channels; /* all >= 1; batch <= 65535                                                   */
+    int32_t batch, length, channels; /* all >= 1; batch <= 65535, length <= 2^30                                    */
     int32_t d_state;                 /* 1..64; 16 is tuned                                                         */
     int32_t bf16;                    /* 1: u, dt, z, B, C, out, dout and their gradients are bf16                  */
     int32_t chunk_steps;             /* time steps a block walks; 0: picked to fill the machine (for tests, tuning) */
     int32_t channels_per_lane;       /* 1 or 2, at d_state 9..16; 0: picked                                        */
     int32_t lanes_per_channel;       /* 2 or 4, in a forward with 2 channels a lane; 4 in a backward with 1: warps are fed;
                                         0: picked                                                                  */
-    int64_t u_row, dt_row, z_row, B_row, C_row, out_row, dout_row, du_row, ddt_row, dz_row;
+    int64_t u_row, dt_row, z_row, B_row, C_row, out_row, dout_row, du_row, ddt_row, dz_row; /* >= 0, < 2 GiB       */
 
     const void *u, *dt, *z; /* z NULL: no gate                                                                     */
     const void *B, *C;

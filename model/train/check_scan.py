@@ -132,6 +132,15 @@ def check_ahead(kind, device):
                 call(ssm.selective_scan_reference, torch.float64))
 
 
+def check_refuses():
+    """Numbers that the kernels' 32 bits don't hold."""
+    for name, value in (("u_row", 1 << 31), ("B_row", -1), ("length", (1 << 30) + 1), ("chunk_steps", (1 << 30) + 1)):
+        scan = ssm._Scan(batch=1, length=4, channels=4, d_state=16)
+        setattr(scan, name, value)
+        if ssm._library.selective_scan_cuda_forward(ssm.ctypes.byref(scan), None) != -1:
+            failures.append("%s of %d: not refused" % (name, value))
+
+
 def check_graph(device):
     """Captured once, replayed on new inputs, the same as called."""
     x = make_inputs(2, 100, 64, 16, torch.float32, device)
@@ -186,6 +195,7 @@ def check_all(device):
     fed = dict(channels_per_lane=1, lanes_per_channel=4)
     feds = dict(options=(fed, dict(fed, chunk_steps=16), dict(fed, chunk_steps=48)))
     forgetting = dict(forgets=True, options=(dict(chunk_steps=128), dict(chunk_steps=352, channels_per_lane=2)))
+    check_refuses()
     check_ahead(f32, device)
     check_ahead(bf16, device)
     if device == "cpu":
@@ -205,6 +215,7 @@ def check_all(device):
             check(1, 37, 100, 13, kind, device, ("z", "D", "h0"), **feds)
         for N in (16, 32):
             check(1, 700, 20, N, f32, device, **forgetting)
+        check(1, 700, 20, 16, bf16, device, sliced=False, **forgetting)
         check_memory(400, 1e-3, 2e-6, device, 8)
         return
     for i, length in enumerate((1, 7, 15, 16, 17, 63, 64, 65, 400)):
@@ -229,6 +240,10 @@ def check_all(device):
         check(2, 1000, 192, 16, kind, device, sliced=False, options=(fed,))
     for N in (5, 16, 32):
         check(1, 900, 100, N, f32, device, **forgetting)
+    for kind in (f32, bf16):
+        check(1, 900, 100, 16, kind, device, sliced=False, **forgetting)
+        check(1, 900, 100, 16, kind, device, ("elapsed", "z"), sliced=False, **forgetting)
+    check(120, 40, 8, 16, f32, device)  # many sequences of few channels
     check_graph(device)
     for length, decay, limit in MEMORY:
         check_memory(length, decay, limit, device)
