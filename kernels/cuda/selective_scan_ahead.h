@@ -136,7 +136,7 @@ __device__ __forceinline__ float prepare_ahead(float (&x)[STEPS], float (&away)[
                                                const ahead_tiles<T, N> &tiles, int slot, int channel, float bias2)
 {
     const T *const u = tiles.row(0, slot * STEPS, channel), *const dt = tiles.row(1, slot * STEPS, channel);
-    float elapsed[STEPS], mine = 0.0f, nearer;
+    float elapsed[STEPS], mine = 0.0f;
     load<STEPS>(elapsed, tiles.elapsed_at(slot * STEPS));
 #pragma unroll
     for (int i = STEPS - 1; i >= 0; i--) {
@@ -145,11 +145,7 @@ __device__ __forceinline__ float prepare_ahead(float (&x)[STEPS], float (&away)[
         away[i] = mine;
         mine += delta;
     }
-    const float tile_sum = sum_slots<false, P>(mine, slot, &nearer);
-#pragma unroll
-    for (int i = 0; i < STEPS; i++)
-        away[i] += sum + nearer;
-    return tile_sum;
+    return place_steps<false, P>(away, mine, sum, slot);
 }
 
 /* Walk until no more than `few` channels of the warp remember. Gives those that do, a bit each. */
@@ -157,19 +153,14 @@ template <typename T, int N, int P>
 __device__ __forceinline__ unsigned walk_ahead(map_lane<N> &lane, ahead_tiles<T, N> &tiles, const params &p,
                                                const place<1, P> &at, int few)
 {
-    constexpr int FOURS = N / 4, STEPS = AHEAD_STEPS / P;
+    constexpr int STEPS = AHEAD_STEPS / P;
     const int channel = at.channel(p, 0) % AHEAD_CHANNELS;
     unsigned remember = (1u << 32 / P) - 1;
 #pragma unroll 1
     while (__popc(remember) > few && tiles.next(true)) {
         float x[STEPS], away[STEPS];
         const float tile_sum = prepare_ahead<T, N, P>(x, away, lane.sum.sum, tiles, at.part, channel, lane.bias2);
-#pragma unroll
-        for (int g = 0; g < FOURS; g++)
-            if (__any_sync(ALL, lane.remembers(g, FORGOTTEN<T>)))
-                add_steps<FOURS, STEPS>(lane.h + 4 * g, lane.A2 + 4 * g, x, away, tiles.states(at.part * STEPS) + g);
-        lane.sum.add(tile_sum);
-        remember = __ballot_sync(ALL, at.has(p, 0) && lane.remembers(FORGOTTEN<T>)) & ((1u << 32 / P) - 1);
+        remember = add_tile<T>(lane, p, at, x, away, tiles.states(at.part * STEPS), tile_sum);
     }
     return remember;
 }

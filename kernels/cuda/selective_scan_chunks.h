@@ -92,6 +92,19 @@ template <bool BACK, int P> __device__ __forceinline__ float sum_slots(float min
     return mine;
 }
 
+/* Steps that are `away` from the nearer end of the lane's, which sum to `mine`: from the edge, with the `sum` of tiles
+ * between. Gives the tile's sum of delta. */
+template <bool BACK, int P, int STEPS>
+__device__ __forceinline__ float place_steps(float (&away)[STEPS], float mine, float sum, int slot)
+{
+    float nearer;
+    const float tile_sum = sum_slots<BACK, P>(mine, slot, &nearer);
+#pragma unroll
+    for (int i = 0; i < STEPS; i++)
+        away[i] += sum + nearer;
+    return tile_sum;
+}
+
 /* A lane's steps of a tile: what each feeds to the states, and delta summed between it and the edge (backward with its
  * own). Gives the tile's sum of delta. */
 template <typename T, int N, bool BACK, int P, int STEPS>
@@ -99,7 +112,7 @@ __device__ __forceinline__ float
 prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_inputs<T, N, BACK, P, STEPS> &inputs,
              const map_tile<N, P * STEPS> &tile, const params &p, int slot, float bias2, int left)
 {
-    float elapsed[STEPS], mine = 0.0f, nearer;
+    float elapsed[STEPS], mine = 0.0f;
     load<STEPS>(elapsed, reinterpret_cast<const float *>(tile.elapsed) + slot * STEPS);
 #pragma unroll
     for (int j = 0; j < STEPS; j++) {
@@ -116,11 +129,7 @@ prepare_tile(float (&x)[STEPS], float (&away)[STEPS], float sum, const map_input
             mine += delta;
         }
     }
-    const float tile_sum = sum_slots<BACK, P>(mine, slot, &nearer);
-#pragma unroll
-    for (int i = 0; i < STEPS; i++)
-        away[i] += sum + nearer;
-    return tile_sum;
+    return place_steps<BACK, P>(away, mine, sum, slot);
 }
 
 /* Four states of a lane: h += sum_t exp(A away_t) x_t B_t over its steps of a tile. */
@@ -168,6 +177,21 @@ template <int S> struct map_lane {
     }
 };
 
+/* A lane's steps of a tile into those fours of its states that the warp remembers. Gives the channels that remember
+ * still, a bit each. */
+template <typename T, int S, int P, int STEPS>
+__device__ __forceinline__ unsigned add_tile(map_lane<S> &lane, const params &p, const place<1, P> &at,
+                                             const float (&x)[STEPS], const float (&away)[STEPS], const float4 *bc,
+                                             float tile_sum)
+{
+#pragma unroll
+    for (int g = 0; g < S / 4; g++)
+        if (__any_sync(ALL, lane.remembers(g, FORGOTTEN<T>)))
+            add_steps<S / 4, STEPS>(lane.h + 4 * g, lane.A2 + 4 * g, x, away, bc + g);
+    lane.sum.add(tile_sum);
+    return __ballot_sync(ALL, at.has(p, 0) && lane.remembers(FORGOTTEN<T>)) & ((1u << 32 / P) - 1);
+}
+
 /* Steps of a chunk that are not walked yet. */
 struct map_rest {
     int t0, tiles, begin, end; /* t0: of the tile that is next */
@@ -193,12 +217,7 @@ __device__ __forceinline__ unsigned walk_map(map_lane<SPAN<N>> &lane, map_tile<N
             prepare_tile(x, away, lane.sum.sum, inputs, tile, p, slot, lane.bias2, rest.end - rest.t0);
         rest.t0 += step;
         inputs.load(p, slot, max(min(rest.t0, rest.end - 1), rest.begin), rest.end);
-#pragma unroll
-        for (int g = 0; g < FOURS; g++)
-            if (__any_sync(ALL, lane.remembers(g, FORGOTTEN<T>)))
-                add_steps<FOURS, STEPS>(lane.h + 4 * g, lane.A2 + 4 * g, x, away, tile.bc + slot * STEPS * FOURS + g);
-        lane.sum.add(tile_sum);
-        remember = __ballot_sync(ALL, at.has(p, 0) && lane.remembers(FORGOTTEN<T>)) & ((1u << 32 / P) - 1);
+        remember = add_tile<T>(lane, p, at, x, away, tile.bc + slot * STEPS * FOURS, tile_sum);
         if (__popc(remember) <= few) {
             rest.tiles--;
             break;
