@@ -10,6 +10,7 @@
  *           the rows out of shared memory, where they and all weights stand at once: for the most rows
  *   narrow  16 outputs x 8 NT rows a block of 8 warps, each taking every eighth block of the inputs, weights straight
  *           into registers; their sums are added in order out of shared memory: short chains, for few rows
+ * and `pair` the same bits as two of them, between two layers of a stack.
  *
  * Grid: (output tiles, row tiles), 256 threads; tall 128 for 64 outputs. Bytes from L2: each block its weights, 2
  * pieces outs in, and its rows, 4 rows in (fp32 x). Floor: 2 products pairs rows in out operations of the tensor cores'
@@ -623,6 +624,215 @@ template <class S> __global__ void __launch_bounds__(S::THREADS, 1) tall(const _
     }
 }
 
+/* ---- two products in one ------------------------------------------------------------------------------------ */
+
+/* Rows in shared memory as ptx::mma_swizzled() takes them, (CHUNK / 64, ROWS, 64) bf16: they come and go without bank
+ * conflicts. */
+template <int ROWS_, int CHUNK_, int STAGERS_> struct swizzled {
+    static constexpr int ROWS = ROWS_, CHUNK = CHUNK_, STAGERS = STAGERS_;
+    static constexpr int PIECE = ROWS * CHUNK;
+    static constexpr bool WHOLE = true;
+
+    __device__ static __forceinline__ int place(int row, int k)
+    {
+        return k / 64 * (ROWS * 64) + row * 64 + (k / 8 % 8 ^ row % 8) * 8 + k % 8;
+    }
+};
+
+/* For rows between two layers: x += W y, then z = V norm(x), 512 -> 256 -> 1024. A block takes 64 rows through both, x in
+ * shared memory in between, so that few multiprocessors do in one launch what takes two with several waves each. A warp
+ * has 16 outputs at a time of every 256. Its weights, which nobody else needs, it brings by a ring of its own, each lane
+ * what it takes itself: no barrier is needed.
+ *
+ * Grid: (row tiles), 512 threads. Bytes from L2: 768 KiB of weights a block; a row 1 KiB of y, 1 of x in and out, 2 of z. */
+struct pair_shape {
+    static constexpr int ROWS = 64, MIDDLE = 256, OUT = 1024, THREADS = 512, GROUPS = 4;
+    static constexpr int FIRST = 512 / 64, SECOND = MIDDLE / 64, PASSES = OUT / MIDDLE; /* pieces: 64 inputs, 16 outputs */
+    static constexpr int PIECE = 2048, PLACES = 4, PIECES = FIRST + PASSES * SECOND;
+    using wide_rows = swizzled<ROWS, 512, THREADS / 32>;
+    using at = swizzled<ROWS, MIDDLE, THREADS / 32>;
+    static constexpr int X_ROW = MIDDLE + 4; /* floats */
+    static constexpr int SCALES = 2 * MIDDLE, NORM = SCALES + 2 * OUT; /* tables: scale, bias of both, the norm's weights */
+    static constexpr int HEAD = (NORM + MIDDLE) * 4, RING = THREADS / 32 * PLACES * PIECE;
+    static constexpr int STAGED = ROWS * X_ROW * 4;  /* y, then the first product, then normed x */
+    static constexpr int CORNERS = at::PIECE * 2;    /* behind that, for results */
+    static constexpr int SHARED = HEAD + RING + STAGED;
+    static_assert(wide_rows::WHOLE && wide_rows::PIECE * 2 <= STAGED && CORNERS + GROUPS * 4608 <= STAGED && SHARED <= 232448,
+                  "it fits");
+};
+
+struct pair_params {
+    params first, second;
+};
+
+/* A warp's weights: 16 outputs of the first product, then of each 256 of the second. */
+struct pair_weights {
+    using S = pair_shape;
+    const pair_params &p;
+    unsigned char *ring;
+    int warp, lane;
+
+    __device__ __forceinline__ pair_weights(const pair_params &p_, unsigned char *ring_) : p(p_)
+    {
+        warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+        ring = ring_ + warp * S::PLACES * S::PIECE + lane * 16;
+    }
+    __device__ __forceinline__ void send(int piece) const
+    {
+        if (piece < S::PIECES) {
+            const int later = piece - S::FIRST;
+            const void *tiles = later < 0 ? p.first.w.tiles : p.second.w.tiles;
+            const int at = later < 0 ? warp * S::FIRST + piece : (later / S::SECOND * 16 + warp) * S::SECOND + later % S::SECOND;
+            const char *from = static_cast<const char *>(tiles) + at * S::PIECE + lane * 16;
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                ptx::copy_16(ring + piece % S::PLACES * S::PIECE + i * 512, from + i * 512, true);
+        }
+        ptx::commit_copies(); /* also without any: groups are counted */
+    }
+    /* total += the piece's two blocks' sums; then another comes into its place. */
+    __device__ __forceinline__ void add(float (&total)[32], int piece, const uint16_t *xs) const
+    {
+        const uint4 *ws = reinterpret_cast<const uint4 *>(ring + piece % S::PLACES * S::PIECE);
+        ptx::wait_for_groups<S::PLACES - 1>();
+        const uint4 a[2][2] = {{ws[0], ws[32]}, {ws[64], ws[96]}};
+#pragma unroll
+        for (int block = 0; block < 2; block++) {
+            float c[32];
+            ptx::mma_swizzled(c, a[block], xs + block * 32);
+#pragma unroll
+            for (int i = 0; i < 32; i++)
+                total[i] = __fadd_rn(total[i], c[i]);
+        }
+        send(piece + S::PLACES);
+        __syncwarp();
+    }
+};
+
+/* The scale and bias of a thread's two outputs: a table of scales, and as long a one of biases. */
+__device__ __forceinline__ void finish_totals(float (&y)[32], const float *table, int length, int own)
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        y[i] = fmaf(y[i], table[own + i / 2 % 2 * 8], table[length + own + i / 2 % 2 * 8]);
+}
+
+__device__ __forceinline__ void load_tables(float *table, const pair_params &p)
+{
+    using S = pair_shape;
+    const int i = int(threadIdx.x);
+    table[i] = i < S::MIDDLE ? __ldg(p.first.w.scale + i) : __ldg(p.first.w.bias + i - S::MIDDLE);
+#pragma unroll
+    for (int j = i; j < S::OUT; j += S::THREADS)
+        table[S::SCALES + j] = __ldg(p.second.w.scale + j), table[S::SCALES + S::OUT + j] = __ldg(p.second.w.bias + j);
+    if (i < S::MIDDLE)
+        table[S::NORM + i] = __ldg(p.second.r.norm + i);
+}
+
+/* x of a warp's rows, every 16th: what the first product is added to, and what the second takes. */
+struct pair_rows {
+    static constexpr int EACH = pair_shape::ROWS / 16;
+    float4 v[EACH][2];
+
+    __device__ __forceinline__ void load(const params &p, int row0, int warp, int lane)
+    {
+#pragma unroll
+        for (int m = 0; m < EACH; m++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int row = row0 + warp + 16 * m;
+                v[m][j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (row < p.r.rows)
+                    v[m][j] = *reinterpret_cast<const float4 *>(p.r.residual + row * p.r.residual_stride + 128 * j + 4 * lane);
+            }
+    }
+    /* Add the product and put the sum where it lives. */
+    __device__ __forceinline__ void add(const float *product, const params &p, int row0, int warp, int lane)
+    {
+#pragma unroll
+        for (int m = 0; m < EACH; m++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int row = warp + 16 * m, i = 128 * j + 4 * lane;
+                v[m][j] = sum_4(v[m][j], *reinterpret_cast<const float4 *>(product + row * pair_shape::X_ROW + i));
+                if (row0 + row < p.r.rows)
+                    *reinterpret_cast<float4 *>(static_cast<float *>(p.r.y) + (row0 + row) * p.r.y_stride + i) = v[m][j];
+            }
+    }
+    __device__ __forceinline__ void norm(const params &p, const float *weights, int lane)
+    {
+        float scale[EACH];
+        row_scales<pair_shape::at>(scale, p, v, 0, lane);
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float4 weight = *reinterpret_cast<const float4 *>(weights + 128 * j + 4 * lane);
+#pragma unroll
+            for (int m = 0; m < EACH; m++)
+                v[m][j] = normed_4(v[m][j], scale[m], weight);
+        }
+    }
+    __device__ __forceinline__ void put(uint16_t *xs, int warp, int lane) const
+    {
+        using at = pair_shape::at;
+#pragma unroll
+        for (int m = 0; m < EACH; m++)
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                put_4<1, at::PIECE>(xs + at::place(warp + 16 * m, 128 * j + 4 * lane), v[m][j]);
+    }
+};
+
+__global__ void __launch_bounds__(pair_shape::THREADS, 1) pair(const __grid_constant__ pair_params p)
+{
+    using S = pair_shape;
+    extern __shared__ __align__(1024) unsigned char pair_shared[];
+    float *table = reinterpret_cast<float *>(pair_shared);
+    unsigned char *staged = pair_shared + S::HEAD + S::RING;
+    const pair_weights weights(p, pair_shared + S::HEAD);
+    uint16_t *xs = reinterpret_cast<uint16_t *>(staged);
+    float *product = reinterpret_cast<float *>(staged);
+    const int warp = weights.warp, lane = weights.lane, group = warp / 4, row0 = int(blockIdx.x) * S::ROWS;
+    const int own = warp * 16 + lane / 4;
+    for (int i = 0; i < S::PLACES; i++)
+        weights.send(i);
+    load_tables(table, p);
+    begin(p.second);
+    stage_bf16<S::wide_rows>(xs, p.first, row0, 0);
+    pair_rows x;
+    x.load(p.first, row0, warp, lane);
+    ptx::shared_written();
+    __syncthreads();
+    float total[32] = {};
+    int piece = 0;
+#pragma unroll 1
+    for (; piece < S::FIRST; piece++)
+        weights.add(total, piece, xs + piece * S::wide_rows::PIECE / S::FIRST);
+    finish_totals(total, table, S::MIDDLE, own);
+    __syncthreads(); /* y has been read */
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        product[(i / 4 * 8 + lane % 4 * 2 + i % 2) * S::X_ROW + own + i / 2 % 2 * 8] = total[i];
+    __syncthreads();
+    x.add(product, p.first, row0, warp, lane);
+    x.norm(p.second, table + S::NORM, lane);
+    __syncthreads(); /* the product has been read */
+    x.put(xs, warp, lane);
+    ptx::shared_written();
+    __syncthreads();
+    uint16_t *corner = reinterpret_cast<uint16_t *>(staged + S::CORNERS + group * 4608);
+#pragma unroll 1
+    for (int pass = 0; pass < S::PASSES; pass++) {
+#pragma unroll
+        for (int i = 0; i < 32; i++)
+            total[i] = 0.0f;
+#pragma unroll 1
+        for (int i = 0; i < S::SECOND; i++, piece++)
+            weights.add(total, piece, xs + i * S::at::PIECE / S::SECOND);
+        finish_totals(total, table + S::SCALES, S::OUT, pass * S::MIDDLE + own);
+        put_tall_bf16<S>(p.second, corner, total, row0, pass * S::MIDDLE + group * 64);
+    }
+}
+
 /* ---- narrow ------------------------------------------------------------------------------------------------- */
 
 template <int NT_> struct narrow_shape {
@@ -772,6 +982,24 @@ bool valid(const struct linear_cuda &w, const linear_cuda_rows &r)
            (!r.x_bf16 || (r.precision == PRECISION_BF16 && !r.norm));
 }
 
+params params_of(const struct linear_cuda &w, const linear_cuda_rows &r)
+{
+    params p = {w, r, ceil_div(w.in, 32), ceil_div(w.out, 16), false, false};
+    p.vectors = aligned(r.x) && aligned(r.norm) && r.x_stride % (r.x_bf16 ? 8 : 4) == 0 && (!r.x_bf16 || w.in % 8 == 0);
+    const int together = r.y_bf16 ? 8 : 4;
+    p.vector_results = aligned(r.y) && r.y_stride % together == 0 && w.out % together == 0 &&
+                       (!r.residual || (!r.y_bf16 && aligned(r.residual) && r.residual_stride % 4 == 0));
+    return p;
+}
+
+bool pair_takes(const params &a, const params &b)
+{
+    return a.w.in == 512 && a.w.out == pair_shape::MIDDLE && b.w.in == pair_shape::MIDDLE && b.w.out == 1024 && a.w.pieces == 1 &&
+           b.w.pieces == 1 && a.r.precision == PRECISION_BF16 && b.r.precision == PRECISION_BF16 && a.r.rows == b.r.rows &&
+           a.r.x_bf16 && !a.r.y_bf16 && a.r.residual && a.r.y == b.r.x && a.r.y_stride == b.r.x_stride && b.r.norm && b.r.y_bf16 &&
+           !b.r.residual && a.vectors && b.vectors && a.vector_results && b.vector_results;
+}
+
 /* ---- packing ------------------------------------------------------------------------------------------------ */
 
 size_t padded_outputs(int out) { return size_t(ceil_div(out, 16)) * 16; }
@@ -850,15 +1078,25 @@ int linear_cuda(const struct linear_cuda *w, const struct linear_cuda_rows *rows
         return -1;
     if (rows->rows == 0)
         return 0;
-    params p = {*w, *rows, ceil_div(w->in, 32), ceil_div(w->out, 16), false, false};
-    p.vectors = aligned(rows->x) && aligned(rows->norm) && rows->x_stride % (rows->x_bf16 ? 8 : 4) == 0 &&
-                (!rows->x_bf16 || w->in % 8 == 0);
-    const int together = rows->y_bf16 ? 8 : 4;
-    p.vector_results = aligned(rows->y) && rows->y_stride % together == 0 && w->out % together == 0 &&
-                       (!rows->residual || (!rows->y_bf16 && aligned(rows->residual) && rows->residual_stride % 4 == 0));
+    const params p = params_of(*w, *rows);
     switch (rows->precision) {
     case PRECISION_BF16: return launch_any<1, 1>(p, stream);
     case PRECISION_TF32: return w->pieces == 1 ? launch_any<1, 2>(p, stream) : launch_any<2, 2>(p, stream);
     default: return w->pieces == 1 ? launch_any<1, 3>(p, stream) : launch_any<3, 3>(p, stream);
     }
+}
+
+int linear_cuda_pair(const struct linear_cuda *w, const struct linear_cuda_rows *rows, const struct linear_cuda *next,
+                     const struct linear_cuda_rows *next_rows, void *stream)
+{
+    if (!valid(*w, *rows) || !valid(*next, *next_rows))
+        return -1;
+    if (rows->rows == 0)
+        return 0;
+    const pair_params p = {params_of(*w, *rows), params_of(*next, *next_rows)};
+    if (pair_takes(p.first, p.second))
+        return ::rows::launch(pair, dim3(unsigned(ceil_div(rows->rows, pair_shape::ROWS))), pair_shape::THREADS, pair_shape::SHARED,
+                            stream, p);
+    const int error = linear_cuda(w, rows, stream);
+    return error ? error : linear_cuda(next, next_rows, stream);
 }

@@ -2,8 +2,9 @@
 
 /* A Mamba layer's step on the GPU; mamba_step.h says what is computed, math.cuh in which arithmetic.
  *
- * Three kernels: in_proj with the norm in front of it and out_proj with the residual are linear.cu's; `mix` between them
- * does all that touches the state, and is what takes the time: 72 KiB a stream through device memory. A block of mix
+ * Three kernels: in_proj with the norm in front of it and out_proj with the residual are linear.cu's, beside other steps
+ * out_proj and the next layer's in_proj in one launch; `mix` between them does all that touches the state, and is what
+ * takes the time: 72 KiB a stream through device memory. A block of mix
  * has its multiprocessor to itself and takes neighbouring rows of the batch in tiles of 8, the rows of a tensor core's
  * product. The copy engine brings a tile's convolution histories and, into a ring of RING places, one stream's h after
  * the other; neither depends on in_proj, so the first are under way before in_proj is done, and the next tile's while
@@ -558,6 +559,37 @@ size_t carve(params &p, void *workspace)
     return used * sizeof(float);
 }
 
+/* From so many rows on the products between two layers go in one launch where other steps leave them few multiprocessors:
+ * two launches take several waves there. With all multiprocessors they are as fast. */
+constexpr int TOGETHER = 1536;
+
+params params_of(const mamba_cuda &layer, const step_cuda &step)
+{
+    params p = {};
+    p.layer = layer, p.step = step;
+    carve(p, step.workspace);
+    return p;
+}
+
+/* What goes through a layer's first and its last product. */
+struct linear_cuda_rows rows_in(const mamba_cuda &layer, const step_cuda &step, const float *x)
+{
+    struct linear_cuda_rows in = {};
+    in.rows = step.rows, in.precision = step.precision, in.y_bf16 = step.precision == PRECISION_BF16;
+    in.x = x, in.x_stride = layer.D, in.norm = layer.norm, in.y = params_of(layer, step).xz, in.y_stride = 2 * layer.E;
+    in.ahead = tuned(layer) && !step.plain;
+    return in;
+}
+
+struct linear_cuda_rows rows_out(const mamba_cuda &layer, const step_cuda &step, float *x)
+{
+    struct linear_cuda_rows out = {};
+    out.rows = step.rows, out.precision = step.precision, out.x_bf16 = step.precision == PRECISION_BF16;
+    out.x = params_of(layer, step).y, out.x_stride = layer.E, out.y = x, out.y_stride = layer.D;
+    out.residual = x, out.residual_stride = layer.D;
+    return out;
+}
+
 } /* namespace */
 
 /* ---- entry points ------------------------------------------------------------------------------------------- */
@@ -574,28 +606,29 @@ size_t mamba_cuda_workspace_bytes(const struct mamba_cuda *layer, int rows)
     return carve(p, nullptr);
 }
 
-int mamba_cuda_step(const struct mamba_cuda *layer, const struct step_cuda *step, float *x, void *stream)
+int mamba_cuda_step(const struct mamba_cuda *layers, int n, const struct step_cuda *step, float *x, void *stream)
 {
-    if (!valid(*layer, *step))
-        return -1;
-    if (step->rows == 0)
+    for (int i = 0; i < n; i++)
+        if (!valid(layers[i], *step))
+            return -1;
+    if (step->rows == 0 || n == 0)
         return 0;
-    params p = {};
-    p.layer = *layer, p.step = *step;
-    carve(p, step->workspace);
-    const bool bf16 = step->precision == PRECISION_BF16;
-
-    struct linear_cuda_rows in = {};
-    in.rows = step->rows, in.precision = step->precision, in.y_bf16 = bf16;
-    in.x = x, in.x_stride = layer->D, in.norm = layer->norm, in.y = p.xz, in.y_stride = 2 * layer->E;
-    in.ahead = tuned(*layer) && !step->plain;
-    int error = linear_cuda(&layer->in_proj, &in, stream);
-    if (error == 0)
-        error = middle_any(p, stream);
-
-    struct linear_cuda_rows out = {};
-    out.rows = step->rows, out.precision = step->precision, out.x_bf16 = bf16;
-    out.x = p.y, out.x_stride = layer->E, out.y = x, out.y_stride = layer->D;
-    out.residual = x, out.residual_stride = layer->D;
-    return error ? error : linear_cuda(&layer->out_proj, &out, stream);
+    const bool together = step->beside && step->rows >= TOGETHER;
+    struct linear_cuda_rows in = rows_in(layers[0], *step, x);
+    int error = linear_cuda(&layers[0].in_proj, &in, stream);
+    for (int i = 0; i < n && error == 0; i++) {
+        const struct linear_cuda_rows out = rows_out(layers[i], *step, x);
+        error = middle_any(params_of(layers[i], *step), stream);
+        if (i + 1 < n)
+            in = rows_in(layers[i + 1], *step, x);
+        if (error == 0 && i + 1 < n && together) {
+            error = linear_cuda_pair(&layers[i].out_proj, &out, &layers[i + 1].in_proj, &in, stream);
+            continue;
+        }
+        if (error == 0)
+            error = linear_cuda(&layers[i].out_proj, &out, stream);
+        if (error == 0 && i + 1 < n)
+            error = linear_cuda(&layers[i + 1].in_proj, &in, stream);
+    }
+    return error;
 }

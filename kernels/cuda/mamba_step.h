@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_MAMBA_STEP_H
 #define KERNELS_CUDA_MAMBA_STEP_H
 
-/* One Mamba layer over one step of many streams, on the GPU (Gu & Dao, arXiv 2312.00752; layer_mamba.c says what it is):
+/* Mamba layers over one step of many streams, on the GPU (Gu & Dao, arXiv 2312.00752; layer_mamba.c says what it is):
  *
  *   x, z = in_proj(rms_norm(input));  u = silu(conv1d(x));  dt, B, C = x_proj(u);  delta = elapsed softplus(dt_proj(dt))
  *   h <- exp(delta A) h + B-bar u;    y = <C, h> + D u;     output = input + out_proj(y silu(z))
@@ -69,10 +69,11 @@ struct step_cuda {
 size_t mamba_cuda_state(const struct mamba_cuda *layer);
 size_t mamba_cuda_workspace_bytes(const struct mamba_cuda *layer, int rows);
 
-/* x (rows, D) in and out, contiguous, 16-byte aligned. Three launches on `stream` at the tuned sizes. They may start
- * before what is in front of them in the stream has finished, and read slots, phase, elapsed and states before they wait for it;
- * so if that is a kernel which lets others start early, it mustn't write those. */
-int mamba_cuda_step(const struct mamba_cuda *layer, const struct step_cuda *step, float *x, void *stream);
+/* x (rows, D) in and out, contiguous, 16-byte aligned, through n layers that follow each other. Three launches a layer on `stream`
+ * at the tuned sizes, or two beside other steps. They may start before what is in front of them in the stream has finished,
+ * and read slots, phase, elapsed and states before they wait for it; so if that is a kernel which lets others start early, it
+ * mustn't write those. */
+int mamba_cuda_step(const struct mamba_cuda *layers, int n, const struct step_cuda *step, float *x, void *stream);
 
 #ifdef __cplusplus
 }

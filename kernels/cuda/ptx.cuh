@@ -165,6 +165,36 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
     }
 #endif
 }
+
+/* The same with 64 rows, which stand in shared memory as (rows, 64) bf16 aligned to 1,024 bytes, the 16 bytes with inputs 8 i.. of
+ * row r at place i ^ r % 8; b is where the first row's would be if nothing were exchanged: the first or the second 32. */
+__device__ __forceinline__ void mma_swizzled(float (&c)[32], const uint4 (&a)[2], const void *b)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr uint32_t stride = 16;
+    const uint64_t at = uint64_t((shared_address(b) & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+    MMA_ROWS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+               "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
+               "%30,%31",
+             "%32,%33,%34,%35", "%36,%37,%38,%39", "%40", "%41",
+             SUMS(0), SUMS(4), SUMS(8), SUMS(12), SUMS(16), SUMS(20), SUMS(24), SUMS(28));
+#else
+    const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = shared_address(b) % 128 / 16;
+    const char *row = static_cast<const char *>(b) - first * 16 + g * 128 + t * 4;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const char *low = row + n * 1024 + ((first + 2 * half) ^ g) * 16, *high = row + n * 1024 + ((first + 2 * half + 1) ^ g) * 16;
+            mma(sum, a[half], make_uint2(*reinterpret_cast<const uint32_t *>(low), *reinterpret_cast<const uint32_t *>(high)));
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            c[4 * n + i] = sum[i];
+    }
+#endif
+}
 #undef MMA_ROWS
 #undef SUMS
 

@@ -616,9 +616,11 @@ int mamba_run(const struct node *node, const struct passage *p, float *x, float 
     if (!p->rows.sequence && mamba_stack_takes(node->steps.data(), n, &step)) {
         return mamba_stack_step(node->steps.data(), n, &step, x, p->stream);
     }
+    if (!p->rows.sequence) {
+        return mamba_cuda_step(node->steps.data(), n, &step, x, p->stream);
+    }
     for (int i = 0; i < n && !error; i++) {
-        error = p->rows.sequence ? mamba_sequence(&node->mamba[size_t(i)], p, x)
-                                 : mamba_cuda_step(&node->steps[size_t(i)], &step, x, p->stream);
+        error = mamba_sequence(&node->mamba[size_t(i)], p, x);
     }
     return error;
 }

@@ -142,8 +142,7 @@ int cluster_step(const stack &m, int rows, int together, cudaStream_t stream)
 void twin_step(const stack &m, int rows, cudaStream_t stream)
 {
     const step_cuda step = step_of(m, rows);
-    for (const mamba_cuda &layer : m.layers)
-        must(mamba_cuda_step(&layer, &step, m.x, stream), "mamba_cuda_step");
+    must(mamba_cuda_step(m.layers.data(), int(m.layers.size()), &step, m.x, stream), "mamba_cuda_step");
 }
 
 /* ---- checks --------------------------------------------------------------------------------------------------- */

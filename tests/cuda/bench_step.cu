@@ -261,8 +261,7 @@ void enqueue(const stack &m, const batch &b, int first, int rows, void *workspac
         must(mamba_stack_step(m.device.data(), layers, &step, x, stream), "mamba_stack_step");
         return;
     }
-    for (const mamba_cuda &layer : m.device)
-        must(mamba_cuda_step(&layer, &step, x, stream), "mamba_cuda_step");
+    must(mamba_cuda_step(m.device.data(), layers, &step, x, stream), "mamba_cuda_step");
 }
 
 std::vector<int> shuffled(int n)
@@ -455,8 +454,42 @@ void check_linear(int in, int out, int rows, int precision, bool int8)
     cudaFree(dx), cudaFree(dy), cudaFree(const_cast<void *>(packed.tiles));
 }
 
+/* Between two layers: one launch gives the bits of two. */
+void check_pair(int rows, bool int8)
+{
+    const struct linear_cuda first = upload(random_matrix(512, 256, int8), 1), second = upload(random_matrix(256, 1024, int8), 1);
+    const size_t n = size_t(rows);
+    std::vector<__nv_bfloat16> y;
+    for (float v : random_floats(n * 512, -1, 1))
+        y.push_back(__float2bfloat16(v));
+    const floats x = random_floats(n * 256, -1, 1);
+    __nv_bfloat16 *dy = device_copy(y);
+    float *norm = device_copy(random_floats(256, 0.5, 1.5)), *dx[2];
+    uint16_t *dz[2];
+    for (int two = 0; two < 2; two++) {
+        dx[two] = device_copy(x), dz[two] = device_copy(std::vector<uint16_t>(n * 1024, 0x7fff));
+        struct linear_cuda_rows a = {}, b = {};
+        a.rows = b.rows = rows, a.precision = b.precision = PRECISION_BF16, a.x_bf16 = b.y_bf16 = 1;
+        a.x = dy, a.x_stride = 512, a.y = dx[two], a.y_stride = 256, a.residual = dx[two], a.residual_stride = 256;
+        b.x = dx[two], b.x_stride = 256, b.norm = norm, b.y = dz[two], b.y_stride = 1024;
+        must(two ? linear_cuda(&first, &a, nullptr) : linear_cuda_pair(&first, &a, &second, &b, nullptr), "linear_cuda_pair");
+        must(two ? linear_cuda(&second, &b, nullptr) : 0, "linear_cuda");
+        must(cudaDeviceSynchronize(), "linear_cuda_pair");
+    }
+    const bool same = host_copy(dx[0], n * 256) == host_copy(dx[1], n * 256) && host_copy(dz[0], n * 1024) == host_copy(dz[1], n * 1024);
+    char line[200];
+    snprintf(line, sizeof line, "two products in one launch, %d rows%s: the same bits", rows, int8 ? ", int8" : "");
+    verdict(line, same);
+    for (const void *p : {static_cast<const void *>(dy), static_cast<const void *>(norm), static_cast<const void *>(dx[0]),
+                          static_cast<const void *>(dx[1]), static_cast<const void *>(dz[0]), static_cast<const void *>(dz[1]), first.tiles, second.tiles})
+        cudaFree(const_cast<void *>(p));
+}
+
 void check_all(int most)
 {
+    check_pair(1, false);
+    check_pair(100, true);
+    check_pair(most, false);
     for (int precision = 1; precision <= 3; precision++)
         for (bool int8 : {false, true}) {
             check_linear(483, 256, std::min(most, 1000), precision, int8);
