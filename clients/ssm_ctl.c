@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 
 #include "clients/caller.h"
 #include "clients/connection.h"
+#include "clients/state_file.h"
 #include "clients/verb.h"
 
 static const char *address = "tcp://127.0.0.1:5570";
@@ -87,16 +89,20 @@ static void *read_state(size_t *size)
     return bytes;
 }
 
-/* `file` was opened before the stream ended over there. */
-static int write_state(FILE *file, const struct caller_message *answer)
+/* `file` was created before the stream ended over there. */
+static int write_state(struct state_file *file, const struct caller_message *answer)
 {
-    bool ok = answer->blob_size == 0 || fwrite(answer->blob, 1, answer->blob_size, file) == answer->blob_size;
-    ok = fclose(file) == 0 && ok;
-    return ok ? 0 : verb_fail(EX_IOERR, "%s can't be written, and the stream has ended over there", state);
+    if (answer->blob_size == 0) {
+        return verb_fail(EX_PROTOCOL, "%s gave no stream", address);
+    }
+    if (fwrite(answer->blob, 1, answer->blob_size, file->file) != answer->blob_size || !state_file_commit(file)) {
+        return verb_fail(EX_IOERR, "%s: %s, and the stream has ended over there", state, strerror(errno));
+    }
+    return 0;
 }
 
 /* Bytes for stream.import, a file for stream.export; 0 or an exit status. */
-static int open_state(const char *op, struct caller_message *request, void **bytes, FILE **file)
+static int open_state(const char *op, struct caller_message *request, void **bytes, struct state_file *file)
 {
     bool imports = strcmp(op, "stream.import") == 0, exports = strcmp(op, "stream.export") == 0;
     if ((imports || exports) != (state != NULL)) {
@@ -105,22 +111,22 @@ static int open_state(const char *op, struct caller_message *request, void **byt
     if (imports && (request->blob = *bytes = read_state(&request->blob_size)) == NULL) {
         return verb_fail(EX_NOINPUT, "%s can't be read, or is empty", state);
     }
-    if (exports && (*file = fopen(state, "wb")) == NULL) {
-        return verb_fail(EX_CANTCREAT, "%s can't be created", state);
+    if (exports && !state_file_create(file, state)) {
+        return verb_fail(EX_CANTCREAT, "%s: %s", state, strerror(errno));
     }
     return 0;
 }
 
-static int ask(struct caller *caller, const struct caller_message *request, FILE *file)
+static int ask(struct caller *caller, const struct caller_message *request, struct state_file *file)
 {
     struct ssm_error err = {0};
     struct caller_message answer;
     if (caller_ask(caller, request, &answer, seconds * 1000, &err) != 0) {
         return verb_fail(err.code, "%s: %s", address, err.text);
     }
-    int status = file != NULL ? write_state(file, &answer) : 0;
     json_t *root = json_loadb(answer.body, answer.size, 0, NULL);
-    int told = print_answer(root);
+    bool exported = file->file != NULL && json_is_true(json_object_get(root, "ok"));
+    int status = exported ? write_state(file, &answer) : 0, told = print_answer(root);
     json_decref(root);
     return told != 0 ? told : status;
 }
@@ -129,7 +135,7 @@ static int prepare_and_ask(struct caller *caller, char **arguments, int n)
 {
     struct caller_message request = {0};
     void *bytes = NULL;
-    FILE *file = NULL;
+    struct state_file file = {0};
     char *text = write_request(arguments[0], n > 1 ? arguments[1] : NULL);
     if (text == NULL) {
         return verb_fail(EX_USAGE, "the operation and the stream have to be UTF-8, and a pipeline to be opened JSON");
@@ -137,7 +143,8 @@ static int prepare_and_ask(struct caller *caller, char **arguments, int n)
     request.body = text;
     request.size = strlen(text);
     int status = open_state(arguments[0], &request, &bytes, &file);
-    status = status != 0 ? status : ask(caller, &request, file);
+    status = status != 0 ? status : ask(caller, &request, &file);
+    state_file_close(&file);
     free(text);
     free(bytes);
     return status;
@@ -174,7 +181,8 @@ const struct verb ssm_ctl = {
                "    stream.list    the streams and how far they are\n"
                "    stream.reset   put STREAM's model back to its zero state\n"
                "    stream.bypass  give a denoiser's input itself, as late as its output; stream.unbypass ends it\n"
-               "    stream.export  end STREAM there and write it to --state; what comes after the sample `taken` is for the next\n"
+               "    stream.export  end STREAM there and write it to --state, which is as it was if that fails; what comes after the\n"
+               "                   sample `taken` is for the next\n"
                "    stream.import  go on with the stream in --state, where nothing has come in yet (source pcm)\n"
                "    stream.open    open a pipeline, given as JSON: its name and what stands below it in a configuration\n"
                "    stream.close   close the pipeline STREAM of that --generation; closing it again does nothing\n"

@@ -14,6 +14,7 @@
 #include "clients/belt.h"
 #include "clients/cleaner.h"
 #include "clients/json.h"
+#include "clients/state_file.h"
 #include "clients/verb.h"
 #include "dsp/clock.h"
 #include "dsp/sound_file.h"
@@ -307,23 +308,20 @@ static int load_state(struct job *job)
     return status == 0 ? 0 : verb_fail(err.code, "%s: %s", state_in, err.text);
 }
 
-/* Written beside the path and moved there, so that a crash leaves the old state or the new one. */
 static int save_state(struct job *job)
 {
-    struct ssm_error err = {.code = EX_IOERR};
-    char part[4096];
-    snprintf(part, sizeof part, "%s.%ld.part", state_out, (long)getpid());
-    FILE *file = fopen(part, "wb");
-    if (file == NULL) {
-        return verb_fail(EX_CANTCREAT, "%s: %s", state_out, strerror(errno));
+    struct ssm_error err = {0};
+    struct state_file file;
+    int status = 0;
+    if (!state_file_create(&file, state_out)) {
+        status = verb_fail(EX_CANTCREAT, "%s: %s", state_out, strerror(errno));
+    } else if (cleaner_save(job->cleaner, file.file, &err) != 0) {
+        status = verb_fail(err.code, "%s: %s", state_out, err.text);
+    } else if (!state_file_commit(&file)) {
+        status = verb_fail(EX_IOERR, "%s: %s", state_out, strerror(errno));
     }
-    bool fine = cleaner_save(job->cleaner, file, &err) == 0;
-    fine &= fclose(file) == 0;
-    if (!fine || rename(part, state_out) != 0) {
-        unlink(part);
-        return verb_fail(err.code, "%s: %s", state_out, *err.text ? err.text : strerror(errno));
-    }
-    return 0;
+    state_file_close(&file);
+    return status;
 }
 
 /* A link is written in place: one that leads back to IN would eat what is still to be read. */

@@ -142,6 +142,24 @@ def a_stream_moves_with_no_sample_lost_or_twice():
             assert len(parts[0]) > 4 * RATE and parts[0] == parts[1] + parts[2], (at, left, [len(part) for part in parts])
 
 
+def an_export_that_fails_leaves_the_file_as_it_was():
+    with tempfile.TemporaryDirectory() as folder, open_pcm(folder, "one") as one:
+        path = f"{folder}/stream"
+        with open(path, "wb") as file:
+            file.write(b"the only copy")
+        one.ctl("stream.export", "nobody", "--state", path, status=66)
+        for address in (f"ipc://{folder}/nobody", "nonsense"):
+            done = subprocess.run([SSM, "ctl", "stream.export", "p", "--state", path, "--wait", "1", "--connect", address], capture_output=True)
+            assert done.returncode != 0, done
+        assert open(path, "rb").read() == b"the only copy"
+        os.chmod(path, 0o644)
+        os.symlink("stream", f"{folder}/link")
+        one.ctl("stream.export", "p", "--state", f"{folder}/link")
+        one.wait()
+        assert os.path.islink(f"{folder}/link") and open(path, "rb").read().startswith(b"SSMSTRM"), os.listdir(folder)
+        assert os.stat(path).st_mode & 0o777 == 0o600 and not [name for name in os.listdir(folder) if "part" in name]
+
+
 def streams_that_cannot_move_are_refused():
     with tempfile.TemporaryDirectory() as folder, open_pcm(folder, "one") as one, open_pcm(folder, "two") as two, \
             Daemon(folder) as loop:
@@ -246,6 +264,7 @@ def a_stream_is_bypassed_and_comes_back():
 
 if __name__ == "__main__":
     sys.exit(script.run(the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice,
+                        an_export_that_fails_leaves_the_file_as_it_was,
                         streams_that_cannot_move_are_refused, a_reset_stream_begins_anew_and_loses_no_sample,
                         a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
                         strangers_are_answered_and_harm_nothing, sound_in_messages_too_long_is_cut_off,

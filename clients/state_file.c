@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+#include "clients/state_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char ENDING[] = ".XXXXXX.part";
+
+/* Beside the path, for its owner alone; -1 with errno. */
+static int create_part(struct state_file *state)
+{
+    int fd = -1;
+    if (asprintf(&state->part, "%s%s", state->path, ENDING) < 0) {
+        state->part = NULL;
+    } else if ((fd = mkostemps(state->part, sizeof ".part" - 1, O_CLOEXEC)) < 0) {
+        free(state->part);
+        state->part = NULL;
+    }
+    return fd;
+}
+
+bool state_file_create(struct state_file *state, const char *path)
+{
+    struct stat status;
+    bool there = stat(path, &status) == 0;
+    *state = (struct state_file){.path = there ? realpath(path, NULL) : strdup(path)};
+    if (state->path == NULL) {
+        return false;
+    }
+    int fd = there && !S_ISREG(status.st_mode) ? open(path, O_WRONLY | O_CLOEXEC) : create_part(state);
+    state->file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (fd >= 0 && state->file == NULL) {
+        close(fd);
+    }
+    return state->file != NULL;
+}
+
+bool state_file_commit(struct state_file *state)
+{
+    bool fine = fflush(state->file) == 0 && (state->part == NULL || fsync(fileno(state->file)) == 0);
+    int error = errno;
+    fine = fclose(state->file) == 0 && fine;
+    state->file = NULL;
+    if (!fine) {
+        errno = error;
+        return false;
+    }
+    if (state->part != NULL && rename(state->part, state->path) != 0) {
+        return false;
+    }
+    free(state->part);
+    state->part = NULL;
+    return true;
+}
+
+void state_file_close(struct state_file *state)
+{
+    if (state->file != NULL) {
+        fclose(state->file);
+    }
+    if (state->part != NULL) {
+        unlink(state->part);
+    }
+    free(state->part);
+    free(state->path);
+    *state = (struct state_file){0};
+}
