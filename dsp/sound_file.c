@@ -18,6 +18,8 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "dsp/chunks.h"
+
 enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path in a message */
 
 struct sound_file {
@@ -44,10 +46,11 @@ static const struct ending {
 /* The subtypes that lose nothing when carried over, and the size of their integers. */
 static const struct subtype {
     int subtype, bits; /* 0: not integers */
+    unsigned bytes;
 } subtypes[] = {
-    {SF_FORMAT_PCM_S8, 8},  {SF_FORMAT_PCM_U8, 8},  {SF_FORMAT_PCM_16, 16},
-    {SF_FORMAT_PCM_24, 24}, {SF_FORMAT_PCM_32, 32}, {SF_FORMAT_FLOAT, 0},
-    {SF_FORMAT_DOUBLE, 0},  {SF_FORMAT_ULAW, 0},    {SF_FORMAT_ALAW, 0},
+    {SF_FORMAT_PCM_S8, 8, 1},  {SF_FORMAT_PCM_U8, 8, 1},  {SF_FORMAT_PCM_16, 16, 2},
+    {SF_FORMAT_PCM_24, 24, 3}, {SF_FORMAT_PCM_32, 32, 4}, {SF_FORMAT_FLOAT, 0, 4},
+    {SF_FORMAT_DOUBLE, 0, 8},  {SF_FORMAT_ULAW, 0, 1},    {SF_FORMAT_ALAW, 0, 1},
 };
 
 __attribute__((format(printf, 4, 5))) static void say(struct sound_file_error *err, int code, const char *path,
@@ -74,6 +77,31 @@ static struct sound_file *allocate(const char *path, struct sound_file_error *er
         return NULL;
     }
     return file;
+}
+
+static const struct subtype *find_subtype(int format)
+{
+    for (size_t i = 0; i < sizeof subtypes / sizeof *subtypes; i++) {
+        if (subtypes[i].subtype == (format & SF_FORMAT_SUBMASK)) {
+            return &subtypes[i];
+        }
+    }
+    return NULL;
+}
+
+/* Samples that the file says it holds: libsndfile tells only of those that are there. */
+static int64_t find_length(const char *path, const SF_INFO *found)
+{
+    struct chunks_data data;
+    const struct subtype *subtype = find_subtype(found->format);
+    if (!chunks_find_data(path, &data) || data.there == data.told) {
+        return found->frames;
+    }
+    uint64_t size = (subtype ? subtype->bytes : 0) * (uint64_t)found->channels;
+    double share = data.there > 0 ? (double)data.told / (double)data.there : 1; /* where samples have no size of their own */
+    double length = size > 0 ? (double)(data.told / size) : round((double)found->frames * share);
+    bool more = length > (double)found->frames && length < 0x1p53;
+    return more ? (int64_t)length : found->frames + (data.there == 0);
 }
 
 static void describe(SNDFILE *handle, int format, char *words, size_t size)
@@ -129,7 +157,7 @@ struct sound_file *sound_file_open(const char *path, struct sound_file_info *inf
     }
     file->channels = found.channels;
     bool told = found.frames >= 0 && found.frames < INT64_MAX / 2 && strcmp(path, "-") != 0;
-    file->length = told ? found.frames : -1; /* who writes to a pipe doesn't know it, whatever stands in the header */
+    file->length = told ? find_length(path, &found) : -1; /* who writes to a pipe doesn't know it, whatever stands in the header */
     *info = (struct sound_file_info){
         .rate = found.samplerate, .channels = found.channels, .length = file->length, .format = found.format};
     describe(file->handle, found.format, info->words, sizeof info->words);
@@ -197,16 +225,6 @@ static const struct ending *find_ending(const char *path)
     for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++) {
         if (strcasecmp(dot, endings[i].text) == 0) {
             return &endings[i];
-        }
-    }
-    return NULL;
-}
-
-static const struct subtype *find_subtype(int format)
-{
-    for (size_t i = 0; i < sizeof subtypes / sizeof *subtypes; i++) {
-        if (subtypes[i].subtype == (format & SF_FORMAT_SUBMASK)) {
-            return &subtypes[i];
         }
     }
     return NULL;

@@ -21,7 +21,8 @@ struct sound_file_error {
 
 struct sound_file_info {
     int rate, channels;
-    int64_t length;  /* samples; reading: -1 when the file doesn't say. Writing: what is to come, -1 when not known */
+    int64_t length;  /* samples; reading: what the file says it holds, though it were cut short, or -1 when it doesn't say.
+                        Writing: what is to come, -1 when not known */
     int format;      /* libsndfile's number for container and subtype. Writing: the source's, or 0 for 16 bit */
     char words[128]; /* reading: "WAV (Microsoft), Signed 24 bit PCM" */
 };

@@ -226,6 +226,63 @@ static void a_truncated_flac_says_at_which_sample_it_stops(void **state)
     sound_file_close(file);
 }
 
+static size_t read_bytes(const char *path, unsigned char *bytes, size_t most)
+{
+    FILE *file = fopen(path, "rb");
+    size_t size = fread(bytes, 1, most, file);
+    fclose(file);
+    return size;
+}
+
+/* A header says how many samples follow. */
+static void a_cut_wav_says_at_which_sample_it_stops(void **state)
+{
+    (void)state;
+    enum { N = 5000 };
+    static float x[2 * N];
+    static unsigned char bytes[16 * N];
+    static const char *const names[] = {"whole.wav", "whole.rf64", "whole.w64"};
+    static const int subtypes[] = {SF_FORMAT_PCM_16, SF_FORMAT_PCM_24, SF_FORMAT_FLOAT};
+    uint64_t seed = 1;
+    test_fill(x, 2 * N, 0.5f, &seed);
+    for (int i = 0; i < 9; i++) {
+        struct sound_file_info info = {.rate = 16000, .channels = 2, .length = N, .format = SF_FORMAT_WAV | subtypes[i / 3]};
+        struct sound_file_error err;
+        write_sound(in_folder(names[i % 3]), &info, x, N);
+        size_t size = read_bytes(in_folder(names[i % 3]), bytes, sizeof bytes), each = (size_t)(4 + 2 * (i / 3)), header = size - N * each;
+        for (size_t left = 0; left < size - header; left += 3999) {
+            write_bytes(in_folder("cut"), bytes, header + left);
+            struct sound_file *file = sound_file_open(in_folder("cut"), &info, &err);
+            assert_int_equal(info.length, N);
+            assert_int_equal(sound_file_read(file, x, N, &err), left / each);
+            char words[64];
+            snprintf(words, sizeof words, "stops at sample %zu of 5000", left / each);
+            assert_non_null(strstr(err.text, words));
+            assert_int_equal(err.code, 65);
+            sound_file_close(file);
+        }
+    }
+}
+
+/* As ffmpeg, sox and arecord leave them in pipes: they don't know what will come. */
+static void a_wav_whose_length_was_not_known_is_whole(void **state)
+{
+    (void)state;
+    static const uint32_t unknown[] = {0xffffffff, 0x7ffff000, 0x80000000, 0xfffff000};
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = 1000}, found;
+    unsigned char bytes[4096];
+    float x[1001] = {0};
+    write_sound(in_folder("known.wav"), &info, x, 1000);
+    size_t size = read_bytes(in_folder("known.wav"), bytes, sizeof bytes);
+    assert_memory_equal(bytes + 36, "data", 4);
+    for (int i = 0; i < 4; i++) {
+        memcpy(bytes + 40, &unknown[i], 4);
+        write_bytes(in_folder("piped.wav"), bytes, size);
+        assert_int_equal(read_sound(in_folder("piped.wav"), &found, x, 1001), 1000);
+        assert_int_equal(found.length, 1000);
+    }
+}
+
 static void a_file_of_no_samples_is_a_file(void **state)
 {
     (void)state;
@@ -420,6 +477,8 @@ int main(void)
         cmocka_unit_test(nan_in_a_file_becomes_silence_and_is_counted),
         cmocka_unit_test(a_file_that_is_no_sound_is_answered_in_words),
         cmocka_unit_test(a_truncated_flac_says_at_which_sample_it_stops),
+        cmocka_unit_test(a_cut_wav_says_at_which_sample_it_stops),
+        cmocka_unit_test(a_wav_whose_length_was_not_known_is_whole),
         cmocka_unit_test(a_file_of_no_samples_is_a_file),
         cmocka_unit_test(an_uncommitted_file_leaves_the_old_one_and_nothing_else),
         cmocka_unit_test(a_reserved_file_stays_as_it_was_until_it_begins),

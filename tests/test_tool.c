@@ -341,6 +341,13 @@ static void denoise_cleans_a_cut_file_up_to_the_cut_and_says_so(void **state)
     snprintf(holds, sizeof holds, "holds the %zu samples before that", out.n);
     assert_non_null(strstr(said, holds));
     assert_int_equal(access(in_folder("cut_state"), F_OK), -1);
+    free(out.samples);
+    write_sound("cut.wav", &in);
+    assert_int_equal(truncate(in_folder("cut.wav"), 44 + 4 * 30001), 0);
+    assert_says(65, "denoise %/cut.wav %/o.wav" MODEL, "stops at sample ");
+    out = read_sound("o.wav");
+    assert_in_range(out.n, 29990, 30001); /* a WAV of floats has a longer header */
+    assert_says(65, "tag %/cut.wav --model tests/data/tiny-tag.safetensors", "what is before that was tagged");
     free(in.samples);
     free(out.samples);
 }
