@@ -47,7 +47,7 @@ uint64_t sound_file_bad(const struct sound_file *file);
 /* Open for writing. The subtype is that of info->format where the new container holds it losslessly; else 16 bit, or 24
  * bit for FLAC of a float source. A .wav of unknown length, or of 2 GiB and more, is written as RF64, which becomes a
  * WAV again at the end if it stayed below 4 GiB. atomic: written beside the path and moved there by commit, so that
- * nobody sees half a file; what isn't committed is removed. Else written in place, for readers who follow a growing
+ * nobody sees half a file; what isn't committed is removed, and a file that is replaced leaves its owner and mode to it. Else written in place, for readers who follow a growing
  * file (a path that is no regular file always is). */
 struct sound_file *sound_file_create(const char *path, const struct sound_file_info *info, bool atomic,
                                      struct sound_file_error *err);

@@ -379,6 +379,23 @@ static void denoise_may_write_over_its_input(void **state)
     free(b.samples);
 }
 
+static void what_replaces_a_file_is_as_private_as_it_was(void **state)
+{
+    (void)state;
+    static const mode_t modes[] = {0600, 0640, 0444};
+    struct sound in = make_sound(16000, 1, 3000);
+    struct stat status;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        write_sound("mine.flac", &in);
+        assert_int_equal(chmod(in_folder("mine.flac"), modes[i]), 0);
+        assert_runs("denoise %/mine.flac %/mine.flac" MODEL);
+        assert_int_equal(stat(in_folder("mine.flac"), &status), 0);
+        assert_int_equal(status.st_mode & 07777, modes[i]);
+        unlink(in_folder("mine.flac"));
+    }
+    free(in.samples);
+}
+
 static void denoise_needs_the_same_memory_for_a_long_file(void **state)
 {
     (void)state;
@@ -627,6 +644,7 @@ int main(void)
         cmocka_unit_test(denoise_cleans_a_cut_file_up_to_the_cut_and_says_so),
         cmocka_unit_test(denoise_answers_an_output_it_can_not_write),
         cmocka_unit_test(denoise_may_write_over_its_input),
+        cmocka_unit_test(what_replaces_a_file_is_as_private_as_it_was),
         cmocka_unit_test(denoise_needs_the_same_memory_for_a_long_file),
         cmocka_unit_test(an_interrupted_denoise_leaves_nothing_behind),
         cmocka_unit_test(denoise_refuses_a_wrong_model_or_device),
