@@ -10,7 +10,7 @@
 #include "daemon/labels.h"
 #include "model/refuse.h"
 
-enum { LINE = 1 << 16 };
+enum { LINE = 1 << 16, INTERVALS = 1024 };
 
 struct sensor_file {
     FILE *file;
@@ -19,6 +19,9 @@ struct sensor_file {
     size_t values; /* in a hop */
     bool ended;
     struct sensor_file_counts counts;
+    double last, intervals[INTERVALS]; /* s, between the first readings in order */
+    int n_intervals;
+    bool timed; /* one of them was */
     char line[LINE];
 };
 
@@ -77,9 +80,26 @@ void sensor_file_close(struct sensor_file *file)
     }
 }
 
-const struct sensor_file_counts *sensor_file_counts(const struct sensor_file *file)
+static int by_size(const void *a, const void *b)
 {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+const struct sensor_file_counts *sensor_file_counts(struct sensor_file *file)
+{
+    qsort(file->intervals, (size_t)file->n_intervals, sizeof *file->intervals, by_size);
+    file->counts.interval = file->n_intervals > 0 ? file->intervals[file->n_intervals / 2] : -1;
     return &file->counts;
+}
+
+static void note_time(struct sensor_file *file, double time)
+{
+    if (file->timed && time >= file->last && file->n_intervals < INTERVALS) {
+        file->intervals[file->n_intervals++] = time - file->last;
+    }
+    file->timed = true;
+    file->last = time;
 }
 
 static void count_bad(struct sensor_file *file, const char *why)
@@ -99,6 +119,9 @@ static void take_line(struct sensor_file *file, size_t n)
     if (status == READING_OK || status == READING_MISSING) {
         file->counts.readings += status == READING_OK;
         file->counts.missing += status == READING_MISSING;
+        if (reading.timed) {
+            note_time(file, reading.time);
+        }
         file->counts.late += !cadence_push(file->cadence, &reading);
     } else if (status != READING_NONE) {
         count_bad(file, readings_fault(file->readings));

@@ -24,6 +24,7 @@ struct sensor_file_counts {
     uint64_t lines, readings, missing, late, bad; /* bad: not read, too long or out of range */
     uint64_t first_bad;    /* its number, from 1  */
     char why[160], quote[64]; /* of the first bad one */
+    double interval;       /* s between readings with times: the median of the first 1024; below 0: not known */
 };
 
 /* NULL with *err: not there, or fields that are not as many as the model's channels. */
@@ -35,6 +36,7 @@ void sensor_file_close(struct sensor_file *file); /* NULL is fine */
  * how many; fewer than n at the end. */
 size_t sensor_file_read(struct sensor_file *file, float *values, float *elapsed, struct cadence_hop *hops, size_t n);
 
-const struct sensor_file_counts *sensor_file_counts(const struct sensor_file *file);
+/* Once all is read. */
+const struct sensor_file_counts *sensor_file_counts(struct sensor_file *file);
 
 #endif

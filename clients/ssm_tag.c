@@ -13,7 +13,7 @@
 
 enum { BLOCK = 1 << 16, SENSOR_HOPS = 4096 };
 
-static const char *model = "tag-audio", *device = "auto", *precision = "auto", *format = "jsonl", *input = "auto", *fields;
+static const char *model, *device = "auto", *precision = "auto", *format = "jsonl", *input = "auto", *fields;
 static int threads;
 static bool step, scores, whole;
 static double threshold = -1, rate;
@@ -24,8 +24,8 @@ struct track {
     int channel;
     struct events *events;
     uint64_t rows;
-    float *last;   /* (labels) the last row about real input, for --whole */
-    uint64_t last_to;
+    double *sums;  /* (labels) for --whole: each score times its row's samples; the last row's where labels exclude each other */
+    uint64_t length, last_to; /* of the rows in it */
 };
 
 struct job {
@@ -49,6 +49,17 @@ static void tell(void *context, const struct event *event)
     }
 }
 
+/* What excludes the rest was decided over all that came before; what doesn't speaks of its moment alone. */
+static void add_to_whole(struct track *track, uint64_t from, uint64_t to, const float *row)
+{
+    bool decided = track->job->labels->exclusive;
+    track->length = to - from + (decided ? 0 : track->length);
+    track->last_to = to;
+    for (int i = 0; i < track->job->labels->n; i++) {
+        track->sums[i] = (double)row[i] * (double)(to - from) + (decided ? 0 : track->sums[i]);
+    }
+}
+
 /* One row, about samples [from, to). */
 static void take_row(struct track *track, uint64_t from, uint64_t to, const float *row)
 {
@@ -56,8 +67,7 @@ static void take_row(struct track *track, uint64_t from, uint64_t to, const floa
     if (scores) {
         tag_writer_scores(&job->writer, track->channel, from, to, row);
     } else if (whole) {
-        memcpy(track->last, row, (size_t)job->labels->n * sizeof *row);
-        track->last_to = to;
+        add_to_whole(track, from, to, row);
     } else {
         events_push(track->events, from, to - from, row);
     }
@@ -130,16 +140,16 @@ static int take_hops(void *context, size_t hops)
     return ferror(job->writer.file) ? EX_IOERR : 0;
 }
 
-/* The best label of the last row stands for all of the input. */
+/* The best label stands for all of the input. */
 static void tell_whole(struct track *track)
 {
     int best = 0;
     for (int i = 1; i < track->job->labels->n; i++) {
-        best = track->last[i] > track->last[best] ? i : best;
+        best = track->sums[i] > track->sums[best] ? i : best;
     }
-    struct event event = {.kind = EVENT_END, .label = best, .to = track->last_to, .peak = track->last[best],
-                          .mean = track->last[best]};
-    if (track->last_to > 0) {
+    if (track->length > 0) {
+        float score = (float)(track->sums[best] / (double)track->length);
+        struct event event = {.kind = EVENT_END, .label = best, .to = track->last_to, .peak = score, .mean = score};
         tag_writer_event(&track->job->writer, track->channel, &event);
     }
 }
@@ -166,6 +176,16 @@ static void finish(struct job *job)
     tag_writer_finish(&job->writer);
 }
 
+static int check_scores(const struct job *job)
+{
+    if (whole) {
+        return verb_fail(EX_USAGE, "--scores is a line a hop, and --whole one label for all of IN: choose one of them");
+    }
+    return job->writer.format == TAG_JSONL
+               ? 0
+               : verb_fail(EX_USAGE, "--scores gives lines of JSON; --format %s is for events", format);
+}
+
 static int set_format(struct job *job)
 {
     static const char *const names[] = {[TAG_JSONL] = "jsonl", [TAG_AUDACITY] = "audacity", [TAG_VTT] = "vtt"};
@@ -173,7 +193,7 @@ static int set_format(struct job *job)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(format, names[i]) == 0) {
             job->writer.format = (enum tag_format)i;
-            return 0;
+            return scores ? check_scores(job) : 0;
         }
     }
     return verb_fail(EX_USAGE, "--format is jsonl, audacity or vtt, not \"%s\"", format);
@@ -204,8 +224,8 @@ static int open_tracks(struct job *job, int ticks)
         track->job = job;
         track->channel = k;
         track->events = labels_events(job->labels, ticks, tell, track);
-        track->last = calloc((size_t)job->labels->n, sizeof *track->last);
-        fine = track->events != NULL && track->last != NULL;
+        track->sums = calloc((size_t)job->labels->n, sizeof *track->sums);
+        fine = track->events != NULL && track->sums != NULL;
     }
     job->writer.file = stdout;
     job->writer.labels = job->labels;
@@ -219,7 +239,7 @@ static void close_job(struct job *job)
 {
     for (int k = 0; job->tracks != NULL && k < job->streams; k++) {
         events_destroy(job->tracks[k].events);
-        free(job->tracks[k].last);
+        free(job->tracks[k].sums);
     }
     free(job->tracks);
     free(job->labels);
@@ -229,7 +249,7 @@ static void close_job(struct job *job)
 static int open_runner(struct job *job, int sound_rate, int channels, runner_take *take)
 {
     struct ssm_error err = {0};
-    struct runner_options options = {.model = model, .device = device, .precision = precision, .task = "tag",
+    struct runner_options options = {.model = model != NULL ? model : "tag-audio", .device = device, .precision = precision, .task = "tag",
                                      .rate = sound_rate, .channels = channels, .threads = threads, .step = step,
                                      .take = take, .context = job};
     job->runner = runner_create(&options, &err);
@@ -293,9 +313,20 @@ static int tag_sound(struct job *job)
     return status;
 }
 
+/* Milliseconds taken for seconds, say: the model would hear something a thousand times as slow. */
+static void note_interval(const struct job *job, const struct sensor_file_counts *counts)
+{
+    double own = 1.0 / job->info->rate;
+    if (counts->interval > 10 * own || (counts->interval >= 0 && counts->interval < own / 10)) {
+        verb_note("%s: readings come %.6g s apart (median), and %s takes one every %.6g s: are the times in seconds?", job->path,
+                  counts->interval, job->info->name, own);
+    }
+}
+
 /* What a user should know of the lines; no line that could be read is an error. */
 static int note_lines(const struct job *job, const struct sensor_file_counts *counts)
 {
+    note_interval(job, counts);
     if (counts->bad > 0 && counts->readings == 0) {
         return verb_fail(EX_DATAERR, "%s:%llu: %s: \"%s\"", job->path, (unsigned long long)counts->first_bad, counts->why,
                          counts->quote);
@@ -308,7 +339,7 @@ static int note_lines(const struct job *job, const struct sensor_file_counts *co
         verb_note("%s: %llu readings lack a value and %llu are out of order; the model was told the time over them", job->path,
                   (unsigned long long)counts->missing, (unsigned long long)counts->late);
     }
-    return 0;
+    return counts->readings > 0 ? 0 : verb_fail(EX_DATAERR, "%s: no readings", job->path);
 }
 
 /* All of a sensor's file through the model, a block of hops at a time. */
@@ -333,6 +364,9 @@ static int push_sensor(struct job *job, struct sensor_file *in)
 static int tag_sensor(struct job *job, enum reading_format lines)
 {
     struct ssm_error err = {0};
+    if (model == NULL) {
+        return verb_fail(EX_USAGE, "%s: a sensor's recording needs a sensor's model: --model motion or vibration-tags", job->path);
+    }
     int status = open_runner(job, 0, 0, take_sensor_hops);
     if (status != 0 || (status = open_tracks(job, CADENCE_TICKS)) != 0) {
         return status;
@@ -407,7 +441,7 @@ static const struct verb_option options[] = {
     {"threshold", "P", OPTION_REAL, &threshold, 0, 1,
      "the probability at which events begin, for every label\n(each label's own)"},
     {"scores", NULL, OPTION_FLAG, &scores, 0, 0, "no events: a line of JSON a hop with every label's probability"},
-    {"whole", NULL, OPTION_FLAG, &whole, 0, 0, "one event for all of IN: the label that is best at its end"},
+    {"whole", NULL, OPTION_FLAG, &whole, 0, 0, "one event for all of IN: the label that is best at its end, or, of\nlabels that don't exclude each other, on average"},
     {"input", "KIND", OPTION_TEXT, &input, 0, 0, "what IN is: sound, csv or jsonl (by its ending)"},
     {"fields", "A,B", OPTION_TEXT, &fields, 0, 0, "a sensor's columns or keys, in the model's order (as the model names them)"},
     {"rate", "N", OPTION_REAL, &rate, 0, 10000000,
@@ -432,9 +466,10 @@ const struct verb ssm_tag = {
         "the average, mid the AudioSet id where there is one, and cut is true where an event did not end by itself.\n"
         "Memory stays constant whatever the length (WebVTT waits for the longest event). Several INs are tagged one by one.\n\n"
         "IN may be a sensor's recording too, .csv or .jsonl: columns, or keys, with the names of the model's fields become its\n"
-        "channels; t, time or timestamp says when (seconds, or a date), and t0 and t1 are in that time. What is missing, late\n"
-        "or irregular becomes elapsed time for the model, never a made-up value; a pause of more than a second ends events.\n"
-        "Lines that can't be read are counted, and the first is quoted.\n\n"
+        "channels; t, time or timestamp says when (seconds, or a date), and t0 and t1 are in that time; subtitles\n"
+        "and label tracks count from the first reading where that is a date. What is missing, late or irregular becomes elapsed\n"
+        "time for the model, never a made-up value; a pause of more than a second ends events. Lines that can't be read are\n"
+        "counted, and the first is quoted.\n\n"
         "An IN that is cut short or damaged is tagged up to the damage, and the exit status is 65.",
     .examples = "  ssm tag street.flac\n"
                 "  ssm tag talk.wav --model vad --format audacity >talk.txt\n"

@@ -16,6 +16,13 @@ static double seconds(const struct tag_writer *w, uint64_t sample)
     return w->origin + (double)sample / w->rate;
 }
 
+/* Of a recording's own: players and editors begin at 0. */
+static double on_track(const struct tag_writer *w, uint64_t sample)
+{
+    const double date = 1e8; /* 1973; no recording lasts so long */
+    return w->origin < date ? seconds(w, sample) : (double)sample / w->rate;
+}
+
 static void print_line(const struct tag_writer *w, int channel, const struct event *event)
 {
     uint8_t room[LABELS_EVENT_MAX];
@@ -36,7 +43,7 @@ static void print_name(const struct tag_writer *w, int channel, const struct eve
 
 static void print_track(const struct tag_writer *w, int channel, const struct event *event)
 {
-    fprintf(w->file, "%.6f\t%.6f\t", seconds(w, event->from), seconds(w, event->to));
+    fprintf(w->file, "%.6f\t%.6f\t", on_track(w, event->from), on_track(w, event->to));
     print_name(w, channel, event);
     fputc('\n', w->file);
 }
@@ -50,9 +57,9 @@ static void print_clock(FILE *file, double seconds)
 
 static void print_cue(const struct tag_writer *w, int channel, const struct event *event)
 {
-    print_clock(w->file, seconds(w, event->from));
+    print_clock(w->file, on_track(w, event->from));
     fputs(" --> ", w->file);
-    print_clock(w->file, seconds(w, event->to));
+    print_clock(w->file, on_track(w, event->to));
     fputc('\n', w->file);
     print_name(w, channel, event);
     fprintf(w->file, " %.0f %%\n\n", 100 * (double)event->peak);

@@ -26,7 +26,7 @@ struct tag_writer {
     const char *source;
     int channels;  /* told where there are several              */
     int rate;      /* of sample numbers                         */
-    double origin; /* s, of sample 0                            */
+    double origin; /* s, of sample 0; a date is left out of WebVTT and label tracks */
 
     struct tag_held *held; /* (room) of which n, by their beginnings */
     size_t n, room;

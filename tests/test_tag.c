@@ -162,17 +162,47 @@ static void scores_are_a_line_a_hop(void **state)
     }
 }
 
-static void whole_is_the_best_label_at_the_end(void **state)
+/* The second channel: high for 1.7 s of 4, low for the last .5 s. */
+static void whole_is_the_best_label_on_average(void **state)
 {
     (void)state;
     write_tones("tones.wav", 16000);
     assert_runs("tag %/tones.wav --whole" MODEL);
     assert_int_equal(lines(), 2);
     json_t *json = line(1);
-    assert_string_equal(text_of(json, "label"), "low");
+    assert_string_equal(text_of(json, "label"), "high");
     assert_close(number_of(json, "t0"), 0, 0);
     assert_close(number_of(json, "t1"), 4, 1e-6);
+    assert_close(number_of(json, "p"), 1.7 / 4, 0.02); /* edges and silence's score */
+    assert_close(number_of(json, "mean"), number_of(json, "p"), 0);
     json_decref(json);
+}
+
+/* A model whose labels exclude each other has decided by the end: here that the last sample is below 0. */
+static void whole_is_the_best_label_at_the_end_where_they_exclude_each_other(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    const float weight[2] = {9, -9}, bias[2] = {0, 0};
+    model_file_add(file, "head.weight", "[2, 1]", weight, 2);
+    model_file_add(file, "head.bias", "[2]", bias, 2);
+    const char *path = model_file_write(
+        file, "{'format':1,'name':'last','task':'tag','rate':1000,'hop':1,'latency':1,'labels':['up','down'],'exclusive':true,"
+              "'layers':[{'type':'linear','name':'head','in':1,'out':2},{'type':'softmax'}]}");
+    struct sound sound = silent(1000, 1, 0.1);
+    for (size_t i = 0; i < sound.n; i++) {
+        sound.samples[i] = i < 90 ? 1 : -1;
+    }
+    write_sound("last.wav", &sound);
+    free(sound.samples);
+    char arguments[256];
+    snprintf(arguments, sizeof arguments, "tag %%/last.wav --whole --model %s", path);
+    assert_runs(arguments);
+    json_t *json = line(0);
+    assert_string_equal(text_of(json, "label"), "down");
+    assert_true(number_of(json, "p") > 0.99);
+    json_decref(json);
+    model_file_destroy(file);
 }
 
 static void several_files_are_tagged_one_by_one(void **state)
@@ -358,6 +388,74 @@ static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **stat
     assert_says(66, "tag %/none.csv" SENSOR, "No such file");
 }
 
+static void write_text(const char *name, const char *text)
+{
+    FILE *file = fopen(in_folder(name), "w");
+    fputs(text, file);
+    fclose(file);
+}
+
+/* `n` readings, `interval` apart from `from` on, one in motion. */
+static void write_readings(const char *name, const char *from, double interval, int n)
+{
+    FILE *file = fopen(in_folder(name), "w");
+    fprintf(file, "t,ax,ay,az\n");
+    for (int i = 0; i < n; i++) {
+        fprintf(file, "%s%.3f,%d,0,0\n", from, interval * i, i % 2 ? 3 : -3);
+    }
+    fclose(file);
+}
+
+static void a_sensors_file_without_readings_is_told(void **state)
+{
+    (void)state;
+    write_text("empty.csv", "");
+    write_text("header.csv", "t,ax,ay,az\n");
+    write_text("hollow.csv", "t,ax,ay,az\n1,,,\n2,,,\n");
+    assert_says(65, "tag %/empty.csv" SENSOR, "empty.csv: no readings");
+    assert_says(65, "tag %/header.csv" SENSOR, "header.csv: no readings");
+    assert_says(65, "tag %/hollow.csv" SENSOR, "2 readings lack a value");
+    assert_says(64, "tag %/header.csv", "a sensor's recording needs a sensor's model: --model motion or vibration-tags");
+}
+
+static void times_that_are_not_in_seconds_are_told(void **state)
+{
+    (void)state;
+    write_readings("ms.csv", "", 10, 50);
+    assert_says(0, "tag %/ms.csv" SENSOR, "ms.csv: readings come 10 s apart (median), and tiny-sensor takes one every 0.01 s");
+    write_readings("days.csv", "", 0.0001, 50);
+    assert_says(0, "tag %/days.csv" SENSOR, "are the times in seconds?");
+    write_readings("s.csv", "", 0.02, 50);
+    assert_runs("tag %/s.csv" SENSOR);
+    assert_null(strstr(said, "apart"));
+    write_text("untimed.csv", "ax,ay,az\n1,2,3\n1,2,3\n");
+    assert_runs("tag %/untimed.csv" SENSOR);
+    assert_null(strstr(said, "apart"));
+}
+
+static void subtitles_of_dates_begin_at_zero(void **state)
+{
+    (void)state;
+    write_readings("dates.csv", "170000000", 0.01, 500); /* the first is 1700000000.000 */
+    assert_says(0, "tag %/dates.csv --format vtt --threshold 0.001" SENSOR, "\n00:00:00.000 --> 00:00:0");
+    assert_says(0, "tag %/dates.csv --format audacity --threshold 0.001" SENSOR, "0.000000\t");
+    assert_null(strstr(said, "1700000"));
+    assert_says(0, "tag %/dates.csv --threshold 0.001" SENSOR, "\"t0\":1700000000");
+    write_readings("seconds.csv", "1", 0.01, 500); /* 10.000 */
+    assert_says(0, "tag %/seconds.csv --format vtt --threshold 0.001" SENSOR, "\n00:00:10.000 --> ");
+}
+
+static void scores_are_json_and_no_summary(void **state)
+{
+    (void)state;
+    write_tones("tones.wav", 16000);
+    assert_says(64, "tag %/tones.wav --scores --whole" MODEL, "choose one");
+    assert_says(64, "tag %/tones.wav --scores --format vtt" MODEL, "--scores gives lines of JSON");
+    assert_says(64, "tag %/tones.wav --scores --format audacity" MODEL, "--scores gives lines of JSON");
+    assert_runs("tag %/tones.wav --scores --json --format vtt" MODEL);
+    assert_true(strncmp(said, "{\"t0\": 0.000000,", 16) == 0);
+}
+
 static void tag_answers_what_it_can_not_do(void **state)
 {
     (void)state;
@@ -383,7 +481,8 @@ int main(void)
         cmocka_unit_test(tag_tells_when_and_where),
         cmocka_unit_test(the_models_delay_is_taken_off),
         cmocka_unit_test(scores_are_a_line_a_hop),
-        cmocka_unit_test(whole_is_the_best_label_at_the_end),
+        cmocka_unit_test(whole_is_the_best_label_on_average),
+        cmocka_unit_test(whole_is_the_best_label_at_the_end_where_they_exclude_each_other),
         cmocka_unit_test(several_files_are_tagged_one_by_one),
         cmocka_unit_test(threshold_is_for_every_label),
         cmocka_unit_test(audacity_takes_the_label_track),
@@ -391,6 +490,10 @@ int main(void)
         cmocka_unit_test(a_wav_in_a_pipe_ends_where_it_ends),
         cmocka_unit_test(a_sensors_times_reach_the_model),
         cmocka_unit_test(lines_that_can_not_be_read_are_counted_and_one_is_quoted),
+        cmocka_unit_test(a_sensors_file_without_readings_is_told),
+        cmocka_unit_test(times_that_are_not_in_seconds_are_told),
+        cmocka_unit_test(subtitles_of_dates_begin_at_zero),
+        cmocka_unit_test(scores_are_json_and_no_summary),
         cmocka_unit_test(tag_answers_what_it_can_not_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
