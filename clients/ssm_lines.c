@@ -254,7 +254,7 @@ static const struct verb_option options[] = {
     {"all", NULL, OPTION_FLAG, &all, 0, 0, "print every line with its score, '!' in front of the odd ones"},
     {"model", "M", OPTION_TEXT, &model, 0, 0, "a model of bytes: a name from \"ssm models\" or a .safetensors file (log-lines)"},
     {"device", "D", OPTION_TEXT, &device, 0, 0, "auto, cpu, cuda or cuda:1 (cpu)"},
-    {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (1)"},
+    {"threads", "N", OPTION_NUMBER, &threads, 1, 1024, "cores to use (1); two take two thirds of the time while both are\nfree, and longer than one beside other work, since they go in step"},
     {0},
 };
 
@@ -267,7 +267,8 @@ const struct verb ssm_lines = {
         "its score: the highest mean surprise of eight bytes in a row, in bits a byte. There is no list of patterns and no\n"
         "tokeniser; what is usual is what the model was trained on, and what the stream itself has shown since: names and messages\n"
         "that come again are usual after a few lines. A line is odd if its score is above BITS and stands out from those of the last\n"
-        "128 lines. It is judged when its newline arrives; what is kept of a stream is 8 MB, however long it runs.",
+        "128 lines. It is judged when its newline arrives; what is kept of a stream is 8 MB, however long it runs. A core reads some\n"
+        "50 kB a second, 700 lines of 70 bytes.",
     .examples = "  tail -f /var/log/syslog | ssm lines\n"
                 "  journalctl -f -o short-iso | ssm lines --json\n"
                 "  ssm lines --all --json old.log | jq .score",
