@@ -36,7 +36,7 @@ reads_as_a_manual() {
         man --warnings=w -E UTF-8 -l -Tutf8 -Z "$root/usr/share/man/$page" 2>&1 >/dev/null | grep . && return 1
         ! grep -q @ "$root/usr/share/man/$page" || return 1
     done
-    return 0
+    for page in clients/ssm.1 daemon/ssmd.8; do ! man -E UTF-8 -l "$page" | grep @ || return 1; done
 }
 check manual_names_every_command names_every_command
 if command -v man >/dev/null && command -v groff >/dev/null; then

@@ -86,6 +86,12 @@ def stdin_gives_what_the_tool_finds():
             assert f"drained: {len(lines) - (ending == 'csv')} hops in" in err, err
 
 
+def the_demo_stands_and_walks():
+    text = subprocess.run([SSM, "tag", "tests/data/demo-motion.csv", "--model", "motion"], capture_output=True, text=True, check=True).stdout
+    told = [(event["label"], event["t0"], event["t1"]) for event in map(json.loads, text.splitlines())]
+    assert told == [("standing", 0, 4.5), ("walking", 5.1, 10)], told  # as README says
+
+
 def udp_takes_datagrams():
     with tempfile.TemporaryDirectory() as folder:
         port, lines = script.free_port(socket.SOCK_DGRAM), json_lines()
@@ -312,7 +318,7 @@ def sensors_and_models_that_do_not_fit_are_refused():
 
 
 if __name__ == "__main__":
-    sys.exit(script.run(stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
+    sys.exit(script.run(the_demo_stands_and_walks, stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
                         tcp_takes_one_after_the_other, zeromq_pull_and_sub, mqtt_gives_messages_and_comes_again,
                         mqtt_with_a_password_and_tls, subscribers_get_the_sources_time,
                         bad_lines_are_counted_and_one_is_quoted, sensors_and_models_that_do_not_fit_are_refused))
