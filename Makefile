@@ -35,7 +35,7 @@ OPT_fuzz    := -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-omit-frame-p
 
 # One outside library a row: pkg-config's name. msgpack-c is called msgpack on older systems.
 MSGPACK  := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
-PACKAGES := kissfft-float samplerate sndfile jansson libxxhash yaml-0.1 libuv libzmq $(MSGPACK) portaudio-2.0 libudev speexdsp libmicrohttpd libmosquitto
+PACKAGES := kissfft-float sndfile jansson libxxhash yaml-0.1 libuv libzmq $(MSGPACK) portaudio-2.0 libudev speexdsp libmicrohttpd libmosquitto
 PKG_CFLAGS = $(subst -I/,-isystem /,$(shell pkg-config --cflags $(PACKAGES) 2>/dev/null))
 PKG_LIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 

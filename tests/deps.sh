@@ -4,7 +4,7 @@
 set -eu
 
 packages=(gcc make pkg-config clang libuv1-dev portaudio19-dev libzmq3-dev libyaml-dev libcmocka-dev libsndfile1-dev
-    libsamplerate0-dev libkissfft-dev libjansson-dev libxxhash-dev libmicrohttpd-dev libudev-dev libspeexdsp-dev libmosquitto-dev bsdextrautils bc
+    libkissfft-dev libjansson-dev libxxhash-dev libmicrohttpd-dev libudev-dev libspeexdsp-dev libmosquitto-dev bsdextrautils bc
     sox jackd2 pulseaudio pulseaudio-utils libasound2-plugins alsa-utils mosquitto mosquitto-clients openssl
     python3 python3-numpy python3-scipy python3-zmq python3-msgpack)
 # msgpack for C changed its package's name between the two systems.

@@ -20,7 +20,6 @@
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
-#include <samplerate.h>
 #include <signal.h>
 #include <sndfile.h>
 #include <spawn.h>
@@ -218,6 +217,7 @@ FAULT_MORE(int, open, (const char *path, int flags, ...), __real_open(path, flag
 FAULT_MORE(int, fcntl, (int fd, int command, ...), __real_fcntl(fd, command, va_arg(more, void *)), command, -1, EMFILE)
 FAULT_MORE(int, ioctl, (int fd, unsigned long request, ...), __real_ioctl(fd, request, va_arg(more, void *)), request, -1, EIO)
 FAULT(ssize_t, read, (int fd, void *bytes, size_t n), (fd, bytes, n), -1, EIO)
+FAULT(ssize_t, pread, (int fd, void *bytes, size_t n, off_t at), (fd, bytes, n, at), -1, EIO)
 FAULT(ssize_t, write, (int fd, const void *bytes, size_t n), (fd, bytes, n), -1, ENOSPC)
 FAULT_AFTER(int, close, (int fd), (fd), -1, EIO)
 FAULT(int, dup, (int fd), (fd), -1, EMFILE)
@@ -228,6 +228,9 @@ FAULT(int, fstat, (int fd, struct stat *found), (fd, found), -1, EIO)
 FAULT(int, stat, (const char *path, struct stat *found), (path, found), -1, EACCES)
 FAULT(int, lstat, (const char *path, struct stat *found), (path, found), -1, EACCES)
 FAULT(int, access, (const char *path, int mode), (path, mode), -1, EACCES)
+FAULT(int, fchmod, (int fd, mode_t mode), (fd, mode), -1, EPERM)
+FAULT(int, fchown, (int fd, uid_t user, gid_t group), (fd, user, group), -1, EPERM)
+FAULT(int, mkostemps, (char *path, int ending, int flags), (path, ending, flags), -1, EACCES)
 FAULT(int, mkdir, (const char *path, mode_t mode), (path, mode), -1, EACCES)
 FAULT(int, link, (const char *from, const char *to), (from, to), -1, EPERM)
 FAULT(int, unlink, (const char *path), (path), -1, EACCES)
@@ -286,7 +289,6 @@ FAULT(sf_count_t, sf_seek, (SNDFILE *file, sf_count_t to, int from), (file, to, 
 FAULT(sf_count_t, sf_write_short, (SNDFILE *file, const short *samples, sf_count_t n), (file, samples, n), 0, ENOSPC)
 FAULT(sf_count_t, sf_write_int, (SNDFILE *file, const int *samples, sf_count_t n), (file, samples, n), 0, ENOSPC)
 FAULT(sf_count_t, sf_write_float, (SNDFILE *file, const float *samples, sf_count_t n), (file, samples, n), 0, ENOSPC)
-FAULT(SRC_STATE *, src_new, (int kind, int channels, int *error), (kind, channels, error), NULL, ENOMEM)
 FAULT(kiss_fft_cfg, kiss_fft_alloc, (int n, int inverse, void *memory, size_t *size), (n, inverse, memory, size), NULL, ENOMEM)
 FAULT(SpeexEchoState *, speex_echo_state_init, (int hop, int tail), (hop, tail), NULL, ENOMEM)
 FAULT(int, yaml_parser_initialize, (yaml_parser_t *parser), (parser), 0, ENOMEM)

@@ -41,7 +41,6 @@ only mosquitto.h daemon/mqtt.c
 only yaml.h config/document.c
 only msgpack.h daemon/wire.c
 only sndfile.h dsp/sound_file.c
-only samplerate.h dsp/resample.c
 only kissfft/kiss_fft.h dsp/stft.c
 only speex/speex_echo.h dsp/echo.c
 only xxhash.h model/digest.c

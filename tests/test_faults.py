@@ -423,7 +423,7 @@ HARMLESS = re.compile(r"""
     json_(delete|null|number_value|integer_value|dumpf|string_.*|object_(get|size|iter|key).*|array_(get|size))|
     zmq_(close|ctx_(set|shutdown|term)|curve_.*|z85_.*|errno|strerror|getsockopt|msg_(?!recv).*)|uv_(async_send|close|loop_close|run|stop|strerror)|
     MHD_(destroy_response|get_connection_info|stop_daemon)|yaml_(event_delete|parser_(delete|set_.*))|kiss_fft|
-    sf_(command|error.*|format_check|strerror|write_sync)|src_(delete|is_valid_ratio|process|reset)|speex_echo_.*|XXH.*|Pa_.*|posix_spawn.*|udev_.*|
+    sf_(command|error.*|format_check|strerror|write_sync)|speex_echo_.*|XXH.*|Pa_.*|posix_spawn.*|udev_.*|
     mosquitto_(connack_string|.*_set|destroy|disconnect|int_option|lib_init|socket|strerror|want_write)|""", re.X)
 
 
