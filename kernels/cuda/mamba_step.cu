@@ -560,7 +560,7 @@ size_t carve(params &p, void *workspace)
 }
 
 /* From so many rows on the products between two layers go in one launch where other steps leave them few multiprocessors:
- * two launches take several waves there. With all multiprocessors they are as fast. */
+ * two launches take several waves there, and with all multiprocessors they are the faster. */
 constexpr int TOGETHER = 1536;
 
 params params_of(const mamba_cuda &layer, const step_cuda &step)
