@@ -195,6 +195,24 @@ build/release/tests/cuda/%: build/release/tests/cuda/%.cu.o $(filter build/relea
 build/release/tests/cuda/%: build/release/tests/cuda/%.o build/release/tests/cuda/poison.cu.o $(LIB)
 	$(Q)$(NVCC) -o $@ $^ $(LDLIBS) -lcmocka
 
+# Of a Python that has PyTorch. A recipe's program, its data's option, and what else it always takes; M alone says which.
+PYTORCH = $(firstword $(foreach p,python3 /usr/bin/python3,$(shell $(p) -c 'import torch' 2>/dev/null && echo $(p))))
+TRAINER := $(if $(filter vad,$(M)),tag.py $(M) --resume $(addprefix --parts ,$(DATA)),\
+           $(if $(filter tag-audio key-words digits,$(M)),tag.py $(M) --resume $(addprefix --data ,$(DATA)),\
+           $(if $(filter motion vibration-tags,$(M)),sensor.py $(M) $(addprefix --data ,$(DATA)),\
+           train.py --recipe $(M) --resume $(addprefix --data ,$(DATA)) $(addprefix --val ,$(VAL)) $(addprefix --init ,$(INIT)))))
+train: $(if $(NVCC),cuda) ## train M, a recipe of model/train, on DATA; goes on where it stopped (VAL, INIT, OUT, ARGS: model/train/README.md)
+	@[ -n "$(M)" ] || { echo "make train: which model? M=denoise-16k, denoise-48k, vad, tag-audio, digits, motion ..." >&2; exit 64; }
+	@[ -n "$(PYTORCH)" ] || { echo "make train: no Python with PyTorch here (apt: python3-torch; pip: torch)" >&2; exit 69; }
+	$(if $(wildcard build/release/libssm_cuda.so),SSM_CUDA_LIBRARY=$(CURDIR)/build/release/libssm_cuda.so) $(PYTORCH) model/train/$(strip $(TRAINER)) --out $(or $(OUT),build/train/$(M)) $(ARGS)
+
+test-train: all ## the smallest recipe on the CPU, two minutes, and the model that came of it (needs PyTorch)
+	@rm -rf build/train/smoke && mkdir -p build/train
+	@$(PYTORCH) model/train/selftest.py --recipe smoke --scan torch --seconds 1 --out build/train/selftest.txt
+	@$(MAKE) --no-print-directory train NVCC= M=smoke ARGS='--device cpu'
+	@for way in '' --step; do $(BUILD)/ssm denoise tests/data/demo-noisy.flac build/train/smoke/demo$$way.wav $$way --model build/train/smoke/smoke-int8.safetensors; done
+	@cmp build/train/smoke/demo.wav build/train/smoke/demo--step.wav
+
 layers: ## check who includes whom, and that one outside library lives in one file
 	@tests/layers.sh
 format: ## clang-format every C file
@@ -229,5 +247,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults valgrind fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs train test-train asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults valgrind fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
