@@ -96,7 +96,8 @@ static int write_state(struct state_file *file, const struct caller_message *ans
         return verb_fail(EX_PROTOCOL, "%s gave no stream", address);
     }
     if (fwrite(answer->blob, 1, answer->blob_size, file->file) != answer->blob_size || !state_file_commit(file)) {
-        return verb_fail(EX_IOERR, "%s: %s, and the stream has ended over there", state, strerror(errno));
+        return verb_fail(EX_IOERR, "%s: %s, and the stream has ended over there%s%s", state, strerror(errno),
+                         file->whole ? "; it is in " : "", file->whole ? file->part : "");
     }
     return 0;
 }

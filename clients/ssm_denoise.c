@@ -318,7 +318,8 @@ static int save_state(struct job *job)
     } else if (cleaner_save(job->cleaner, file.file, &err) != 0) {
         status = verb_fail(err.code, "%s: %s", state_out, err.text);
     } else if (!state_file_commit(&file)) {
-        status = verb_fail(EX_IOERR, "%s: %s", state_out, strerror(errno));
+        status = verb_fail(EX_IOERR, "%s: %s%s%s", state_out, strerror(errno), file.whole ? "; it is in " : "",
+                           file.whole ? file.part : "");
     }
     state_file_close(&file);
     return status;

@@ -49,6 +49,7 @@ bool state_file_commit(struct state_file *state)
         errno = error;
         return false;
     }
+    state->whole = true;
     if (state->part != NULL && rename(state->part, state->path) != 0) {
         return false;
     }
@@ -62,7 +63,7 @@ void state_file_close(struct state_file *state)
     if (state->file != NULL) {
         fclose(state->file);
     }
-    if (state->part != NULL) {
+    if (state->part != NULL && !state->whole) {
         unlink(state->part);
     }
     free(state->part);

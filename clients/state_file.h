@@ -11,14 +11,15 @@
 struct state_file {
     FILE *file; /* to write to */
     char *path, *part;
+    bool whole; /* part is, and on the disk */
 };
 
 /* The path is as it was until commit; one that is no regular file, as a device, is written in place, and what a link leads to
  * stays where it is. False: errno says why not; only close then. */
 bool state_file_create(struct state_file *state, const char *path);
-/* All of it is there, or false, and errno says why not. Close afterwards. */
+/* All of it is there, or false, and errno says why not; `whole`: it is in `part`, which stays. Close afterwards. */
 bool state_file_commit(struct state_file *state);
-/* What was not committed is removed. */
+/* What is not whole is removed. */
 void state_file_close(struct state_file *state);
 
 #endif

@@ -12,8 +12,8 @@ struct chunks_data {
     uint64_t told, there; /* there <= told */
 };
 
-/* False: no such file, or one whose writer didn't know either, as into a pipe: 0, all ones, or within 4 KiB of 2^31 or 2^32 (sox,
- * arecord, ffmpeg), and what is there speaks for itself. Only regular files are opened. */
+/* False: no such file, or one whose writer didn't know either, as into a pipe: 0, all ones, or a little below 2^31 or 2^32 or
+ * about 0x7f000000 (sox, which rounds to whole blocks; arecord, ffmpeg), and what is there speaks for itself. Only regular files are opened. */
 bool chunks_find_data(const char *path, struct chunks_data *data);
 
 #endif

@@ -33,7 +33,7 @@ struct resampler {
     bool slewed;
     float *line;           /* (room) inputs: of which the next output takes `taps` from `at` on */
     size_t room, fill, at;
-    int phase;             /* of the next output, of `up` between two inputs             */
+    int64_t phase;         /* of the next output, of `up` between two inputs             */
     double part;           /* slewed: the same, of 1                                     */
     double step, wanted;   /* slewed: inputs an output, now and in a moment              */
     uint64_t taken, given; /* samples since the start, the flush's zeros not among them  */

@@ -7,7 +7,8 @@
  *
  * Output sample j stands for the input's time j * from / to exactly, whatever the grade: the filter is centred, nothing
  * shifts. It needs input beyond that time, though, and so output comes late by resampler_delay. Equal rates pass
- * through untouched, bit for bit, with no delay. How the input is cut into calls changes nothing in the output. */
+ * through untouched, bit for bit, with no delay. How the input is cut into calls changes nothing in the output, but in how many
+ * samples a flush of RESAMPLER_SLEWED gives. */
 
 #include <stddef.h>
 
@@ -16,6 +17,7 @@ struct resampler;
 /*                 flat up to    -6 dB    from half of the lower rate on   delay, in samples of the lower rate
  * RESAMPLER_LIVE  84 % of that  92 %     -80 dB                           32 to 40 (2 ms at 16 kHz)
  * RESAMPLER_BEST  90 %          95 %     -120 dB                          80 to 88; for files
+ * Between rates with large terms, as 44099 and 16001 Hz, weights are interpolated: -100 dB at best.
  * RESAMPLER_SLEWED is RESAMPLER_LIVE whose ratio resampler_slew may change: equal rates go through the filter too. */
 enum resampler_grade { RESAMPLER_LIVE, RESAMPLER_BEST, RESAMPLER_SLEWED };
 

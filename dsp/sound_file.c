@@ -359,18 +359,27 @@ static bool open_in_place(struct sound_file *file)
     return false;
 }
 
-/* A file that is there leaves its owner and mode to what replaces it, from the first byte on. */
+/* A file system may know no modes, but none that lets in more. */
+static bool set_mode(int fd, mode_t mode)
+{
+    struct stat now;
+    return fchmod(fd, mode) == 0 || (fstat(fd, &now) == 0 && (now.st_mode & 0777 & ~mode) == 0);
+}
+
+/* A file that is there leaves its owner and mode to what replaces it, from the first byte on. The name can be guessed: what
+ * somebody put there, a link or a file that he reads, is not written to. */
 static bool open_part(struct sound_file *file)
 {
     struct stat there;
     bool replaces = stat(file->path, &there) == 0;
-    file->fd = open(file->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, replaces ? 0600 : 0644);
+    unlink(file->part);
+    file->fd = open(file->part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, replaces ? 0600 : 0644);
     if (file->fd < 0 || !replaces) {
         return file->fd >= 0;
     }
     bool given = fchown(file->fd, there.st_uid, there.st_gid) == 0 || fchown(file->fd, (uid_t)-1, there.st_gid) == 0;
     mode_t others = there.st_mode & 7; /* another group gets no more than they do */
-    return fchmod(file->fd, there.st_mode & (given ? 0777 : 0707 | others << 3)) == 0;
+    return set_mode(file->fd, there.st_mode & (given ? 0777 : 0707 | others << 3));
 }
 
 /* Ready to begin; NULL with *err set. */

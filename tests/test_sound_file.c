@@ -268,14 +268,14 @@ static void a_cut_wav_says_at_which_sample_it_stops(void **state)
 static void a_wav_whose_length_was_not_known_is_whole(void **state)
 {
     (void)state;
-    static const uint32_t unknown[] = {0xffffffff, 0x7ffff000, 0x80000000, 0xfffff000};
+    static const uint32_t unknown[] = {0xffffffff, 0x7ffff000, 0x7fffefff, 0x7fffeff6, 0x7f000008, 0x80000000, 0xfffff000};
     struct sound_file_info info = {.rate = 16000, .channels = 1, .length = 1000}, found;
     unsigned char bytes[4096];
     float x[1001] = {0};
     write_sound(in_folder("known.wav"), &info, x, 1000);
     size_t size = read_bytes(in_folder("known.wav"), bytes, sizeof bytes);
     assert_memory_equal(bytes + 36, "data", 4);
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         memcpy(bytes + 40, &unknown[i], 4);
         write_bytes(in_folder("piped.wav"), bytes, size);
         assert_int_equal(read_sound(in_folder("piped.wav"), &found, x, 1001), 1000);
@@ -294,6 +294,27 @@ static void a_file_of_no_samples_is_a_file(void **state)
         assert_int_equal(read_sound(in_folder(names[i]), &found, x, 1), 0);
         assert_true(found.length <= 0); /* FLAC's 0 means "not known" */
     }
+}
+
+/* The name of the part can be guessed. */
+static void a_link_in_its_way_is_not_followed(void **state)
+{
+    (void)state;
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = -1}, found;
+    struct sound_file_error err;
+    char part[600], other[600];
+    float x[100] = {0};
+    snprintf(other, sizeof other, "%s", in_folder("other.wav"));
+    write_sound(other, &info, x, 10);
+    snprintf(part, sizeof part, "%s.%d.part", in_folder("mine.wav"), (int)getpid());
+    assert_int_equal(symlink(other, part), 0);
+    struct sound_file *file = sound_file_create(in_folder("mine.wav"), &info, true, &err);
+    assert_true(file && sound_file_write(file, x, 100, &err) && sound_file_commit(file, &err));
+    sound_file_close(file);
+    read_sound(other, &found, x, 100);
+    assert_int_equal(found.length, 10);
+    read_sound(in_folder("mine.wav"), &found, x, 100);
+    assert_int_equal(found.length, 100);
 }
 
 static void an_uncommitted_file_leaves_the_old_one_and_nothing_else(void **state)
@@ -480,6 +501,7 @@ int main(void)
         cmocka_unit_test(a_cut_wav_says_at_which_sample_it_stops),
         cmocka_unit_test(a_wav_whose_length_was_not_known_is_whole),
         cmocka_unit_test(a_file_of_no_samples_is_a_file),
+        cmocka_unit_test(a_link_in_its_way_is_not_followed),
         cmocka_unit_test(an_uncommitted_file_leaves_the_old_one_and_nothing_else),
         cmocka_unit_test(a_reserved_file_stays_as_it_was_until_it_begins),
         cmocka_unit_test(a_growing_wav_can_be_read_after_each_flush),
