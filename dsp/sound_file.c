@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "dsp/chunks.h"
@@ -332,6 +333,20 @@ static bool is_gone(int fd, const char *path)
     return fstat(fd, &open) == 0 && (stat(path, &there) != 0 || there.st_ino != open.st_ino || there.st_dev != open.st_dev);
 }
 
+/* Who only asks (sound_file_taken) has the lock for a moment. */
+static bool is_taken(int fd)
+{
+    const struct timespec moment = {.tv_nsec = 5000000};
+    bool taken = true;
+    for (int i = 0; i < 4 && taken; i++) {
+        taken = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        if (taken) {
+            nanosleep(&moment, NULL);
+        }
+    }
+    return taken;
+}
+
 /* False with errno set, EWOULDBLOCK where somebody else has it. What can't be locked on its file system isn't. */
 static bool open_in_place(struct sound_file *file)
 {
@@ -345,8 +360,9 @@ static bool open_in_place(struct sound_file *file)
         if (file->fd < 0 || !is_regular(file->fd)) {
             return file->fd >= 0;
         }
-        if (flock(file->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        if (is_taken(file->fd)) {
             file->made = false;
+            errno = EWOULDBLOCK;
             return false;
         }
         if (!is_gone(file->fd, file->path)) {
