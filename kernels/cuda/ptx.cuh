@@ -116,6 +116,12 @@ __device__ __forceinline__ void store_transposed(void *row, const uint4 &v)
                  : "r"(a[0].x), "r"(a[0].y), "r"(a[0].z), "r"(a[0].w), "r"(a[1].x), "r"(a[1].y), "r"(a[1].z),            \
                    "r"(a[1].w), "l"(at), "l"(at + (2 * stride >> 4))                                                     \
                  : "memory")
+#define MMA_64_ROWS() /* where c has 32 sums */                                                                          \
+    MMA_ROWS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                              \
+                   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"                                            \
+                   "%30,%31",                                                                                            \
+             "%32,%33,%34,%35", "%36,%37,%38,%39", "%40", "%41",                                                         \
+             SUMS(0), SUMS(4), SUMS(8), SUMS(12), SUMS(16), SUMS(20), SUMS(24), SUMS(28))
 
 /* c = a b: 64 x 32 by 32 x 8 TILES, by 4 warps from the first of which 4 divides; bits as two mma() from zero, the
  * lower 16 inputs first. Each warp has its 16 outputs of a, as mma() takes them; b stands in shared memory as (4, 8
@@ -142,11 +148,7 @@ __device__ __forceinline__ void mma_rows(float (&c)[4 * TILES], const uint4 (&a)
                  "%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21",
                  SUMS(0), SUMS(4), SUMS(8));
     else if constexpr (TILES == 8)
-        MMA_ROWS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-                   "%30,%31",
-                 "%32,%33,%34,%35", "%36,%37,%38,%39", "%40", "%41",
-                 SUMS(0), SUMS(4), SUMS(8), SUMS(12), SUMS(16), SUMS(20), SUMS(24), SUMS(28));
+        MMA_64_ROWS();
 #else
     const char *row = static_cast<const char *>(b) + threadIdx.x % 32 / 4 * 16 + threadIdx.x % 4 * 4;
 #pragma unroll
@@ -173,11 +175,7 @@ __device__ __forceinline__ void mma_swizzled(float (&c)[32], const uint4 (&a)[2]
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr uint32_t stride = 16;
     const uint64_t at = uint64_t((shared_address(b) & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
-    MMA_ROWS("64", "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-               "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-               "%30,%31",
-             "%32,%33,%34,%35", "%36,%37,%38,%39", "%40", "%41",
-             SUMS(0), SUMS(4), SUMS(8), SUMS(12), SUMS(16), SUMS(20), SUMS(24), SUMS(28));
+    MMA_64_ROWS();
 #else
     const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, first = shared_address(b) % 128 / 16;
     const char *row = static_cast<const char *>(b) - first * 16 + g * 128 + t * 4;
@@ -195,6 +193,7 @@ __device__ __forceinline__ void mma_swizzled(float (&c)[32], const uint4 (&a)[2]
     }
 #endif
 }
+#undef MMA_64_ROWS
 #undef MMA_ROWS
 #undef SUMS
 
