@@ -333,13 +333,19 @@ static bool is_gone(int fd, const char *path)
     return fstat(fd, &open) == 0 && (stat(path, &there) != 0 || there.st_ino != open.st_ino || there.st_dev != open.st_dev);
 }
 
+/* By somebody else; if not, it is ours now. */
+static bool is_locked(int fd)
+{
+    return flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
 /* Who only asks (sound_file_taken) has the lock for a moment. */
 static bool is_taken(int fd)
 {
     const struct timespec moment = {.tv_nsec = 5000000};
     bool taken = true;
     for (int i = 0; i < 4 && taken; i++) {
-        taken = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        taken = is_locked(fd);
         if (taken) {
             nanosleep(&moment, NULL);
         }
@@ -469,7 +475,7 @@ bool sound_file_taken(const char *path)
     struct stat found;
     bool regular = stat(path, &found) == 0 && S_ISREG(found.st_mode); /* a pipe would wait for its reader */
     int fd = regular ? open(path, O_WRONLY | O_CLOEXEC) : -1;
-    bool taken = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    bool taken = fd >= 0 && is_locked(fd);
     if (fd >= 0) {
         close(fd);
     }
