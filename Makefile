@@ -178,6 +178,8 @@ build/release/%.cu.o: %.cu
 CUDA_PROGRAMS := $(patsubst %.cu,build/release/%,$(wildcard tests/cuda/test_*.cu tests/cuda/bench_*.cu)) \
                  $(patsubst %.c,build/release/%,$(wildcard tests/cuda/*.c))
 CUDA_RUN := SSM_CUDA_LIBRARY=build/release/libssm_cuda.so
+# A Python that has PyTorch, looked for where one is asked for, once.
+PYTORCH = $(eval PYTORCH := $(firstword $(foreach p,python3 /usr/bin/python3,$(shell $(p) -c 'import torch' 2>/dev/null && echo $(p)))))$(PYTORCH)
 
 test-cuda: ## every twin test on the GPU (exit 69: there is none)
 	@$(MAKE) -j$(JOBS) --no-print-directory build/release/libssm_cuda.so $(CUDA_PROGRAMS)
@@ -185,7 +187,7 @@ test-cuda: ## every twin test on the GPU (exit 69: there is none)
 	@build/release/tests/cuda/test_layers
 	@build/release/tests/cuda/bench_step --check
 	@build/release/tests/cuda/bench_cluster --check
-	@if python3 -c 'import torch' 2>/dev/null; then python3 model/train/check_scan.py build/release/libssm_cuda.so --no-timing; \
+	@if [ -n "$(PYTORCH)" ]; then $(PYTORCH) model/train/check_scan.py build/release/libssm_cuda.so --no-timing; \
 	 else echo "skipped: check_scan.py, the scan and its gradients, needs PyTorch"; fi
 bench-cuda: ## the GPU against its floors and peers; keeps the results in tests/bench/results
 	@$(MAKE) -j$(JOBS) --no-print-directory build/release/libssm_cuda.so $(CUDA_PROGRAMS)
@@ -195,18 +197,18 @@ build/release/tests/cuda/%: build/release/tests/cuda/%.cu.o $(filter build/relea
 build/release/tests/cuda/%: build/release/tests/cuda/%.o build/release/tests/cuda/poison.cu.o $(LIB)
 	$(Q)$(NVCC) -o $@ $^ $(LDLIBS) -lcmocka
 
-# Of a Python that has PyTorch. A recipe's program, its data's option, and what else it always takes; M alone says which.
-PYTORCH = $(firstword $(foreach p,python3 /usr/bin/python3,$(shell $(p) -c 'import torch' 2>/dev/null && echo $(p))))
-TRAINER := $(if $(filter vad,$(M)),tag.py $(M) --resume $(addprefix --parts ,$(DATA)),\
-           $(if $(filter tag-audio key-words digits,$(M)),tag.py $(M) --resume $(addprefix --data ,$(DATA)),\
-           $(if $(filter motion vibration-tags,$(M)),sensor.py $(M) $(addprefix --data ,$(DATA)),\
-           train.py --recipe $(M) --resume $(addprefix --data ,$(DATA)) $(addprefix --val ,$(VAL)) $(addprefix --init ,$(INIT)))))
-train: $(if $(NVCC),cuda) ## train M, a recipe of model/train, on DATA; goes on where it stopped (VAL, INIT, OUT, ARGS: model/train/README.md)
+# A recipe's program, and its data; M alone says which.
+TRAINER := $(strip \
+    $(if $(filter vad tag-audio key-words digits,$(M)),tag.py $(M) --resume $(if $(DATA),$(if $(filter vad,$(M)),--parts,--data) $(DATA)),\
+    $(if $(filter motion vibration-tags,$(M)),sensor.py $(M) --data $(DATA),\
+    train.py --recipe $(M) --resume $(if $(DATA),--data $(DATA)) $(if $(VAL),--val $(VAL)) $(if $(INIT),--init $(INIT)))))
+pytorch:
+	@[ -n "$(PYTORCH)" ] || { echo "make $(MAKECMDGOALS): no Python with PyTorch here (apt: python3-torch; pip: torch)" >&2; exit 69; }
+train: pytorch $(if $(NVCC),cuda) ## train M, a recipe of model/train, on DATA; goes on where it stopped (VAL, INIT, OUT, ARGS: model/train/README.md)
 	@[ -n "$(M)" ] || { echo "make train: which model? M=denoise-16k, denoise-48k, vad, tag-audio, digits, motion ..." >&2; exit 64; }
-	@[ -n "$(PYTORCH)" ] || { echo "make train: no Python with PyTorch here (apt: python3-torch; pip: torch)" >&2; exit 69; }
-	$(if $(wildcard build/release/libssm_cuda.so),SSM_CUDA_LIBRARY=$(CURDIR)/build/release/libssm_cuda.so) $(PYTORCH) model/train/$(strip $(TRAINER)) --out $(or $(OUT),build/train/$(M)) $(ARGS)
+	$(PYTORCH) model/train/$(TRAINER) --out $(or $(OUT),build/train/$(M)) $(ARGS)
 
-test-train: all ## the smallest recipe on the CPU, two minutes, and the model that came of it (needs PyTorch)
+test-train: pytorch all ## the smallest recipe on the CPU, two minutes, and the model that came of it (needs PyTorch)
 	@rm -rf build/train/smoke && mkdir -p build/train
 	@$(PYTORCH) model/train/selftest.py --recipe smoke --scan torch --seconds 1 --out build/train/selftest.txt
 	@$(MAKE) --no-print-directory train NVCC= M=smoke ARGS='--device cpu'
@@ -247,5 +249,5 @@ build/deps: tests/deps.sh
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help all demo test test-programs train test-train asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults valgrind fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
+.PHONY: help all demo test test-programs pytorch train test-train asan tsan soak-joins soak-capacity soak-subscribers soak-month soak-reload soak-devices faults valgrind fuzz fuzz-programs bench cuda test-cuda bench-cuda layers format install deps clean
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
