@@ -763,8 +763,10 @@ template <int P, int NT, class S> struct member {
         load_x(pass);
         __syncthreads();
         for (int layer = 0; layer < p.layers; layer++) {
-            if (layer > 0)
+            if (layer > 0) {
                 meet(BOX_X, x_round++, more());
+                __syncthreads(); /* ends have been read, which norm writes over */
+            }
             advance(layer, pass);
         }
         __syncthreads(); /* x has been read */

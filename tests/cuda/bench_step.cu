@@ -659,10 +659,10 @@ void time_linear(int in, int out, int rows, int precision, bool int8, const lane
     cudaFree(x), cudaFree(y), cudaFree(const_cast<void *>(w.tiles));
 }
 
-/* Two steps of one batch, for a profiler. */
+/* Two steps of one batch through two layers, for a profiler or compute-sanitizer. */
 void profile(int rows)
 {
-    const options how = {TUNED, 1, rows, PRECISION_BF16, false, false, false, false};
+    const options how = {TUNED, 2, rows, PRECISION_BF16, false, false, false, false};
     const stack m = make_stack(how, rows);
     const std::vector<int> slots = shuffled(rows);
     const batch b = {rows, device_copy(std::vector<int32_t>(slots.begin(), slots.end())), device_copy(floats(size_t(rows), 1.0f)),
