@@ -134,30 +134,63 @@ static bool read_number(struct span span, double *number)
     return *end == '\0' && text[strspn(text, "+-0123456789.eE")] == '\0';
 }
 
-/* 2026-11-22T09:30:00.25Z, +01:00 in place of Z, a blank in place of T. */
+/* Digits where `shape` has 0, and its other letters as they are; what follows doesn't count. */
+static bool has_shape(const char *text, const char *shape)
+{
+    while (*shape && (*shape == '0' ? *text >= '0' && *text <= '9' : *text == *shape)) {
+        text++;
+        shape++;
+    }
+    return !*shape;
+}
+
+/* Z, +01, +0130 or +01:30, in seconds; nothing is Z. */
+static bool read_zone(const char *zone, double *seconds)
+{
+    static const char *const shapes[] = {"+00", "+0000", "+00:00"};
+    int hours = 0, minutes = 0, end = 0;
+    bool there = *zone && strcmp(zone, "Z") != 0, fine = !there;
+    for (size_t i = 0; i < 3 && !fine; i++) {
+        fine = (*zone == '+' || *zone == '-') && has_shape(zone + 1, shapes[i] + 1) && !zone[strlen(shapes[i])];
+    }
+    if (fine && there) {
+        sscanf(zone + 1, "%2d%n", &hours, &end);
+        sscanf(zone + 1 + end + (zone[1 + end] == ':'), "%2d", &minutes);
+    }
+    *seconds = (*zone == '-' ? -60.0 : 60.0) * (60 * hours + minutes);
+    return fine && hours < 24 && minutes < 60;
+}
+
+/* 2026-11-22T09:30:00.25Z, +01:00 in place of Z, a blank in place of T. Only days there are. */
 static bool read_date(struct span span, double *seconds)
 {
-    char text[48], zone[8] = "";
+    char text[48], *end = text + 19;
     struct tm tm = {0};
-    double second;
-    int end = 0, hours = 0, minutes = 0;
+    double fraction = 0, zone;
     if (span.n < 19 || span.n >= sizeof text) {
         return false;
     }
     memcpy(text, span.at, span.n);
     text[span.n] = '\0';
     text[10] = text[10] == ' ' ? 'T' : text[10];
-    int got = sscanf(text, "%4d-%2d-%2dT%2d:%2d:%12lf%n%7s", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min,
-                     &second, &end, zone);
-    bool shifted = zone[0] == '+' || zone[0] == '-';
-    bool fine = got >= 6 && second >= 0 && second < 62 && (zone[0] == '\0' || strcmp(zone, "Z") == 0 || shifted);
-    if (!fine || (shifted && sscanf(zone + 1, "%2d:%2d", &hours, &minutes) < 1)) {
+    if (!has_shape(text, "0000-00-00T00:00:00")) {
         return false;
+    }
+    sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec);
+    for (double place = 0.1; *end && strchr(".0123456789", *end) && (end == text + 19) == (*end == '.'); end++) {
+        fraction += *end == '.' ? 0 : place * (*end - '0');
+        place /= *end == '.' ? 1 : 10;
     }
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
-    *seconds = (double)timegm(&tm) + second - (zone[0] == '-' ? -60.0 : 60.0) * (60 * hours + minutes);
-    return true;
+    int leap = tm.tm_sec == 60;
+    tm.tm_sec -= leap;
+    struct tm there = tm;
+    double since = (double)timegm(&there) + leap + fraction; /* what there isn't has become another day or hour */
+    bool fine = there.tm_mon == tm.tm_mon && there.tm_mday == tm.tm_mday && there.tm_hour == tm.tm_hour &&
+                there.tm_min == tm.tm_min && there.tm_sec == tm.tm_sec && read_zone(end, &zone);
+    *seconds = fine ? since - zone : 0;
+    return fine;
 }
 
 /* Dates count seconds since 1970: 1.8e9. What is a thousand times as much, and so on, is in smaller units. */
@@ -232,13 +265,31 @@ static struct span trim(struct span span)
 
 /* ---- CSV ---- */
 
-/* The next cell, and *left behind it; quotes around it are taken off. False at the end. */
+/* Of a cell that begins with a quote, how long it is to the one that ends it, "" being one inside; 0: none ends it. */
+static size_t measure_quoted(struct span span)
+{
+    size_t i = 1;
+    while (i < span.n && (span.at[i] != '"' || (i + 1 < span.n && span.at[i + 1] == '"'))) {
+        i += span.at[i] == '"' ? 2 : 1;
+    }
+    return i < span.n ? i + 1 : 0;
+}
+
+/* The next cell, and *left behind it; quotes around it are taken off, and what separates may stand between them. False at the
+ * end. */
 static bool next_cell(const struct readings *r, struct span *left, struct span *cell)
 {
     if (!left->at) {
         return false;
     }
-    const char *stop = memchr(left->at, r->separator, left->n);
+    size_t blank = 0;
+    while (blank < left->n && left->at[blank] == ' ') {
+        blank++;
+    }
+    struct span rest = {left->at + blank, left->n - blank};
+    size_t passed = rest.n > 0 && *rest.at == '"' ? measure_quoted(rest) : 0;
+    passed += passed > 0 ? blank : 0;
+    const char *stop = memchr(left->at + passed, r->separator, left->n - passed);
     cell->at = left->at;
     cell->n = stop ? (size_t)(stop - left->at) : left->n;
     *left = stop ? (struct span){stop + 1, left->n - cell->n - 1} : (struct span){0};
@@ -464,11 +515,13 @@ static enum reading_status parse_json(struct readings *r, struct span line, stru
 
 enum reading_status readings_parse(struct readings *r, const char *line, size_t n, struct reading *reading)
 {
-    struct span span = trim((struct span){line, n});
+    static const char mark[] = "\xef\xbb\xbf"; /* of UTF-8, in front of what spreadsheets save */
+    size_t marked = n >= 3 && memcmp(line, mark, 3) == 0 ? 3 : 0;
+    struct span whole = {line + marked, n - marked}, span = trim(whole);
     struct found found = {.reading = reading, .status = READING_OK};
     *reading = (struct reading){0};
     if (span.n == 0 || *span.at == '#') {
         return READING_NONE;
     }
-    return r->options.format == READING_CSV ? parse_csv(r, span, &found) : parse_json(r, span, &found);
+    return r->options.format == READING_CSV ? parse_csv(r, whole, &found) : parse_json(r, span, &found); /* a tab may be a cell's end */
 }

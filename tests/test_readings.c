@@ -57,6 +57,30 @@ static void a_header_says_the_columns(void **state)
     readings_destroy(readings);
 }
 
+static void what_separates_may_stand_between_quotes(void **state)
+{
+    (void)state;
+    struct readings *readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, "t,\"a, note\",ax,ay", READING_NONE, NULL);
+    assert_reading(readings, "1,\"7,8\",2,3", 1, 2, 3); /* 7 was ax, 8" ay */
+    assert_reading(readings, "2, \"says \"\"4,5\"\"\" ,2,3", 2, 2, 3);
+    assert_reading(readings, "3,5\",2,3", 3, 2, 3); /* a quote that begins no cell */
+    assert_status(readings, "4,\"open,2,3", READING_OK, NULL);
+    readings_destroy(readings);
+}
+
+static void a_mark_of_utf_8_is_no_part_of_a_name(void **state)
+{
+    (void)state;
+    struct readings *readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, "\xef\xbb\xbft,ax,ay", READING_NONE, NULL);
+    assert_reading(readings, "1.5,2,3", 1.5, 2, 3); /* had no time */
+    readings_destroy(readings);
+    readings = create(READING_JSONL, "ax,ay");
+    assert_reading(readings, "\xef\xbb\xbf{\"ax\": 1, \"ay\": 2}", NAN, 1, 2);
+    readings_destroy(readings);
+}
+
 static void without_a_header_the_order_counts(void **state)
 {
     (void)state;
@@ -67,6 +91,9 @@ static void without_a_header_the_order_counts(void **state)
     assert_reading(readings, "1.5\t2", NAN, 1.5f, 2);
     assert_status(readings, "ax\tay\tt", READING_NONE, NULL);
     assert_status(readings, "1.5\t2", READING_BAD, "ends after 2 of 3 columns");
+    assert_reading(readings, "1.5\t2\t3", 3, 1.5f, 2);
+    assert_status(readings, "\t2\t3", READING_MISSING, NULL); /* a tab is no blank here: ended after 2 of 3 */
+    assert_reading(readings, "1.5\t2\t3 ", 3, 1.5f, 2);
     readings_destroy(readings);
     readings = create(READING_CSV, "ax,ay");
     assert_status(readings, "1,2,3,4", READING_BAD, "has neither 2 columns nor 3, and no header named them");
@@ -113,6 +140,19 @@ static void times_are_seconds_or_dates(void **state)
     assert_reading(readings, "1700000000250000000,1,2", 1700000000.25, 1, 2);
     assert_reading(readings, "2023-11-14T22:13:20.25Z,1,2", 1700000000.25, 1, 2);
     assert_reading(readings, "2023-11-14 23:13:20.25+01:00,1,2", 1700000000.25, 1, 2);
+    assert_reading(readings, "2023-11-15T03:43:20.25+0530,1,2", 1700000000.25, 1, 2); /* was +05 */
+    assert_reading(readings, "2023-11-14T19:13:20.25-03,1,2", 1700000000.25, 1, 2);
+    assert_reading(readings, "2016-12-31T23:59:60.5Z,1,2", 1483228800.5, 1, 2); /* a leap second */
+    assert_reading(readings, "2024-02-29T00:00:00,1,2", 1709164800, 1, 2);
+    static const char *const others[] = {"2023-02-29T00:00:00Z", "2023-13-01T00:00:00Z", "2023-11-14T24:00:00Z", "2023-11-14T22:60:00Z",
+                                         "2023-11-14T22:13:61Z", "2023-11-14T22:13:20+1", "2023-11-14T22:13:20+01:99",
+                                         "2023-11-14T22:13:20+01:00abc", "2023-11-14T22:13:20.2.5Z", "2023-11-14T22:13:20.5e3Z",
+                                         "2023-11-14T 2:13:20Z", "-023-11-14T22:13:20Z"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "%s,1,2", others[i]);
+        assert_status(readings, line, READING_BAD, "the time is neither seconds nor a date");
+    }
     assert_status(readings, "soon,1,2", READING_BAD, "the time is neither seconds nor a date");
     assert_status(readings, "1e300,1,2", READING_BAD, "the time is neither seconds nor a date");
     readings_destroy(readings);
@@ -163,6 +203,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_header_says_the_columns),
+        cmocka_unit_test(what_separates_may_stand_between_quotes),
+        cmocka_unit_test(a_mark_of_utf_8_is_no_part_of_a_name),
         cmocka_unit_test(without_a_header_the_order_counts),
         cmocka_unit_test(a_header_that_lacks_a_field_is_told),
         cmocka_unit_test(json_takes_its_keys_and_passes_over_the_rest),
