@@ -140,6 +140,7 @@ static void pass_rest(FILE *file)
 static bool read_line(struct sensor_file *file)
 {
     if (fgets(file->line, LINE, file->file) == NULL) {
+        file->counts.error = ferror(file->file) ? errno : 0;
         return false;
     }
     size_t n = strlen(file->line);

@@ -23,6 +23,7 @@ struct sensor_file_options {
 struct sensor_file_counts {
     uint64_t lines, readings, missing, late, bad; /* bad: not read, too long or out of range */
     uint64_t first_bad;    /* its number, from 1  */
+    int error;             /* errno's, where reading failed; 0: it came to the end */
     char why[160], quote[64]; /* of the first bad one */
     double interval;       /* s between readings with times: the median of the first 1024; below 0: not known */
 };

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,6 +104,11 @@ static void place_sensor_row(struct track *track, const struct cadence_hop *hop,
     }
 }
 
+static int check_output(const struct job *job)
+{
+    return ferror(job->writer.file) ? verb_fail(EX_IOERR, "can't write the output: %s", strerror(errno)) : 0;
+}
+
 static int take_sensor_hops(void *context, size_t hops)
 {
     struct job *job = context;
@@ -111,7 +117,7 @@ static int take_sensor_hops(void *context, size_t hops)
         place_sensor_row(track, job->hops++, runner_out(job->runner, 0) + i * (size_t)job->info->outputs);
     }
     tag_writer_pass(&job->writer, events_open_since(track->events));
-    return ferror(job->writer.file) ? EX_IOERR : 0;
+    return check_output(job);
 }
 
 /* Events that begin before this sample have all been told. */
@@ -137,7 +143,7 @@ static int take_hops(void *context, size_t hops)
         }
     }
     tag_writer_pass(&job->writer, passed(job));
-    return ferror(job->writer.file) ? EX_IOERR : 0;
+    return check_output(job);
 }
 
 /* The best label stands for all of the input. */
@@ -327,6 +333,10 @@ static void note_interval(const struct job *job, const struct sensor_file_counts
 static int note_lines(const struct job *job, const struct sensor_file_counts *counts)
 {
     note_interval(job, counts);
+    if (counts->error != 0) {
+        return verb_fail(counts->lines > 0 ? EX_IOERR : EX_NOINPUT, "%s: %s%s", job->path, strerror(counts->error),
+                         counts->lines > 0 ? "; what is before that was tagged" : "");
+    }
     if (counts->bad > 0 && counts->readings == 0) {
         return verb_fail(EX_DATAERR, "%s:%llu: %s: \"%s\"", job->path, (unsigned long long)counts->first_bad, counts->why,
                          counts->quote);

@@ -415,6 +415,7 @@ static void a_sensors_file_without_readings_is_told(void **state)
     assert_says(65, "tag %/empty.csv" SENSOR, "empty.csv: no readings");
     assert_says(65, "tag %/header.csv" SENSOR, "header.csv: no readings");
     assert_says(65, "tag %/hollow.csv" SENSOR, "2 readings lack a value");
+    assert_says(66, "tag % --input csv" SENSOR, "Is a directory"); /* "no readings" */
     assert_says(64, "tag %/header.csv", "a sensor's recording needs a sensor's model: --model motion or vibration-tags");
 }
 
