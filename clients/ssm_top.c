@@ -26,7 +26,8 @@ static volatile sig_atomic_t interrupted;
 /* One state/, and the one before it, for what happens in a second. */
 struct top {
     json_t *now, *before;
-    int64_t now_ns, before_ns;
+    double now_ns, before_ns;
+    uint8_t boot[16]; /* of both */
     void *levels; /* tsearch tree of struct level */
 };
 
@@ -100,7 +101,12 @@ static bool take_state(struct top *top, const struct subscriber_message *message
         json_decref(state);
         return false;
     }
-    if (top->now && message->header.tm - top->now_ns < 200000000) { /* somebody joined: a state out of turn */
+    if (memcmp(top->boot, message->header.boot, sizeof top->boot) != 0) { /* another daemon's counters, on a clock of its own */
+        json_decref(top->now);
+        top->now = NULL;
+        memcpy(top->boot, message->header.boot, sizeof top->boot);
+    }
+    if (top->now && (double)message->header.tm - top->now_ns < 2e8) { /* somebody joined: a state out of turn */
         json_decref(state);
         return false;
     }
@@ -108,7 +114,7 @@ static bool take_state(struct top *top, const struct subscriber_message *message
     top->before = top->now;
     top->before_ns = top->now_ns;
     top->now = state;
-    top->now_ns = message->header.tm;
+    top->now_ns = (double)message->header.tm;
     return top->before != NULL;
 }
 
@@ -140,17 +146,32 @@ static double number_of(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-/* How much `key` grew a second; 0 after a restart. */
+/* How much `key` grew a second; 0 where there was nothing before. */
 static double rate_of(const struct top *top, const json_t *now, const json_t *before, const char *key)
 {
     double grown = number_of(now, key) - number_of(before, key);
-    return before && grown > 0 ? grown * 1e9 / (double)(top->now_ns - top->before_ns) : 0;
+    return before && grown > 0 ? grown * 1e9 / (top->now_ns - top->before_ns) : 0;
 }
 
 /* The i-th stream; NULL past the end. */
 static const json_t *stream_at(const json_t *state, size_t i)
 {
     return json_array_get(json_object_get(state, "streams"), i);
+}
+
+static bool is_same_stream(const json_t *a, const json_t *b)
+{
+    return json_equal(json_object_get(a, "pipeline"), json_object_get(b, "pipeline")) &&
+           json_equal(json_object_get(a, "channel"), json_object_get(b, "channel"));
+}
+
+/* The i-th stream as it was; NULL where it is new. A reload may have moved it. */
+static const json_t *stream_before(const struct top *top, size_t i)
+{
+    const json_t *stream = stream_at(top->now, i), *before = stream_at(top->before, i);
+    for (size_t k = 0; !is_same_stream(before, stream) && (before = stream_at(top->before, k)); k++) {
+    }
+    return before;
 }
 
 static struct level find_level(const struct top *top, const json_t *stream)
@@ -174,7 +195,7 @@ static double hops_a_second(const struct top *top)
 {
     double sum = 0;
     for (size_t i = 0; stream_at(top->now, i); i++) {
-        sum += rate_of(top, stream_at(top->now, i), stream_at(top->before, i), "hops");
+        sum += rate_of(top, stream_at(top->now, i), stream_before(top, i), "hops");
     }
     return sum;
 }
@@ -194,7 +215,7 @@ static json_t *describe_stream(const struct top *top, size_t i)
                      json_object_get(stream, "channel"), "model", json_object_get(stream, "model"), "source",
                      json_object_get(stream, "source"), "player", json_object_get(stream, "player"), "ended",
                      json_object_get(stream, "ended"), "hops_per_s",
-                     rate_of(top, stream, stream_at(top->before, i), "hops"), "in_db", decibels(level.in_db), "out_db",
+                     rate_of(top, stream, stream_before(top, i), "hops"), "in_db", decibels(level.in_db), "out_db",
                      decibels(level.out_db), "lost", json_object_get(stream, "lost"));
 }
 
@@ -264,7 +285,7 @@ static void print_parts(const char *const *parts, int n)
 
 static void print_stream(const struct top *top, size_t i, bool screen)
 {
-    const json_t *stream = stream_at(top->now, i), *before = stream_at(top->before, i);
+    const json_t *stream = stream_at(top->now, i), *before = stream_before(top, i);
     struct level level = find_level(top, stream);
     char lost[LOST_MAX];
     describe_lost(stream, before, lost);
