@@ -20,6 +20,7 @@
 #include "clients/json.h"
 #include "clients/recall.h"
 #include "clients/verb.h"
+#include "daemon/wire.h"
 #include "model/ssm.h"
 
 enum { BYTES = 256, BLOCK = 2048, WINDOW = 8, LONGEST = 8192, RECENT = 128, FEW = 16 };
@@ -81,12 +82,12 @@ static void add_byte(struct line *line, unsigned char byte, double bits)
 /* A log holds what strangers send: nothing of it may command the terminal. */
 static void print_text(const struct line *line)
 {
-    for (size_t i = 0; i < line->size; i++) {
-        unsigned char byte = (unsigned char)line->text[i];
-        if (byte < ' ' || byte == 127) {
-            printf("\\x%02x", byte);
+    for (size_t i = 0, n; i < line->size; i += n > 0 ? n : 1) {
+        n = wire_printable(line->text + i, line->size - i);
+        if (n > 0) {
+            fwrite(line->text + i, 1, n, stdout);
         } else {
-            putchar(byte);
+            printf("\\x%02x", (unsigned char)line->text[i]);
         }
     }
     putchar('\n');

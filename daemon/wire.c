@@ -384,15 +384,62 @@ static bool get_int(struct cursor *in, int64_t *to)
     return value.kind == KIND_INT || (value.kind == KIND_UINT && value.n <= INT64_MAX);
 }
 
+/* The bytes of the UTF-8 character at text, 0 if it is none. */
+static size_t utf8_length(const unsigned char *text, size_t left)
+{
+    size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
+    if (n == 0 || n > left || text[0] > 0xf4) {
+        return 0;
+    }
+    for (size_t i = 1; i < n; i++) {
+        if ((text[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return n;
+}
+
+/* Of a character of n bytes: C0, DEL or C1, which a terminal may take for a command. */
+static bool is_control(const unsigned char *text, size_t n)
+{
+    return (n == 1 && (text[0] < 0x20 || text[0] == 0x7f)) || (n == 2 && text[0] == 0xc2 && text[1] < 0xa0);
+}
+
+size_t wire_printable(const void *text, size_t left)
+{
+    size_t n = left > 0 ? utf8_length(text, left) : 0;
+    return n > 0 && !is_control(text, n) ? n : 0;
+}
+
+bool wire_is_plain(const char *text)
+{
+    size_t left = strlen(text), n;
+    while ((n = wire_printable(text, left)) > 0) {
+        text += n;
+        left -= n;
+    }
+    return left == 0;
+}
+
 static bool get_text(struct cursor *in, char *to, size_t size)
 {
     struct value value = read_value(in);
     if (value.kind != KIND_TEXT) {
         return false;
     }
-    size_t n = value.n < size ? (size_t)value.n : size - 1;
-    memcpy(to, value.bytes, n);
-    to[n] = '\0';
+    for (size_t step; value.n > 0; value.n -= step, value.bytes += step) {
+        step = wire_printable(value.bytes, (size_t)value.n);
+        if (step == 0) {
+            return false;
+        }
+        if (step >= size) { /* cut, but not within a character */
+            break;
+        }
+        memcpy(to, value.bytes, step);
+        to += step;
+        size -= step;
+    }
+    *to = '\0';
     return true;
 }
 
@@ -518,21 +565,6 @@ size_t wire_topic(char topic[WIRE_TOPIC_MAX], const char *kind, const char *node
 
 /* ---- JSON ---- */
 
-/* The bytes of the UTF-8 character at text, 0 if it is none. */
-static size_t utf8_length(const unsigned char *text, size_t left)
-{
-    size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
-    if (n == 0 || n > left || text[0] > 0xf4) {
-        return 0;
-    }
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return n;
-}
-
 void wire_json_text(FILE *file, const void *text, size_t size)
 {
     fputc('"', file);
@@ -544,8 +576,8 @@ void wire_json_text(FILE *file, const void *text, size_t size)
             n = 1;
         } else if (*at == '"' || *at == '\\') {
             fprintf(file, "\\%c", *at);
-        } else if (*at < 0x20 || *at == 0x7f) {
-            fprintf(file, "\\u%04x", *at);
+        } else if (is_control(at, n)) {
+            fprintf(file, "\\u%04x", at[n - 1]);
         } else {
             fwrite(at, 1, n, file);
         }

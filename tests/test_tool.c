@@ -457,6 +457,10 @@ static void an_odd_line_of_a_log_is_flagged(void **state)
     assert_says(0, "lines tests/data/odd-line.log", "41 lines, 1 odd");
     assert_says(0, "lines tests/data/odd-line.log", "jndi:ldap");
     assert_says(64, "lines README.md" MODEL, "not a model of bytes");
+    FILE *file = fopen(in_folder("hostile.log"), "w"); /* ESC, and the same as U+009B and as a byte */
+    fputs("\x1b[2J \xc2\x9b" "2J \x9b" "2J \xe2\x9b\x9b\n", file);
+    fclose(file);
+    assert_says(0, "lines --all %/hostile.log", "\\x1b[2J \\xc2\\x9b2J \\x9b2J \xe2\x9b\x9b");
 }
 
 static void a_gpu_that_is_not_there_is_69_and_says_why(void **state)
@@ -544,12 +548,30 @@ static void a_state_never_replaces_a_recording(void **state)
     assert_runs("denoise %/keep.wav %/o.wav --state-out %/o.state" MODEL);
 }
 
+static void assert_told(const char *arguments)
+{
+    char command[1024], words[256] = "";
+    snprintf(command, sizeof command, "%s %s >/dev/full 2>%s", getenv("SSM") ? getenv("SSM") : "build/release/ssm", arguments,
+             in_folder("words"));
+    assert_int_equal(WEXITSTATUS(system(command)), 74);
+    FILE *file = fopen(in_folder("words"), "r");
+    words[fread(words, 1, sizeof words - 1, file)] = '\0';
+    fclose(file);
+    if (strstr(words, "No space left on device") == NULL || strchr(words, '\n') != words + strlen(words) - 1) {
+        fail_msg("ssm %s says \"%s\"", arguments, words); /* tag --scores said nothing */
+    }
+}
+
 static void a_full_disk_is_told(void **state)
 {
     (void)state;
     char command[512];
-    snprintf(command, sizeof command, "%s schema >/dev/full 2>/dev/null", getenv("SSM") ? getenv("SSM") : "build/release/ssm");
-    assert_int_equal(WEXITSTATUS(system(command)), 74);
+    struct sound in = make_sound(16000, 1, 64000);
+    write_sound("long.wav", &in);
+    free(in.samples);
+    assert_told("schema");
+    snprintf(command, sizeof command, "tag %s --scores --model tests/data/tiny-tag.safetensors", in_folder("long.wav"));
+    assert_told(command);
 }
 
 static json_t *parse_said(const char *arguments)

@@ -162,9 +162,12 @@ def bytes_of_another_wire_are_passed_over():
         publisher.socket.send_multipart([b"audio/", b"", b"", b""])
         publisher.socket.send_multipart([b"a" * 5000, b"\x80", b""])
         publisher.send("hugz/here/", b"\xdf\xff\xff\xff\xff", dt="msgpack")
+        publisher.send("audio/here/\x1b[2J/0/tiny/", dt="f32le")
+        publisher.send("audio/here/\x9b2J/0/tiny/", dt="f32le")
+        publisher.send(TOPIC, lost={"n": 1, "from": 0, "to": 1, "why": "\x1b]0;x\x07"})
         publisher.send("state/here/", b"\x81\xa1", dt="msgpack")
         lines, err = end(process)
-        assert len(lines) == 1 and "not ssmd's wire" in err and "4 messages were not" in err, (lines, err)
+        assert len(lines) == 1 and "not ssmd's wire" in err and "7 messages were not" in err, (lines, err)
 
 
 def silence_says_whether_anybody_is_there():

@@ -95,6 +95,32 @@ static void wire_decode_passes_over_what_it_does_not_know(void **state)
     assert_string_equal(header.dt, "a text long");
 }
 
+/* A terminal obeys ESC, and the same as one character of C1. */
+static void nothing_of_a_text_commands_a_terminal(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"\x1b[2J", "a\nb", "\x7f", "\xc2\x9b" "2J", "\x9b" "2J", "\xff"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        uint8_t bytes[64];
+        struct wire_bytes out = {.at = bytes, .room = sizeof bytes};
+        struct wire_header header;
+        assert_false(wire_is_plain(texts[i]));
+        wire_put_map(&out, 2);
+        wire_put_text(&out, "v");
+        wire_put_uint(&out, WIRE_VERSION);
+        wire_put_pair(&out, "clk", texts[i]);
+        assert_false(wire_decode(&header, bytes, out.n));
+    }
+    assert_true(wire_is_plain("na\xc3\xafve \xe2\x9b\x9b \xf0\x9f\x8e\xb5"));
+    char *text = NULL;
+    size_t size;
+    FILE *file = open_memstream(&text, &size);
+    wire_json_text(file, "\xc2\x9b\xc2\xa0", 4);
+    fclose(file);
+    assert_string_equal(text, "\"\\u009b\xc2\xa0\"");
+    free(text);
+}
+
 /* Every cut and 20 000 damaged copies: an answer each, and no read beyond the bytes (malloc'd to size for the sanitizer). */
 static void wire_decode_answers_any_bytes(void **state)
 {
@@ -147,6 +173,7 @@ static void wire_topics_end_in_a_slash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_of_a_text_commands_a_terminal),
         cmocka_unit_test(wire_header_comes_back_as_it_was_sent),
         cmocka_unit_test(wire_header_at_its_largest_fits),
         cmocka_unit_test(wire_encode_refuses_a_small_buffer),
