@@ -13,6 +13,7 @@
 #include "daemon/cert.h"
 #include "daemon/log.h"
 #include "daemon/peers.h"
+#include "daemon/socket.h"
 #include "dsp/clock.h"
 #include "model/refuse.h"
 
@@ -132,8 +133,24 @@ static int find_type(void *socket)
     return type;
 }
 
+/* libzmq puts its socket into the place of whatever is there: of a file, or of another's socket, who then hears nothing. (What a
+ * reload opens anew does take the place of what it replaces.) Names in no folder (@) and of libzmq's choice (*) are nobody's. */
+static bool is_taken(void *socket, const char *address)
+{
+    const char *path = address + sizeof "ipc://" - 1;
+    struct stat found;
+    if (strncmp(address, "ipc://", 6) != 0 || *path == '@' || *path == '*' || stat(path, &found) != 0) {
+        return false;
+    }
+    return !S_ISSOCK(found.st_mode) || (find_type(socket) != ZMQ_PULL && !socket_is_abandoned(path));
+}
+
 bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
+    if (is_taken(socket, address)) {
+        errno = EADDRINUSE;
+        return false;
+    }
     bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
     int events = (guarded ? ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL : 0) |
                  (find_type(socket) == ZMQ_XPUB ? ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED : 0);

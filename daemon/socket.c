@@ -12,15 +12,16 @@
 
 #include "model/refuse.h"
 
-/* A socket left behind by a daemon that was killed, rather than one somebody listens on. */
-static bool is_abandoned(const struct sockaddr_un *address)
+bool socket_is_abandoned(const char *path)
 {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat found;
-    if (stat(address->sun_path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
+    if (strlen(path) >= sizeof address.sun_path || stat(path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
         return false;
     }
+    strcpy(address.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 && errno == ECONNREFUSED;
+    bool refused = connect(fd, (const struct sockaddr *)&address, sizeof address) < 0 && errno == ECONNREFUSED;
     close(fd);
     return refused;
 }
@@ -32,7 +33,7 @@ int socket_listen_unix(const char *path, struct ssm_error *err)
         return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
     }
     strcpy(address.sun_path, path);
-    if (is_abandoned(&address)) {
+    if (socket_is_abandoned(path)) {
         unlink(path);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -4,11 +4,15 @@
 
 /* Sockets that sources listen on: non-blocking, closed on exec. Each gives the descriptor, or -1 with *err. */
 
+#include <stdbool.h>
+
 #include "model/ssm.h"
 
 /* A stream socket that this user and group may connect to. One left behind by a daemon that was killed is replaced, one
  * somebody listens on is not. */
 int socket_listen_unix(const char *path, struct ssm_error *err);
+/* A stream socket left behind by a daemon that was killed, rather than one somebody listens on? */
+bool socket_is_abandoned(const char *path);
 /* "HOST:PORT", "[::1]:PORT" */
 int socket_listen_tcp(const char *address, struct ssm_error *err);
 /* Messages carry how many before them the system dropped (SO_RXQ_OVFL). */

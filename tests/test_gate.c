@@ -3,6 +3,8 @@
 #include "daemon/gate.h"
 
 #include <errno.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -52,6 +54,45 @@ static void who_asks_too_much_and_hangs_up_harms_nothing(void **state)
 {
     (void)state;
     hung_up_on(ZMQ_ROUTER, ZMQ_DEALER);
+}
+
+static bool is_bound(struct gate *gate, int type, const char *address)
+{
+    const struct gate_socket options = {.type = type, .waiting_most = WAITING_MOST, .message_most = 1000};
+    void *socket = gate_socket(gate, &options);
+    bool bound = gate_bind(gate, socket, address);
+    assert_true(bound || errno == EADDRINUSE);
+    zmq_close(socket);
+    return bound;
+}
+
+/* libzmq would remove both without a word. */
+static void an_ipc_address_takes_no_file_and_nobodys_socket(void **state)
+{
+    (void)state;
+    struct ssm_error err = {0};
+    struct gate *gate = gate_open(NULL, &err);
+    const char *address = ipc_in_folder("taken");
+    FILE *file = fopen(address + 6, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_false(is_bound(gate, ZMQ_XPUB, address));
+    assert_false(is_bound(gate, ZMQ_PULL, address));
+    assert_int_equal(unlink(address + 6), 0);
+    const struct gate_socket options = {.type = ZMQ_XPUB, .waiting_most = WAITING_MOST, .message_most = 1000};
+    void *ours = gate_socket(gate, &options);
+    assert_true(gate_bind(gate, ours, address));
+    assert_false(is_bound(gate, ZMQ_XPUB, address));
+    assert_false(is_bound(gate, ZMQ_ROUTER, address));
+    assert_true(is_bound(gate, ZMQ_PULL, address)); /* as a reload's */
+    zmq_close(ours);
+    struct sockaddr_un left = {.sun_family = AF_UNIX};
+    snprintf(left.sun_path, sizeof left.sun_path, "%s", ipc_in_folder("left") + 6);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&left, sizeof left), 0);
+    close(fd);
+    assert_true(is_bound(gate, ZMQ_XPUB, ipc_in_folder("left"))); /* of who was killed */
+    gate_close(gate);
 }
 
 static void who_feeds_too_much_and_hangs_up_harms_nothing(void **state)
@@ -188,6 +229,7 @@ static void who_sends_a_publisher_too_many_bytes_is_cut_off_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_ipc_address_takes_no_file_and_nobodys_socket),
         cmocka_unit_test(who_asks_too_much_and_hangs_up_harms_nothing),
         cmocka_unit_test(who_feeds_too_much_and_hangs_up_harms_nothing),
         cmocka_unit_test(who_subscribes_too_often_and_hangs_up_harms_nothing),

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import msgpack
 
@@ -50,6 +51,7 @@ def rates_are_of_the_time_between_two_states():
         publisher.send(METER, struct.pack("<4f", -20.5, -10, -30.25, -15), dt="f32le", n=4)
         send_state(publisher, 10, state(100, {"ring_full": 5, "blown": 1}))
         send_state(publisher, 10.1, state(100))  # somebody joined
+        time.sleep(0.5)  # the level comes by another connection
         send_state(publisher, 12, state(300, {"ring_full": 6, "blown": 1}))
         lines, err = end(process)
         assert not err and "9.9 on here  running  up 1:02:03  2 streams, 1 live  100 hops/s  300 messages/s" in lines[0], lines
