@@ -2,8 +2,12 @@
 #include "config/config.h"
 
 #include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "config/read.h"
 
@@ -201,22 +205,46 @@ struct use {
     bool written;
 };
 
-/* Gives the path without links, "." and ".." (to free): of a file that isn't there yet its folder's, and the name.
- * Where that isn't there either, or memory runs out, the path as it is, or NULL. */
-static char *resolve(const char *path)
+enum { LINKS = 16 }; /* that are followed to where nothing is */
+
+/* "folder of path/name"; NULL when memory runs out. */
+static char *beside(const char *path, const char *name)
 {
-    char *whole = realpath(path, NULL), *folder, *file = NULL;
-    if (whole) {
-        return whole;
-    }
+    const char *slash = strrchr(path, '/');
+    char *file = NULL;
+    return asprintf(&file, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 0 ? NULL : file;
+}
+
+/* Of a path where nothing is: its folder without links, "." and "..", and the name; as it is where the folder isn't there either. */
+static char *resolve_free(const char *path)
+{
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    char *above = slash ? strndup(path, (size_t)(name - path)) : strdup(".");
-    folder = above ? realpath(above, NULL) : NULL;
+    char *above = beside(path, "."), *folder = above ? realpath(above, NULL) : NULL, *file = NULL;
     if (!folder || asprintf(&file, "%s/%s", folder, name) < 0) {
         file = strdup(path);
     }
     free(above);
     free(folder);
+    return file;
+}
+
+/* What is the same (to free) for every path that leads there: of a file its number, since it may have several names; else the path
+ * at which it would come to be, for a link to nothing too. NULL when memory runs out. */
+static char *resolve(const char *path, int links)
+{
+    struct stat found;
+    char target[4096], *file = NULL, *next;
+    if (stat(path, &found) == 0) {
+        return asprintf(&file, "%ju:%ju", (uintmax_t)found.st_dev, (uintmax_t)found.st_ino) < 0 ? NULL : file;
+    }
+    ssize_t n = links > 0 ? readlink(path, target, sizeof target - 1) : -1;
+    if (n <= 0) {
+        return resolve_free(path);
+    }
+    target[n] = '\0';
+    next = target[0] == '/' ? strdup(target) : beside(path, target);
+    file = next ? resolve(next, links - 1) : NULL;
+    free(next);
     return file;
 }
 
@@ -233,7 +261,7 @@ static int compare_uses(const void *a, const void *b)
 static void check_uses(struct use *uses, int n, struct config_errors *errors)
 {
     for (int i = 0; i < n; i++) {
-        if (!(uses[i].file = resolve(uses[i].path))) {
+        if (!(uses[i].file = resolve(uses[i].path, LINKS))) {
             errors_add(errors, uses[i].at, "", "out of memory");
             return;
         }

@@ -356,20 +356,35 @@ static void what_an_error_quotes_is_no_line_of_its_own(void **state)
     free(text);
 }
 
-static void a_link_to_the_source_is_no_sink(void **state)
+static void assert_same_file(const char *source, const char *sinks, const char *words)
+{
+    char text[2048];
+    struct config_errors errors;
+    snprintf(text, sizeof text,
+             "version: 1\npipelines:\n  p:\n    source: {type: file, path: %s}\n    model: m\n    sinks: [%s]\n", source, sinks);
+    assert_null(parse(text, &errors));
+    if (strstr(errors.at[0].text, words) == NULL) {
+        fail_msg("%s", errors.at[0].text);
+    }
+}
+
+static void a_file_is_the_same_by_another_name(void **state)
 {
     (void)state;
-    const char *source = in_folder("in.wav"), *sink = in_folder("out.wav");
-    char text[512];
-    struct config_errors errors;
+    char source[256], sink[256], sinks[1024];
+    snprintf(source, sizeof source, "%s", in_folder("in.wav"));
+    snprintf(sink, sizeof sink, "{type: file, path: %s}", in_folder("out.wav"));
     fclose(fopen(source, "w"));
-    assert_int_equal(symlink("in.wav", sink), 0);
-    snprintf(text, sizeof text,
-             "version: 1\npipelines:\n  p:\n    source: {type: file, path: %s}\n    model: m\n"
-             "    sinks: [{type: file, path: %s}]\n",
-             source, sink);
-    assert_null(parse(text, &errors));
-    assert_non_null(strstr(errors.at[0].text, "out.wav is both read and written; see line 4"));
+    assert_int_equal(symlink("in.wav", in_folder("out.wav")), 0);
+    assert_same_file(source, sink, "out.wav is both read and written; see line 4");
+    assert_int_equal(unlink(in_folder("out.wav")), 0);
+    assert_int_equal(link(source, in_folder("out.wav")), 0);
+    assert_same_file(source, sink, "out.wav is both read and written; see line 4"); /* it was emptied, and with it the source */
+    assert_int_equal(symlink("later.wav", in_folder("to.wav")), 0);
+    assert_int_equal(symlink("to.wav", in_folder("link.wav")), 0);
+    size_t n = (size_t)snprintf(sinks, sizeof sinks, "{type: file, path: %s}", in_folder("link.wav"));
+    snprintf(sinks + n, sizeof sinks - n, ", {type: file, path: %s}", in_folder("later.wav"));
+    assert_same_file("z.wav", sinks, "later.wav is written by another sink too, on line 6");
 }
 
 static void all_errors_are_told_and_those_beyond_the_room_are_counted(void **state)
@@ -706,7 +721,7 @@ int main(void)
         cmocka_unit_test(every_type_of_source_and_sink_is_read),
         cmocka_unit_test(every_error_says_where_and_what),
         cmocka_unit_test(what_an_error_quotes_is_no_line_of_its_own),
-        cmocka_unit_test(a_link_to_the_source_is_no_sink),
+        cmocka_unit_test(a_file_is_the_same_by_another_name),
         cmocka_unit_test(all_errors_are_told_and_those_beyond_the_room_are_counted),
         cmocka_unit_test(every_slip_of_a_letter_is_answered_with_the_key_meant),
         cmocka_unit_test(overrides_count_as_if_they_stood_in_the_file),
