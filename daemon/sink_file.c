@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,24 +237,33 @@ static bool name_kept(const char *path, const struct stat *was, int number, char
     return snprintf(name, size, "%.*s.%s%s%s", (int)stem, path, date, more, path + stem) < (int)size;
 }
 
-/* What was cut off goes on under another name, and never over a file. False: it is still there. */
-static bool keep_cut_off(const char *path)
+/* Never over a file. Not every file system (vfat) has links. */
+static bool rename_to_free(const char *path, const char *name)
 {
-    char name[1200];
+    return renameat2(AT_FDCWD, path, AT_FDCWD, name, RENAME_NOREPLACE) == 0 ||
+           (errno != EEXIST && link(path, name) == 0 && unlink(path) == 0);
+}
+
+/* What was cut off goes on under another name. Where the path is a link it stays one, and the file is renamed. False: it is still
+ * there. */
+static bool keep_cut_off(const char *given)
+{
+    char path[PATH_MAX], name[PATH_MAX + 64];
     struct stat was;
-    if (stat(path, &was) != 0) {
+    bool found = realpath(given, path) && stat(path, &was) == 0;
+    if (!found && errno == ENOENT) {
         return true;
     }
-    for (int i = 0; i < 1000 && name_kept(path, &was, i, name, sizeof name); i++) {
-        if (link(path, name) == 0 && unlink(path) == 0) {
-            log_line(LOG_WARNING, "%s was cut off; what there is of it is %s now", path, name);
+    for (int i = 0; found && i < 1000 && name_kept(path, &was, i, name, sizeof name); i++) {
+        if (rename_to_free(path, name)) {
+            log_line(LOG_WARNING, "%s was cut off; what there is of it is %s now", given, name);
             return true;
         }
         if (errno != EEXIST) {
             break;
         }
     }
-    log_line(LOG_WARNING, "%s was cut off and can't be kept (%s): it is replaced", path, strerror(errno));
+    log_line(LOG_WARNING, "%s was cut off and can't be kept (%s): it is replaced", given, strerror(errno));
     return false;
 }
 

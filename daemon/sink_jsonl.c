@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/labels.h"
 #include "daemon/log.h"
@@ -153,6 +155,17 @@ static bool lane_init(struct jsonl_sink *jsonl, struct lane *lane)
     return lane->events && lane->queue;
 }
 
+/* A pipe that nobody reads is refused rather than waited for; NULL with errno. */
+static FILE *open_lines(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    FILE *file = fd >= 0 && fcntl(fd, F_SETFL, O_APPEND) == 0 ? fdopen(fd, "a") : NULL;
+    if (fd >= 0 && !file) {
+        close(fd);
+    }
+    return file;
+}
+
 static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error *err)
 {
     size_t n = (size_t)setup->n_channels;
@@ -182,9 +195,9 @@ static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error 
         refuse_memory(err);
         goto fail;
     }
-    jsonl->file = strcmp(jsonl->path, "-") == 0 ? stdout : fopen(jsonl->path, "ae");
+    jsonl->file = strcmp(jsonl->path, "-") == 0 ? stdout : open_lines(jsonl->path);
     if (!jsonl->file) {
-        refuse(err, 73, "%s: %s", jsonl->path, strerror(errno));
+        refuse(err, 73, "%s: %s", jsonl->path, errno == ENXIO ? "a pipe that nobody reads" : strerror(errno));
         goto fail;
     }
     if (worker_add(setup->writer, serve, jsonl) < 0) {

@@ -313,11 +313,22 @@ static bool try_format(const char *path, const SF_INFO *wanted, struct sound_fil
     return handle != NULL;
 }
 
+/* Opening one waits for its reader, and so may each write, with all that is written beside it. */
+static bool refuse_pipe(const char *path, struct sound_file_error *err)
+{
+    struct stat found;
+    bool pipe = stat(path, &found) == 0 && S_ISFIFO(found.st_mode);
+    if (pipe) {
+        say(err, EX_CANTCREAT, path, "is a pipe, whose reader could keep other recordings waiting; take a file");
+    }
+    return pipe;
+}
+
 bool sound_file_fits(const char *path, const struct sound_file_info *info, struct sound_file_error *err)
 {
     SF_INFO wanted;
     *err = (struct sound_file_error){0};
-    return choose_format(path, info, &wanted, err) && try_format(path, &wanted, err);
+    return choose_format(path, info, &wanted, err) && try_format(path, &wanted, err) && !refuse_pipe(path, err);
 }
 
 static bool is_regular(int fd)
@@ -411,7 +422,7 @@ static struct sound_file *open_for_writing(const char *path, const struct sound_
     SF_INFO wanted;
     *err = (struct sound_file_error){0};
     const struct ending *ending = choose_format(path, info, &wanted, err);
-    struct sound_file *file = ending ? allocate(path, err) : NULL;
+    struct sound_file *file = ending && (atomic || !refuse_pipe(path, err)) ? allocate(path, err) : NULL;
     if (!file) {
         return NULL;
     }

@@ -4,6 +4,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,46 @@ def what_was_cut_off_outlives_a_refused_start_too():
         assert not [name for name in names(folder) if name.endswith(".recording")], names(folder)
 
 
+def what_was_cut_off_behind_a_link_leaves_the_link():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(20 * RATE))
+        os.mkdir(f"{folder}/large")
+        os.symlink("large/out.wav", f"{folder}/link.wav")
+        process = subprocess.Popen([SSMD, "--config", configure(folder, f"{folder}/link.wav")], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        time.sleep(2)
+        process.kill()
+        process.communicate()
+        status, said = run(configure(folder, f"{folder}/link.wav", more=", paced: false"))
+        assert status == 0 and "link.wav was cut off; what there is of it is" in said, (status, said)
+        assert os.readlink(f"{folder}/link.wav") == "large/out.wav" and whole(f"{folder}/link.wav") == 10 * RATE, names(folder)
+        kept, = (name for name in names(f"{folder}/large") if name.startswith("out.2"))  # the link had this name, and nothing led to large/
+        assert whole(f"{folder}/large/{kept}") >= RATE // 2, kept
+
+
+def a_pipe_is_no_recording():
+    """Who reads it could keep every other recording waiting; a reload waited for one, and ssmd could not be ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
+        for name in ("pipe.wav", "pipe.flac"):
+            os.mkfifo(f"{folder}/{name}")
+        path = configure(folder, f"{folder}/out.wav", more=", loop: true")
+        process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        for name in ("pipe.wav", "pipe.flac"):
+            status, said = run(configure(folder, f"{folder}/{name}", name="other"))
+            assert status == 73 and f"{name}: is a pipe" in said, (status, said)
+            checked = subprocess.run([SSM, "check", f"{folder}/other.yaml"], capture_output=True, text=True)
+            assert checked.returncode == 73 and f"{name}: is a pipe" in checked.stderr, checked
+        configure(folder, f"{folder}/out.wav", f"{folder}/pipe.flac", more=", loop: true")
+        process.send_signal(signal.SIGHUP)
+        line = process.stderr.readline()
+        assert "not reloaded, what ran goes on" in line and "is a pipe" in line, line
+        process.terminate()
+        assert process.wait(timeout=20) == 0, process.stderr.read()
+        process.stderr.close()
+
+
 def a_file_that_another_daemon_writes_is_refused():
     with tempfile.TemporaryDirectory() as folder:
         script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
@@ -98,4 +139,4 @@ def a_file_that_another_daemon_writes_is_refused():
 
 if __name__ == "__main__":
     sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
-                        a_file_that_another_daemon_writes_is_refused))
+                        what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused))

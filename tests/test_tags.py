@@ -3,6 +3,7 @@
 """A tag model in the real daemon: scores and events to a subscriber, lines into a file, and the same as `ssm tag` says."""
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -114,11 +115,13 @@ def subscribers_get_scores_events_and_labels():
 def sinks_and_models_that_do_not_fit_are_refused():
     with tempfile.TemporaryDirectory() as folder:
         write_tones(f"{folder}/in.wav")
+        os.mkfifo(f"{folder}/pipe")  # was waited for
         source = f"{{type: file, path: {folder}/in.wav, paced: false}}"
         for sinks, model, more, words in [
                 (f"[{{type: file, path: {folder}/o.wav}}]", MODEL, "", "type file takes sound"),
                 (f"[{{type: jsonl, path: {folder}/o}}]", DENOISER, "", "type jsonl takes tags"),
                 ("[{type: publish}]", MODEL, "    strength: 6\n", "strength and bypass are for denoisers"),
+                (f"[{{type: jsonl, path: {folder}/pipe}}]", MODEL, "", "pipe: a pipe that nobody reads"),
                 (f"[{{type: jsonl, path: {folder}/no/such}}]", MODEL, "", "No such file")]:
             done = run(folder, source, sinks, model=model, more=more)
             assert done.returncode in (73, 78) and words in done.stderr, (words, done)
