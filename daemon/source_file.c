@@ -27,7 +27,7 @@ struct file_source {
     uint64_t position; /* samples given out, loops and all    */
     int64_t started;   /* when sample 0 was due; 0: not yet   */
     uint64_t bad;      /* NaNs told to the counter            */
-    bool ended;
+    bool ended, told;  /* told: that it is damaged            */
 };
 
 static int choose_channels(struct source *source, const struct config_source *config, int columns, struct ssm_error *err)
@@ -122,16 +122,27 @@ static size_t begin_again(struct file_source *file, struct sound_file_error *err
     return sound_file_read(file->file, file->samples, file->block, err);
 }
 
+/* Once: the read after it says so again. Where a loop begins again, nothing has ended. */
+static void note_damage(struct file_source *file, const struct sound_file_error *err, bool goes_on)
+{
+    if (err->code != 0 && !file->told) {
+        log_line(LOG_WARNING, "%s%s", err->text, goes_on ? "; it begins again there" : "");
+        file->told = true;
+    }
+    if (err->code != 0 && !goes_on) {
+        atomic_store(&file->source.code, err->code);
+    }
+}
+
 /* Read a block; gives its samples, 0 at the end. */
 static size_t read_block(struct file_source *file)
 {
     struct sound_file_error err;
     size_t n = sound_file_read(file->file, file->samples, file->block, &err);
-    if (err.code == 0 && n == 0 && file->config->loop && file->position > 0) {
+    note_damage(file, &err, file->config->loop && file->position + n > 0);
+    if (n == 0 && file->config->loop && file->position > 0) {
         n = begin_again(file, &err);
-    }
-    if (err.code != 0 && atomic_exchange(&file->source.code, err.code) == 0) { /* the read after it says so again */
-        log_line(LOG_WARNING, "%s", err.text);
+        note_damage(file, &err, n > 0);
     }
     uint64_t bad = sound_file_bad(file->file);
     count(&file->source.counters[0], COUNTER_NAN_INPUT, bad - file->bad);

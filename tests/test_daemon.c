@@ -550,6 +550,29 @@ static void a_source_cut_short_ends_with_65(void **state)
     assert_null(strstr(told + 1, "cut short or damaged"));
 }
 
+static void a_loop_cut_short_begins_again_at_the_cut(void **state)
+{
+    (void)state;
+    char yaml[1024];
+    struct stat info;
+    free(make_file(in_folder("cut-loop.wav"), RATE, 1, RATE, 6));
+    assert_int_equal(stat(in_folder("cut-loop.wav"), &info), 0);
+    assert_int_equal(truncate(in_folder("cut-loop.wav"), info.st_size / 2), 0);
+    snprintf(yaml, sizeof yaml,
+             "version: 1\nnode: t\npublish: \"\"\npipelines:\n  p:\n    source: {type: file, path: %s, loop: true}\n    model: " MODEL
+             "\n    sinks: [{type: file, path: %s}]\n",
+             in_folder("cut-loop.wav"), in_folder("cut-looped.wav"));
+    pid_t child = start_daemon(yaml, -1);
+    wait_for_log("begins again there");
+    sleep_ms(1000);
+    kill(child, SIGTERM);
+    assert_int_equal(end_of(child), 0); /* it ended at the cut, with 65 */
+    assert_true(length_of(in_folder("cut-looped.wav"), RATE, 1) > RATE);
+    const char *told = strstr(read_text(in_folder("stderr")), "cut short or damaged");
+    assert_non_null(told);
+    assert_null(strstr(told + 1, "cut short or damaged"));
+}
+
 /* A file at its size limit stands in for a full disk. What fitted is readable, and publishing goes on to the end. */
 static void a_full_disk_ends_with_74_and_a_whole_file(void **state)
 {
@@ -665,6 +688,7 @@ int main(void)
         cmocka_unit_test(pcm_goes_through_a_buffer_shorter_than_a_read),
         cmocka_unit_test(a_pipe_is_no_sound_file),
         cmocka_unit_test(a_source_cut_short_ends_with_65),
+        cmocka_unit_test(a_loop_cut_short_begins_again_at_the_cut),
         cmocka_unit_test(a_full_disk_ends_with_74_and_a_whole_file),
         cmocka_unit_test(an_empty_file_that_cannot_be_finished_ends_with_74),
         cmocka_unit_test(a_second_signal_cuts_draining_short),
