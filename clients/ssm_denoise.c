@@ -413,9 +413,12 @@ static int run_denoise(char **arguments, int n)
     (void)n;
     struct job job = {.in_path = arguments[0], .out_path = arguments[1], .start = clock_seconds()};
     job.told = job.start;
-    struct sigaction action = {.sa_handler = interrupt};
+    struct sigaction action = {.sa_handler = interrupt}, hangup;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) { /* the terminal is closed; with nohup it goes on */
+        sigaction(SIGHUP, &action, NULL);
+    }
     int status = open_job(&job);
     if (status == 0) {
         status = run_job(&job);

@@ -430,10 +430,12 @@ static void an_interrupted_denoise_leaves_nothing_behind(void **state)
     char command[1024];
     write_sound("minutes.wav", &in);
     free(in.samples);
-    snprintf(command, sizeof command,
-             "timeout --preserve-status -s INT 0.4 %s denoise %s %s/stopped.wav --step >%s/stdout 2>&1",
-             getenv("SSM") ? getenv("SSM") : "build/release/ssm", in_folder("minutes.wav"), folder, folder);
-    assert_int_equal(WEXITSTATUS(system(command)), 130);
+    for (int i = 0; i < 2; i++) {
+        snprintf(command, sizeof command, /* HUP: the terminal is closed; its .part was left */
+                 "timeout --preserve-status -s %s 0.4 %s denoise %s %s/stopped.wav --step >%s/stdout 2>&1", i == 0 ? "INT" : "HUP",
+                 getenv("SSM") ? getenv("SSM") : "build/release/ssm", in_folder("minutes.wav"), folder, folder);
+        assert_int_equal(WEXITSTATUS(system(command)), 130);
+    }
     snprintf(command, sizeof command, "ls %s | grep -q stopped", folder);
     assert_int_not_equal(system(command), 0);
 }
