@@ -58,11 +58,11 @@ void verb_note(const char *format, ...)
     va_end(values);
 }
 
-/* Keep `name` in *best if it is nearer to `word` than what stood there. Too far is no help: at most 1 edit in 3 letters. */
+/* Keep `name` in *best if it is nearer to `word` than what stood there, and near. */
 static void keep_nearest(const char *word, const char *name, const char **best, int *best_distance)
 {
     int d = nearest_distance(word, name);
-    if (d < *best_distance && d <= 1 + (int)strlen(name) / 3) {
+    if (d < *best_distance && d <= nearest_slips(word)) {
         *best = name;
         *best_distance = d;
     }

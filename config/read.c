@@ -30,7 +30,7 @@ static void path_leave(struct reader *reader, size_t n)
 const struct key *read_nearest(const struct keys *keys, int type, const char *name)
 {
     const struct key *nearest = NULL;
-    int least = 2 + (int)strlen(name) / 4; /* one slip in three letters, two in eight: beyond that it's a guess */
+    int least = 1 + nearest_slips(name);
     for (int i = 0; i < keys->n; i++) {
         int d = key_has_type(&keys->at[i], type) ? nearest_distance(name, keys->at[i].name) : least;
         if (d < least) {

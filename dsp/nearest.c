@@ -28,3 +28,8 @@ int nearest_distance(const char *a, const char *b)
     }
     return rows[n % 3][m];
 }
+
+int nearest_slips(const char *word)
+{
+    return 1 + (int)strlen(word) / 5;
+}

@@ -7,4 +7,8 @@
 enum { NEAREST_FAR = 40 };
 int nearest_distance(const char *a, const char *b);
 
+/* How far from `word` another may be for its writer to have meant that: one slip, and one more for each five letters. Beyond it is a
+ * guess. */
+int nearest_slips(const char *word);
+
 #endif

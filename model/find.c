@@ -55,15 +55,15 @@ struct near {
     int distance;
 };
 
-/* A name that begins as the wanted one is near; else one with one slip in three letters, two in eight. Of equals the shorter, then
- * the first of the alphabet: folders have no order. */
+/* A name that begins as the wanted one is near; else one with a slip or two. Of equals the shorter, then the first of the alphabet:
+ * folders have no order. */
 static void keep_nearer(struct near *near, const char *name)
 {
     bool begins = near->wanted[0] && !strncmp(name, near->wanted, strlen(near->wanted));
     int distance = begins ? 0 : nearest_distance(near->wanted, name);
     size_t length = strlen(name), best = strlen(near->name);
     bool first = length < best || (length == best && strcmp(name, near->name) < 0);
-    bool close = length <= NEAREST_FAR && distance < 2 + (int)strlen(near->wanted) / 4;
+    bool close = length <= NEAREST_FAR && distance <= nearest_slips(near->wanted);
     if (close && (distance < near->distance || (distance == near->distance && first))) {
         near->distance = distance;
         snprintf(near->name, sizeof near->name, "%.*s", NEAREST_FAR, name);

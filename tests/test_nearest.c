@@ -30,9 +30,19 @@ static void a_very_long_word_is_far_from_all(void **state)
     assert_int_equal(nearest_distance(longest, "a"), NEAREST_FAR);
 }
 
+static void a_slip_is_allowed_and_one_more_for_five_letters(void **state)
+{
+    (void)state;
+    assert_int_equal(nearest_slips(""), 1);
+    assert_int_equal(nearest_slips("nope"), 1);
+    assert_int_equal(nearest_slips("wacth"), 2);
+    assert_int_equal(nearest_slips("denoise-16"), 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_slip_is_allowed_and_one_more_for_five_letters),
         cmocka_unit_test(each_slip_of_the_pen_counts_once),
         cmocka_unit_test(a_very_long_word_is_far_from_all),
     };

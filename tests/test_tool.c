@@ -515,6 +515,7 @@ static void a_misspelt_word_is_answered_with_the_nearest(void **state)
     (void)state;
     assert_says(64, "denoize a b", "did you mean \"ssm denoise\"?");
     assert_says(64, "help wacth", "did you mean \"ssm watch\"?");
+    assert_says(64, "help nope", "\"ssm --help\" lists them"); /* not "top" */
     assert_says(64, "model", "did you mean \"ssm model inspect\"?");
     assert_says(64, "frobnicate", "lists them");
     assert_says(64, "denoise a b --thread=4 --modle x", "did you mean --model?");
