@@ -82,7 +82,8 @@ static void look_at_file(struct doctor *doctor)
         tell(doctor, WRONG, troubles.at[i].err.code, "%s", troubles.at[i].err.text);
     }
     if (troubles.n == 0) {
-        tell(doctor, FINE, 0, "%d pipelines, %d models opened on \"%s\"", doctor->config->n_pipelines, models, doctor->config->device);
+        tell(doctor, FINE, 0, "%d pipeline%s, %d model%s opened on \"%s\"", doctor->config->n_pipelines,
+             doctor->config->n_pipelines == 1 ? "" : "s", models, models == 1 ? "" : "s", doctor->config->device);
     }
 }
 
@@ -236,7 +237,7 @@ static void look_at_sound(struct doctor *doctor)
     int n = card_devices(list, DEVICES, &err);
     names_obstacle(obstacle, sizeof obstacle, "/proc", "/dev");
     if (n > 0) {
-        tell(doctor, FINE, 0, "%d sound devices (ssm devices lists them)", n);
+        tell(doctor, FINE, 0, "%d sound device%s (ssm devices lists them)", n, n == 1 ? "" : "s");
     } else {
         tell(doctor, NOTE, 0, "no sound device: %s", n < 0 ? err.text : "no card, and no server such as PulseAudio or JACK");
     }

@@ -201,7 +201,21 @@ def the_python_subscriber_reads_the_wire():
         assert "LOST: messages 1 to 1" in lines[1] and "#2" in lines[2], lines
 
 
+def the_python_subscriber_ends_with_its_reader():
+    with Publisher() as publisher:
+        command = [sys.executable, "clients/python/ssm_subscribe.py", "audio/", publisher.address]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        publisher.wait(1)
+        publisher.send_audio()
+        process.stdout.readline()
+        process.stdout.close()  # as head does
+        publisher.send_audio()
+        err = process.stderr.read()
+        process.stderr.close()
+        assert process.wait(timeout=20) == 0 and not err, err  # a traceback
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_line_a_message, scores_and_events_are_shown, json_lines_are_json, a_jump_in_the_numbers_is_a_loss,
                         a_loss_at_the_end_shows_in_hugz, a_restart_is_no_loss, bytes_of_another_wire_are_passed_over,
-                        silence_says_whether_anybody_is_there, the_python_subscriber_reads_the_wire))
+                        silence_says_whether_anybody_is_there, the_python_subscriber_reads_the_wire, the_python_subscriber_ends_with_its_reader))

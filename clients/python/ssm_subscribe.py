@@ -75,3 +75,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         pass
+    except BrokenPipeError:  # as of head; nor is there anybody to be told at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
