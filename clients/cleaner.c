@@ -2,6 +2,7 @@
 #include "clients/cleaner.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -275,7 +276,7 @@ int cleaner_save(const struct cleaner *c, FILE *file, struct ssm_error *err)
     }
     struct saved saved = describe_saved(c);
     if (fwrite(&saved, sizeof saved, 1, file) != 1) {
-        return refuse(err, EX_IOERR, "can't write the state");
+        return refuse(err, EX_IOERR, "can't write the state: %s", strerror(errno));
     }
     return runner_save(c->runner, file, err);
 }

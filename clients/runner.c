@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/runner.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -326,7 +327,7 @@ int runner_save(const struct runner *r, FILE *file, struct ssm_error *err)
                fwrite(r->lanes[k].hops, sizeof(float), n, file) == n && fwrite(state, size, 1, file) == 1;
     }
     free(state);
-    return fine ? 0 : refuse(err, EX_IOERR, "can't write the state");
+    return fine ? 0 : refuse(err, EX_IOERR, "can't write the state: %s", strerror(errno));
 }
 
 static int load_lane(struct runner *r, struct lane *lane, size_t n, void *state, size_t size, FILE *file,

@@ -92,12 +92,13 @@ static void *read_state(size_t *size)
 /* `file` was created before the stream ended over there. */
 static int write_state(struct state_file *file, const struct caller_message *answer)
 {
+    char why[512];
     if (answer->blob_size == 0) {
         return verb_fail(EX_PROTOCOL, "%s gave no stream", address);
     }
-    if (fwrite(answer->blob, 1, answer->blob_size, file->file) != answer->blob_size || !state_file_commit(file)) {
-        return verb_fail(EX_IOERR, "%s: %s, and the stream has ended over there%s%s", state, strerror(errno),
-                         file->whole ? "; it is in " : "", file->whole ? file->part : "");
+    fwrite(answer->blob, 1, answer->blob_size, file->file);
+    if (!state_file_commit(file, why, sizeof why)) {
+        return verb_fail(EX_IOERR, "%s: %s; the stream has ended over there", state, why);
     }
     return 0;
 }

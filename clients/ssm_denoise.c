@@ -312,14 +312,14 @@ static int save_state(struct job *job)
 {
     struct ssm_error err = {0};
     struct state_file file;
+    char why[512];
     int status = 0;
     if (!state_file_create(&file, state_out)) {
         status = verb_fail(EX_CANTCREAT, "%s: %s", state_out, strerror(errno));
     } else if (cleaner_save(job->cleaner, file.file, &err) != 0) {
         status = verb_fail(err.code, "%s: %s", state_out, err.text);
-    } else if (!state_file_commit(&file)) {
-        status = verb_fail(EX_IOERR, "%s: %s%s%s", state_out, strerror(errno), file.whole ? "; it is in " : "",
-                           file.whole ? file.part : "");
+    } else if (!state_file_commit(&file, why, sizeof why)) {
+        status = verb_fail(EX_IOERR, "%s: %s", state_out, why);
     }
     state_file_close(&file);
     return status;

@@ -39,18 +39,22 @@ bool state_file_create(struct state_file *state, const char *path)
     return state->file != NULL;
 }
 
-bool state_file_commit(struct state_file *state)
+bool state_file_commit(struct state_file *state, char *why, size_t size)
 {
-    bool fine = fflush(state->file) == 0 && (state->part == NULL || fsync(fileno(state->file)) == 0);
+    bool fine = !ferror(state->file) && fflush(state->file) == 0 && (state->part == NULL || fsync(fileno(state->file)) == 0);
     int error = errno;
-    fine = fclose(state->file) == 0 && fine;
+    if (fclose(state->file) != 0 && fine) {
+        fine = false;
+        error = errno;
+    }
     state->file = NULL;
     if (!fine) {
-        errno = error;
+        snprintf(why, size, "%s", strerror(error));
         return false;
     }
     state->whole = true;
     if (state->part != NULL && rename(state->part, state->path) != 0) {
+        snprintf(why, size, "%s; it is in %s", strerror(errno), state->part);
         return false;
     }
     free(state->part);

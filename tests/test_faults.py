@@ -420,7 +420,7 @@ HARMLESS = re.compile(r"""
     (set)?(env|priority).*|adjtimex|umask|kill|waitpid|_?exit|opt.*|std.*|environ|isatty|sysconf|prctl|munmap|madvise|syscall|free.*|gai_strerror|
     (f|v|s|vs|vf)?n?printf|f?put.*|fwrite|ferror|fgetc|fileno|closedir|alphasort|qsort|t(find|destroy)|dl(sym|addr|error)|
     a?(erf|exp|log|pow|sqrt|sin|cos|f(loor|max|min|mod)|l?lr(ound|int)|ldexp|round|abs)[a-z0-9]*|
-    json_(delete|null|number_value|integer_value|dumpf|string_.*|object_(get|size|iter|key).*|array_(get|size))|
+    json_(delete|equal|null|number_value|integer_value|dumpf|string_.*|object_(get|size|iter|key).*|array_(get|size))|
     zmq_(close|ctx_(set|shutdown|term)|curve_.*|z85_.*|errno|strerror|getsockopt|msg_(?!recv).*)|uv_(async_send|close|loop_close|run|stop|strerror)|
     MHD_(destroy_response|get_connection_info|stop_daemon)|yaml_(event_delete|parser_(delete|set_.*))|kiss_fft|
     sf_(command|error.*|format_check|strerror|write_sync)|speex_echo_.*|XXH.*|Pa_.*|posix_spawn.*|udev_.*|

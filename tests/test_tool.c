@@ -251,6 +251,7 @@ static void a_state_that_does_not_fit_is_refused(void **state)
     assert_says(65, "denoise %/mono.wav %/y.wav --state-in %/mono.wav" MODEL, "not a state");
     assert_says(66, "denoise %/mono.wav %/y.wav --state-in %/nowhere" MODEL, "nowhere");
     assert_says(73, "denoise %/mono.wav %/y.wav --state-out %/no/folder" MODEL, "No such file");
+    assert_says(74, "denoise %/mono.wav %/y.wav --state-out /dev/full" MODEL, "/dev/full: can't write the state: No space left on device\n");
     assert_int_equal(truncate(in_folder("s"), 100), 0);
     assert_says(65, "denoise %/mono.wav %/y.wav --state-in %/s" MODEL, "cut short");
     assert_int_equal(access(in_folder("t"), F_OK), -1);
