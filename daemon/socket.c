@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -89,6 +91,18 @@ static int bind_address(const char *text, int type, struct ssm_error *err)
 int socket_listen_tcp(const char *address, struct ssm_error *err)
 {
     return bind_address(address, SOCK_STREAM, err);
+}
+
+int socket_accept(int listener)
+{
+    static const struct {
+        int level, option, value;
+    } rows[] = {{SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 5}, {IPPROTO_TCP, TCP_KEEPINTVL, 5}, {IPPROTO_TCP, TCP_KEEPCNT, 3}};
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    for (size_t i = 0; fd >= 0 && i < sizeof rows / sizeof *rows; i++) { /* a unix socket knows anyway, and takes none of them */
+        setsockopt(fd, rows[i].level, rows[i].option, &rows[i].value, sizeof rows[i].value);
+    }
+    return fd;
 }
 
 int socket_bind_udp(const char *address, struct ssm_error *err)

@@ -15,6 +15,9 @@ int socket_listen_unix(const char *path, struct ssm_error *err);
 bool socket_is_abandoned(const char *path);
 /* "HOST:PORT", "[::1]:PORT" */
 int socket_listen_tcp(const char *address, struct ssm_error *err);
+/* Who connects next, non-blocking; -1 with errno. Whoever vanishes without a word, as a machine that is switched off, is noticed
+ * within 20 s, so that the next one need not wait for ever. */
+int socket_accept(int listener);
 /* Messages carry how many before them the system dropped (SO_RXQ_OVFL). */
 int socket_bind_udp(const char *address, struct ssm_error *err);
 

@@ -220,7 +220,7 @@ static bool turn(struct pcm_source *pcm)
         return true;
     }
     if (pcm->client < 0) {
-        pcm->client = accept4(pcm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        pcm->client = socket_accept(pcm->listener);
         if (pcm->client < 0) {
             poll(fds, 1, 100); /* no descriptors left, say: the listener stays readable, so don't spin on it */
         } else if (!admission_enter(&pcm->source.pass)) {

@@ -275,7 +275,7 @@ static bool read_some(struct sensor_source *sensor)
 
 static bool accept_client(struct sensor_source *sensor, struct pollfd *stop)
 {
-    sensor->client = accept4(sensor->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    sensor->client = socket_accept(sensor->listener);
     if (sensor->client < 0) {
         poll(stop, 1, 100); /* no descriptors left, say: the listener stays readable, so don't spin on it */
     }

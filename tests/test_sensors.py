@@ -139,6 +139,26 @@ def tcp_takes_one_after_the_other():
         assert daemon.events() == wanted
 
 
+def who_vanishes_keeps_nobody_out():
+    """A machine that is switched off says nothing; its connection was kept for ever, and the one it came back with waited."""
+    with tempfile.TemporaryDirectory() as folder:
+        port, lines = script.free_port(), json_lines()
+        wanted = told_by_tool(folder, "jsonl", lines)
+        daemon = Daemon(folder, f"transport: tcp, listen: 127.0.0.1:{port}")
+        script.wait_ready(daemon.process)
+        with socket.create_connection(("127.0.0.1", port)) as first:
+            first.sendall(("\n".join(lines[:100]) + "\n").encode())
+            time.sleep(0.5)
+            try:
+                first.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR: closed without a word
+            except PermissionError:
+                print("skipped: vanishing takes CAP_NET_ADMIN")
+        with socket.create_connection(("127.0.0.1", port)) as second:
+            second.sendall(("\n".join(lines[100:]) + "\n").encode())
+            daemon.end(wanted)
+        assert daemon.events() == wanted, daemon.events()
+
+
 def zeromq_pull_and_sub():
     context, lines = zmq.Context.instance(), json_lines()
     for transport, kind in (("pull", zmq.PUSH), ("sub", zmq.PUB)):
@@ -322,6 +342,6 @@ def sensors_and_models_that_do_not_fit_are_refused():
 
 if __name__ == "__main__":
     sys.exit(script.run(the_demo_stands_and_walks, stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
-                        tcp_takes_one_after_the_other, zeromq_pull_and_sub, mqtt_gives_messages_and_comes_again,
+                        tcp_takes_one_after_the_other, who_vanishes_keeps_nobody_out, zeromq_pull_and_sub, mqtt_gives_messages_and_comes_again,
                         mqtt_with_a_password_and_tls, subscribers_get_the_sources_time,
                         bad_lines_are_counted_and_one_is_quoted, sensors_and_models_that_do_not_fit_are_refused))
