@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,8 @@
 #include "model/refuse.h"
 
 /* The engine thread fills a feed a channel (2 s); the writer thread empties it 20 times a second, or when woken, and
- * makes the file readable for others each second. */
-enum { CHUNK = 1024, FEED_SECONDS = 2, PERIOD = 50000000, FLUSH_PERIOD = 1000000000 };
+ * makes the file readable for others each second. Until the file may begin, because others still start, it keeps 30 s. */
+enum { CHUNK = 1024, FEED_SECONDS = 2, EARLY_SECONDS = 30, PERIOD = 50000000, FLUSH_PERIOD = 1000000000 };
 
 static const float silence[CHUNK];
 
@@ -33,6 +34,8 @@ struct lane {
 
     /* The writer's. */
     struct resampler *resampler;
+    float *early;   /* what came before the file began, holes as zeros: early_n of early_room, early_at of them passed on */
+    size_t early_at, early_n, early_room;
     uint64_t zeros; /* silence that goes in before the raw samples */
     size_t raw_at, raw_n, ready_n;
     bool flushed;
@@ -45,14 +48,15 @@ struct file_sink {
     struct waker *engine;
     struct worker *writer;
     struct sound_file *file;
-    int rate, source_rate, n;
+    int rate, source_rate, model_rate, n;
     uint64_t written;
     int64_t flushed_at;
     bool broken;
     bool late, placed; /* placed: the engine's: first is set */
     uint64_t first;
     const char *path;
-    bool begun;   /* what was there is replaced       */
+    bool patient; /* who gives waits for room: nothing is to be kept */
+    atomic_bool begun; /* what was there is replaced  */
     bool cut_off; /* what is there was, and is to be kept */
     char *mark;   /* PATH.recording, which is there as long as the file isn't finished; NULL: none */
     int mark_fd;  /* holds its lock; -1: none */
@@ -124,6 +128,49 @@ static bool refill(struct lane *lane)
     return lane->zeros > 0 || lane->raw_n > 0;
 }
 
+/* Room for n more; false where memory or the time runs out. */
+static bool grow_early(struct lane *lane, uint64_t n, size_t most)
+{
+    size_t room = lane->early_room > 0 ? lane->early_room : 16 * CHUNK;
+    if (n > most - lane->early_n) {
+        return false;
+    }
+    while (room - lane->early_n < n) {
+        room *= 2;
+    }
+    float *early = room > lane->early_room ? realloc(lane->early, room * sizeof *early) : lane->early;
+    if (early) {
+        lane->early = early;
+        lane->early_room = room;
+    }
+    return early != NULL;
+}
+
+/* Take what comes before the file begins: up to `most` samples, the rest stays in the feed. */
+static void keep_early(struct lane *lane, size_t most)
+{
+    while (refill(lane) && grow_early(lane, lane->zeros + lane->raw_n, most)) {
+        float *end = lane->early + lane->early_n + lane->zeros;
+        memset(end - lane->zeros, 0, (size_t)lane->zeros * sizeof *end);
+        memcpy(end, lane->raw, lane->raw_n * sizeof *end);
+        lane->early_n += (size_t)lane->zeros + lane->raw_n;
+        lane->zeros = 0;
+        lane->raw_at = lane->raw_n;
+    }
+}
+
+static void push_early(struct lane *lane)
+{
+    size_t used;
+    lane->ready_n += resampler_push(lane->resampler, lane->early + lane->early_at, lane->early_n - lane->early_at, &used,
+                                    lane->ready + lane->ready_n, CHUNK - lane->ready_n, 0);
+    lane->early_at += used;
+    if (lane->early_at == lane->early_n) {
+        free(lane->early);
+        lane->early = NULL;
+    }
+}
+
 static void push(struct lane *lane)
 {
     bool zeros = lane->zeros > 0;
@@ -138,8 +185,8 @@ static void push(struct lane *lane)
 /* Have as much ready as there is, up to a chunk. */
 static void fill(struct lane *lane)
 {
-    while (lane->ready_n < CHUNK && refill(lane)) {
-        push(lane);
+    while (lane->ready_n < CHUNK && (lane->early || refill(lane))) {
+        (lane->early ? push_early : push)(lane);
     }
     if (lane->ready_n < CHUNK && !lane->flushed && feed_ended(lane->feed)) {
         size_t used, room = CHUNK - lane->ready_n;
@@ -207,6 +254,12 @@ static int64_t serve(void *item, int64_t now)
 {
     struct file_sink *file = item;
     bool some = false;
+    if (!atomic_load_explicit(&file->begun, memory_order_acquire)) {
+        for (int i = 0; i < file->n && !file->patient; i++) {
+            keep_early(&file->lanes[i], EARLY_SECONDS * (size_t)file->model_rate);
+        }
+        return now + PERIOD;
+    }
     while (write_ready(file) > 0) {
         some = true;
     }
@@ -315,6 +368,7 @@ static void file_close(struct sink *sink)
     for (int i = 0; i < file->n; i++) {
         feed_destroy(file->lanes[i].feed);
         resampler_destroy(file->lanes[i].resampler);
+        free(file->lanes[i].early);
     }
     free(file->block);
     free(file);
@@ -345,8 +399,8 @@ static int file_begin(struct sink *sink, struct ssm_error *err)
     if (!file->file || !sound_file_begin(file->file, &bad)) {
         return refuse(err, bad.code, "%s", bad.text);
     }
-    file->begun = true;
-    return worker_add(file->writer, serve, file) < 0 ? refuse_memory(err) : 0;
+    atomic_store_explicit(&file->begun, true, memory_order_release); /* the writer takes it from here */
+    return 0;
 }
 
 static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -362,6 +416,8 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
     file->engine = setup->engine;
     file->writer = setup->writer;
     file->late = setup->late;
+    file->patient = setup->patient;
+    file->model_rate = setup->model->rate;
     file->source_rate = setup->source_rate;
     file->rate = setup->config->rate > 0 ? setup->config->rate : setup->source_rate;
     file->n = setup->n_channels;
@@ -385,6 +441,10 @@ static struct sink *file_open(const struct sink_setup *setup, struct ssm_error *
         goto fail;
     }
     set_mark(file, there);
+    if (worker_add(file->writer, serve, file) < 0) {
+        refuse_memory(err);
+        goto fail;
+    }
     return &file->sink;
 fail:
     file_close(&file->sink);
