@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include "model/refuse.h"
 
 /* The engine thread makes events of scores; the writer thread makes lines of them, 20 times a second or when woken. */
-enum { QUEUE_LEAST = 256, QUEUE_HOPS = 16, PERIOD = 50000000 };
+enum { QUEUE_LEAST = 256, QUEUE_HOPS = 16, PERIOD = 50000000, LAST_MS = 1000 };
 
 /* One channel's queue of events that ended. */
 struct lane {
@@ -111,24 +112,55 @@ static void write_event(struct jsonl_sink *jsonl, int channel, const struct queu
     count(&jsonl->counters[channel], COUNTER_FILE_ERROR, jsonl->broken);
 }
 
+/* Whoever reads a pipe may stop: then events wait in their queues, and not this thread, which writes recordings too. A line is shorter
+ * than the page that poll promises. */
+static bool takes_a_line(const struct jsonl_sink *jsonl, int timeout_ms)
+{
+    struct pollfd out = {.fd = fileno(jsonl->file), .events = POLLOUT};
+    return poll(&out, 1, timeout_ms) != 0;
+}
+
+/* Gives how many were written; each may wait for so long. */
+static uint64_t write_events(struct jsonl_sink *jsonl, int channel, int timeout_ms)
+{
+    struct lane *lane = &jsonl->lanes[channel];
+    uint64_t put = atomic_load_explicit(&lane->put, memory_order_acquire);
+    uint64_t first = atomic_load_explicit(&lane->taken, memory_order_relaxed), taken = first;
+    while (taken < put && takes_a_line(jsonl, timeout_ms)) {
+        write_event(jsonl, channel, &lane->queue[taken % jsonl->queue]);
+        atomic_store_explicit(&lane->taken, ++taken, memory_order_release);
+    }
+    return taken - first;
+}
+
 static int64_t serve(void *item, int64_t now)
 {
     struct jsonl_sink *jsonl = item;
     bool some = false, open = false;
     for (int i = 0; i < jsonl->n; i++) {
-        struct lane *lane = &jsonl->lanes[i];
-        open = !atomic_load_explicit(&lane->ended, memory_order_acquire) || open;
-        uint64_t put = atomic_load_explicit(&lane->put, memory_order_acquire);
-        uint64_t taken = atomic_load_explicit(&lane->taken, memory_order_relaxed);
-        for (; taken < put; some = true) {
-            write_event(jsonl, i, &lane->queue[taken % jsonl->queue]);
-            atomic_store_explicit(&lane->taken, ++taken, memory_order_release);
-        }
+        open = !atomic_load_explicit(&jsonl->lanes[i].ended, memory_order_acquire) || open;
+        some = write_events(jsonl, i, 0) > 0 || some;
     }
     if (some) {
         waker_wake(jsonl->engine);
     }
     return open ? now + PERIOD : INT64_MAX;
+}
+
+/* Who reads has a last second for what still waits. */
+static void finish(struct jsonl_sink *jsonl)
+{
+    uint64_t left = 0;
+    for (int i = 0; i < jsonl->n && jsonl->lanes[i].queue; i++) {
+        struct lane *lane = &jsonl->lanes[i];
+        write_events(jsonl, i, left > 0 ? 0 : LAST_MS);
+        uint64_t n = atomic_load(&lane->put) - atomic_load(&lane->taken);
+        count(&jsonl->counters[i], COUNTER_FILE_ERROR, n);
+        left += n;
+    }
+    if (left > 0) {
+        log_line(LOG_ERROR, "%s: nobody reads it; %llu events are lost", jsonl->path, (unsigned long long)left);
+    }
 }
 
 /* ---- Set-up and the end. ---- */
@@ -137,6 +169,9 @@ static void jsonl_close(struct sink *sink)
 {
     struct jsonl_sink *jsonl = (struct jsonl_sink *)sink;
     worker_remove(jsonl->writer, jsonl);
+    if (jsonl->file) {
+        finish(jsonl);
+    }
     for (int i = 0; i < jsonl->n; i++) {
         events_destroy(jsonl->lanes[i].events);
         free(jsonl->lanes[i].queue);

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """A tag model in the real daemon: scores and events to a subscriber, lines into a file, and the same as `ssm tag` says."""
 
+import fcntl
 import json
 import os
 import signal
@@ -165,6 +166,31 @@ def a_full_disk_is_told():
         assert done.returncode == 74 and "/dev/full: No space left on device; events are lost" in done.stderr, done
 
 
+def a_reader_that_stops_stops_nothing_else():
+    """Of lines on standard output: recordings stood still with it, and ssmd could not be ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        path = configuration(folder, f"{{type: file, path: {folder}/in.wav, paced: false, loop: true}}", "[{type: jsonl, path: '-'}]")
+        with open(path, "a") as file:
+            file.write(f"  room:\n    source: {{type: file, path: {folder}/in.wav, loop: true}}\n    model: {DENOISER}\n"
+                       f"    sinks: [{{type: file, path: {folder}/out.wav}}]\n")
+        take, give = os.pipe()
+        fcntl.fcntl(give, 1031, 4096)  # F_SETPIPE_SZ
+        process = subprocess.Popen([SSMD, "--config", path, "--set", "drain=1s"], stdout=give, stderr=subprocess.PIPE, text=True)
+        os.close(give)
+        script.wait_ready(process)
+        time.sleep(2)  # full by now: it takes some twenty events
+        before = os.path.getsize(f"{folder}/out.wav")
+        time.sleep(2)
+        assert os.path.getsize(f"{folder}/out.wav") > before + RATE, before
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 75 and "-: nobody reads it; " in said, (process.returncode, said)
+        first = os.read(take, 4096).splitlines()[0]
+        assert json.loads(first)["label"] in ("low", "high"), first
+        os.close(take)
+
+
 def bypass_gives_the_file_back():
     with tempfile.TemporaryDirectory() as folder:
         write_tones(f"{folder}/in.wav")
@@ -178,5 +204,5 @@ def bypass_gives_the_file_back():
 
 if __name__ == "__main__":
     sys.exit(script.run(the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told,
+                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told, a_reader_that_stops_stops_nothing_else,
                         bypass_gives_the_file_back))
