@@ -6,9 +6,11 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "config/errors.h"
+#include "daemon/wire.h"
 #include "dsp/clock.h"
 
 /* TOLD is more than the errors of one configuration. */
@@ -34,26 +36,13 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of kinds, unheard an
 
 void log_as_json(void)
 {
+    setvbuf(stderr, NULL, _IOLBF, 8 * TEXT); /* a line at once, not letter by letter */
     as_json = true;
 }
 
 void log_debug(void)
 {
     with_debug = true;
-}
-
-static void print_json_text(const char *text)
-{
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') {
-            fprintf(stderr, "\\%c", c);
-        } else if (c < 0x20) {
-            fprintf(stderr, "\\u%04x", c);
-        } else {
-            fputc(c, stderr);
-        }
-    }
 }
 
 /* Is there room for a line? A pipe that is ready takes PIPE_BUF bytes without waiting, and so nobody who tells waits
@@ -74,9 +63,9 @@ static void write_line(enum log_level level, uint64_t more, const char *text)
         if (more > 0) {
             fprintf(stderr, "\"repeated\":%llu,", (unsigned long long)more);
         }
-        fputs("\"text\":\"", stderr);
-        print_json_text(text);
-        fputs("\"}\n", stderr);
+        fputs("\"text\":", stderr);
+        wire_json_text(stderr, text, strlen(text));
+        fputs("}\n", stderr);
     } else {
         if (more > 0) {
             snprintf(repeated, sizeof repeated, "repeated %llu times in %d s, the last: ", (unsigned long long)more,

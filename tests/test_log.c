@@ -105,6 +105,11 @@ static void news_and_many_kinds_are_all_told(void **state)
     assert_non_null(strstr(text, "repeated 99960 times"));
 }
 
+static void say_what_is_no_text(void)
+{
+    log_line(LOG_INFO, "%s", "\xff \"\x1b \xc2\x9b \xc3\xa9");
+}
+
 static void machines_read_the_number_by_itself(void **state)
 {
     (void)state;
@@ -114,6 +119,8 @@ static void machines_read_the_number_by_itself(void **state)
     assert_true(strncmp(text, "{\"time\":", 8) == 0);
     hear(finish);
     assert_non_null(strstr(text, "\"level\":\"warning\",\"repeated\":99960,\"text\":\"it failed: 99999\"}\n"));
+    hear(say_what_is_no_text);
+    assert_non_null(strstr(text, ",\"text\":\"\\ufffd \\\"\\u001b \\u009b \xc3\xa9\"}\n")); /* the first byte was no UTF-8, and so no JSON */
 }
 
 /* A pipe that nobody reads stops nobody; what it didn't take is told when there is room again. */
