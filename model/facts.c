@@ -28,7 +28,10 @@ static bool is_plain(const char *text)
 static void copy_text(struct spec config, const char *key, char *text, size_t size)
 {
     const char *value = spec_text(config, key);
-    snprintf(text, size, "%s", value ? value : "");
+    size_t cut = value ? strlen(value) : 0;
+    for (cut = cut < size ? cut : size - 1; cut > 0 && (value[cut] & 0xc0) == 0x80; cut--) { /* not within a character */
+    }
+    snprintf(text, size, "%.*s", (int)cut, value ? value : "");
     for (size_t n; *text; text += n > 0 ? n : 1) {
         n = measure_control(text);
         memset(text, ' ', n);

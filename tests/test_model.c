@@ -137,6 +137,27 @@ static void sizes_left_out_are_mambas_own(void **state)
     model_file_destroy(file);
 }
 
+/* Who subscribes refuses a header with half a character in it. */
+static void a_long_name_is_cut_between_characters(void **state)
+{
+    (void)state;
+    struct model_file *file = model_file_create();
+    struct ssm_error err;
+    char config[512] = "{'format':1,'rate':100,'hop':4,'name':'", letter[] = "\xc3\xa9";
+    for (int i = 0; i < 40; i++) {
+        strcat(config, letter);
+    }
+    strcat(config, "','layers':[{'type':'mamba','name':'m','d_model':4}]}");
+    add_mamba(file);
+    struct ssm_engine *engine = ssm_open(model_file_write(file, config), NULL, &err);
+    assert_non_null(engine);
+    const char *name = ssm_describe(engine)->name;
+    assert_int_equal(strlen(name), 62); /* 31 of them; 63 bytes and half a letter */
+    assert_string_equal(name + 60, letter);
+    ssm_close(engine);
+    model_file_destroy(file);
+}
+
 static void a_checkpoint_without_config_gets_its_sizes_from_its_shapes(void **state)
 {
     (void)state;
@@ -282,6 +303,7 @@ int main(void)
         cmocka_unit_test(each_bad_configuration_has_its_sentence),
         cmocka_unit_test(a_layer_norm_is_not_taken_for_an_rms_norm),
         cmocka_unit_test(sizes_left_out_are_mambas_own),
+        cmocka_unit_test(a_long_name_is_cut_between_characters),
         cmocka_unit_test(a_checkpoint_without_config_gets_its_sizes_from_its_shapes),
         cmocka_unit_test(a_model_tells_its_facts),
         cmocka_unit_test(a_tag_model_names_its_outputs_and_when_they_are_events),
