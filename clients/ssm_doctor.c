@@ -14,6 +14,7 @@
 #include "clients/verb.h"
 #include "daemon/card.h"
 #include "daemon/fit.h"
+#include "daemon/gate.h"
 #include "daemon/socket.h"
 #include "dsp/sound_file.h"
 #include "kernels/kernels.h"
@@ -149,6 +150,13 @@ static void look_at_folders(struct doctor *doctor)
 
 /* ---- Ports. ---- */
 
+static void look_at_ipc(struct doctor *doctor, const char *what, const char *address, bool pulls)
+{
+    if (gate_is_taken(address, pulls)) {
+        tell(doctor, WRONG, EX_UNAVAILABLE, "%s: %s is a file, or an ssmd that runs already, or another program, has it", what, address);
+    }
+}
+
 /* An address of any kind, but for those of files: is it free? */
 static void look_at_port(struct doctor *doctor, const char *what, const char *address, bool udp)
 {
@@ -174,8 +182,10 @@ static void look_at_source(struct doctor *doctor, const struct config_pipeline *
     bool pull = strncmp(source->path, "pull:", 5) == 0;
     if (source->type == SOURCE_SENSOR) {
         look_at_port(doctor, pipeline->name, source->listen, source->transport == SENSOR_UDP);
+        look_at_ipc(doctor, pipeline->name, source->listen, true);
     } else if (source->type == SOURCE_PCM && (pull || strncmp(source->path, "tcp://", 6) == 0)) {
         look_at_port(doctor, pipeline->name, source->path + (pull ? 5 : 0), false);
+        look_at_ipc(doctor, pipeline->name, source->path + (pull ? 5 : 0), true);
     }
 }
 
@@ -190,6 +200,8 @@ static void look_at_ports(struct doctor *doctor)
     config_control(config, control, sizeof control);
     look_at_port(doctor, "publish", config->publish, false);
     look_at_port(doctor, "control", control, false);
+    look_at_ipc(doctor, "publish", config->publish, false);
+    look_at_ipc(doctor, "control", control, false);
     look_at_port(doctor, "http", config->http, false);
     for (int i = 0; i < config->n_pipelines; i++) {
         look_at_source(doctor, &config->pipelines[i]);

@@ -133,21 +133,21 @@ static int find_type(void *socket)
     return type;
 }
 
-/* libzmq puts its socket into the place of whatever is there: of a file, or of another's socket, who then hears nothing. (What a
- * reload opens anew does take the place of what it replaces.) Names in no folder (@) and of libzmq's choice (*) are nobody's. */
-static bool is_taken(void *socket, const char *address)
+/* libzmq puts its socket into the place of whatever is there: of a file, or of another's socket, who then hears nothing. Names in no
+ * folder (@) and of libzmq's choice (*) are nobody's. */
+bool gate_is_taken(const char *address, bool pulls)
 {
     const char *path = address + sizeof "ipc://" - 1;
     struct stat found;
     if (strncmp(address, "ipc://", 6) != 0 || *path == '@' || *path == '*' || stat(path, &found) != 0) {
         return false;
     }
-    return !S_ISSOCK(found.st_mode) || (find_type(socket) != ZMQ_PULL && !socket_is_abandoned(path));
+    return !S_ISSOCK(found.st_mode) || (!pulls && !socket_is_abandoned(path));
 }
 
 bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
-    if (is_taken(socket, address)) {
+    if (gate_is_taken(address, find_type(socket) == ZMQ_PULL)) {
         errno = EADDRINUSE;
         return false;
     }

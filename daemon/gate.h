@@ -34,7 +34,10 @@ void *gate_socket(struct gate *gate, const struct gate_socket *options);
 /* Have the kernel find out whether the peers of a socket, not yet bound or connected, are there: one that is gone is noticed in
  * some 4 s. gate_socket's have it. False with errno. */
 bool gate_keep_alive(void *socket);
-/* False with errno; EADDRINUSE too where an ipc:// path is somebody's, or no socket's. */
+/* Is an ipc:// address somebody's, or a file? Where one `pulls` another's is not: what a reload opens anew takes the place of what it
+ * replaces. */
+bool gate_is_taken(const char *address, bool pulls);
+/* False with errno, EADDRINUSE where it is taken. */
 bool gate_bind(struct gate *gate, void *socket, const char *address);
 /* server_key: Z85, a file, or "" where the peer speaks no CURVE. -1 with *err. */
 int gate_connect(struct gate *gate, void *socket, const char *address, const char *server_key, struct ssm_error *err);

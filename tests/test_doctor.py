@@ -4,6 +4,7 @@
 
 import fcntl
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -62,6 +63,17 @@ def what_is_in_the_way_is_told_with_ssmds_code():
             path = configure(folder, f"{{type: sensor, transport: udp, listen: {address}}}")
             status, found = ask(path)
             assert wrong(found, "ports") and address in wrong(found, "ports")[0] and status != 0, found
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind(f"{folder}/taken")
+            taken.listen()
+            open(f"{folder}/file", "w").close()
+            for name in ("taken", "file"):
+                path = configure(folder)
+                text = open(path).read()
+                with open(path, "w") as file:
+                    file.write(re.sub("publish: tcp.*", f"publish: ipc://{folder}/{name}", text))
+                status, found = ask(path)
+                assert status == 69 and f"publish: ipc://{folder}/{name} is a file, or" in wrong(found, "ports")[0], found
         for more, sink, words in (("state_dir: /none/of/these\n", "{type: publish}", "/none/of"),
                                   ("", "{type: file, path: /none/x.wav}", "/none")):
             status, found = ask(configure(folder, more=more, sink=sink))
