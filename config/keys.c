@@ -286,7 +286,7 @@ static const struct key sink_rows[] = {
      .about = "The sound file to write; replaced if it is there; its ending says the format: .wav .flac .ogg .opus .w64 .rf64."},
     {.name = "path", .kind = KEY_TEXT, FIELD(struct config_sink, path), .types = SINK_HAS_LINES, .required = true,
      .check = check_not_empty, .pattern = ".",
-     .about = "The file that lines are added to, one an event of a tag model as it ends; - is standard output."},
+     .about = "The file that lines are added to, one an event of a tag model as it ends; moved away it is begun anew. - is standard output."},
     {.name = "device", .kind = KEY_TEXT, FIELD(struct config_sink, device), .types = SINK_HAS_AUDIO, .standard = "default",
      .check = check_not_empty, .pattern = ".", .about = "The sound device by its name, as `ssm devices` prints it."},
     {.name = "rate", .kind = KEY_INT, FIELD(struct config_sink, rate), .types = SINK_HAS_FILE | SINK_HAS_AUDIO,

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/labels.h"
@@ -95,7 +96,31 @@ static void jsonl_end(struct sink *sink, int channel, const struct hole *hole, u
     atomic_store_explicit(&lane->ended, true, memory_order_release);
 }
 
+/* A pipe that nobody reads is refused rather than waited for; NULL with errno. */
+static FILE *open_lines(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    FILE *file = fd >= 0 && fcntl(fd, F_SETFL, O_APPEND) == 0 ? fdopen(fd, "a") : NULL;
+    if (fd >= 0 && !file) {
+        close(fd);
+    }
+    return file;
+}
+
 /* ---- Writer thread. ---- */
+
+/* Who moved the file away, as logrotate does, gets what comes from now on in a new one. */
+static void follow_path(struct jsonl_sink *jsonl)
+{
+    struct stat open, there;
+    bool regular = jsonl->file != stdout && fstat(fileno(jsonl->file), &open) == 0 && S_ISREG(open.st_mode);
+    bool same = regular && stat(jsonl->path, &there) == 0 && there.st_ino == open.st_ino && there.st_dev == open.st_dev;
+    FILE *file = regular && !same ? open_lines(jsonl->path) : NULL;
+    if (file) {
+        fclose(jsonl->file);
+        jsonl->file = file;
+    }
+}
 
 static void write_event(struct jsonl_sink *jsonl, int channel, const struct queued *queued)
 {
@@ -126,6 +151,9 @@ static uint64_t write_events(struct jsonl_sink *jsonl, int channel, int timeout_
     struct lane *lane = &jsonl->lanes[channel];
     uint64_t put = atomic_load_explicit(&lane->put, memory_order_acquire);
     uint64_t first = atomic_load_explicit(&lane->taken, memory_order_relaxed), taken = first;
+    if (taken < put) {
+        follow_path(jsonl);
+    }
     while (taken < put && takes_a_line(jsonl, timeout_ms)) {
         write_event(jsonl, channel, &lane->queue[taken % jsonl->queue]);
         atomic_store_explicit(&lane->taken, ++taken, memory_order_release);
@@ -188,17 +216,6 @@ static bool lane_init(struct jsonl_sink *jsonl, struct lane *lane)
     lane->events = labels_events(jsonl->labels, jsonl->rate, queue_event, lane);
     lane->queue = calloc(jsonl->queue, sizeof *lane->queue);
     return lane->events && lane->queue;
-}
-
-/* A pipe that nobody reads is refused rather than waited for; NULL with errno. */
-static FILE *open_lines(const char *path)
-{
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
-    FILE *file = fd >= 0 && fcntl(fd, F_SETFL, O_APPEND) == 0 ? fdopen(fd, "a") : NULL;
-    if (fd >= 0 && !file) {
-        close(fd);
-    }
-    return file;
 }
 
 static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error *err)

@@ -192,6 +192,26 @@ def a_reader_that_stops_stops_nothing_else():
         os.close(take)
 
 
+def lines_go_on_in_a_new_file_when_theirs_was_moved():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        process = subprocess.Popen([SSMD, "--config", configuration(folder, f"{{type: file, path: {folder}/in.wav, loop: true}}",
+                                                                    f"[{{type: jsonl, path: {folder}/e.jsonl}}]")],
+                                   stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+        for name in ("e.jsonl", "e.jsonl"):
+            until = time.monotonic() + 20
+            while not (os.path.exists(f"{folder}/{name}") and os.path.getsize(f"{folder}/{name}")) and time.monotonic() < until:
+                time.sleep(0.05)
+            if not os.path.exists(f"{folder}/e.jsonl.1"):
+                os.rename(f"{folder}/e.jsonl", f"{folder}/e.jsonl.1")  # as logrotate does; the lines followed it
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0, said
+        first, second = ([json.loads(line) for line in open(f"{folder}/{name}")] for name in ("e.jsonl.1", "e.jsonl"))
+        assert first and second and first[-1]["t1"] <= second[0]["t1"], (first, second)
+
+
 def bypass_gives_the_file_back():
     with tempfile.TemporaryDirectory() as folder:
         write_tones(f"{folder}/in.wav")
@@ -205,5 +225,5 @@ def bypass_gives_the_file_back():
 
 if __name__ == "__main__":
     sys.exit(script.run(the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told, a_reader_that_stops_stops_nothing_else,
-                        bypass_gives_the_file_back))
+                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told,
+                        a_reader_that_stops_stops_nothing_else, lines_go_on_in_a_new_file_when_theirs_was_moved, bypass_gives_the_file_back))
