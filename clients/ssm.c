@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -297,6 +298,7 @@ static int main_verb(int argc, char **argv)
 int main(int argc, char **argv)
 {
     portaudio_main(argc, argv);
+    signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is like a full disk: told, and nothing half done is left */
     int status = main_verb(argc, argv);
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
         status = verb_fail(EX_IOERR, "can't write the output: %s", strerror(errno));

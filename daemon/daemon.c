@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/daemon.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -138,13 +139,15 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     daemon->started = clock_now();
     daemon->started_utc = 1e-9 * (double)clock_utc_now();
     pthread_mutex_init(&daemon->lock, NULL);
+    errno = 0;
     daemon->reader = worker_create();
     daemon->writer = worker_create();
     daemon->loop = loop_create();
     daemon->engine = engine_thread_create(config->deadline_s);
     daemon->reload = reload_create(daemon);
     if (!daemon->reload || !daemon->reader || !daemon->writer || !daemon->loop || !daemon->engine) {
-        refuse_memory(err);
+        bool full = errno == EMFILE || errno == ENFILE;
+        full ? refuse(err, 71, "too many open files (ulimit -n)") : refuse_memory(err);
         goto fail;
     }
     if (!(daemon->gate = gate_open(&config->curve, err))) {

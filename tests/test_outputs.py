@@ -137,6 +137,14 @@ def a_file_that_another_daemon_writes_is_refused():
         assert status == 0 and "cut off" not in said and whole(f"{folder}/both.wav") == RATE, (status, said)
 
 
+def too_few_descriptors_are_told():
+    with tempfile.TemporaryDirectory() as folder:
+        path = configure(folder, f"{folder}/out.wav")
+        done = subprocess.run(["bash", "-c", f"ulimit -n 10; exec {SSMD} --config {path}"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 71 and "too many open files (ulimit -n)" in done.stderr, done  # "out of memory"
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
-                        what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused))
+                        what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused,
+                        too_few_descriptors_are_told))

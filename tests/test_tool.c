@@ -552,6 +552,20 @@ static void a_state_never_replaces_a_recording(void **state)
     assert_runs("denoise %/keep.wav %/o.wav --state-out %/o.state" MODEL);
 }
 
+static void a_file_at_its_size_limit_is_told(void **state)
+{
+    (void)state;
+    char command[1024];
+    struct sound in = make_sound(16000, 1, 16000 * 20);
+    write_sound("in.wav", &in);
+    free(in.samples);
+    snprintf(command, sizeof command, "ulimit -f 100; %s denoise %s %s/limited.wav" MODEL " 2>%s", getenv("SSM") ? getenv("SSM") : "build/release/ssm",
+             in_folder("in.wav"), folder, in_folder("words"));
+    assert_int_equal(WEXITSTATUS(system(command)), 74); /* a signal ended it, beside half a file */
+    snprintf(command, sizeof command, "grep -q 'File too large' %s && ! ls %s | grep -q limited", in_folder("words"), folder);
+    assert_int_equal(system(command), 0);
+}
+
 static void assert_told(const char *arguments)
 {
     char command[1024], words[256] = "";
@@ -679,6 +693,7 @@ int main(void)
         cmocka_unit_test(a_misspelt_word_is_answered_with_the_nearest),
         cmocka_unit_test(wrong_use_is_told),
         cmocka_unit_test(a_state_never_replaces_a_recording),
+        cmocka_unit_test(a_file_at_its_size_limit_is_told),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(json_is_json),
         cmocka_unit_test(bench_measures),
