@@ -266,6 +266,12 @@ static bool name_part(const char *path, char **part)
     return named;
 }
 
+static bool is_pipe(const char *path)
+{
+    struct stat found;
+    return stat(path, &found) == 0 && S_ISFIFO(found.st_mode);
+}
+
 static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
 {
     if ((wanted->format & SF_FORMAT_SUBMASK) == SF_FORMAT_OPUS && 48000 % wanted->samplerate) {
@@ -274,6 +280,8 @@ static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sou
     } else if (!sf_format_check(wanted)) {
         say(err, EX_CANTCREAT, path, "this format doesn't take %d channels at %d Hz; choose .wav", wanted->channels,
             wanted->samplerate);
+    } else if (is_pipe(path)) {
+        say(err, EX_CANTCREAT, path, "this format goes back to its header, and a pipe can't; choose .flac, .ogg or .opus");
     } else {
         say(err, EX_CANTCREAT, path, "can't be written: %s", errno ? strerror(errno) : sf_strerror(NULL));
     }
@@ -316,8 +324,7 @@ static bool try_format(const char *path, const SF_INFO *wanted, struct sound_fil
 /* Opening one waits for its reader, and so may each write, with all that is written beside it. */
 static bool refuse_pipe(const char *path, struct sound_file_error *err)
 {
-    struct stat found;
-    bool pipe = stat(path, &found) == 0 && S_ISFIFO(found.st_mode);
+    bool pipe = is_pipe(path);
     if (pipe) {
         say(err, EX_CANTCREAT, path, "is a pipe, whose reader could keep other recordings waiting; take a file");
     }

@@ -2,6 +2,7 @@
 #include "dsp/sound_file.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sndfile.h>
 #include <sys/resource.h>
@@ -469,6 +470,38 @@ static void a_disk_full_at_the_last_block_is_told(void **state)
     signal(SIGXFSZ, SIG_DFL);
 }
 
+/* Formats that never go back in a file, with somebody at the other end; what ssm denoise writes, not the daemon. */
+static void a_pipe_takes_what_needs_no_going_back(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"p.flac", "p.ogg", "p.wav", "p.w64"};
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = -1};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct sound_file_error err = {0};
+        float x[1000] = {0};
+        char start[4];
+        const char *path = in_folder(names[i]);
+        assert_int_equal(mkfifo(path, 0600), 0);
+        int fd = open(path, O_RDWR);
+        struct sound_file *file = sound_file_create(path, &info, true, &err);
+        if (i < 2) {
+            assert_non_null(file);
+            assert_true(sound_file_write(file, x, 1000, &err) && sound_file_commit(file, &err));
+            assert_int_equal(read(fd, start, 4), 4);
+            assert_true(memcmp(start, "fLaC", 4) == 0 || memcmp(start, "OggS", 4) == 0);
+        } else {
+            assert_null(file);
+            assert_int_equal(err.code, 73);
+            assert_non_null(strstr(err.text, "a pipe can't; choose .flac, .ogg or .opus"));
+        }
+        sound_file_close(file);
+        assert_null(sound_file_reserve(path, &info, &err));
+        assert_false(sound_file_fits(path, &info, &err));
+        assert_non_null(strstr(err.text, "is a pipe, whose reader"));
+        close(fd);
+    }
+}
+
 static void a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -507,6 +540,7 @@ int main(void)
         cmocka_unit_test(a_growing_wav_can_be_read_after_each_flush),
         cmocka_unit_test(a_wav_beyond_four_gib_is_rf64_and_keeps_its_length),
         cmocka_unit_test(what_cannot_be_written_is_said_before_anything_is_lost),
+        cmocka_unit_test(a_pipe_takes_what_needs_no_going_back),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(a_disk_full_at_the_last_block_is_told),
     };
