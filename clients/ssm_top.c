@@ -81,14 +81,9 @@ static void take_meter(struct top *top, const struct subscriber_message *message
 
 static json_t *read_messagepack(const uint8_t *bytes, size_t size)
 {
-    char *text = NULL;
-    size_t length = 0;
-    FILE *file = open_memstream(&text, &length);
-    bool whole = file != NULL && wire_json(file, bytes, size);
-    if (file != NULL) {
-        fclose(file);
-    }
-    json_t *value = whole ? json_loadb(text, length, 0, NULL) : NULL;
+    size_t length;
+    char *text = subscriber_json(bytes, size, &length);
+    json_t *value = text != NULL ? json_loadb(text, length, 0, NULL) : NULL;
     free(text);
     return value;
 }

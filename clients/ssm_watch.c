@@ -84,14 +84,9 @@ static bool is_scores(const struct subscriber_message *message)
 /* MessagePack as a JSON value; null when it is damaged, so that the line stays JSON. */
 static void put_messagepack(struct json *json, const char *key, const uint8_t *bytes, size_t size)
 {
-    char *text = NULL;
-    size_t length = 0;
-    FILE *file = open_memstream(&text, &length);
-    bool whole = file != NULL && wire_json(file, bytes, size);
-    if (file != NULL) {
-        fclose(file);
-    }
-    if (whole) {
+    size_t length;
+    char *text = subscriber_json(bytes, size, &length);
+    if (text != NULL) {
         fwrite(text, 1, length, json_raw(json, key));
     } else {
         json_nothing(json, key);

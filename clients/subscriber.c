@@ -113,18 +113,24 @@ static bool is_wanted(const struct subscriber *s, const char *topic)
     return strncmp(topic, s->topic, strlen(s->topic)) == 0;
 }
 
+char *subscriber_json(const uint8_t *bytes, size_t size, size_t *length)
+{
+    char *text = NULL;
+    FILE *file = open_memstream(&text, length);
+    bool whole = file != NULL && wire_json(file, bytes, size);
+    if (file == NULL || fclose(file) != 0 || !whole) {
+        free(text);
+        text = NULL;
+    }
+    return text;
+}
+
 /* hugz/ came on the same connection after everything it counts, so what is missing now is lost. */
 static void settle_hugz(struct subscriber *s, const struct subscriber_message *message)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *file = open_memstream(&text, &size);
-    if (file == NULL) {
-        return;
-    }
-    bool whole = wire_json(file, message->payload, message->payload_size);
-    fclose(file);
-    json_t *map = whole ? json_loadb(text, size, 0, NULL) : NULL, *seq;
+    size_t size;
+    char *text = subscriber_json(message->payload, message->payload_size, &size);
+    json_t *map = text != NULL ? json_loadb(text, size, 0, NULL) : NULL, *seq;
     const char *topic;
     json_object_foreach(map, topic, seq)
     {

@@ -37,4 +37,7 @@ void subscriber_close(struct subscriber *subscriber); /* NULL is fine */
  * wire: it was passed over. Calls lost, maybe several times, before it gives the message that showed the loss. */
 int subscriber_receive(struct subscriber *subscriber, struct subscriber_message *message, int timeout_ms);
 
+/* A message's MessagePack as JSON, to free; NULL when it is damaged, or memory runs out. */
+char *subscriber_json(const uint8_t *bytes, size_t size, size_t *length);
+
 #endif

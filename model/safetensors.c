@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "dsp/bytes.h"
 #include "model/digest.h"
 #include "model/refuse.h"
 
@@ -177,13 +178,10 @@ static int read_entries(struct safetensors *file, struct ssm_error *err)
 
 static int read_header(struct safetensors *file, const unsigned char *bytes, size_t size, struct ssm_error *err)
 {
-    uint64_t length = 0;
     if (size < 8) {
         return refuse(err, 65, "%s: %zu bytes are too few for a safetensors file", file->path, size);
     }
-    for (int i = 7; i >= 0; i--) {
-        length = length << 8 | bytes[i];
-    }
+    uint64_t length = bytes_get(bytes, 8);
     if (length > size - 8 || length > HEADER_MAX) {
         return refuse(err, 65, "%s: not a safetensors file, or cut short: its header would be %" PRIu64 " bytes",
                       file->path, length);
@@ -366,15 +364,15 @@ static float from_f16(uint32_t half)
 
 static float read_value(const struct tensor *tensor, size_t i)
 {
-    const unsigned char *at = tensor->data + i * (tensor->type == TENSOR_F32 ? 4 : 2);
-    uint32_t low = (uint32_t)at[0] | (uint32_t)at[1] << 8;
+    int bytes = tensor->type == TENSOR_F32 ? 4 : 2;
+    uint32_t bits = (uint32_t)bytes_get(tensor->data + i * (size_t)bytes, bytes);
     switch (tensor->type) {
     case TENSOR_F16:
-        return from_f16(low);
+        return from_f16(bits);
     case TENSOR_BF16:
-        return from_bits(low << 16);
+        return from_bits(bits << 16);
     default:
-        return from_bits(low | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24);
+        return from_bits(bits);
     }
 }
 

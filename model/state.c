@@ -4,27 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "dsp/bytes.h"
 #include "model/digest.h"
 #include "model/refuse.h"
 
 enum { HEADER = 48, SUM = 40, VERSION = 1 };
 static const char magic[8] = "SSMSTATE";
-
-static void put(unsigned char *at, uint64_t value, int bytes)
-{
-    for (int i = 0; i < bytes; i++) {
-        at[i] = (unsigned char)(value >> 8 * i);
-    }
-}
-
-static uint64_t get(const unsigned char *at, int bytes)
-{
-    uint64_t value = 0;
-    for (int i = 0; i < bytes; i++) {
-        value |= (uint64_t)at[i] << 8 * i;
-    }
-    return value;
-}
 
 static size_t count_floats(const struct model *model)
 {
@@ -46,7 +31,7 @@ static uint64_t hash_layout(const struct model *model)
     uint64_t hash = 0;
     for (int i = 0; i < model->n_layers; i++) {
         unsigned char size[8];
-        put(size, model->layers[i].state, 8);
+        bytes_put(size, model->layers[i].state, 8);
         hash = digest_bytes(size, sizeof size, hash);
     }
     return hash;
@@ -61,20 +46,20 @@ void state_encode(const struct model *model, const float *state, unsigned char *
 {
     unsigned char *at = bytes + HEADER;
     memcpy(bytes, magic, sizeof magic);
-    put(bytes + 8, VERSION, 4);
-    put(bytes + 12, HEADER, 4);
-    put(bytes + 16, model->digest, 8);
-    put(bytes + 24, hash_layout(model), 8);
-    put(bytes + 32, count_floats(model), 8);
+    bytes_put(bytes + 8, VERSION, 4);
+    bytes_put(bytes + 12, HEADER, 4);
+    bytes_put(bytes + 16, model->digest, 8);
+    bytes_put(bytes + 24, hash_layout(model), 8);
+    bytes_put(bytes + 32, count_floats(model), 8);
     for (int i = 0; i < model->n_layers; i++) {
         const struct layer *layer = &model->layers[i];
         for (size_t j = 0; j < layer->state; j++, at += 4) {
             uint32_t bits;
             memcpy(&bits, &state[layer->state_at + j], sizeof bits);
-            put(at, bits, 4);
+            bytes_put(at, bits, 4);
         }
     }
-    put(bytes + SUM, hash_bytes(bytes, state_bytes(model)), 8);
+    bytes_put(bytes + SUM, hash_bytes(bytes, state_bytes(model)), 8);
 }
 
 static int check_header(const struct model *model, const unsigned char *bytes, size_t size, struct ssm_error *err)
@@ -82,19 +67,19 @@ static int check_header(const struct model *model, const unsigned char *bytes, s
     if (size < HEADER || memcmp(bytes, magic, sizeof magic)) {
         return refuse(err, 65, "not a saved stream state");
     }
-    if (get(bytes + 8, 4) != VERSION || get(bytes + 12, 4) != HEADER) {
+    if (bytes_get(bytes + 8, 4) != VERSION || bytes_get(bytes + 12, 4) != HEADER) {
         return refuse(err, 65, "a saved state of version %u; this program reads version %d",
-                      (unsigned)get(bytes + 8, 4), VERSION);
+                      (unsigned)bytes_get(bytes + 8, 4), VERSION);
     }
-    if (get(bytes + 16, 8) != model->digest) {
+    if (bytes_get(bytes + 16, 8) != model->digest) {
         return refuse(err, 65, "a state saved by another model (file digest %016llx, this one is %s)",
-                      (unsigned long long)get(bytes + 16, 8), model->info.digest);
+                      (unsigned long long)bytes_get(bytes + 16, 8), model->info.digest);
     }
-    if (size != state_bytes(model) || get(bytes + 32, 8) != count_floats(model)) {
+    if (size != state_bytes(model) || bytes_get(bytes + 32, 8) != count_floats(model)) {
         return refuse(err, 65, "a saved state of %zu bytes where this model's has %zu: it was cut short or extended",
                       size, state_bytes(model));
     }
-    if (get(bytes + 24, 8) != hash_layout(model) || get(bytes + SUM, 8) != hash_bytes(bytes, size)) {
+    if (bytes_get(bytes + 24, 8) != hash_layout(model) || bytes_get(bytes + SUM, 8) != hash_bytes(bytes, size)) {
         return refuse(err, 65, "a damaged saved state: its checksum is wrong");
     }
     return 0;
@@ -111,7 +96,7 @@ int state_decode(const struct model *model, const unsigned char *bytes, size_t s
     for (int i = 0; i < model->n_layers; i++) {
         const struct layer *layer = &model->layers[i];
         for (size_t j = 0; j < layer->state; j++, at += 4) {
-            uint32_t bits = (uint32_t)get(at, 4);
+            uint32_t bits = (uint32_t)bytes_get(at, 4);
             memcpy(&state[layer->state_at + j], &bits, sizeof bits);
             if (!isfinite(state[layer->state_at + j])) {
                 return refuse(err, 65, "a saved state with NaN or inf in layer %d", i);
