@@ -153,7 +153,8 @@ static void look_at_folders(struct doctor *doctor)
 static void look_at_ipc(struct doctor *doctor, const char *what, const char *address, bool pulls)
 {
     if (gate_is_taken(address, pulls)) {
-        tell(doctor, WRONG, EX_UNAVAILABLE, "%s: %s is a file, or an ssmd that runs already, or another program, has it", what, address);
+        tell(doctor, WRONG, EX_UNAVAILABLE, "%s: %s is a file, or an ssmd that runs already, or another program, has it", what,
+             address);
     }
 }
 

@@ -56,7 +56,8 @@ int record_decode(struct record *record, int64_t utc_offset, const uint8_t *byte
     if (bytes_get(bytes + SUM, 8) != sum(bytes, size)) {
         return refuse(err, 65, "a stream's state that is damaged");
     }
-    *record = (struct record){.position = bytes_get(bytes + 16, 8), .out = bytes_get(bytes + 48, 8), .taken = bytes_get(bytes + 40, 8),
+    *record = (struct record){.position = bytes_get(bytes + 16, 8), .out = bytes_get(bytes + 48, 8),
+                              .taken = bytes_get(bytes + 40, 8),
                               .captured = (int64_t)bytes_get(bytes + 24, 8) - utc_offset, .rate = (uint32_t)bytes_get(bytes + 12, 4),
                               .n_waiting = (size_t)n, .waiting = (const void *)(bytes + RECORD_HEADER),
                               .state = bytes + RECORD_HEADER + n * sizeof(float), .state_size = (size_t)state};

@@ -77,8 +77,8 @@ struct sink_ops {
     unsigned takes; /* SINK_TAKES_...: a pipeline whose model gives something else is refused (daemon/fit.h) */
     struct sink *(*open)(const struct sink_setup *setup, struct ssm_error *err);
     int (*start)(struct sink *sink, struct ssm_error *err); /* 0 or -1; NULL: nothing to start */
-    /* Everything that was opened with it has started: what it replaces goes now, and not before. Deliveries may come earlier. 0 or -1;
-     * NULL: nothing. */
+    /* Everything that was opened with it has started: what it replaces goes now, and not before. Deliveries may come earlier.
+     * 0 or -1; NULL: nothing. */
     int (*begin)(struct sink *sink, struct ssm_error *err);
 
     /* Engine thread: never block, allocate nothing. `channel` is an index, 0 .. n_channels - 1. */

@@ -137,8 +137,8 @@ static void write_event(struct jsonl_sink *jsonl, int channel, const struct queu
     count(&jsonl->counters[channel], COUNTER_FILE_ERROR, jsonl->broken);
 }
 
-/* Whoever reads a pipe may stop: then events wait in their queues, and not this thread, which writes recordings too. A line is shorter
- * than the page that poll promises. */
+/* Whoever reads a pipe may stop: then events wait in their queues, and not this thread, which writes recordings too. A line is
+ * shorter than the page that poll promises. */
 static bool takes_a_line(const struct jsonl_sink *jsonl, int timeout_ms)
 {
     struct pollfd out = {.fd = fileno(jsonl->file), .events = POLLOUT};

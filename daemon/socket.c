@@ -97,7 +97,8 @@ int socket_accept(int listener)
 {
     static const struct {
         int level, option, value;
-    } rows[] = {{SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 5}, {IPPROTO_TCP, TCP_KEEPINTVL, 5}, {IPPROTO_TCP, TCP_KEEPCNT, 3}};
+    } rows[] = {{SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 5}, {IPPROTO_TCP, TCP_KEEPINTVL, 5},
+                {IPPROTO_TCP, TCP_KEEPCNT, 3}};
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     for (size_t i = 0; fd >= 0 && i < sizeof rows / sizeof *rows; i++) { /* a unix socket knows anyway, and takes none of them */
         setsockopt(fd, rows[i].level, rows[i].option, &rows[i].value, sizeof rows[i].value);

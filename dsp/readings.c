@@ -523,5 +523,6 @@ enum reading_status readings_parse(struct readings *r, const char *line, size_t 
     if (span.n == 0 || *span.at == '#') {
         return READING_NONE;
     }
-    return r->options.format == READING_CSV ? parse_csv(r, whole, &found) : parse_json(r, span, &found); /* a tab may be a cell's end */
+    bool csv = r->options.format == READING_CSV; /* of which a tab at either end may be a cell's */
+    return csv ? parse_csv(r, whole, &found) : parse_json(r, span, &found);
 }

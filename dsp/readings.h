@@ -5,14 +5,13 @@
 /* A sensor's lines -> readings: named fields in the order asked for, and when the source says they were measured.
  *
  *   CSV         a line that names the fields is a header and says their columns; other columns are passed over. Separated
- *               by comma, semicolon or tab, as the first line is, but not between quotes. Without a header the columns are the fields in their order,
- *               with the time in front where there is one column more
+ *               by comma, semicolon or tab, as the first line is, but not between quotes. Without a header the columns are
+ *               the fields in their order, with the time in front where there is one column more
  *   JSON lines  {"t": 1.5, "ax": 0.1, "ay": -2, "az": 9.8}; other keys, and what is inside them, are passed over
  *
  * The time is in the column or key `time`, or t, time or timestamp: seconds, or milli-, micro- or nanoseconds where the number
  * is too large for a date in seconds (1e11 and more), or a date as 2026-11-22T09:30:00.25Z (+01, +0130, +01:30). A byte order
- * mark before a line is passed over. Any bytes at all are answered.
- * Nothing is allocated after readings_create; one thread. */
+ * mark before a line is passed over. Any bytes at all are answered. Nothing is allocated after readings_create; one thread. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -559,8 +559,8 @@ static void a_file_at_its_size_limit_is_told(void **state)
     struct sound in = make_sound(16000, 1, 16000 * 20);
     write_sound("in.wav", &in);
     free(in.samples);
-    snprintf(command, sizeof command, "ulimit -f 100; %s denoise %s %s/limited.wav" MODEL " 2>%s", getenv("SSM") ? getenv("SSM") : "build/release/ssm",
-             in_folder("in.wav"), folder, in_folder("words"));
+    snprintf(command, sizeof command, "ulimit -f 100; %s denoise %s %s/limited.wav" MODEL " 2>%s",
+             getenv("SSM") ? getenv("SSM") : "build/release/ssm", in_folder("in.wav"), folder, in_folder("words"));
     assert_int_equal(WEXITSTATUS(system(command)), 74); /* a signal ended it, beside half a file */
     snprintf(command, sizeof command, "grep -q 'File too large' %s && ! ls %s | grep -q limited", in_folder("words"), folder);
     assert_int_equal(system(command), 0);
