@@ -175,7 +175,7 @@ __device__ __forceinline__ void walk_narrowing(map_lane<N> &lane, ahead_tiles<T,
     finish_map<N>(lane, p, at, 0, !goes_on || !(remember >> at.group & 1));
     if (!goes_on)
         return;
-    place<1, 8> half(1, false);
+    place<1, 8> half(1, lanes::APART);
     gather(lane, half, p, at, remember);
     walk_ahead<T, N, 8>(lane, tiles, p, half, 0);
     finish_map<N>(lane, p, half, 0, true);
@@ -186,7 +186,7 @@ __device__ __forceinline__ void walk_narrowing(map_lane<N> &lane, ahead_tiles<T,
 template <typename T, int N> __global__ void __launch_bounds__(32 * WARPS, 4) scan_map_ahead(const params p)
 {
     __shared__ ahead_block<T, N> block;
-    const place<1> at(p.chunks - 1, false);
+    const place<1> at(p.chunks - 1, lanes::APART);
     const int begin = at.chunk * p.chunk_steps, c = at.channel(p, 0);
     ptx::wait_for_kernels();
     ptx::start_next_kernel();

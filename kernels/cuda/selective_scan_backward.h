@@ -414,7 +414,7 @@ __global__ void __launch_bounds__(32 * WARPS, backward_blocks(N)) scan_backward(
     constexpr int S = N / 4;
     extern __shared__ __align__(16) unsigned char shared[];
     backward_block<N, K> &block = *reinterpret_cast<backward_block<N, K> *>(shared);
-    const place<K> at(p.chunks, false);
+    const place<K> at(p.chunks, lanes::APART);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
     const int group = int(blockIdx.x) / p.chunks;
     backward_lane<S, K> lane = {};

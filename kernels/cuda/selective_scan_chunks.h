@@ -278,7 +278,7 @@ __device__ __forceinline__ void walk_narrowing(map_lane<SPAN<N>> &lane, map_tile
     const bool goes_on = NARROWS && rest.tiles > 0 && remember != 0;
     finish_map<N>(lane, p, at, from, !goes_on || !(remember >> at.group & 1));
     if constexpr (NARROWS) {
-        place<1, 2 * P> half(1, false);
+        place<1, 2 * P> half(1, lanes::APART);
         if (!goes_on)
             return;
         gather(lane, half, p, at, remember);
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(32 * WARPS, 3) scan_map(const params p)
     constexpr int S = SPAN<N>, MAP_STEPS = 4 * STEPS;
     __shared__ map_tile<N, MAP_STEPS> tiles[WARPS];
     map_tile<N, MAP_STEPS> &tile = tiles[threadIdx.x / 32];
-    place<1> at((p.chunks - 1) * (N / S), false);
+    place<1> at((p.chunks - 1) * (N / S), lanes::APART);
     const int from = at.chunk / (p.chunks - 1) * S, c = at.channel(p, 0);
     at.chunk = at.chunk % (p.chunks - 1) + (BACK ? 1 : 0);
     map_rest rest;

@@ -168,7 +168,7 @@ template <typename T, int N> __global__ void __launch_bounds__(FED_THREADS, 1) s
 {
     extern __shared__ __align__(16) unsigned char shared[];
     fed_block<N> &block = *reinterpret_cast<fed_block<N> *>(shared);
-    const place<1> at(p.chunks, false, WALKERS);
+    const place<1> at(p.chunks, lanes::APART, WALKERS);
     const tiles_back tiles(p, at.chunk);
     if (threadIdx.x == 0) {
         for (int i = 0; i < TILES_BACK; i++) {

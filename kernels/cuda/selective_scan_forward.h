@@ -8,8 +8,8 @@
  * warps neighbouring channels of one sequence. A warp stages B and C for itself and waits for no other. Of each P
  * steps a lane prepares one (softplus, delta u) and finishes it (sum of y over the P lanes by a transposing fold, D,
  * gate), so that work is shared evenly. What a lane reads of B and C serves its K channels: of the cycles a
- * multiprocessor's shared memory is busy with reads for a step of 32 channels, K = 1 and P = 4 takes 40, K = 2 takes
- * 24, and with P = 2 takes 20; exponentials take 38. */
+ * multiprocessor's shared memory is busy with reads for a step of 32 channels, K = 1 and P = 4 takes 20, K = 2 takes
+ * 12, and with P = 2 takes 10; exponentials take 38. */
 
 #include "kernels/cuda/selective_scan_chunks.h"
 
@@ -165,7 +165,7 @@ __device__ __forceinline__ void write_outputs(const float (&y)[K][P], const outp
     const int t = t0 + P * j + at.part;
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        const float out = (fold<P, 1>(y[k], at.part) + outputs.direct[k][j]) * outputs.gate[k][j];
+        const float out = (fold<P, 1, BRAIDED_FAR>(y[k], at.part) + outputs.direct[k][j]) * outputs.gate[k][j];
         if (t < outputs.ends[k])
             put(const_cast<T *>(inputs.out0.at(t, p.out_step)) + (k ? inputs.second : 0), out);
     }
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_forw
 {
     extern __shared__ __align__(16) unsigned char shared[];
     forward_tile<N, K, P> &tile = reinterpret_cast<forward_tile<N, K, P> *>(shared)[threadIdx.x / 32];
-    const place<K, P> at(p.chunks);
+    const place<K, P> at(p.chunks, lanes::BRAIDED);
     forward_lane<N, K, P> lane;
     start_lane(lane, p, at);
     ptx::wait_for_kernels();

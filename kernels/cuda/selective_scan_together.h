@@ -200,7 +200,7 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
 {
     extern __shared__ __align__(16) unsigned char shared[];
     together_block<N> &block = *reinterpret_cast<together_block<N> *>(shared);
-    place<1> at(1), early(1, false);
+    place<1> at(1, lanes::BRAIDED), early(1, lanes::APART);
     together_warp<N> &warp = block.warps[at.warp];
     const int rank = int(cluster::rank()), channel0 = int(cluster::number()) * GROUPS, length = p.s.length;
     const bool passes = int(threadIdx.x) < together_block<N>::STATES;
@@ -213,12 +213,6 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     forward_inputs<T, N, 1, 4, TOGETHER_ROUNDS> inputs(p, at);
     staged_bc<T, N, false, 32, 1, TOGETHER_STEPS> B(p, at.batch), C(p, at.batch, 0, true);
     B.load(p, begin, length);
-    C.load(p, begin, length); /* and what else is wanted after the map */
-#pragma unroll
-    for (int j = 0; j < TOGETHER_ROUNDS; j++) {
-        const int t = min(begin + 4 * j + at.part, length - 1);
-        inputs.u[0][j] = *inputs.u0.at(t, p.u_step), inputs.z[0][j] = *inputs.z0.at(t, p.z_step);
-    }
     const int n = int(threadIdx.x) % N, c = channel0 + int(threadIdx.x) / N;
     const bool there = passes && n < p.s.d_state && c < p.s.channels;
     const int64_t state = int64_t(c) * p.s.d_state + n, item = int64_t(at.batch) * p.s.channels * p.s.d_state;
@@ -228,6 +222,12 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     warp.elapsed[threadIdx.x % 32] = first.elapsed;
     B.put(warp.tile.bc[0], 0);
     __syncwarp();
+    C.load(p, begin, length); /* and what else is wanted after the map: its own came first */
+#pragma unroll
+    for (int j = 0; j < TOGETHER_ROUNDS; j++) {
+        const int t = min(begin + 4 * j + at.part, length - 1);
+        inputs.u[0][j] = *inputs.u0.at(t, p.u_step), inputs.z[0][j] = *inputs.z0.at(t, p.z_step);
+    }
     const bool exactly = find_map<T, N>(warp, first, early);
     C.put(warp.tile.bc[1], 0);
     cluster::wait(); /* all blocks are there to be told */

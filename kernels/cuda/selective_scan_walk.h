@@ -103,8 +103,9 @@ __device__ __forceinline__ float decay_exactly(float power, float h, float in)
     return fabsf(power) < 0x1p-6f ? near_one : any;
 }
 
-/* Sum P values over the P lanes of a channel, which are APART in the warp; lane `part` gets the sum of that index. */
-template <int P, int APART> __device__ __forceinline__ float fold(const float (&v)[P], int part)
+/* Sum P values over the P lanes of a channel; lane `part` gets the sum of that index. Parts 0 and 1 are APART in the
+ * warp, parts 0 and 2 FAR. */
+template <int P, int APART, int FAR = 2 * APART> __device__ __forceinline__ float fold(const float (&v)[P], int part)
 {
     static_assert(P == 2 || P == 4, "lanes a channel");
     const bool odd = (part & 1) != 0;
@@ -112,8 +113,8 @@ template <int P, int APART> __device__ __forceinline__ float fold(const float (&
         return (odd ? v[1] : v[0]) + __shfl_xor_sync(ALL, odd ? v[0] : v[1], APART);
     } else {
         const bool high = (part & 2) != 0;
-        const float even_sum = (high ? v[2] : v[0]) + __shfl_xor_sync(ALL, high ? v[0] : v[2], 2 * APART);
-        const float odd_sum = (high ? v[3] : v[1]) + __shfl_xor_sync(ALL, high ? v[1] : v[3], 2 * APART);
+        const float even_sum = (high ? v[2] : v[0]) + __shfl_xor_sync(ALL, high ? v[0] : v[2], FAR);
+        const float odd_sum = (high ? v[3] : v[1]) + __shfl_xor_sync(ALL, high ? v[1] : v[3], FAR);
         return (odd ? odd_sum : even_sum) + __shfl_xor_sync(ALL, odd ? even_sum : odd_sum, APART);
     }
 }
@@ -178,23 +179,34 @@ template <typename T> struct column {
     }
 };
 
-/* Where a lane stands: part 0..P-1 of channel group + 32 / P k of its warp. */
+/* How a channel's lanes stand in their warp. APART: as many apart as the warp has groups. BRAIDED: parts 0 and 1 side
+ * by side, then those of the next groups, in the other half of the warp parts 2 and 3. A float4 read from shared memory
+ * takes two cycles where lanes l and l ^ 1, or l and l ^ 2, read the same, else four: so those do that are read by
+ * part, and those read by channel. PAIRED: so too, and a lane's two channels are neighbours. */
+enum class lanes { APART, BRAIDED, PAIRED };
+
+/* Lanes of parts 0 and 2 where they are braided. */
+constexpr int BRAIDED_FAR = 16;
+
+/* Where a lane stands: part 0..P-1 of K channels. */
 template <int K, int P = 4> struct place {
     static constexpr int GROUPS = 32 / P;
     int warp, group, part, batch, chunk, first; /* first: the lane's first channel */
+    int between;                                /* from one of its channels to the next */
 
-    /* A channel's lanes are neighbours, or GROUPS apart. */
-    __device__ __forceinline__ place(int chunks, bool neighbours = true, int warps = WARPS)
+    __device__ __forceinline__ place(int chunks, lanes order, int warps = WARPS)
     {
         const int lane = int(threadIdx.x) % 32;
         warp = int(threadIdx.x) / 32;
-        group = neighbours ? lane / P : lane % GROUPS, part = neighbours ? lane % P : lane / GROUPS;
+        group = order == lanes::APART ? lane % GROUPS : lane / 2 % GROUPS;
+        part = order == lanes::APART ? lane / GROUPS : lane % 2 + lane / (2 * GROUPS) * 2;
         chunk = int(blockIdx.x) % chunks, batch = int(blockIdx.y);
-        first = (int(blockIdx.x) / chunks * warps + warp) * GROUPS * K + group;
+        between = order == lanes::PAIRED ? 1 : GROUPS;
+        first = (int(blockIdx.x) / chunks * warps + warp) * GROUPS * K + group * (order == lanes::PAIRED ? K : 1);
     }
     __device__ __forceinline__ bool has(const params &p, int k) const
     {
-        return first + GROUPS * k < p.s.channels;
+        return first + between * k < p.s.channels;
     }
     /* Among the channels of a block. */
     __device__ __forceinline__ int column(int k) const
@@ -204,7 +216,7 @@ template <int K, int P = 4> struct place {
     /* Past E the last channel is walked again, and not written. */
     __device__ __forceinline__ int channel(const params &p, int k) const
     {
-        return min(first + GROUPS * k, p.s.channels - 1);
+        return min(first + between * k, p.s.channels - 1);
     }
 };
 
@@ -233,7 +245,7 @@ __device__ __forceinline__ void store_states(float *table, const float (&v)[K][N
 #pragma unroll
     for (int k = 0; k < K; k++) {
         const int n = at.part * (N / P);
-        float *to = table + int64_t(at.first + at.GROUPS * k) * width + n;
+        float *to = table + int64_t(at.first + at.between * k) * width + n;
         if (!at.has(p, k))
             continue;
         if (width == N)
@@ -310,6 +322,7 @@ template <> struct quad<__nv_bfloat16> {
 template <typename T, int N, bool WITH_C, int THREADS, int HALVES, int STEPS = TILE> struct staged_bc {
     static constexpr int QUADS_A_ROW = N / 4 * (WITH_C ? 2 : 1), ITEMS = STEPS * QUADS_A_ROW;
     static constexpr int EACH = (ITEMS + THREADS - 1) / THREADS, ROWS = THREADS / QUADS_A_ROW;
+    static constexpr int RUN = N / 4 < 8 ? 8 : N / 4; /* threads that put side by side: no two into one bank */
     static_assert(THREADS % QUADS_A_ROW == 0, "a thread stays in its column");
     const unsigned char *base;
     int step, n, row, to;
@@ -317,9 +330,10 @@ template <typename T, int N, bool WITH_C, int THREADS, int HALVES, int STEPS = T
 
     __device__ __forceinline__ staged_bc(const params &p, int batch, int from = 0, bool only_c = false)
     {
-        const int thread = int(threadIdx.x) % THREADS, j = thread % QUADS_A_ROW;
-        const bool of_c = only_c || j >= N / 4;
-        n = from + j % (N / 4) * 4, row = thread / QUADS_A_ROW;
+        const int thread = int(threadIdx.x) % THREADS, run = thread / RUN;
+        const bool of_c = only_c || (WITH_C && run % 2 != 0);
+        n = from + thread % (N / 4) * 4;
+        row = (WITH_C ? run / 2 : run) * (RUN / (N / 4)) + thread % RUN / (N / 4);
         step = ptx::opaque(of_c ? p.C_step : p.B_step);
         base = ptx::opaque(static_cast<const unsigned char *>(of_c ? p.s.C : p.s.B) +
                            int64_t(batch) * p.s.length * step + n * int(sizeof(T)));
