@@ -258,6 +258,19 @@ __device__ __forceinline__ void copy_16(void *shared, const void *global, bool r
                  : "memory");
 }
 
+/* 16 bytes, and the line of 128 that has them on its way into L2. */
+__device__ __forceinline__ void copy_16_of_line(void *shared, const void *global)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+                 : "memory");
+}
+
+/* 16 bytes that other warps of the multiprocessor read too: they go through L1. */
+__device__ __forceinline__ void copy_16_kept(void *shared, const void *global)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+
 /* Copies since the last commit are a group of the thread's. */
 __device__ __forceinline__ void commit_copies()
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 
 /* The selective scan on the GPU; selective_scan.h says what it computes. Twin: `selective_scan` in kernels/. This file
- * plans and launches; the kernels are in selective_scan_forward.h, selective_scan_chunks.h, selective_scan_ahead.h,
- * selective_scan_together.h, selective_scan_backward.h and selective_scan_fed.h. */
+ * plans and launches; the kernels are in selective_scan_forward.h, selective_scan_copied.h, selective_scan_chunks.h,
+ * selective_scan_ahead.h, selective_scan_together.h, selective_scan_backward.h and selective_scan_fed.h. */
 
 #include "kernels/cuda/selective_scan_ahead.h"
+#include "kernels/cuda/selective_scan_copied.h"
 #include "kernels/cuda/selective_scan_fed.h"
 #include "kernels/cuda/selective_scan_together.h"
 
@@ -49,6 +50,10 @@ constexpr int MIN_EIGHT = 128;
 /* Chunks so long and so many have scan_map_ahead: (1, 512) 2^17 takes 7 % less in fp32, 6 % in bf16. 2^14, whose chunks
  * have 256 steps, would take 2 % more, and so would (8, 1536) 2^14, two chunks a sequence, in fp32. */
 constexpr int LONG_AHEAD = 1024, MANY_AHEAD = 8;
+
+/* Steps from which on warps copy their inputs: (1, 512) 2048, 64 steps a chunk, would take 10 % more, (64, 512) 512 in
+ * fp32 4 %. */
+constexpr int SHORT_COPIED = 128, LONG_COPIED = 1024;
 
 /* Warps of a block of scan_together: one thread a state of its channels. */
 constexpr int FEWEST_TOGETHER = 4;
@@ -124,6 +129,7 @@ plan layout_forward(const selective_scan_cuda &s, int64_t sms)
         return plan{K, P, forward_blocks(N, K, P), chunks, 0, false};
     };
     const plan narrow = layout(1, 4), two = layout(2, 2), four = layout(2, 4);
+    const plan thin = {1, 4, 3, 1, 0, false}; /* narrow, three blocks a multiprocessor: (8, 1536) needn't be cut so */
     if (N != 16)
         return narrow;
     if (s.channels_per_lane)
@@ -136,6 +142,8 @@ plan layout_forward(const selective_scan_cuda &s, int64_t sms)
         return two;
     if (fills(s, four, sms))
         return four;
+    if (fill(thin, warps_of(s, thin), sms) >= 0.9)
+        return narrow;
     if (const int chunks = filling_chunks(s, four, sms, LONG_4))
         return layout(2, 4, chunks);
     return narrow;
@@ -309,12 +317,28 @@ template <typename T, int N> cudaError_t map_forward(const params &p, void *stre
     return map_chunks<T, N, false>(p, stream);
 }
 
+/* scan_copied takes it, with K channels a lane, and less time than scan_forward. It asks for three tiles at once when
+ * it begins, which whole fp32 sequences of 512 steps wait for in vain; chunks' inputs are in L2 already. */
+bool copies(const params &p, int K, int size)
+{
+    const selective_scan_cuda &s = p.s;
+    const auto whole = [size](const void *x, int64_t row, int width) { return pieces(x, row, width, size); };
+    return p.chunk_steps >= (p.chunks > 1 || s.bf16 ? SHORT_COPIED : LONG_COPIED) && s.d_state == 16 && s.z &&
+           !s.elapsed && whole(s.u, s.u_row, s.channels) && whole(s.dt, s.dt_row, s.channels) &&
+           whole(s.z, s.z_row, s.channels) && whole(s.B, s.B_row, 16) && whole(s.C, s.C_row, 16) &&
+           uintptr_t(s.out) % unsigned(K * size) == 0 && s.out_row % K == 0;
+}
+
 template <typename T, int N, int K, int P> cudaError_t forward(const params &p, void *stream)
 {
     const int blocks = ceil_div(p.s.channels, 32 / P * K * WARPS) * p.chunks;
     const cudaError_t error = map_forward<T, N>(p, stream);
     if (error != cudaSuccess)
         return error;
+    if constexpr (N == 16)
+        if (copies(p, K, int(sizeof(T))))
+            return launch(scan_copied<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
+                          WARPS * sizeof(typename copied<T, N, K, P>::warp), p.chunks > 1, 1, stream, p);
     return launch(scan_forward<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
                   WARPS * sizeof(forward_tile<N, K, P>), p.chunks > 1, 1, stream, p);
 }

@@ -27,11 +27,13 @@
  * them does.
  *
  * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
- * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is reads of shared memory where a lane has one channel
- * (a float4 takes 4 cycles of a multiprocessor, however many lanes read the same); where it has two, exponentials and
- * 132 instructions an element, with 8 warps a multiprocessor that reach 70 % of either. Chunked, an element that is
- * remembered costs up to 17 exponentials and 100 instructions more; backward is 490 to 570 (460 to 510 bf16).
- * check_scan.py prints floors and times.
+ * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is the exponentials' pipe, 76 % busy where a lane has
+ * two channels, and 130 instructions an element, 160 where it has one. Chunked, an element that is remembered costs up
+ * to 17 exponentials and 100 instructions more; backward is 490 to 570 (460 to 510 bf16). check_scan.py prints floors
+ * and times.
+ *
+ * Fastest forward: d_state 16, z, no `elapsed`; u, dt, z, B, C aligned to 16 bytes and their rows whole pieces of 16
+ * bytes, out aligned to two elements. Anything else takes up to a tenth longer.
  *
  * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
  * of h instead (a slower path for those 8 or 16 steps), so that no rounding is the same at each step; 2e-8 times the

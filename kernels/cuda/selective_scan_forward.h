@@ -71,6 +71,31 @@ template <typename T, int N, int K, int P, int R = ROUNDS> struct forward_inputs
         }
         bc.load(p, t0, end);
     }
+    __device__ __forceinline__ float u_at(int j, int k) const
+    {
+        return to_float(u[k][j]);
+    }
+    __device__ __forceinline__ float dt_at(int j, int k) const
+    {
+        return to_float(dt[k][j]);
+    }
+    __device__ __forceinline__ float gate(const params &p, int j, int k) const
+    {
+        return p.s.z ? silu(to_float(z[k][j])) : 1.0f;
+    }
+    /* The step's delta; there: it is before the end. */
+    __device__ __forceinline__ float lasting(float delta, int j, bool there) const
+    {
+        return (there ? elapsed[j] : 0.0f) * delta;
+    }
+    /* Of channels that have step t. */
+    __device__ __forceinline__ void write(const float (&out)[K], const int (&ends)[K], int t, const params &p) const
+    {
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            if (t < ends[k])
+                put(const_cast<T *>(out0.at(t, p.out_step)) + (k ? second : 0), out[k]);
+    }
 };
 
 /* One lane: its channels' constants and states. */
@@ -128,47 +153,56 @@ template <int K, int R = ROUNDS> struct outputs {
     int ends[K];
 };
 
-/* Prepare the lane's steps of the tile. True: somewhere in the warp states decay so little that decay_exactly is
- * wanted. */
-template <typename T, int N, int K, int P, int R>
-__device__ __forceinline__ bool stage_forward(forward_tile<N, K, P, R> &tile, const forward_lane<N, K, P> &lane,
-                                              outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
-                                              const params &p, const place<K, P> &at, int t0, int end)
+/* Prepare the lane's step of round j: what the tile gets of it. longest: delta, of the rounds so far. */
+template <typename Inputs, int N, int K, int P, int R>
+__device__ __forceinline__ void prepare_round(float2 (&steps)[K], float (&longest)[K], outputs<K, R> &outputs,
+                                              const forward_lane<N, K, P> &lane, const Inputs &inputs, const params &p,
+                                              const place<K, P> &at, int t0, int end, int j)
 {
-    bool remembers = false;
-    inputs.bc.put(tile.bc[0], 0);
+    const bool there = t0 + P * j + at.part < end;
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        float longest = 0.0f;
-#pragma unroll
-        for (int j = 0; j < R; j++) {
-            const int t = P * j + at.part;
-            const float elapsed = t0 + t < end ? inputs.elapsed[j] : 0.0f, u = to_float(inputs.u[k][j]);
-            const float delta = elapsed * softplus(fmaf(to_float(inputs.dt[k][j]), LOG2E, lane.bias2[k]));
-            reinterpret_cast<float2 *>(&tile.steps[P * j / 2 + at.part / 2][k][at.group])[at.part % 2] =
-                make_float2(delta, delta * u);
-            longest = fmaxf(longest, delta);
-            outputs.direct[k][j] = lane.skip[k] * u;
-            outputs.gate[k][j] = p.s.z ? silu(to_float(inputs.z[k][j])) : 1.0f;
-        }
-        remembers = remembers || longest * lane.slowest[k] < LONG_MEMORY;
+        const float u = inputs.u_at(j, k);
+        const float delta = inputs.lasting(softplus(fmaf(inputs.dt_at(j, k), LOG2E, lane.bias2[k])), j, there);
+        steps[k] = make_float2(delta, delta * u);
+        longest[k] = j ? fmaxf(longest[k], delta) : delta;
+        outputs.direct[k][j] = lane.skip[k] * u;
+        outputs.gate[k][j] = inputs.gate(p, j, k);
     }
+}
+
+template <int N, int K, int P, int R>
+__device__ __forceinline__ void put_round(forward_tile<N, K, P, R> &tile, const float2 (&steps)[K],
+                                          const place<K, P> &at, int j)
+{
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        reinterpret_cast<float2 *>(&tile.steps[P * j / 2 + at.part / 2][k][at.group])[at.part % 2] = steps[k];
+}
+
+/* Somewhere in the warp states decay so little that decay_exactly is wanted. */
+template <int N, int K, int P>
+__device__ __forceinline__ bool remembers_long(const forward_lane<N, K, P> &lane, const float (&longest)[K])
+{
+    bool remembers = false;
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        remembers = remembers || longest[k] * lane.slowest[k] < LONG_MEMORY;
     return __any_sync(ALL, remembers);
 }
 
 /* Write the step of round j that the lane prepared. */
-template <typename T, int N, int K, int P, int R>
+template <typename Inputs, int K, int P, int R>
 __device__ __forceinline__ void write_outputs(const float (&y)[K][P], const outputs<K, R> &outputs,
-                                              const forward_inputs<T, N, K, P, R> &inputs, const params &p,
-                                              const place<K, P> &at, int t0, int j)
+                                              const Inputs &inputs, const params &p, const place<K, P> &at, int t0,
+                                              int j)
 {
     const int t = t0 + P * j + at.part;
+    float out[K];
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-        const float out = (fold<P, 1, BRAIDED_FAR>(y[k], at.part) + outputs.direct[k][j]) * outputs.gate[k][j];
-        if (t < outputs.ends[k])
-            put(const_cast<T *>(inputs.out0.at(t, p.out_step)) + (k ? inputs.second : 0), out);
-    }
+    for (int k = 0; k < K; k++)
+        out[k] = (fold<P, 1, BRAIDED_FAR>(y[k], at.part) + outputs.direct[k][j]) * outputs.gate[k][j];
+    inputs.write(out, outputs.ends, t, p);
 }
 
 /* Before step t. */
@@ -180,11 +214,11 @@ __device__ __forceinline__ void keep_states(const forward_lane<N, K, P> &lane, c
         store_states<N, K, P>(checkpoint(p, at, t), lane.h, p, at);
 }
 
-/* Walk the tile; the exponentials of UNIT steps ahead of those that use them. */
-template <typename T, int N, int K, int P, int R>
+/* Walk the tile; the exponentials of UNIT steps ahead of those that use them. after(j): round j is written. */
+template <typename Inputs, int N, int K, int P, int R, typename After>
 __device__ __forceinline__ void walk_tile(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
-                                          const outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
-                                          const params &p, const place<K, P> &at, int t0)
+                                          const outputs<K, R> &outputs, const Inputs &inputs, const params &p,
+                                          const place<K, P> &at, int t0, After after)
 {
     constexpr int STEPS = R * P, UNIT = scan::UNIT<N, P>;
     decays<N, K, P> decays[2];
@@ -200,16 +234,18 @@ __device__ __forceinline__ void walk_tile(const forward_tile<N, K, P, R> &tile, 
         take_step(y, lane, tile, t, at.part, [&](int k, int s, float b) {
             return fmaf(now.a[t % UNIT][k][s], lane.h[k][s], now.x[t % UNIT][k] * b);
         });
-        if (t % P == P - 1)
+        if (t % P == P - 1) {
             write_outputs(y, outputs, inputs, p, at, t0, t / P);
+            after(t / P);
+        }
     }
 }
 
 /* The same for states that remember long. */
-template <typename T, int N, int K, int P, int R>
+template <typename Inputs, int N, int K, int P, int R>
 __device__ __forceinline__ void walk_exactly(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
-                                             const outputs<K, R> &outputs, const forward_inputs<T, N, K, P, R> &inputs,
-                                             const params &p, const place<K, P> &at, int t0)
+                                             const outputs<K, R> &outputs, const Inputs &inputs, const params &p,
+                                             const place<K, P> &at, int t0)
 {
     float y[K][P];
 #pragma unroll
@@ -244,7 +280,15 @@ __device__ __forceinline__ void walk_forward(forward_tile<N, K, P> &tile, forwar
         outputs.ends[k] = at.has(p, k) ? end : 0;
 #pragma unroll 1
     for (int t0 = begin; t0 < end; t0 += STEPS) {
-        const bool exactly = stage_forward(tile, lane, outputs, inputs, p, at, t0, end);
+        float longest[K];
+        inputs.bc.put(tile.bc[0], 0);
+#pragma unroll
+        for (int j = 0; j < ROUNDS; j++) {
+            float2 steps[K];
+            prepare_round(steps, longest, outputs, lane, inputs, p, at, t0, end, j);
+            put_round(tile, steps, at, j);
+        }
+        const bool exactly = remembers_long(lane, longest);
         keep_states(lane, p, at, t0);
         __syncwarp();
         if (t0 + STEPS < end)
@@ -252,7 +296,7 @@ __device__ __forceinline__ void walk_forward(forward_tile<N, K, P> &tile, forwar
         if (exactly)
             walk_exactly(tile, lane, outputs, inputs, p, at, t0);
         else
-            walk_tile(tile, lane, outputs, inputs, p, at, t0);
+            walk_tile(tile, lane, outputs, inputs, p, at, t0, [](int) {});
         __syncwarp(); /* all have read the tile */
     }
 }

@@ -248,7 +248,7 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     if (exactly)
         walk_exactly(warp.tile, lane, outputs, inputs, p, at, begin);
     else
-        walk_tile(warp.tile, lane, outputs, inputs, p, at, begin);
+        walk_tile(warp.tile, lane, outputs, inputs, p, at, begin, [](int) {});
     store_end<N, 1, 4>(lane.h, p, at, begin, min(length, begin + TOGETHER_STEPS));
 }
 

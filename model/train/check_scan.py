@@ -132,6 +132,13 @@ def check_ahead(kind, device):
                 call(ssm.selective_scan_reference, torch.float64))
 
 
+def check_copied(kind, device, length, channels=136):
+    """Forward where warps copy their inputs: whole rows, all steps alike; a last warp that has few channels."""
+    for steps in (length, 128, 144):
+        options = [dict(chunk_steps=steps, channels_per_lane=K, lanes_per_channel=P) for K, P in ((1, 0), (2, 2), (2, 4))]
+        check(1, length, channels, 16, kind, device, ("elapsed",), sliced=False, options=options)
+
+
 def check_refuses():
     """Numbers that the kernels' 32 bits don't hold."""
     for name, value in (("u_row", 1 << 31), ("B_row", -1), ("length", (1 << 30) + 1), ("chunk_steps", (1 << 30) + 1)):
@@ -196,8 +203,10 @@ def check_all(device):
     feds = dict(options=(fed, dict(fed, chunk_steps=16), dict(fed, chunk_steps=48)))
     forgetting = dict(forgets=True, options=(dict(chunk_steps=128), dict(chunk_steps=352, channels_per_lane=2)))
     check_refuses()
-    check_ahead(f32, device)
-    check_ahead(bf16, device)
+    for kind in (f32, bf16):
+        check_ahead(kind, device)
+        for length in (150, 1029) if device == "cpu" else (300, 1029, 1040):
+            check_copied(kind, device, length, 24 if device == "cpu" else 136)
     if device == "cpu":
         for N in (1, 2, 3, 4, 8, 16, 32, 64):
             for length, E in ((1, 1), (17, 33), (37, 20)):
@@ -247,6 +256,7 @@ def check_all(device):
     check_graph(device)
     for length, decay, limit in MEMORY:
         check_memory(length, decay, limit, device)
+    check_memory(*MEMORY[0], device, 66)  # rows that aren't copied
 
 
 # ---- timing --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef KERNELS_CUDA_SELECTIVE_SCAN_COPIED_H
+#define KERNELS_CUDA_SELECTIVE_SCAN_COPIED_H
+
+/* The scan forward with a gate where rows are whole pieces of 16 bytes and all steps take the same time: scan_forward's
+ * mapping and walk, but each warp copies its inputs into shared memory, some tiles ahead, and prepares a tile inside
+ * the walk of the one before, a round after each round it writes. So no registers hold what is on its way, the
+ * exponentials' pipe is not idle while softplus and gates are found, and a tile takes 50 instructions less. */
+
+#include "kernels/cuda/selective_scan_forward.h"
+
+namespace scan
+{
+
+/* What a lane's K neighbouring channels have at a step, read and written at once. */
+template <typename T, int K> struct step_values;
+template <> struct step_values<float, 1> {
+    float v;
+    __device__ __forceinline__ float at(int) const
+    {
+        return v;
+    }
+    __device__ __forceinline__ static step_values of(const float (&x)[1])
+    {
+        return {x[0]};
+    }
+};
+template <> struct step_values<float, 2> {
+    float2 v;
+    __device__ __forceinline__ float at(int k) const
+    {
+        return k ? v.y : v.x;
+    }
+    __device__ __forceinline__ static step_values of(const float (&x)[2])
+    {
+        return {make_float2(x[0], x[1])};
+    }
+};
+template <> struct step_values<__nv_bfloat16, 1> {
+    __nv_bfloat16 v;
+    __device__ __forceinline__ float at(int) const
+    {
+        return to_float(v);
+    }
+    __device__ __forceinline__ static step_values of(const float (&x)[1])
+    {
+        return {__float2bfloat16(x[0])};
+    }
+};
+template <> struct step_values<__nv_bfloat16, 2> {
+    uint32_t v;
+    __device__ __forceinline__ float at(int k) const
+    {
+        return k ? math::high_bf16(v) : math::low_bf16(v);
+    }
+    __device__ __forceinline__ static step_values of(const float (&x)[2])
+    {
+        return {math::pack_bf16(x[0], x[1])};
+    }
+};
+
+/* How a warp's tile of inputs stands in shared memory, and which pieces of it a lane copies. */
+template <typename T, int N, int K, int P> struct copied {
+    static constexpr int STEPS = ROUNDS * P, CHANNELS = 32 / P * K, PIECE = 16 / int(sizeof(T));
+    static constexpr int PIECES = CHANNELS / PIECE, ROWS = 32 / PIECES; /* in a row; copied at once */
+    static constexpr int BC_PIECES = N / PIECE, BC_RUN = 8 / BC_PIECES, BC_ROWS = 2 * BC_RUN;
+    static constexpr bool CONVERTS = sizeof(T) < sizeof(float);
+    /* Tiles on their way or prepared: as many as shared memory has room for in forward_blocks. */
+    static constexpr int ROOMS = !CONVERTS && K == 2 && P == 4 ? 2 : 3;
+    /* fp32: B and C go where they are read, in the tiles that are walked, prepared and on their way. */
+    static constexpr int TILES = CONVERTS ? 2 : ROOMS + 1;
+
+    struct room {
+        alignas(16) T rows[3][STEPS * CHANNELS];                          /* u, dt, z */
+        alignas(16) T bc[CONVERTS ? 2 * STEPS * N : 16 / int(sizeof(T))]; /* B, then C */
+    };
+    struct warp {
+        forward_tile<N, K, P> tiles[TILES];
+        room rooms[ROOMS];
+    };
+    /* A row's piece. Where a row fills all banks, odd ones are turned by half: lanes that read two rows, half of each,
+     * find them in different banks. */
+    __device__ __forceinline__ static int place_of(int row, int piece)
+    {
+        return (row * PIECES + (piece ^ (PIECES == 8 ? row % 2 * 4 : 0))) * PIECE;
+    }
+};
+
+template <typename T, int N, int K, int P> struct copied_inputs {
+    using shape = copied<T, N, K, P>;
+    using values = step_values<T, K>;
+    static constexpr int PLANE = shape::STEPS * shape::CHANNELS;
+    column<T> u0, dt0, z0, out0; /* of the lane's pieces; out: of its channels */
+    const unsigned char *bc0;    /* B's or C's, of its piece */
+    int row, to, bc_row, bc_to;  /* the first of its rows, and where in the room they go */
+    int bc_step, mine;           /* mine: where the room has its first step */
+    values u, dt, z;             /* of the round that is prepared */
+
+    __device__ __forceinline__ static int first_channel(const params &p, const place<K, P> &at)
+    {
+        const int piece = int(threadIdx.x) % 32 % shape::PIECES;
+        return min(at.first - at.group * K + piece * shape::PIECE, p.s.channels - shape::PIECE);
+    }
+    __device__ __forceinline__ copied_inputs(const params &p, const place<K, P> &at)
+        : u0(p.s.u, p.s.u_row, first_channel(p, at), p, at.batch),
+          dt0(p.s.dt, p.s.dt_row, first_channel(p, at), p, at.batch),
+          z0(p.s.z, p.s.z_row, first_channel(p, at), p, at.batch),
+          out0(p.s.out, p.s.out_row, min(at.first, p.s.channels - K), p, at.batch)
+    {
+        const int lane = int(threadIdx.x) % 32, bc_piece = lane % shape::BC_PIECES;
+        const bool of_c = lane / 8 % 2 != 0;
+        row = lane / shape::PIECES, to = shape::place_of(row, lane % shape::PIECES);
+        bc_row = lane / 16 * shape::BC_RUN + lane % 8 / shape::BC_PIECES;
+        bc_to = ((of_c ? shape::STEPS : 0) + bc_row) * N + bc_piece * shape::PIECE;
+        bc_step = ptx::opaque(of_c ? p.C_step : p.B_step);
+        bc0 = ptx::opaque(static_cast<const unsigned char *>(of_c ? p.s.C : p.s.B) +
+                          int64_t(at.batch) * p.s.length * bc_step + bc_piece * 16);
+        mine = shape::place_of(at.part, at.group * K / shape::PIECE) + at.group * K % shape::PIECE;
+    }
+    /* The tile from t0 on, on its way; past the end, the last step. */
+    __device__ __forceinline__ void copy(typename shape::room &room, forward_tile<N, K, P> &tile, const params &p,
+                                         int t0, int end) const
+    {
+        T *const bc = (shape::CONVERTS ? room.bc : reinterpret_cast<T *>(tile.bc[0])) + bc_to;
+#pragma unroll
+        for (int i = 0; i < shape::STEPS; i += shape::ROWS) {
+            const int t = min(t0 + row + i, end - 1);
+            T *const x = room.rows[0] + to + i * shape::CHANNELS;
+            if (shape::ROWS > shape::STEPS && row >= shape::STEPS)
+                break;
+            ptx::copy_16_of_line(x, u0.at(t, p.u_step)); /* neighbouring warps read the rest of it */
+            ptx::copy_16_of_line(x + PLANE, dt0.at(t, p.dt_step));
+            ptx::copy_16_of_line(x + 2 * PLANE, z0.at(t, p.z_step));
+        }
+#pragma unroll
+        for (int i = 0; i < shape::STEPS; i += shape::BC_ROWS)
+            ptx::copy_16_kept(bc + i * N, bc0 + int64_t(min(t0 + bc_row + i, end - 1)) * bc_step);
+        ptx::commit_copies();
+    }
+    /* Round j; and of B and C as many parts into the tile as there are rounds. */
+    __device__ __forceinline__ void read(const typename shape::room &room, forward_tile<N, K, P> &tile, int j)
+    {
+        const T *const x = room.rows[0] + mine + j * P * shape::CHANNELS;
+        u = *reinterpret_cast<const values *>(x);
+        dt = *reinterpret_cast<const values *>(x + PLANE);
+        z = *reinterpret_cast<const values *>(x + 2 * PLANE);
+        if constexpr (shape::CONVERTS)
+#pragma unroll
+            for (int i = j * 32; i < 2 * shape::STEPS * N / 4; i += ROUNDS * 32) {
+                quad<T> four;
+                four.load(room.bc + 4 * (i + int(threadIdx.x) % 32));
+                tile.bc[0][i + int(threadIdx.x) % 32] = four.floats();
+            }
+    }
+    __device__ __forceinline__ float u_at(int, int k) const
+    {
+        return u.at(k);
+    }
+    __device__ __forceinline__ float dt_at(int, int k) const
+    {
+        return dt.at(k);
+    }
+    __device__ __forceinline__ float gate(const params &, int, int k) const
+    {
+        return silu(z.at(k));
+    }
+    __device__ __forceinline__ float lasting(float delta, int, bool there) const
+    {
+        return there ? delta : 0.0f;
+    }
+    __device__ __forceinline__ void write(const float (&out)[K], const int (&ends)[K], int t, const params &p) const
+    {
+        if (t < ends[0])
+            *reinterpret_cast<values *>(const_cast<T *>(out0.at(t, p.out_step))) = values::of(out);
+    }
+};
+
+/* Walk steps begin..end, begin a multiple of TILE. */
+template <typename T, int N, int K, int P>
+__device__ __forceinline__ void walk_copied(typename copied<T, N, K, P>::warp &warp, forward_lane<N, K, P> &lane,
+                                            const params &p, const place<K, P> &at, int begin, int end)
+{
+    constexpr int STEPS = ROUNDS * P, TILES = copied<T, N, K, P>::TILES, ROOMS = copied<T, N, K, P>::ROOMS;
+    constexpr bool LATE = P == 2; /* put when the next round is prepared: reads after a store wait for what it stores */
+    if (begin >= end)
+        return;
+    copied_inputs<T, N, K, P> inputs(p, at);
+    outputs<K> outputs;
+    float longest[K];
+    float2 steps[K];
+    const auto prepare = [&](int room, int tile, int t0, int j) {
+        inputs.read(warp.rooms[room], warp.tiles[tile], j);
+        prepare_round(steps, longest, outputs, lane, inputs, p, at, t0, end, j);
+    };
+    const auto put = [&](int tile, int j) { put_round(warp.tiles[tile], steps, at, j); };
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        outputs.ends[k] = at.has(p, k) ? end : 0;
+#pragma unroll
+    for (int i = 0; i < ROOMS; i++)
+        inputs.copy(warp.rooms[i], warp.tiles[i % TILES], p, begin + i * STEPS, end);
+    ptx::wait_for_groups<ROOMS - 1>();
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < ROUNDS; j++)
+        prepare(0, 0, begin, j), put(0, j);
+    bool exactly = remembers_long(lane, longest);
+    int room = 0, now = 0;
+#pragma unroll 1
+    for (int t0 = begin; t0 < end; t0 += STEPS) {
+        const int next = now + 1 == TILES ? 0 : now + 1, before = now == 0 ? TILES - 1 : now - 1;
+        ptx::wait_for_groups<ROOMS - 2>(); /* the next tile's */
+        __syncwarp();                      /* and this one is prepared; all have read its room, and the tile before */
+        inputs.copy(warp.rooms[room], warp.tiles[before], p, t0 + ROOMS * STEPS, end);
+        keep_states(lane, p, at, t0);
+        room = room + 1 == ROOMS ? 0 : room + 1;
+        if (exactly) {
+            walk_exactly(warp.tiles[now], lane, outputs, inputs, p, at, t0);
+#pragma unroll
+            for (int j = 0; j < ROUNDS; j++)
+                prepare(room, next, t0 + STEPS, j), put(next, j);
+        } else {
+            walk_tile(warp.tiles[now], lane, outputs, inputs, p, at, t0, [&](int j) {
+                if (LATE && j > 0)
+                    put(next, j - 1);
+                prepare(room, next, t0 + STEPS, j);
+                if (!LATE)
+                    put(next, j);
+            });
+            if (LATE)
+                put(next, ROUNDS - 1);
+        }
+        exactly = remembers_long(lane, longest);
+        now = next;
+    }
+    ptx::wait_for_copies();
+}
+
+/* As scan_forward; d_state is N. */
+template <typename T, int N, int K, int P>
+__global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_copied(const params p)
+{
+    extern __shared__ __align__(16) unsigned char shared[];
+    const place<K, P> at(p.chunks, K == 2 ? lanes::PAIRED : lanes::BRAIDED);
+    forward_lane<N, K, P> lane;
+    start_lane(lane, p, at);
+    ptx::wait_for_kernels();
+    follow_maps<T, N, K, P>(lane.h, lane.A2, p, at, -1, p.s.h0);
+    const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
+    walk_copied<T>(reinterpret_cast<typename copied<T, N, K, P>::warp *>(shared)[at.warp], lane, p, at, begin, end);
+    store_end<N, K, P>(lane.h, p, at, begin, end);
+}
+
+} /* namespace scan */
+
+#endif
