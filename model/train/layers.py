@@ -68,16 +68,20 @@ def sqrt_hann(window, device=None):
 
 
 def hop_frames(x, win, hop):
-    """(B, T*hop) samples -> (B, T, 2*hop) windowed; hop k sees samples [(k-1)*hop, (k+1)*hop), zeros before 0."""
+    """(B, T*hop) samples -> (B, T, window) windowed; hop k's window ends with it, zeros before 0."""
     blocks = x.reshape(x.shape[0], -1, hop)
-    before = F.pad(blocks, (0, 0, 1, 0))[:, :-1]
-    return torch.cat((before, blocks), -1) * win
+    past = len(win) // hop - 1
+    T = blocks.shape[1]
+    blocks = F.pad(blocks, (0, 0, past, 0))
+    return torch.cat([blocks[:, k:k + T] for k in range(past + 1)], -1) * win
 
 
 def overlap_add(frames, win, hop):
-    """(B, T, 2*hop) -> (B, (T-1)*hop): the samples that two windows cover, at their own place in time."""
-    y = frames * win
-    return (y[:, :-1, hop:] + y[:, 1:, :hop]).reshape(y.shape[0], -1)
+    """(B, T, window) -> (B, (T - window/hop + 1)*hop): the samples that all their windows cover, at their own place in time."""
+    y = frames * (win * (2 * hop / len(win)))
+    n = len(win) // hop
+    T = y.shape[1] - n + 1
+    return sum(y[:, k:k + T, len(win) - (k + 1) * hop:len(win) - k * hop] for k in range(n)).reshape(y.shape[0], -1)
 
 
 # ---- the pieces around the scan -------------------------------------------------------------------------------------
@@ -301,7 +305,7 @@ def is_linear_weight(name):
 
 
 class Denoiser(nn.Module):
-    """forward: (B, T*hop) noisy samples -> (B, (T-1)*hop) clean ones, in place in time.
+    """forward: (B, T*hop) noisy samples -> (B, (T - window/hop + 1)*hop) clean ones, in place in time.
 
     scan    the selective scan to use: scan(u, dt, A, B, C, D=, z=, dt_bias=)
     pieces  PIECES or compiled stand-ins
@@ -311,7 +315,7 @@ class Denoiser(nn.Module):
     def __init__(self, config):
         super().__init__()
         c = self.config = complete(config)
-        assert c["window"] == 2 * c["hop"]
+        assert c["window"] % (2 * c["hop"]) == 0
         bins = c["window"] // 2 + 1
         self.encoder = nn.Linear(3 * bins, c["d_model"])
         self.backbone = Backbone(c)

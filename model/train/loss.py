@@ -15,6 +15,9 @@ in a mean over all of it a soft consonant is nothing.
 
 `judged` is what DNSMOS misses in nine seconds of each item: overall quality, and half as much speech quality, below a
 goal a little above what it says of the target itself, so that there is an end to pleasing it. It needs a judge.Judge.
+
+`faithful` is how many times more `audible` and SNR count in items that are clean speech already, which is to come out as it
+is: their errors are small, and next to those of noisy ones nothing.
 """
 import numpy as np
 import torch
@@ -48,7 +51,10 @@ JUDGED_ABOVE = 0.2                      # points above the target's own that are
 JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech to be judged
 JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
 
-WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0)
+FAITHFUL_DB = -30.0                     # a mixture that differs this little from its target is clean speech
+
+WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0,
+               faithful=0.0)
 
 
 def hann(n, device):
@@ -93,12 +99,19 @@ def spectral(P, S, weight, hop):
     return magnitude, complex_, less.mean(), missing
 
 
-def snr_db(estimate, clean, reference):
-    """Mean SNR in dB, softly limited at 30 dB; a target below a fifth of the mixture's RMS counts as that much: measured
-    against next to nothing, one item would be most of a step."""
+def shares(noisy, clean, times):
+    """(B,), 1 on average: what an item counts, where the mixture is clean speech already `times` as much again."""
+    is_clean = (noisy - clean).square().mean(1) < 10 ** (FAITHFUL_DB / 10) * clean.square().mean(1)
+    counts = 1.0 + times * is_clean.to(clean.dtype)
+    return counts / counts.mean()
+
+
+def snr_db(estimate, clean, reference, counts):
+    """Mean over the items, counts (B,) being their shares, of the SNR in dB, softly limited at 30 dB; a target below a fifth
+    of the mixture's RMS counts as that much: measured against next to nothing, one item would be most of a step."""
     power = torch.maximum(clean.square().mean(1), 0.04 * reference.square().mean(1))
     error = (estimate - clean).square().mean(1)
-    return (10 * torch.log10((power + 1e-12) / (error + 1e-3 * power + 1e-12))).mean()
+    return (10 * torch.log10((power + 1e-12) / (error + 1e-3 * power + 1e-12)) * counts).mean()
 
 
 def bark(hz):
@@ -132,8 +145,9 @@ def loudness(power, quiet):
     return 0.1866 * (2.0 * quiet) ** 0.23 * F.relu((0.5 + 0.5 * power / quiet) ** 0.23 - 1.0)
 
 
-def audible(P, S, share, quiet):
-    """Spectra of estimate and target -> mean over the items of the points of PESQ's raw score the difference costs.
+def audible(P, S, share, quiet, counts):
+    """Spectra of estimate and target -> mean over the items, counts (B,) being their shares, of the points of PESQ's raw
+    score the difference costs.
 
     As PESQ does: the target takes on the estimate's average spectrum and the estimate the target's loudness hop by
     hop, both within limits; a quarter of the quieter one's loudness masks; what was added counts more the more it
@@ -152,7 +166,7 @@ def audible(P, S, share, quiet):
     symmetric = EAR_BARK * width * (difference.square().sum(-1) / width + 1e-9).sqrt()
     added = EAR_BARK * (F.relu(difference) * excess).sum(-1)
     weight = ((total[..., 0] + 1e5) / 1e7) ** -0.04
-    heard = [((d * weight).clamp(max=EAR_MOST).square().mean(1) + 1e-6).sqrt().mean() for d in (symmetric, added)]
+    heard = [(((d * weight).clamp(max=EAR_MOST).square().mean(1) + 1e-6).sqrt() * counts).mean() for d in (symmetric, added)]
     return EAR_SYMMETRIC * heard[0] + EAR_ADDED * heard[1]
 
 
@@ -228,6 +242,8 @@ class Loss:
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
+        with torch.no_grad():
+            counts = shares(r, c, self.weights["faithful"])
         total = [0.0] * 4
         for n, win, weight in self.windows:
             P = RealFFT.apply(p["half_frames"](e, win, n // 2))
@@ -235,9 +251,9 @@ class Loss:
                 S = RealFFT.apply(p["half_frames"](c, win, n // 2))
             total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight, n / (2 * self.rate)))]
             if n == self.ear_window:
-                heard = p["audible"](P, S, *self.ear)
+                heard = p["audible"](P, S, *self.ear, counts)
                 off = p["crisp"](P, S, *self.above) if self.weights["crisp"] else torch.zeros_like(heard)
-        snr = p["snr_db"](e, c, r)
+        snr = p["snr_db"](e, c, r, counts)
         w = self.weights
         loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] + w["begun"] * total[3] -
                 w["snr"] * snr + w["audible"] * heard + w["crisp"] * off)

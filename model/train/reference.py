@@ -177,9 +177,9 @@ class Stream:
                 w = x.reshape(row["taps"], 2, -1)
                 X = sum((w[k, 0] + 1j * w[k, 1]) * self.past[k] for k in range(row["taps"]))
             elif kind == "istft":
-                y = np.fft.irfft(X, self.W).astype(self.p) * self.win
-                x = self.tail + y[:self.H]
-                self.tail = y[self.H:]
+                y = np.fft.irfft(X, self.W).astype(self.p) * self.win * (2 * self.H / self.W)
+                x = (y[:self.H] + self.tail[:self.H]).astype(self.p)
+                self.tail = y[self.H:] + np.concatenate((self.tail[self.H:], np.zeros(self.H, self.p)))
             else:
                 x = alone(row, x, self.t)
                 if x is None:
@@ -240,7 +240,7 @@ def whole(config, t, x):
             X = sum((w[:, k, 0] + 1j * w[:, k, 1]) * past[row["taps"] - 1 - k:row["taps"] - 1 - k + T]
                     for k in range(row["taps"]))
         elif kind == "istft":               # hop k: what left the overlap-add when hop k came in
-            frames, h = np.fft.irfft(X, W) * win, np.zeros(T * H + W - H)
+            frames, h = np.fft.irfft(X, W) * (win * (2 * H / W)), np.zeros(T * H + W - H)
             for k in range(T):
                 h[k * H:k * H + W] += frames[k]
             h = h[:T * H].reshape(T, H)

@@ -57,8 +57,18 @@ def clock(f, n=5):
 
 def check_model(device, out):
     """layers.py against reference.py (the engine's meaning), through an exported file; and the gradients of its FFT."""
+    for config in (dict(d_model=32, n_layer=2), dict(d_model=32, n_layer=2, hop=80, d_conv=7, taps=5)):
+        check_transform(device, out, config)
+    a = torch.randn(3, 320, device=device, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(3, 161, 2, device=device, dtype=torch.float64)
+    ours, = torch.autograd.grad((layers.RealFFT.apply(a) * g).sum(), a)
+    theirs, = torch.autograd.grad((torch.view_as_real(torch.fft.rfft(a)) * g).sum(), a)
+    expect("gradient of the transform", float((ours - theirs).norm() / theirs.norm()), 1e-6)
+
+
+def check_transform(device, out, config):
     torch.manual_seed(1)
-    model = layers.Denoiser(dict(d_model=32, n_layer=2)).to(device)
+    model = layers.Denoiser(config).to(device)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -66,21 +76,18 @@ def check_model(device, out):
     torch.save(dict(tensors=tensors, config=model.config, recipe=dict(name="t"), count=0, heard=0, speech_hours=0,
                     noise_hours=0), out + ".pt")
     x = (0.1 * np.random.default_rng(0).standard_normal(160 * 50)).astype(np.float32)
+    late, hop = model.config["window"] - model.config["hop"], model.config["hop"]
     for int8 in (False, True):
         export.export(out + ".pt", out, int8=int8)
         config, t = reference.read_safetensors(out)
         live = reference.run(config, t, x)
-        expect("reference hop by hop against whole, int8=%d" % int8, np.abs(live - reference.whole(config, t, x)).max(), 1e-9)
+        expect("hops of %d: reference hop by hop against whole, int8=%d" % (hop, int8),
+               np.abs(live - reference.whole(config, t, x)).max(), 1e-9)
         with torch.no_grad():
             for k, p in model.named_parameters():
                 p.copy_(torch.from_numpy(np.array(t[k])))
             got = model(torch.from_numpy(x)[None].to(device), selective_scan_reference)[0].cpu().numpy()
-        expect("layers against reference, int8=%d" % int8, np.abs(got - live[160:]).max() / np.abs(live).max(), 2e-5)
-    a = torch.randn(3, 320, device=device, dtype=torch.float64, requires_grad=True)
-    g = torch.randn(3, 161, 2, device=device, dtype=torch.float64)
-    ours, = torch.autograd.grad((layers.RealFFT.apply(a) * g).sum(), a)
-    theirs, = torch.autograd.grad((torch.view_as_real(torch.fft.rfft(a)) * g).sum(), a)
-    expect("gradient of the transform", float((ours - theirs).norm() / theirs.norm()), 1e-6)
+        expect("hops of %d: layers against reference, int8=%d" % (hop, int8), np.abs(got - live[late:]).max() / np.abs(live).max(), 2e-5)
 
 
 def check_warm(device):
@@ -99,6 +106,26 @@ def check_warm(device):
             z = model(torch.from_numpy(np.float32(y))[None].to(device), selective_scan_reference)[0].cpu().numpy()
         outputs.append(data.resample(z, model.config["rate"], 16000)[1600:-1600])
     expect("48 kHz model made from one of 16 kHz", np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max(), 0.02)
+
+
+def check_finer(device):
+    """With nothing in its states, a model with half the hop is the mean of two of the first, half a hop apart."""
+    torch.manual_seed(7)
+    one = layers.Denoiser(dict(d_model=32, n_layer=2)).to(device)
+    two = layers.Denoiser(dict(d_model=32, n_layer=2, hop=80, d_conv=7, taps=5)).to(device)
+    with torch.no_grad():
+        for name, p in one.named_parameters():
+            p.add_(0.05 * torch.randn_like(p))
+            if name.endswith("x_proj.weight"):
+                p[-one.config["d_state"]:] = 0.0            # C
+    two.load_state_dict(warm.adapt({k: p.detach().cpu() for k, p in one.named_parameters()}, one.config, two.config))
+    x = 0.1 * torch.randn(1, 160 * 40, device=device)
+    with torch.no_grad():
+        first, second = (one(torch.nn.functional.pad(x, (k, 160 - k)), selective_scan_reference)[:, k:] for k in (0, 80))
+        got = two(x, selective_scan_reference)
+    n = got.shape[1]
+    want = (first[:, :n] + second[:, :n]) / 2
+    expect("half the hop made from a whole one", float((got - want).abs().max() / want.abs().max()), 1e-4)
 
 
 def check_grown(device):
@@ -157,6 +184,8 @@ def check_loss(device):
     expect("a word's beginning is where it begins", float(at != list(range(at[0], at[-1] + 1)) or abs(at[0] - 62) > 1 or not 9 <= len(at) <= 11), 0)
     heard = [measure(a + k * b, a, a + b)[1].tolist()[5] for k in (0.0, 0.1, 0.3, 1.0)]
     expect("more noise, more to hear", float(heard != sorted(heard)), 0)
+    counts = losses.shares(torch.stack((a[0], a[0], silence[0], b[0])), torch.stack((a[0], a[0] + b[0], silence[0], silence[0])), 3.0)
+    expect("clean speech counts four times, nothing else does", float((counts - torch.tensor([4.0, 1, 1, 1], device=device) / 1.75).abs().max()), 1e-6)
 
 
 def check_judge(path, device):
@@ -274,6 +303,7 @@ def main():
     check_model(device, a.out)
     check_golden()
     check_warm(device)
+    check_finer(device)
     check_grown(device)
     check_loss(device)
     if a.judge:

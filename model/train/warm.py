@@ -8,7 +8,9 @@ adapt() keeps what the first has learned as far as the shapes let it:
 - the transform isn't normalised, so a longer window in samples has larger spectra: what compressed features are scaled
   by on average is taken back out of the encoder;
 - phases are compared at the window's middle, filters as what they do to a steady tone of the bin;
-- with another hop in seconds, the steps dt and the taps of the convolutions are spread over the same time.
+- with another hop in seconds, the steps dt and the taps of the convolutions are spread over the same time;
+- with the same window at a half or a quarter of the hop, finer() keeps every weight: two or four of the first, each on hops
+  of its own, which share their states.
 
 grown() starts a larger model as the smaller one: what it has more of hears what there is and says nothing yet.
 """
@@ -94,9 +96,36 @@ def forget(tensors, config, seconds):
     return out
 
 
+def finer(tensors, old, new):
+    """The same window more often: the taps of convolutions and filter at the times they had, with zeros between, and in a
+    hop of half the time half the decay and half of what goes in."""
+    times = old["hop"] // new["hop"]
+
+    def between(t):
+        out = torch.zeros(t.shape[0] * times - times + 1, *t.shape[1:])
+        out[::times] = t
+        return out
+
+    out = dict(tensors)
+    for name, t in tensors.items():
+        if name.startswith("head."):
+            out[name] = between(t.reshape(old["taps"], -1, *t.shape[1:])).reshape(-1, *t.shape[1:])
+        if name.endswith("conv1d.weight"):
+            out[name] = between(t.movedim(-1, 0)).movedim(0, -1).contiguous()
+        if name.endswith("x_proj.weight"):                  # its rows: dt, B, C
+            states = tensors[name.replace("x_proj.weight", "A_log")].shape[1]
+            out[name] = t.clone()
+            out[name][-2 * states:-states] /= times
+        if name.endswith("A_log"):
+            out[name] = t - math.log(times)
+    return out
+
+
 def adapt(tensors, old, new):
     """{name: tensor} of a denoiser of config old, for one of config new with the same blocks."""
     old, new = complete(old), complete(new)
+    if (old["rate"], old["window"]) == (new["rate"], new["window"]) and old["hop"] % new["hop"] == 0 and old["hop"] > new["hop"]:
+        return finer(tensors, old, new)
     slower = (new["hop"] / new["rate"]) / (old["hop"] / old["rate"])
     out = dict(tensors)
     out["encoder.weight"] = encoder(tensors["encoder.weight"], old, new)
