@@ -249,6 +249,12 @@ static int open_16k_low(void **state)
     return open_all("denoise-16k-low");
 }
 
+static int open_16k_large(void **state)
+{
+    (void)state;
+    return open_all("denoise-16k-large");
+}
+
 static int open_48k(void **state)
 {
     (void)state;
@@ -279,6 +285,7 @@ int main(void)
     };
     int failed = cmocka_run_group_tests_name("denoise-16k", denoisers, open_16k, close_all);
     failed += cmocka_run_group_tests_name("denoise-16k-low", denoisers, open_16k_low, close_all);
+    failed += cmocka_run_group_tests_name("denoise-16k-large", denoisers, open_16k_large, close_all);
     failed += cmocka_run_group_tests_name("denoise-48k", denoisers, open_48k, close_all);
     return failed + cmocka_run_group_tests_name("models of tags", taggers, open_16k, close_all);
 }
