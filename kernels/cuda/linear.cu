@@ -1094,7 +1094,7 @@ int linear_cuda_pair(const struct linear_cuda *w, const struct linear_cuda_rows 
     if (rows->rows == 0)
         return 0;
     const pair_params p = {params_of(*w, *rows), params_of(*next, *next_rows)};
-    if (pair_takes(p.first, p.second))
+    if (rows->together && pair_takes(p.first, p.second))
         return ::rows::launch(pair, dim3(unsigned(ceil_div(rows->rows, pair_shape::ROWS))), pair_shape::THREADS, pair_shape::SHARED,
                             stream, p);
     const int error = linear_cuda(w, rows, stream);

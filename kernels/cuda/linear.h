@@ -54,12 +54,13 @@ struct linear_cuda_rows {
     const float *residual;   /* (rows, out)  added to y; may be y itself; NULL: none                            */
     int64_t residual_stride;
     int32_t ahead;           /* 1: the next kernel in the stream may start at once, beside what came before this one */
+    int32_t together;        /* linear_cuda_pair: 1: one launch where it can be, for when few multiprocessors are free */
 };
 
 int linear_cuda(const struct linear_cuda *w, const struct linear_cuda_rows *rows, void *stream);
 
-/* The same as one call after the other, to the bit; between two layers of a stack in one launch: 512 inputs, 256 outputs added
- * to x, 1024 outputs of normed x, at PRECISION_BF16. */
+/* The same as one call after the other, to the bit; if rows->together says so, in one launch between two layers of a stack: 512
+ * inputs, 256 outputs added to x, 1024 outputs of normed x, at PRECISION_BF16. */
 int linear_cuda_pair(const struct linear_cuda *w, const struct linear_cuda_rows *rows, const struct linear_cuda *next,
                      const struct linear_cuda_rows *next_rows, void *stream);
 

@@ -587,6 +587,7 @@ struct linear_cuda_rows rows_out(const mamba_cuda &layer, const step_cuda &step,
     out.rows = step.rows, out.precision = step.precision, out.x_bf16 = step.precision == PRECISION_BF16;
     out.x = params_of(layer, step).y, out.x_stride = layer.E, out.y = x, out.y_stride = layer.D;
     out.residual = x, out.residual_stride = layer.D;
+    out.together = step.beside && step.rows >= TOGETHER;
     return out;
 }
 
@@ -613,7 +614,6 @@ int mamba_cuda_step(const struct mamba_cuda *layers, int n, const struct step_cu
             return -1;
     if (step->rows == 0 || n == 0)
         return 0;
-    const bool together = step->beside && step->rows >= TOGETHER;
     struct linear_cuda_rows in = rows_in(layers[0], *step, x);
     int error = linear_cuda(&layers[0].in_proj, &in, stream);
     for (int i = 0; i < n && error == 0; i++) {
@@ -621,14 +621,9 @@ int mamba_cuda_step(const struct mamba_cuda *layers, int n, const struct step_cu
         error = middle_any(params_of(layers[i], *step), stream);
         if (i + 1 < n)
             in = rows_in(layers[i + 1], *step, x);
-        if (error == 0 && i + 1 < n && together) {
-            error = linear_cuda_pair(&layers[i].out_proj, &out, &layers[i + 1].in_proj, &in, stream);
-            continue;
-        }
         if (error == 0)
-            error = linear_cuda(&layers[i].out_proj, &out, stream);
-        if (error == 0 && i + 1 < n)
-            error = linear_cuda(&layers[i + 1].in_proj, &in, stream);
+            error = i + 1 < n ? linear_cuda_pair(&layers[i].out_proj, &out, &layers[i + 1].in_proj, &in, stream)
+                              : linear_cuda(&layers[i].out_proj, &out, stream);
     }
     return error;
 }
