@@ -533,9 +533,14 @@ __device__ __forceinline__ void put_tall_bf16(const params &p, uint16_t *corner,
 #pragma unroll
         for (int i = thread; i < 32 * 8; i += 128) {
             const int row = row0 + part * 32 + i / 8, output = output0 + i % 8 * 8;
-            if (row < p.r.rows && output < p.w.out)
-                *reinterpret_cast<uint4 *>(static_cast<uint16_t *>(p.r.y) + row * p.r.y_stride + output) =
-                    *reinterpret_cast<const uint4 *>(corner + i / 8 * 72 + i % 8 * 8);
+            if (row >= p.r.rows || output >= p.w.out)
+                continue;
+            const uint4 v = *reinterpret_cast<const uint4 *>(corner + i / 8 * 72 + i % 8 * 8);
+            uint16_t *to = static_cast<uint16_t *>(p.r.y) + row * p.r.y_stride + output;
+            if (p.r.y_kept)
+                ptx::store_kept(to, v);
+            else
+                *reinterpret_cast<uint4 *>(to) = v;
         }
     }
 }

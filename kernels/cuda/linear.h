@@ -54,6 +54,7 @@ struct linear_cuda_rows {
     const float *residual;   /* (rows, out)  added to y; may be y itself; NULL: none                            */
     int64_t residual_stride;
     int32_t ahead;           /* 1: the next kernel in the stream may start at once, beside what came before this one */
+    int32_t y_kept;          /* 1: y is read soon, while much passes L2 that won't be: last to leave, where wgmma makes bf16 y  */
     int32_t together;        /* linear_cuda_pair: 1: one launch where it can be, for when few multiprocessors are free */
 };
 

@@ -563,6 +563,8 @@ size_t carve(params &p, void *workspace)
  * two launches take several waves there, and with all multiprocessors they are the faster. */
 constexpr int TOGETHER = 1536;
 
+bool together(const step_cuda &step) { return step.beside && step.rows >= TOGETHER; }
+
 params params_of(const mamba_cuda &layer, const step_cuda &step)
 {
     params p = {};
@@ -578,6 +580,7 @@ struct linear_cuda_rows rows_in(const mamba_cuda &layer, const step_cuda &step, 
     in.rows = step.rows, in.precision = step.precision, in.y_bf16 = step.precision == PRECISION_BF16;
     in.x = x, in.x_stride = layer.D, in.norm = layer.norm, in.y = params_of(layer, step).xz, in.y_stride = 2 * layer.E;
     in.ahead = tuned(layer) && !step.plain;
+    in.y_kept = together(step) && !step.state_bf16; /* with bf16 states, half as much passing, it takes more than it gives */
     return in;
 }
 
@@ -587,7 +590,7 @@ struct linear_cuda_rows rows_out(const mamba_cuda &layer, const step_cuda &step,
     out.rows = step.rows, out.precision = step.precision, out.x_bf16 = step.precision == PRECISION_BF16;
     out.x = params_of(layer, step).y, out.x_stride = layer.E, out.y = x, out.y_stride = layer.D;
     out.residual = x, out.residual_stride = layer.D;
-    out.together = step.beside && step.rows >= TOGETHER;
+    out.together = together(step);
     return out;
 }
 

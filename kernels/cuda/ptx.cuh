@@ -366,6 +366,15 @@ __device__ __forceinline__ void bulk_store_once(void *global, const void *shared
                  : "memory");
 }
 
+/* And for what is read soon while much passes that won't be: last to leave. */
+__device__ __forceinline__ void store_kept(void *to, const uint4 &v)
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1,%2,%3,%4}, %5;" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
+                 : "memory");
+}
+
 /* bytes (as in bulk_load) on their way into L2. */
 __device__ __forceinline__ void bulk_prefetch(const void *global, uint32_t bytes)
 {

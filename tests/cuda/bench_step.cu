@@ -469,7 +469,7 @@ void check_pair(int rows, bool int8)
     for (int two = 0; two < 2; two++) {
         dx[two] = device_copy(x), dz[two] = device_copy(std::vector<uint16_t>(n * 1024, 0x7fff));
         struct linear_cuda_rows a = {}, b = {};
-        a.rows = b.rows = rows, a.precision = b.precision = PRECISION_BF16, a.x_bf16 = b.y_bf16 = a.together = 1;
+        a.rows = b.rows = rows, a.precision = b.precision = PRECISION_BF16, a.x_bf16 = b.y_bf16 = a.together = 1, b.y_kept = !two;
         a.x = dy, a.x_stride = 512, a.y = dx[two], a.y_stride = 256, a.residual = dx[two], a.residual_stride = 256;
         b.x = dx[two], b.x_stride = 256, b.norm = norm, b.y = dz[two], b.y_stride = 1024;
         must(two ? linear_cuda(&first, &a, nullptr) : linear_cuda_pair(&first, &a, &second, &b, nullptr), "linear_cuda_pair");
