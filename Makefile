@@ -217,8 +217,8 @@ test-train: pytorch all ## the smallest recipe on the CPU, two minutes, and the 
 
 layers: ## check who includes whom, and that one outside library lives in one file
 	@tests/layers.sh
-format: ## clang-format every C file
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu')
+format: ## clang-format the lines that aren't committed yet
+	git clang-format --force --extensions c,h,cu,cuh
 
 install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/ssmd $(BUILD)/ssm
