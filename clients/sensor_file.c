@@ -152,6 +152,8 @@ static bool read_line(struct sensor_file *file)
     if (!whole && n == LINE - 1) {
         pass_rest(file->file);
         count_bad(file, "longer than 64 KiB");
+    } else if (!whole && !feof(file->file)) {
+        count_bad(file, "a NUL, where text should be");
     } else {
         take_line(file, n);
     }

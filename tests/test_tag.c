@@ -381,6 +381,10 @@ static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **stat
     assert_close(number_of(json, "t0"), 0.02, 1e-6); /* the missing one's time counts, the unread lines' doesn't */
     assert_close(number_of(json, "t1"), 0.03, 1e-6);
     json_decref(json);
+    file = fopen(in_folder("nul.csv"), "w");
+    fwrite("ax,ay,az\n1,2,3\0004\n4,5,6\n", 1, 23, file);
+    fclose(file);
+    assert_says(0, "tag %/nul.csv --scores" SENSOR, "1 lines were not read; the first is line 2: a NUL, where text should be: \"1,2,3\"");
     assert_says(65, "tag %/bad.csv --fields x,y,z" SENSOR, "bad.csv:1: no header has named all of x,y,z");
     assert_says(64, "tag %/bad.csv --fields x,y" SENSOR, "are not 3 names");
     assert_says(64, "tag %/bad.csv" MODEL, "name the columns with --fields");
