@@ -20,7 +20,7 @@
 #include "clients/json.h"
 #include "clients/recall.h"
 #include "clients/verb.h"
-#include "daemon/wire.h"
+#include "dsp/text.h"
 #include "model/ssm.h"
 
 enum { BYTES = 256, BLOCK = 2048, WINDOW = 8, LONGEST = 8192, RECENT = 128, FEW = 16 };
@@ -83,7 +83,7 @@ static void add_byte(struct line *line, unsigned char byte, double bits)
 static void print_text(const struct line *line)
 {
     for (size_t i = 0, n; i < line->size; i += n > 0 ? n : 1) {
-        n = wire_printable(line->text + i, line->size - i);
+        n = text_printable(line->text + i, line->size - i);
         if (n > 0) {
             fwrite(line->text + i, 1, n, stdout);
         } else {

@@ -9,6 +9,7 @@
 #include <zmq.h>
 
 #include "clients/connection.h"
+#include "dsp/text.h"
 #include "model/refuse.h"
 
 /* hugz/ of the largest daemon is a tenth of MESSAGE_MOST. */
@@ -170,7 +171,7 @@ static bool decode(struct subscriber *s, struct subscriber_message *message)
     message->header_size = zmq_msg_size(&s->parts[1]);
     message->payload = zmq_msg_data(&s->parts[2]);
     message->payload_size = zmq_msg_size(&s->parts[2]);
-    return wire_is_plain(message->topic) && wire_decode(&message->header, message->header_bytes, message->header_size);
+    return text_is_plain(message->topic) && wire_decode(&message->header, message->header_bytes, message->header_size);
 }
 
 int subscriber_receive(struct subscriber *s, struct subscriber_message *message, int timeout_ms)

@@ -5,6 +5,8 @@
 #include <msgpack.h>
 #include <string.h>
 
+#include "dsp/text.h"
+
 enum { DEPTH_MAX = 16 };
 
 static const struct {
@@ -384,43 +386,6 @@ static bool get_int(struct cursor *in, int64_t *to)
     return value.kind == KIND_INT || (value.kind == KIND_UINT && value.n <= INT64_MAX);
 }
 
-/* The bytes of the UTF-8 character at text, 0 if it is none. */
-static size_t utf8_length(const unsigned char *text, size_t left)
-{
-    size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xf0 ? 4 : text[0] >= 0xe0 ? 3 : text[0] >= 0xc2 ? 2 : 0;
-    if (n == 0 || n > left || text[0] > 0xf4) {
-        return 0;
-    }
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    return n;
-}
-
-/* Of a character of n bytes: C0, DEL or C1, which a terminal may take for a command. */
-static bool is_control(const unsigned char *text, size_t n)
-{
-    return (n == 1 && (text[0] < 0x20 || text[0] == 0x7f)) || (n == 2 && text[0] == 0xc2 && text[1] < 0xa0);
-}
-
-size_t wire_printable(const void *text, size_t left)
-{
-    size_t n = left > 0 ? utf8_length(text, left) : 0;
-    return n > 0 && !is_control(text, n) ? n : 0;
-}
-
-bool wire_is_plain(const char *text)
-{
-    size_t left = strlen(text), n;
-    while ((n = wire_printable(text, left)) > 0) {
-        text += n;
-        left -= n;
-    }
-    return left == 0;
-}
-
 static bool get_text(struct cursor *in, char *to, size_t size)
 {
     struct value value = read_value(in);
@@ -428,7 +393,7 @@ static bool get_text(struct cursor *in, char *to, size_t size)
         return false;
     }
     for (size_t step; value.n > 0; value.n -= step, value.bytes += step) {
-        step = wire_printable(value.bytes, (size_t)value.n);
+        step = text_printable(value.bytes, (size_t)value.n);
         if (step == 0) {
             return false;
         }
@@ -570,13 +535,13 @@ void wire_json_text(FILE *file, const void *text, size_t size)
     fputc('"', file);
     for (size_t i = 0; i < size;) {
         const unsigned char *at = (const unsigned char *)text + i;
-        size_t n = utf8_length(at, size - i);
+        size_t n = text_character(at, size - i);
         if (n == 0) {
             fputs("\\ufffd", file);
             n = 1;
         } else if (*at == '"' || *at == '\\') {
             fprintf(file, "\\%c", *at);
-        } else if (is_control(at, n)) {
+        } else if (text_control(at, n) > 0) {
             fprintf(file, "\\u%04x", at[n - 1]);
         } else {
             fwrite(at, 1, n, file);

@@ -69,7 +69,7 @@ size_t wire_encode(const struct wire_header *header, uint8_t *bytes, size_t room
 
 /* Read a header. Unknown keys are passed over and missing ones are zero, so that old clients read new daemons; a text longer
  * than its field is cut. False for bytes that are not such a map, whose v is not 1, that end early, or with a text that
- * isn't wire_is_plain. */
+ * isn't plain (dsp/text.h). */
 bool wire_decode(struct wire_header *header, const uint8_t *bytes, size_t size);
 
 /* Write "audio/<node>/<pipeline>/<channel>/<model>/" (channel < 0: "<kind>/<node>/"). Gives the length, without the NUL. */
@@ -95,10 +95,5 @@ void wire_put_bool(struct wire_bytes *bytes, bool value);
 bool wire_json(FILE *file, const uint8_t *bytes, size_t size);
 /* Print text in quotes for JSON; bytes that aren't UTF-8 come out as U+FFFD, control characters escaped. */
 void wire_json_text(FILE *file, const void *text, size_t size);
-
-/* The bytes of the character at text; 0 where it isn't UTF-8, or is a control character, which could command a terminal. */
-size_t wire_printable(const void *text, size_t left);
-/* All of a text is such. */
-bool wire_is_plain(const char *text);
 
 #endif

@@ -5,26 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dsp/text.h"
 #include "model/refuse.h"
 
 enum { CHANNELS_MAX = 64, VOCABULARY_MAX = 1 << 20 };
 
-/* The bytes of a control character: C0, DEL, or in UTF-8 C1; 0: it is none. Nothing of a model's file may command a terminal, or
- * end a line of labels. */
-static size_t measure_control(const char *text)
-{
-    unsigned char first = (unsigned char)text[0], second = first ? (unsigned char)text[1] : 0;
-    return first < 0x20 || first == 0x7f || (first == 0xc2 && second == 0) ? 1 : first == 0xc2 && second < 0xa0 ? 2 : 0;
-}
-
-static bool is_plain(const char *text)
-{
-    while (*text && measure_control(text) == 0) {
-        text++;
-    }
-    return !*text;
-}
-
+/* Nothing of a model's file may command a terminal, or end a line of labels. */
 static void copy_text(struct spec config, const char *key, char *text, size_t size)
 {
     const char *value = spec_text(config, key);
@@ -33,7 +19,7 @@ static void copy_text(struct spec config, const char *key, char *text, size_t si
     }
     snprintf(text, size, "%.*s", (int)cut, value ? value : "");
     for (size_t n; *text; text += n > 0 ? n : 1) {
-        n = measure_control(text);
+        n = text_control(text, strlen(text));
         memset(text, ' ', n);
     }
 }
@@ -73,7 +59,7 @@ static int read_name(struct spec config, const char *list, int channels, int i, 
     if (n == 0) {
         return 0;
     }
-    if (n != channels || !value || strlen(value) >= size || !is_plain(value)) {
+    if (n != channels || !value || strlen(value) >= size || !text_is_plain(value)) {
         return refuse(err, 65, "%s: \"%s\" must be a list of %d strings of at most %zu letters, one a channel", config.where,
                       list, channels, size - 1);
     }
@@ -125,7 +111,7 @@ static int read_label(struct spec config, int i, struct ssm_label *label, struct
     struct spec spec = spec_at(config, "labels", i);
     const char *name = spec.json ? spec_text(spec, "name") : spec_text_at(config, "labels", i);
     *label = (struct ssm_label){.on = 0.5f, .off = 0.35f};
-    if (!name || !*name || strlen(name) >= sizeof label->name || !is_plain(name)) {
+    if (!name || !*name || strlen(name) >= sizeof label->name || !text_is_plain(name)) {
         return refuse(err, 65, "%s: label %d needs a name of 1..%zu letters, none a control character", config.where, i,
                       sizeof label->name - 1);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/wire.h"
 
+#include "dsp/text.h"
 #include "tests/test.h"
 
 static struct wire_header sample(void)
@@ -104,14 +105,14 @@ static void nothing_of_a_text_commands_a_terminal(void **state)
         uint8_t bytes[64];
         struct wire_bytes out = {.at = bytes, .room = sizeof bytes};
         struct wire_header header;
-        assert_false(wire_is_plain(texts[i]));
+        assert_false(text_is_plain(texts[i]));
         wire_put_map(&out, 2);
         wire_put_text(&out, "v");
         wire_put_uint(&out, WIRE_VERSION);
         wire_put_pair(&out, "clk", texts[i]);
         assert_false(wire_decode(&header, bytes, out.n));
     }
-    assert_true(wire_is_plain("na\xc3\xafve \xe2\x9b\x9b \xf0\x9f\x8e\xb5"));
+    assert_true(text_is_plain("na\xc3\xafve \xe2\x9b\x9b \xf0\x9f\x8e\xb5"));
     char *text = NULL;
     size_t size;
     FILE *file = open_memstream(&text, &size);
