@@ -150,23 +150,11 @@ static void look_at_folders(struct doctor *doctor)
 
 /* ---- Ports. ---- */
 
-static void look_at_ipc(struct doctor *doctor, const char *what, const char *address, bool pulls)
-{
-    if (gate_is_taken(address, pulls)) {
-        tell(doctor, WRONG, EX_UNAVAILABLE, "%s: %s is a file, or an ssmd that runs already, or another program, has it", what,
-             address);
-    }
-}
-
-/* An address of any kind, but for those of files: is it free? */
 static void look_at_port(struct doctor *doctor, const char *what, const char *address, bool udp)
 {
     char host[300];
     struct ssm_error err = {0};
     const char *bare = strncmp(address, "tcp://", 6) == 0 ? address + 6 : address;
-    if (!bare[0] || strncmp(bare, "ipc://", 6) == 0) {
-        return;
-    }
     snprintf(host, sizeof host, "%s%s", bare[0] == '*' ? "0.0.0.0" : "", bare[0] == '*' ? bare + 1 : bare);
     int fd = udp ? socket_bind_udp(host, &err) : socket_listen_tcp(host, &err);
     if (fd < 0) {
@@ -177,16 +165,25 @@ static void look_at_port(struct doctor *doctor, const char *what, const char *ad
     }
 }
 
+/* An address of any kind, "" for none: is it free? */
+static void look_at_address(struct doctor *doctor, const char *what, const char *address, bool udp)
+{
+    if (strncmp(address, "ipc://", 6) != 0 && address[0]) {
+        look_at_port(doctor, what, address, udp);
+    } else if (gate_is_taken(address)) {
+        tell(doctor, WRONG, EX_UNAVAILABLE,
+             "%s: %s is a file, or an ssmd that runs already, or another program, has it", what, address);
+    }
+}
+
 static void look_at_source(struct doctor *doctor, const struct config_pipeline *pipeline)
 {
     const struct config_source *source = &pipeline->source;
     bool pull = strncmp(source->path, "pull:", 5) == 0;
     if (source->type == SOURCE_SENSOR) {
-        look_at_port(doctor, pipeline->name, source->listen, source->transport == SENSOR_UDP);
-        look_at_ipc(doctor, pipeline->name, source->listen, true);
+        look_at_address(doctor, pipeline->name, source->listen, source->transport == SENSOR_UDP);
     } else if (source->type == SOURCE_PCM && (pull || strncmp(source->path, "tcp://", 6) == 0)) {
-        look_at_port(doctor, pipeline->name, source->path + (pull ? 5 : 0), false);
-        look_at_ipc(doctor, pipeline->name, source->path + (pull ? 5 : 0), true);
+        look_at_address(doctor, pipeline->name, source->path + (pull ? 5 : 0), false);
     }
 }
 
@@ -199,11 +196,9 @@ static void look_at_ports(struct doctor *doctor)
         return;
     }
     config_control(config, control, sizeof control);
-    look_at_port(doctor, "publish", config->publish, false);
-    look_at_port(doctor, "control", control, false);
-    look_at_ipc(doctor, "publish", config->publish, false);
-    look_at_ipc(doctor, "control", control, false);
-    look_at_port(doctor, "http", config->http, false);
+    look_at_address(doctor, "publish", config->publish, false);
+    look_at_address(doctor, "control", control, false);
+    look_at_address(doctor, "http", config->http, false);
     for (int i = 0; i < config->n_pipelines; i++) {
         look_at_source(doctor, &config->pipelines[i]);
     }

@@ -196,13 +196,14 @@ static void check_sensor(const struct config *config, const struct config_pipeli
     }
 }
 
-/* A path some pipeline reads or writes. */
+/* A path that is read, written or listened on. */
 struct use {
     const char *path;
     char *file; /* the same for every path that leads there */
     struct place at;
-    const char *pipeline;
-    bool written;
+    const char *key; /* whose it is, such as "pipelines." and */
+    const char *name;
+    enum { READ, WRITTEN, HEARD } how;
 };
 
 enum { LINKS = 16 }; /* that are followed to where nothing is */
@@ -257,7 +258,18 @@ static int compare_uses(const void *a, const void *b)
                                       : x->at.column - y->at.column;
 }
 
-/* Two sinks of one path, or a sink that overwrites a source. */
+static void refuse_both(const struct use *a, const struct use *b, struct config_errors *errors)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s%s", b->key, b->name);
+    errors_add(errors, b->at, path,
+               a->how == HEARD || b->how == HEARD       ? "%s is where something else listens or is kept; see line %d"
+               : a->how == WRITTEN && b->how == WRITTEN ? "%s is written by another sink too, on line %d"
+                                                        : "%s is both read and written; see line %d",
+               b->path, a->at.line);
+}
+
+/* Two sinks of one path, a sink that overwrites a source, or two who listen. */
 static void check_uses(struct use *uses, int n, struct config_errors *errors)
 {
     for (int i = 0; i < n; i++) {
@@ -271,22 +283,51 @@ static void check_uses(struct use *uses, int n, struct config_errors *errors)
     }
     for (int i = 1; i < n; i++) {
         const struct use *a = &uses[i - 1], *b = &uses[i];
-        if (strcmp(a->file, b->file) != 0 || (!a->written && !b->written)) {
-            continue;
+        if (strcmp(a->file, b->file) == 0 && (a->how != READ || b->how != READ)) {
+            refuse_both(a, b, errors);
         }
-        char path[256];
-        snprintf(path, sizeof path, "pipelines.%s", b->pipeline);
-        errors_add(errors, b->at, path,
-                   a->written && b->written ? "%s is written by another sink too, on line %d"
-                                            : "%s is both read and written; see line %d",
-                   b->path, a->at.line);
     }
 }
 
-static struct place place_of_path(const struct node *map)
+static struct place place_of(const struct node *map, const char *key)
 {
-    const struct node *node = node_find(map, "path");
+    const struct node *node = node_find(map, key);
     return node ? node->at : map->at;
+}
+
+/* Where something that listens makes its file; NULL: it makes none. */
+static const char *find_socket(const char *address)
+{
+    bool local = strncmp(address, "ipc://", 6) == 0 && address[6] != '@' && address[6] != '*';
+    return local ? address + 6 : strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
+}
+
+const char *config_socket(const struct config_source *source)
+{
+    if (source->type == SOURCE_PCM) {
+        bool pull = strncmp(source->path, "pull:", 5) == 0;
+        return find_socket(source->path + (pull ? 5 : 0));
+    }
+    return source->type == SOURCE_SENSOR && source->transport == SENSOR_PULL ? find_socket(source->listen) : NULL;
+}
+
+/* What is used of files by a source, if any. */
+static int list_source(const struct config_pipeline *pipeline, const struct node *node, struct use *use)
+{
+    const struct config_source *source = &pipeline->source;
+    bool file = source->type == SOURCE_FILE;
+    const char *path = file ? source->path : config_socket(source);
+    struct place at = place_of(node, source->type == SOURCE_SENSOR ? "listen" : "path");
+    *use = (struct use){path, NULL, at, "pipelines.", pipeline->name, file ? READ : HEARD};
+    return path && path[0];
+}
+
+static int list_address(const char *address, const char *key, const struct node *root, struct use *use)
+{
+    const char *path = find_socket(address);
+    struct place at = place_of(root, node_find(root, key) ? key : "publish");
+    *use = (struct use){path, NULL, at, key, "", HEARD};
+    return path && path[0];
 }
 
 /* `twin`: the pipeline has a publish sink before this one. */
@@ -369,16 +410,14 @@ static int check_pipeline(const struct config *config, struct config_pipeline *p
     if (source && source->kind == NODE_MAP && pipeline->source.type == SOURCE_PCM) {
         check_pcm(config, pipeline, source, errors);
     }
-    if (source && pipeline->source.type == SOURCE_FILE && pipeline->source.path[0]) {
-        uses[n++] = (struct use){pipeline->source.path, NULL, place_of_path(source), pipeline->name, false};
-    }
+    n += source ? list_source(pipeline, source, uses) : 0;
     const struct node *child = sinks && sinks->kind == NODE_LIST ? sinks->children : NULL;
     for (int i = 0; i < pipeline->n_sinks && child; i++, child = child->next) {
         const struct config_sink *sink = &pipeline->sinks[i];
         const struct node *type = node_find(child, "type");
         bool file = sink->type == SINK_FILE || (sink->type == SINK_JSONL && strcmp(sink->path, "-") != 0);
         if (file && sink->path[0]) {
-            uses[n++] = (struct use){sink->path, NULL, place_of_path(child), pipeline->name, true};
+            uses[n++] = (struct use){sink->path, NULL, place_of(child, "path"), "pipelines.", pipeline->name, WRITTEN};
         } else if (sink->type == SINK_PUBLISH && type && type->kind == NODE_SCALAR &&
                    strcmp(type->text, "publish") == 0) {
             check_publish_sink(config, pipeline->name, i, child, published, errors);
@@ -393,14 +432,19 @@ static void check_together(struct config *config, const struct node *root, struc
 {
     check_ports(config, root, errors);
     note_place(&config->curve_at, "curve", root, "curve");
-    struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 1, sizeof *uses);
+    struct use *uses = calloc((size_t)config->n_pipelines * (CONFIG_SINKS + 1) + 3, sizeof *uses);
     const struct node *pipelines = node_find(root, "pipelines");
     const struct node *node = pipelines ? pipelines->children : NULL;
+    char control[300];
     int n = 0;
+    config_control(config, control, sizeof control);
     for (int i = 0; i < config->n_pipelines && node && uses; i++, node = node->next) {
         n += check_pipeline(config, &config->pipelines[i], node, uses + n, errors);
     }
-    if (!uses) {
+    if (uses) {
+        n += list_address(config->publish, "publish", root, uses + n);
+        n += list_address(control, "control", root, uses + n);
+    } else {
         errors_add(errors, root->at, "", "out of memory");
     }
     check_uses(uses, n, errors);

@@ -133,6 +133,9 @@ void config_destroy(struct config *config); /* NULL is fine */
  * nowhere. */
 void config_control(const struct config *config, char *address, size_t size);
 
+/* The path of the socket at which a source listens; NULL: it makes none. */
+const char *config_socket(const struct config_source *source);
+
 /* The first key outside of pipelines whose value differs; NULL: none. */
 const char *config_differs(const struct config *a, const struct config *b);
 

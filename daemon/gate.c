@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "daemon/allow.h"
@@ -135,19 +136,25 @@ static int find_type(void *socket)
 
 /* libzmq puts its socket into the place of whatever is there: of a file, or of another's socket, who then hears nothing. Names in no
  * folder (@) and of libzmq's choice (*) are nobody's. */
-bool gate_is_taken(const char *address, bool pulls)
+static bool is_taken(const char *address, bool but_by_us)
 {
     const char *path = address + sizeof "ipc://" - 1;
     struct stat found;
     if (strncmp(address, "ipc://", 6) != 0 || *path == '@' || *path == '*' || stat(path, &found) != 0) {
         return false;
     }
-    return !S_ISSOCK(found.st_mode) || (!pulls && !socket_is_abandoned(path));
+    pid_t listener = socket_listener(path);
+    return listener != 0 && !(but_by_us && listener == getpid());
+}
+
+bool gate_is_taken(const char *address)
+{
+    return is_taken(address, false);
 }
 
 bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
-    if (gate_is_taken(address, find_type(socket) == ZMQ_PULL)) {
+    if (is_taken(address, find_type(socket) == ZMQ_PULL)) {
         errno = EADDRINUSE;
         return false;
     }

@@ -34,10 +34,10 @@ void *gate_socket(struct gate *gate, const struct gate_socket *options);
 /* Have the kernel find out whether the peers of a socket, not yet bound or connected, are there: one that is gone is noticed in
  * some 4 s. gate_socket's have it. False with errno. */
 bool gate_keep_alive(void *socket);
-/* Is an ipc:// address somebody's, or a file? Where one `pulls` another's is not: what a reload opens anew takes the place of what it
- * replaces. */
-bool gate_is_taken(const char *address, bool pulls);
-/* False with errno, EADDRINUSE where it is taken. */
+/* Is an ipc:// address somebody's, or a file? */
+bool gate_is_taken(const char *address);
+/* False with errno, EADDRINUSE where it is taken; but a PULL socket takes the place of another of this process, as what a reload
+ * opens anew does of what it replaces. */
 bool gate_bind(struct gate *gate, void *socket, const char *address);
 /* server_key: Z85, a file, or "" where the peer speaks no CURVE. -1 with *err. */
 int gate_connect(struct gate *gate, void *socket, const char *address, const char *server_key, struct ssm_error *err);

@@ -234,6 +234,22 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
     return 0;
 }
 
+/* A socket that is bound anew takes the place of what goes, and of nobody else. */
+static int refuse_heard(const struct reload *reload, struct ssm_error *err)
+{
+    for (const struct pipeline *pipeline = reload->fresh; pipeline; pipeline = pipeline->next) {
+        const char *wanted = config_socket(&pipeline->config->source);
+        for (const struct pipeline *other = reload->daemon->pipelines; other && wanted; other = other->next) {
+            const char *taken = config_socket(&other->config->source);
+            if (!other->goes && taken && strcmp(taken, wanted) == 0) {
+                return refuse(err, 69, "pipelines.%s.source: pipeline %s listens on %.300s; take another address",
+                              pipeline->config->name, other->config->name, taken);
+            }
+        }
+    }
+    return 0;
+}
+
 static int alter(struct reload *reload, struct pipeline *pipeline, struct ssm_error *err)
 {
     append(&reload->changing, pipeline);
@@ -384,6 +400,7 @@ static void open_all(struct reload *reload)
     struct config *config = reload->task == READ ? load(reload, err) : reload->given;
     reload->given = NULL;
     bool ok = (config || reload->task == CLOSE) && compare(reload, config, err) == 0 &&
+              refuse_heard(reload, err) == 0 &&
               pipelines_open_inputs(reload->daemon, reload->fresh, &reload->models, err) == 0 &&
               decide_swaps(reload, err) == 0 && pipelines_open_outputs(reload->daemon, reload->fresh, err) == 0;
     config_destroy(config);

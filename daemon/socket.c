@@ -14,18 +14,22 @@
 
 #include "model/refuse.h"
 
-bool socket_is_abandoned(const char *path)
+pid_t socket_listener(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat found;
     if (strlen(path) >= sizeof address.sun_path || stat(path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
-        return false;
+        return -1;
     }
     strcpy(address.sun_path, path);
+    struct ucred peer = {.pid = -1};
+    socklen_t size = sizeof peer;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = connect(fd, (const struct sockaddr *)&address, sizeof address) < 0 && errno == ECONNREFUSED;
+    bool heard = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    bool refused = !heard && errno == ECONNREFUSED;
+    bool told = heard && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
     close(fd);
-    return refused;
+    return refused ? 0 : told && peer.pid > 0 ? peer.pid : -1; /* 0: of another container */
 }
 
 int socket_listen_unix(const char *path, struct ssm_error *err)
@@ -35,7 +39,7 @@ int socket_listen_unix(const char *path, struct ssm_error *err)
         return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
     }
     strcpy(address.sun_path, path);
-    if (socket_is_abandoned(path)) {
+    if (socket_listener(path) == 0) {
         unlink(path);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

@@ -4,15 +4,15 @@
 
 /* Sockets that sources listen on: non-blocking, closed on exec. Each gives the descriptor, or -1 with *err. */
 
-#include <stdbool.h>
+#include <sys/types.h>
 
 #include "model/ssm.h"
 
 /* A stream socket that this user and group may connect to. One left behind by a daemon that was killed is replaced, one
  * somebody listens on is not. */
 int socket_listen_unix(const char *path, struct ssm_error *err);
-/* A stream socket left behind by a daemon that was killed, rather than one somebody listens on? */
-bool socket_is_abandoned(const char *path);
+/* Which process listens on a stream socket; 0: none, a daemon that was killed left it; -1: that can't be told, or it is none. */
+pid_t socket_listener(const char *path);
 /* "HOST:PORT", "[::1]:PORT" */
 int socket_listen_tcp(const char *address, struct ssm_error *err);
 /* Who connects next, non-blocking; -1 with errno. Whoever vanishes without a word, as a machine that is switched off, is noticed

@@ -304,6 +304,13 @@ static const struct {
      "t.yaml:5:35: pipelines.mic.source.buffer: must be 0.02s to 60s, got 5ms"},
     {5, "    source: {type: file, path: y.flac}",
      "t.yaml:9:28: pipelines.mic: y.flac is both read and written; see line 5"},
+    {5, "    source: {type: pcm, path: 'unix:y.flac', rate: 16000}",
+     "t.yaml:9:28: pipelines.mic: y.flac is where something else listens or is kept; see line 5"},
+    {2, "publish: ipc://y.flac", "t.yaml:9:28: pipelines.mic: y.flac is where something else listens or is kept; see line 2"},
+    {2, "publish: ipc://p\ncontrol: ipc://./p", "t.yaml:3:10: control: ./p is where something else listens or is kept; see line 2"},
+    {5, "    source: {type: pcm, path: 'pull:ipc:///x', rate: 16000}\n    model: m\n    sinks: [{type: publish}]\n  b:\n"
+        "    source: {type: sensor, transport: pull, listen: 'ipc:///x'}",
+     "t.yaml:9:53: pipelines.b: /x is where something else listens or is kept; see line 5"},
     {6, "    model: ''", "t.yaml:6:12: pipelines.mic.model: must not be empty; got \"\""},
     {7, "    sinks: []\n    sink:", "t.yaml:8:5: not YAML: ..."},
     {8, "      - {type: file, path: y.flac}",

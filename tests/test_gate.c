@@ -3,8 +3,10 @@
 #include "daemon/gate.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -66,6 +68,30 @@ static bool is_bound(struct gate *gate, int type, const char *address)
     return bound;
 }
 
+/* A process that listens there until it is killed. */
+static pid_t listen_as_another(const char *ipc)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int ready[2];
+    char word;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", ipc + 6);
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        bool ok = bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
+        ok = ok && write(ready[1], "", 1) == 1;
+        while (ok) {
+            pause();
+        }
+        _exit(1);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &word, 1), 1);
+    close(ready[0]);
+    return child;
+}
+
 /* libzmq would remove both without a word. */
 static void an_ipc_address_takes_no_file_and_nobodys_socket(void **state)
 {
@@ -86,12 +112,13 @@ static void an_ipc_address_takes_no_file_and_nobodys_socket(void **state)
     assert_false(is_bound(gate, ZMQ_ROUTER, address));
     assert_true(is_bound(gate, ZMQ_PULL, address)); /* as a reload's */
     zmq_close(ours);
-    struct sockaddr_un left = {.sun_family = AF_UNIX};
-    snprintf(left.sun_path, sizeof left.sun_path, "%s", ipc_in_folder("left") + 6);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&left, sizeof left), 0);
-    close(fd);
-    assert_true(is_bound(gate, ZMQ_XPUB, ipc_in_folder("left"))); /* of who was killed */
+    const char *left = ipc_in_folder("left");
+    pid_t another = listen_as_another(left);
+    assert_false(is_bound(gate, ZMQ_PULL, left));
+    assert_false(is_bound(gate, ZMQ_XPUB, left));
+    kill(another, SIGKILL);
+    waitpid(another, NULL, 0);
+    assert_true(is_bound(gate, ZMQ_XPUB, left)); /* of who was killed */
     gate_close(gate);
 }
 

@@ -339,6 +339,30 @@ def a_source_that_is_taken_leaves_the_old_one():
             daemon.end()
 
 
+def a_pulled_address_is_one_sources():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def pulls(name, rate):
+            return pipeline(folder, name, source=f"type: pcm, path: 'pull:ipc://{folder}/in', rate: {rate}, format: s16le", sinks="{type: publish}")
+
+        with Daemon(folder, pulls("p", 16000)) as daemon, zmq.Context() as context, context.socket(zmq.PUSH) as push:
+            push.connect(f"ipc://{folder}/in")
+            push.send(bytes(RATE))
+            daemon.wait_samples("p/0", RATE // 4)
+            other = subprocess.run([SSMD, "--config", f"{folder}/c.yaml", "--set", f"publish=ipc://{folder}/other"],
+                                   capture_output=True, text=True, timeout=60)
+            assert other.returncode == 69 and f"{folder}/in: Address already in use; is another ssmd running?" in other.stderr, other
+            source = {"type": "pcm", "path": f"pull:ipc://{folder}/in", "rate": RATE, "format": "s16le"}
+            wanted = json.dumps({"q": {"source": source, "model": MODEL, "sinks": [{"type": "publish"}]}})
+            assert f"pipeline p listens on {folder}/in" in daemon.ctl("stream.open", wanted, status=65)
+            assert daemon.reload(pulls("p", 8000))["replaced"] == 1  # which takes the place of what it replaces
+            push.send(bytes(RATE))
+            daemon.wait_samples("p/0", RATE // 4)
+            assert daemon.reload(pulls("q", 8000))["opened"] == 1
+            push.send(bytes(RATE))
+            daemon.wait_samples("q/0", RATE // 4)
+            daemon.end()
+
+
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         port = script.free_port()
@@ -590,6 +614,6 @@ if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
-                        a_source_that_is_taken_leaves_the_old_one, a_model_is_swapped_in_a_fade,
+                        a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
