@@ -355,6 +355,9 @@ static int open_job(struct job *job)
     if (job->in == NULL) {
         return verb_fail(file_err.code, "%s", file_err.text);
     }
+    if (job->info.note[0]) {
+        verb_note("%s: %s", job->in_path, job->info.note);
+    }
     if (start_reading(job) != 0) {
         return EX_OSERR;
     }
@@ -460,7 +463,8 @@ const struct verb ssm_denoise = {
         ".opus .w64 .rf64. Memory stays constant whatever the length. OUT appears only when it is whole, so IN and OUT\n"
         "may be the same file.\n\n"
         "An IN that is cut short or damaged is cleaned up to the damage; OUT then holds that part, and the exit status\n"
-        "is 65. A recording in several parts, at the model's own rate, goes through part by part with --state-out and\n"
+        "is 65. Where only its header miscounts, or was never finished, all that is there is taken, and a note says so.\n"
+        "A recording in several parts, at the model's own rate, goes through part by part with --state-out and\n"
         "--state-in; the OUTs joined are what the whole would have given.",
     .examples = "  ssm denoise noisy.wav clean.wav\n"
                 "  ssm denoise talk.flac talk.ogg --model ./mine.safetensors --threads 4\n"

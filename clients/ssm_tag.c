@@ -314,6 +314,9 @@ static int tag_sound(struct job *job)
     if (in == NULL) {
         return verb_fail(err.code, "%s", err.text);
     }
+    if (info.note[0]) {
+        verb_note("%s: %s", job->path, info.note);
+    }
     int status = tag_opened_sound(job, in, &info);
     sound_file_close(in);
     return status;

@@ -84,6 +84,9 @@ static struct source *file_open(const struct source_setup *setup, struct ssm_err
         refuse(err, bad.code, "%s", bad.text);
         goto fail;
     }
+    if (info.note[0]) {
+        log_line(LOG_WARNING, "%s: %s", setup->config->path, info.note);
+    }
     file->columns = info.channels;
     file->length = info.length > 0 ? (uint64_t)info.length : 0;
     file->source.rate = info.rate;

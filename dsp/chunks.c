@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "dsp/chunks.h"
 
+#include <ctype.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "dsp/bytes.h"
 
 enum { CHUNKS = 10000, HEAD = 24 }; /* looked at; the longest head of a chunk */
 enum { NEAR = 32768 }; /* bytes by which a size that its writer didn't know may be off: whole blocks of many channels */
@@ -26,13 +29,10 @@ static const struct kind {
     {W64_RIFF, W64_DATA, 16, 8, false, 40, 24, 8, 0},
 };
 
-static uint64_t number(const unsigned char *bytes, unsigned size, bool big)
+/* The size in a chunk's head. */
+static uint64_t read_size(const struct kind *kind, const unsigned char *head)
 {
-    uint64_t value = 0;
-    for (unsigned i = 0; i < size; i++) {
-        value |= (uint64_t)bytes[i] << 8 * (big ? size - 1 - i : i);
-    }
-    return value;
+    return (kind->big ? bytes_get_big : bytes_get)(head + kind->name, (int)kind->size);
 }
 
 static const struct kind *find_kind(int fd)
@@ -52,42 +52,79 @@ static uint64_t find_long_size(int fd)
 {
     unsigned char chunk[24]; /* "ds64", its size, that of RIFF, that of data */
     bool there = pread(fd, chunk, sizeof chunk, 12) == sizeof chunk && memcmp(chunk, "ds64", 4) == 0;
-    return there ? number(chunk + 16, 8, false) : 0;
+    return there ? bytes_get(chunk + 16, 8) : 0;
 }
 
 /* Those who write into a pipe say something near these. */
 static bool is_known(uint64_t size)
 {
     static const uint64_t guesses[] = {0x7f000000 + NEAR, UINT64_C(1) << 31, UINT64_C(1) << 32};
-    bool known = size > 0 && size < INT64_MAX / 2;
+    bool known = size < INT64_MAX / 2;
     for (size_t i = 0; i < sizeof guesses / sizeof *guesses; i++) {
         known = known && (size < guesses[i] - 2 * NEAR || size > guesses[i]);
     }
     return known;
 }
 
+/* Where the chunk behind the one at `at` begins; 0: nowhere. */
+static uint64_t find_next(const struct kind *kind, uint64_t at, uint64_t size)
+{
+    if (size < kind->counted || size > INT64_MAX / 4 || at > INT64_MAX / 4) {
+        return 0;
+    }
+    at += kind->name + kind->size + size - kind->counted;
+    return at + (kind->align - at % kind->align) % kind->align;
+}
+
 /* The chunk of the samples: where they begin, and how many bytes it says they are. */
 static bool find_samples(int fd, const struct kind *kind, uint64_t *from, uint64_t *size)
 {
-    unsigned head = kind->name + kind->size;
+    unsigned head = kind->name + kind->size, more = kind->counted + kind->ahead;
     unsigned char bytes[HEAD];
     uint64_t at = kind->first;
-    for (int i = 0; i < CHUNKS && at < INT64_MAX / 4 && pread(fd, bytes, head, (off_t)at) == (ssize_t)head; i++) {
-        *size = number(bytes + kind->name, kind->size, kind->big);
+    for (int i = 0; i < CHUNKS && at > 0 && pread(fd, bytes, head, (off_t)at) == (ssize_t)head; i++) {
+        *size = read_size(kind, bytes);
         if (memcmp(bytes, kind->data, kind->name) == 0) {
             bool is_long = *size == UINT32_MAX && memcmp(kind->begins, "RF64", 4) == 0;
             *size = is_long ? find_long_size(fd) : *size;
             *from = at + head + kind->ahead;
-            *size = is_known(*size) && *size > kind->counted + kind->ahead ? *size - kind->counted - kind->ahead : 0;
-            return *size > 0;
+            bool known = is_known(*size);
+            *size = *size > more ? *size - more : 0;
+            return known;
         }
-        if (*size < kind->counted || *size > INT64_MAX / 4) {
-            return false;
-        }
-        at += head + *size - kind->counted;
-        at += (kind->align - at % kind->align) % kind->align;
+        at = find_next(kind, at, *size);
     }
     return false;
+}
+
+/* Are these chunks to the end of the file, and no samples? */
+static bool are_chunks(int fd, const struct kind *kind, uint64_t at, uint64_t all)
+{
+    unsigned head = kind->name + kind->size;
+    unsigned char bytes[HEAD];
+    for (int i = 0; i < CHUNKS && at > 0 && at < all && pread(fd, bytes, head, (off_t)at) == (ssize_t)head; i++) {
+        bool named = isprint(bytes[0]) && isprint(bytes[1]) && isprint(bytes[2]) && isprint(bytes[3]);
+        at = named ? find_next(kind, at, read_size(kind, bytes)) : 0;
+    }
+    return at >= all;
+}
+
+/* Does the file say its own length, and rightly? */
+static bool is_whole(int fd, const struct kind *kind, uint64_t all)
+{
+    unsigned char bytes[HEAD];
+    unsigned head = kind->name + kind->size;
+    return pread(fd, bytes, head, 0) == (ssize_t)head && read_size(kind, bytes) + head - kind->counted == all;
+}
+
+/* What is there of what was told. */
+static void find_there(int fd, const struct kind *kind, uint64_t all, struct chunks_data *data)
+{
+    uint64_t rest = data->from >= all ? 0 : all - data->from;
+    bool unsaid = data->told == 0 && !are_chunks(fd, kind, data->from, all);
+    data->there = rest < data->told || unsaid ? rest : data->told;
+    data->miscounted =
+        data->there < data->told && (data->told == all || data->told + 8 == all || is_whole(fd, kind, all));
 }
 
 bool chunks_find_data(const char *path, struct chunks_data *data)
@@ -98,10 +135,10 @@ bool chunks_find_data(const char *path, struct chunks_data *data)
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     const struct kind *kind = fd >= 0 ? find_kind(fd) : NULL;
-    uint64_t from, all = (uint64_t)status.st_size;
-    bool found = kind != NULL && find_samples(fd, kind, &from, &data->told);
+    bool found = kind != NULL && find_samples(fd, kind, &data->from, &data->told);
     if (found) {
-        data->there = from >= all ? 0 : all - from < data->told ? all - from : data->told;
+        data->big = kind->big;
+        find_there(fd, kind, (uint64_t)status.st_size, data);
     }
     if (fd >= 0) {
         close(fd);

@@ -9,11 +9,15 @@
 #include <stdint.h>
 
 struct chunks_data {
-    uint64_t told, there; /* there <= told */
+    uint64_t from;        /* where the samples begin                                                          */
+    uint64_t told, there; /* there <= told; or told is 0, of a writer that never came back to say it          */
+    bool big;             /* endian                                                                           */
+    bool miscounted;      /* told is more, but the file is whole: it says its own length, or told is just that */
 };
 
-/* False: no such file, or one whose writer didn't know either, as into a pipe: 0, all ones, or a little below 2^31 or 2^32 or
- * about 0x7f000000 (sox, which rounds to whole blocks; arecord, ffmpeg), and what is there speaks for itself. Only regular files are opened. */
+/* False: no such file, or one whose writer didn't know either, as into a pipe: all ones, or a little below 2^31 or 2^32 or
+ * about 0x7f000000 (sox, which rounds to whole blocks; arecord, ffmpeg), and what is there speaks for itself. Only regular files
+ * are opened. */
 bool chunks_find_data(const char *path, struct chunks_data *data);
 
 #endif

@@ -90,19 +90,54 @@ static const struct subtype *find_subtype(int format)
     return NULL;
 }
 
-/* Samples that the file says it holds: libsndfile tells only of those that are there. */
-static int64_t find_length(const char *path, const SF_INFO *found)
+/* Samples that the file says it holds: libsndfile tells only of those that are there. each: bytes of one; 0: they have no size. */
+static int64_t find_length(const struct chunks_data *data, int64_t found, uint64_t each)
+{
+    double share = data->there > 0 ? (double)data->told / (double)data->there : 1;
+    double length = each > 0 ? (double)(data->told / each) : round((double)found * share);
+    bool more = length > (double)found && length < 0x1p53;
+    return more ? (int64_t)length : found + (data->there == 0);
+}
+
+/* The samples from byte `start` on. */
+static bool reopen_raw(struct sound_file *file, const SF_INFO *found, sf_count_t start, bool big)
+{
+    SF_INFO raw = {.samplerate = found->samplerate, .channels = found->channels};
+    raw.format = SF_FORMAT_RAW | (found->format & SF_FORMAT_SUBMASK) | (big ? SF_ENDIAN_BIG : SF_ENDIAN_LITTLE);
+    SNDFILE *handle = sf_open(file->path, SFM_READ, &raw);
+    sf_command(handle, SFC_SET_RAW_START_OFFSET, &start, sizeof start); /* gives nothing, and goes nowhere */
+    if (!handle || sf_seek(handle, 0, SEEK_SET) != 0) {
+        sf_close(handle);
+        return false;
+    }
+    sf_close(file->handle);
+    file->handle = handle;
+    return true;
+}
+
+/* What stands in the header, and what is there: how long it is, and from where. */
+static void compare_header(struct sound_file *file, const SF_INFO *found, char *note, size_t size)
 {
     struct chunks_data data;
     const struct subtype *subtype = find_subtype(found->format);
-    if (!chunks_find_data(path, &data) || data.there == data.told) {
-        return found->frames;
+    uint64_t each = (subtype ? subtype->bytes : 0) * (uint64_t)found->channels;
+    file->length = found->frames;
+    if (!chunks_find_data(file->path, &data) || data.there == data.told) {
+        return;
     }
-    uint64_t size = (subtype ? subtype->bytes : 0) * (uint64_t)found->channels;
-    double share = data.there > 0 ? (double)data.told / (double)data.there : 1; /* where samples have no size of their own */
-    double length = size > 0 ? (double)(data.told / size) : round((double)found->frames * share);
-    bool more = length > (double)found->frames && length < 0x1p53;
-    return more ? (int64_t)length : found->frames + (data.there == 0);
+    if (data.told == 0) {
+        if (found->frames == 0 && each > 0 && data.there >= each &&
+            reopen_raw(file, found, (sf_count_t)data.from, data.big)) {
+            file->length = (int64_t)(data.there / each);
+            snprintf(note, size,
+                     "its header tells of no samples, as it was never finished; those that are there are taken");
+        }
+    } else if (data.miscounted || data.told - data.there < each) {
+        snprintf(note, size, "its header tells %llu bytes more than there are; what is there is taken",
+                 (unsigned long long)(data.told - data.there));
+    } else {
+        file->length = find_length(&data, found->frames, each);
+    }
 }
 
 static void describe(SNDFILE *handle, int format, char *words, size_t size)
@@ -142,6 +177,14 @@ static void say_why_unreadable(const char *path, struct sound_file_error *err)
     fclose(file);
 }
 
+/* Behind standard input's header comes something, and no chunk. */
+static bool goes_on(void)
+{
+    unsigned char name[4];
+    return read(STDIN_FILENO, name, 4) == 4 &&
+           !(isprint(name[0]) && isprint(name[1]) && isprint(name[2]) && isprint(name[3]));
+}
+
 struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err)
 {
     *err = (struct sound_file_error){0};
@@ -157,10 +200,17 @@ struct sound_file *sound_file_open(const char *path, struct sound_file_info *inf
         return NULL;
     }
     file->channels = found.channels;
-    bool told = found.frames >= 0 && found.frames < INT64_MAX / 2 && strcmp(path, "-") != 0;
-    file->length = told ? find_length(path, &found) : -1; /* who writes to a pipe doesn't know it, whatever stands in the header */
-    *info = (struct sound_file_info){
-        .rate = found.samplerate, .channels = found.channels, .length = file->length, .format = found.format};
+    bool pipe = strcmp(path, "-") == 0, told = found.frames >= 0 && found.frames < INT64_MAX / 2 && !pipe;
+    *info = (struct sound_file_info){.rate = found.samplerate, .channels = found.channels, .format = found.format};
+    file->length = -1; /* who writes to a pipe doesn't know it, whatever stands in the header */
+    if (told) {
+        compare_header(file, &found, info->note, sizeof info->note);
+    } else if (pipe && found.frames == 0 && (found.format & SF_FORMAT_TYPEMASK) == SF_FORMAT_WAV && goes_on()) {
+        say(err, EX_DATAERR, path, "the header tells of no samples, and more follows; in a file it is taken for them");
+        sound_file_close(file);
+        return NULL;
+    }
+    info->length = file->length;
     describe(file->handle, found.format, info->words, sizeof info->words);
     return file;
 }

@@ -25,10 +25,12 @@ struct sound_file_info {
                         Writing: what is to come, -1 when not known */
     int format;      /* libsndfile's number for container and subtype. Writing: the source's, or 0 for 16 bit */
     char words[128]; /* reading: "WAV (Microsoft), Signed 24 bit PCM" */
+    char note[160];  /* reading: what a header tells that isn't so, where all that is there is taken; "" = nothing */
 };
 
 /* Open for reading; "-" is standard input, which may be a pipe for a format that needs no seeking, as WAV. NULL with *err
- * filled in: not there, empty, not a sound file. A file of no samples opens. */
+ * filled in: not there, empty, not a sound file. A file of no samples opens. Where a header miscounts (info->note), or tells of
+ * no samples as its writer never came back to it, all that is there is read; of standard input the latter is an error. */
 struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err);
 
 /* Read up to n samples.

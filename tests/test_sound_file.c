@@ -284,6 +284,81 @@ static void a_wav_whose_length_was_not_known_is_whole(void **state)
     }
 }
 
+/* The header tells `told` bytes of samples in a file of `riff` bytes, and there are n. */
+static void write_told(const char *path, const void *whole, uint32_t riff, uint32_t told, size_t n)
+{
+    unsigned char bytes[4096];
+    memcpy(bytes, whole, 44 + n);
+    riff -= 8;
+    memcpy(bytes + 4, &riff, 4);
+    memcpy(bytes + 40, &told, 4);
+    write_bytes(path, bytes, 44 + n);
+}
+
+/* A half sample more, the file's length for the samples', or nothing at all since the recorder was switched off. */
+static void what_a_header_miscounts_is_told_and_all_is_read(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t riff, told;
+        size_t n;
+        bool miscounted;
+        int64_t length;
+    } cases[] = {
+        {2044, 2000, 2000, false, 1000},
+        {2044, 2000, 1999, true, 999},
+        {2044, 2001, 2000, true, 1000},
+        {2080, 2036, 2000, true, 1000},
+        {2088, 2044, 2000, true, 1000},
+        {2044, 2100, 2000, true, 1000},
+        {2144, 2100, 2000, false, 1050},
+        {2044, 2000, 1998, false, 1000},
+        {44, 0, 2000, true, 1000},
+        {8, 0, 1999, true, 999},
+        {44, 0, 1, false, 0},
+    };
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = 1000}, found;
+    struct sound_file_error err;
+    unsigned char bytes[4096];
+    float x[1000], y[1050];
+    uint64_t seed = 5;
+    test_fill(x, 1000, 0.5f, &seed);
+    write_sound(in_folder("told.wav"), &info, x, 1000);
+    assert_int_equal(read_bytes(in_folder("told.wav"), bytes, sizeof bytes), 2044);
+    read_sound(in_folder("told.wav"), &found, x, 1000);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_told(in_folder("told.wav"), bytes, cases[i].riff, cases[i].told, cases[i].n);
+        struct sound_file *file = sound_file_open(in_folder("told.wav"), &found, &err);
+        assert_non_null(file);
+        assert_int_equal(found.length, cases[i].length);
+        assert_int_equal(found.note[0] != '\0', cases[i].miscounted);
+        for (int again = 0; again < 2; again++) {
+            size_t n = sound_file_read(file, y, 1050, &err);
+            assert_int_equal(n, cases[i].n / 2);
+            assert_memory_equal(x, y, n * sizeof *x);
+            assert_int_equal(err.code, (int64_t)n == found.length ? 0 : 65);
+            assert_true(sound_file_seek(file, 0));
+        }
+        sound_file_close(file);
+    }
+}
+
+/* No samples, and a list behind them: nothing is missing. */
+static void a_wav_of_no_samples_may_go_on(void **state)
+{
+    (void)state;
+    struct sound_file_info info = {.rate = 16000, .channels = 1}, found;
+    unsigned char bytes[100];
+    float x[1];
+    write_sound(in_folder("listed.wav"), &info, x, 0);
+    assert_int_equal(read_bytes(in_folder("listed.wav"), bytes, sizeof bytes), 44);
+    memcpy(bytes + 44, "LIST\x0a\0\0\0INFOIART\0\0", 18);
+    bytes[4] = 54;
+    write_bytes(in_folder("listed.wav"), bytes, 62);
+    assert_int_equal(read_sound(in_folder("listed.wav"), &found, x, 1), 0);
+    assert_string_equal(found.note, "");
+}
+
 static void a_file_of_no_samples_is_a_file(void **state)
 {
     (void)state;
@@ -532,6 +607,8 @@ int main(void)
         cmocka_unit_test(a_file_that_is_no_sound_is_answered_in_words),
         cmocka_unit_test(a_truncated_flac_says_at_which_sample_it_stops),
         cmocka_unit_test(a_cut_wav_says_at_which_sample_it_stops),
+        cmocka_unit_test(what_a_header_miscounts_is_told_and_all_is_read),
+        cmocka_unit_test(a_wav_of_no_samples_may_go_on),
         cmocka_unit_test(a_wav_whose_length_was_not_known_is_whole),
         cmocka_unit_test(a_file_of_no_samples_is_a_file),
         cmocka_unit_test(a_link_in_its_way_is_not_followed),

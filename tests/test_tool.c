@@ -2,6 +2,7 @@
 
 #include "tests/tool.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -353,6 +354,31 @@ static void denoise_cleans_a_cut_file_up_to_the_cut_and_says_so(void **state)
     free(out.samples);
 }
 
+/* As sox and ffmpeg do. */
+static void what_a_header_miscounts_is_a_note(void **state)
+{
+    (void)state;
+    struct sound in = make_sound(16000, 1, 20000), out;
+    struct stat status;
+    in.format = WAV_16;
+    write_sound("whole.wav", &in);
+    stat(in_folder("whole.wav"), &status);
+    for (int i = 0; i < 2; i++) {
+        uint32_t told = i == 0 ? 0 : (uint32_t)status.st_size;
+        int fd = open(in_folder("whole.wav"), O_WRONLY);
+        assert_int_equal(pwrite(fd, &told, 4, 40), 4);
+        close(fd);
+        assert_says(0, "denoise %/whole.wav %/o.wav --quiet" MODEL,
+                    i == 0 ? "its header tells of no samples" : "44 bytes more than there are");
+        out = read_sound("o.wav");
+        assert_int_equal(out.n, 20000);
+        free(out.samples);
+        assert_says(0, "tag %/whole.wav --model tests/data/tiny-tag.safetensors", "its header t");
+        assert_says(i == 0 ? 65 : 0, "denoise - %/o.wav <%/whole.wav" MODEL, i == 0 ? "in a file it is taken" : "");
+    }
+    free(in.samples);
+}
+
 static void denoise_answers_an_output_it_can_not_write(void **state)
 {
     (void)state;
@@ -681,6 +707,7 @@ int main(void)
         cmocka_unit_test(denoise_takes_an_empty_file_and_one_sample),
         cmocka_unit_test(denoise_counts_what_is_not_finite),
         cmocka_unit_test(denoise_cleans_a_cut_file_up_to_the_cut_and_says_so),
+        cmocka_unit_test(what_a_header_miscounts_is_a_note),
         cmocka_unit_test(denoise_answers_an_output_it_can_not_write),
         cmocka_unit_test(denoise_may_write_over_its_input),
         cmocka_unit_test(what_replaces_a_file_is_as_private_as_it_was),
