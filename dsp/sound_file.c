@@ -12,11 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "dsp/chunks.h"
@@ -401,24 +399,14 @@ static bool is_gone(int fd, const char *path)
     return fstat(fd, &open) == 0 && (stat(path, &there) != 0 || there.st_ino != open.st_ino || there.st_dev != open.st_dev);
 }
 
+/* Of the open file, as flock's, but who only asks need not take it. */
+static const struct flock whole_file = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
 /* By somebody else; if not, it is ours now. */
 static bool is_locked(int fd)
 {
-    return flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-}
-
-/* Who only asks (sound_file_taken) has the lock for a moment. */
-static bool is_taken(int fd)
-{
-    const struct timespec moment = {.tv_nsec = 5000000};
-    bool taken = true;
-    for (int i = 0; i < 4 && taken; i++) {
-        taken = is_locked(fd);
-        if (taken) {
-            nanosleep(&moment, NULL);
-        }
-    }
-    return taken;
+    struct flock lock = whole_file;
+    return fcntl(fd, F_OFD_SETLK, &lock) != 0 && (errno == EAGAIN || errno == EACCES);
 }
 
 /* False with errno set, EWOULDBLOCK where somebody else has it. What can't be locked on its file system isn't. */
@@ -434,7 +422,7 @@ static bool open_in_place(struct sound_file *file)
         if (file->fd < 0 || !is_regular(file->fd)) {
             return file->fd >= 0;
         }
-        if (is_taken(file->fd)) {
+        if (is_locked(file->fd)) {
             file->made = false;
             errno = EWOULDBLOCK;
             return false;
@@ -543,7 +531,8 @@ bool sound_file_taken(const char *path)
     struct stat found;
     bool regular = stat(path, &found) == 0 && S_ISREG(found.st_mode); /* a pipe would wait for its reader */
     int fd = regular ? open(path, O_WRONLY | O_CLOEXEC) : -1;
-    bool taken = fd >= 0 && is_locked(fd);
+    struct flock lock = whole_file;
+    bool taken = fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
     if (fd >= 0) {
         close(fd);
     }

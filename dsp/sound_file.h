@@ -55,8 +55,8 @@ struct sound_file *sound_file_create(const char *path, const struct sound_file_i
                                      struct sound_file_error *err);
 
 /* The same in place, in two steps: all that can be refused is refused here, and a file that is there stays as it was until
- * sound_file_begin, or for good where that is never called. A regular file is locked (flock) against others who reserve it,
- * until it is closed. A pipe is refused. */
+ * sound_file_begin, or for good where that is never called. A regular file is locked (F_OFD_SETLK) against others who reserve
+ * it, until it is closed. A pipe is refused. */
 struct sound_file *sound_file_reserve(const char *path, const struct sound_file_info *info, struct sound_file_error *err);
 /* What is there goes; from here on it can be written. False with *err set: afterwards only close. */
 bool sound_file_begin(struct sound_file *file, struct sound_file_error *err);
@@ -64,7 +64,7 @@ bool sound_file_begin(struct sound_file *file, struct sound_file_error *err);
 /* Is there a container of the path's ending for this rate and these channels, and is the path no pipe? False with *err set. The path
  * isn't touched. */
 bool sound_file_fits(const char *path, const struct sound_file_info *info, struct sound_file_error *err);
-/* Has somebody else reserved it? */
+/* Has somebody reserved it? Who asks keeps nobody from it. */
 bool sound_file_taken(const char *path);
 
 /* Write n samples (n, channels). False with *err set when the disk is full or the like. */

@@ -4,8 +4,10 @@
 
 import fcntl
 import json
+import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -86,7 +88,7 @@ def what_is_in_the_way_is_told_with_ssmds_code():
         status, found = ask(configure(folder, f"{{type: file, path: {folder}/x.wav}}", sink=f"{{type: file, path: {folder}/x.opus}}"))
         assert status == 73 and "c.yaml:8:13: pipelines.p.sinks.0: " in wrong(found, "file")[0] and "Opus takes" in wrong(found, "file")[0], found
         with open(f"{folder}/y.wav", "w") as taken:
-            fcntl.flock(taken, fcntl.LOCK_EX)
+            fcntl.fcntl(taken, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
             status, found = ask(configure(folder, sink=f"{{type: file, path: {folder}/y.wav}}"))
             assert status == 73 and "y.wav: is being written by another ssmd" in wrong(found, "files")[0], found
         status, found = ask(configure(folder, "{type: file, path: x.wav, lop: true}"))

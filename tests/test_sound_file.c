@@ -3,8 +3,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sndfile.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -372,6 +374,39 @@ static void a_file_of_no_samples_is_a_file(void **state)
     }
 }
 
+static atomic_bool asking;
+
+static void *ask(void *path)
+{
+    while (atomic_load(&asking)) {
+        sound_file_taken(path);
+    }
+    return NULL;
+}
+
+static void who_asks_for_a_file_keeps_nobody_from_it(void **state)
+{
+    (void)state;
+    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = -1};
+    struct sound_file_error err;
+    char path[600];
+    float x[1] = {0};
+    pthread_t thread;
+    snprintf(path, sizeof path, "%s", in_folder("asked.wav"));
+    write_sound(path, &info, x, 1);
+    atomic_store(&asking, true);
+    assert_int_equal(pthread_create(&thread, NULL, ask, path), 0);
+    int reserved = 0, n = 1000;
+    for (int i = 0; i < n; i++) {
+        struct sound_file *file = sound_file_reserve(path, &info, &err);
+        reserved += file != NULL;
+        sound_file_close(file);
+    }
+    atomic_store(&asking, false);
+    pthread_join(thread, NULL);
+    assert_int_equal(reserved, n);
+}
+
 /* The name of the part can be guessed. */
 static void a_link_in_its_way_is_not_followed(void **state)
 {
@@ -614,6 +649,7 @@ int main(void)
         cmocka_unit_test(a_link_in_its_way_is_not_followed),
         cmocka_unit_test(an_uncommitted_file_leaves_the_old_one_and_nothing_else),
         cmocka_unit_test(a_reserved_file_stays_as_it_was_until_it_begins),
+        cmocka_unit_test(who_asks_for_a_file_keeps_nobody_from_it),
         cmocka_unit_test(a_growing_wav_can_be_read_after_each_flush),
         cmocka_unit_test(a_wav_beyond_four_gib_is_rf64_and_keeps_its_length),
         cmocka_unit_test(what_cannot_be_written_is_said_before_anything_is_lost),
