@@ -8,20 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char ENDING[] = ".XXXXXX.part";
-
-/* Beside the path, for its owner alone; -1 with errno. */
-static int create_part(struct state_file *state)
-{
-    int fd = -1;
-    if (asprintf(&state->part, "%s%s", state->path, ENDING) < 0) {
-        state->part = NULL;
-    } else if ((fd = mkostemps(state->part, sizeof ".part" - 1, O_CLOEXEC)) < 0) {
-        free(state->part);
-        state->part = NULL;
-    }
-    return fd;
-}
+#include "dsp/part.h"
 
 bool state_file_create(struct state_file *state, const char *path)
 {
@@ -31,7 +18,8 @@ bool state_file_create(struct state_file *state, const char *path)
     if (state->path == NULL) {
         return false;
     }
-    int fd = there && !S_ISREG(status.st_mode) ? open(path, O_WRONLY | O_CLOEXEC) : create_part(state);
+    int fd = there && !S_ISREG(status.st_mode) ? open(path, O_WRONLY | O_CLOEXEC)
+                                               : part_create(state->path, 0600, &state->part);
     state->file = fd >= 0 ? fdopen(fd, "wb") : NULL;
     if (fd >= 0 && state->file == NULL) {
         close(fd);

@@ -17,7 +17,7 @@ struct state_file {
 /* The path is as it was until commit; one that is no regular file, as a device, is written in place, and what a link leads to
  * stays where it is. False: errno says why not; only close then. */
 bool state_file_create(struct state_file *state, const char *path);
-/* All of it is there, or false, and `why` says so: "No space left on device", or "Is a directory; it is in F.x3Bv1a.part" where it is
+/* All of it is there, or false, and `why` says so: "No space left on device", or "Is a directory; it is in F.3f09ab1c.part" where it is
  * whole and stays there. Right after writing; close afterwards. */
 bool state_file_commit(struct state_file *state, char *why, size_t size);
 /* What is not whole is removed. */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "dsp/chunks.h"
+#include "dsp/part.h"
 
 enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path in a message */
 
@@ -303,15 +304,11 @@ static int choose_container(const struct ending *ending, const struct sound_file
     return ending->container == SF_FORMAT_WAV && !small ? SF_FORMAT_RF64 : ending->container;
 }
 
-/* Written in place unless the path is free or a regular file: a rename must not replace a device or a link. False: out of
- * memory. */
-static bool name_part(const char *path, char **part)
+/* Neither free nor a regular file: a rename must not replace a device or a link. */
+static bool is_special(const char *path)
 {
     struct stat status;
-    bool special = lstat(path, &status) == 0 && !S_ISREG(status.st_mode);
-    bool named = special || asprintf(part, "%s.%ld.part", path, (long)getpid()) >= 0;
-    *part = named ? *part : NULL;
-    return named;
+    return lstat(path, &status) == 0 && !S_ISREG(status.st_mode);
 }
 
 static bool is_pipe(const char *path)
@@ -444,14 +441,12 @@ static bool set_mode(int fd, mode_t mode)
     return fchmod(fd, mode) == 0 || (fstat(fd, &now) == 0 && (now.st_mode & 0777 & ~mode) == 0);
 }
 
-/* A file that is there leaves its owner and mode to what replaces it, from the first byte on. The name can be guessed: what
- * somebody put there, a link or a file that he reads, is not written to. */
+/* A file that is there leaves its owner and mode to what replaces it, from the first byte on. */
 static bool open_part(struct sound_file *file)
 {
     struct stat there;
     bool replaces = stat(file->path, &there) == 0;
-    unlink(file->part);
-    file->fd = open(file->part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, replaces ? 0600 : 0644);
+    file->fd = part_create(file->path, replaces ? 0600 : 0644, &file->part);
     if (file->fd < 0 || !replaces) {
         return file->fd >= 0;
     }
@@ -474,9 +469,8 @@ static struct sound_file *open_for_writing(const char *path, const struct sound_
     file->wanted = wanted;
     file->channels = info->channels;
     file->container = ending->container;
-    if (atomic && !name_part(path, &file->part)) {
-        say(err, EX_OSERR, path, "out of memory");
-    } else if ((file->part || try_format(path, &wanted, err)) && !(file->part ? open_part : open_in_place)(file)) {
+    bool beside = atomic && !is_special(path);
+    if ((beside || try_format(path, &wanted, err)) && !(beside ? open_part : open_in_place)(file)) {
         say(err, EX_CANTCREAT, path, "%s%s", errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
             errno == EWOULDBLOCK ? "" : strerror(errno));
     }

@@ -230,7 +230,6 @@ FAULT(int, lstat, (const char *path, struct stat *found), (path, found), -1, EAC
 FAULT(int, access, (const char *path, int mode), (path, mode), -1, EACCES)
 FAULT(int, fchmod, (int fd, mode_t mode), (fd, mode), -1, EPERM)
 FAULT(int, fchown, (int fd, uid_t user, gid_t group), (fd, user, group), -1, EPERM)
-FAULT(int, mkostemps, (char *path, int ending, int flags), (path, ending, flags), -1, EACCES)
 FAULT(int, mkdir, (const char *path, mode_t mode), (path, mode), -1, EACCES)
 FAULT(int, link, (const char *from, const char *to), (from, to), -1, EPERM)
 FAULT(int, unlink, (const char *path), (path), -1, EACCES)

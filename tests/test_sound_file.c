@@ -407,27 +407,6 @@ static void who_asks_for_a_file_keeps_nobody_from_it(void **state)
     assert_int_equal(reserved, n);
 }
 
-/* The name of the part can be guessed. */
-static void a_link_in_its_way_is_not_followed(void **state)
-{
-    (void)state;
-    struct sound_file_info info = {.rate = 16000, .channels = 1, .length = -1}, found;
-    struct sound_file_error err;
-    char part[600], other[600];
-    float x[100] = {0};
-    snprintf(other, sizeof other, "%s", in_folder("other.wav"));
-    write_sound(other, &info, x, 10);
-    snprintf(part, sizeof part, "%s.%d.part", in_folder("mine.wav"), (int)getpid());
-    assert_int_equal(symlink(other, part), 0);
-    struct sound_file *file = sound_file_create(in_folder("mine.wav"), &info, true, &err);
-    assert_true(file && sound_file_write(file, x, 100, &err) && sound_file_commit(file, &err));
-    sound_file_close(file);
-    read_sound(other, &found, x, 100);
-    assert_int_equal(found.length, 10);
-    read_sound(in_folder("mine.wav"), &found, x, 100);
-    assert_int_equal(found.length, 100);
-}
-
 static void an_uncommitted_file_leaves_the_old_one_and_nothing_else(void **state)
 {
     (void)state;
@@ -646,7 +625,6 @@ int main(void)
         cmocka_unit_test(a_wav_of_no_samples_may_go_on),
         cmocka_unit_test(a_wav_whose_length_was_not_known_is_whole),
         cmocka_unit_test(a_file_of_no_samples_is_a_file),
-        cmocka_unit_test(a_link_in_its_way_is_not_followed),
         cmocka_unit_test(an_uncommitted_file_leaves_the_old_one_and_nothing_else),
         cmocka_unit_test(a_reserved_file_stays_as_it_was_until_it_begins),
         cmocka_unit_test(who_asks_for_a_file_keeps_nobody_from_it),
