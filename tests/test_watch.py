@@ -39,7 +39,7 @@ class Publisher:
 
     def wait(self, subscriptions):
         for _ in range(subscriptions):
-            assert self.socket.poll(5000), "nobody subscribed"
+            assert self.socket.poll(30000), "nobody subscribed"
             self.socket.recv()
 
     def lose(self, topic, n=1):
