@@ -5,6 +5,7 @@
 #include <msgpack.h>
 #include <string.h>
 
+#include "dsp/bytes.h"
 #include "dsp/text.h"
 
 enum { DEPTH_MAX = 16 };
@@ -120,10 +121,8 @@ static bool read_big_endian(struct cursor *in, unsigned n, uint64_t *value)
     if ((size_t)(in->end - in->at) < n) {
         return false;
     }
-    *value = 0;
-    for (unsigned i = 0; i < n; i++) {
-        *value = *value << 8 | *in->at++;
-    }
+    *value = bytes_get_big(in->at, (int)n);
+    in->at += n;
     return true;
 }
 
@@ -138,10 +137,11 @@ static struct value span(struct cursor *in, enum kind kind, uint64_t n)
     return value;
 }
 
-static struct value read_sized(struct cursor *in, enum kind kind, unsigned width, unsigned extra)
+/* An extension's type is a byte more. */
+static struct value read_sized(struct cursor *in, enum kind kind, unsigned width)
 {
     uint64_t n;
-    return read_big_endian(in, width, &n) ? span(in, kind, n + extra) : (struct value){0};
+    return read_big_endian(in, width, &n) ? span(in, kind, n + (kind == KIND_EXT)) : (struct value){0};
 }
 
 static struct value read_counted(struct cursor *in, enum kind kind, unsigned width)
@@ -179,73 +179,59 @@ static struct value read_int(struct cursor *in, unsigned width)
     return i < 0 ? (struct value){.kind = KIND_INT, .i = i} : (struct value){.kind = KIND_UINT, .n = (uint64_t)i};
 }
 
-/* One value's head, with its bytes if it has any; the entries of an array or a map follow. (MessagePack's specification) */
+/* What the byte at the beginning of a value says. (MessagePack's specification) */
+static const struct head {
+    uint8_t first, last;
+    enum kind kind;
+    enum { HERE, BELOW, TEXT_HERE, FIXED, SIZED, COUNTED, INTEGER, FLOAT } how;
+    uint8_t number; /* of ..HERE the bits that count; else how many bytes follow the first of these, twice as many the next */
+} heads[] = {
+    {0x00, 0x7f, KIND_UINT, HERE, 0x7f},  {0x80, 0x8f, KIND_MAP, HERE, 0x0f},
+    {0x90, 0x9f, KIND_ARRAY, HERE, 0x0f}, {0xa0, 0xbf, KIND_TEXT, TEXT_HERE, 0x1f},
+    {0xc0, 0xc0, KIND_NIL, HERE, 0},      {0xc2, 0xc3, KIND_BOOL, HERE, 1},
+    {0xc4, 0xc6, KIND_BIN, SIZED, 1},     {0xc7, 0xc9, KIND_EXT, SIZED, 1},
+    {0xca, 0xcb, KIND_NUMBER, FLOAT, 4},  {0xcc, 0xcf, KIND_UINT, COUNTED, 1},
+    {0xd0, 0xd3, KIND_INT, INTEGER, 1},   {0xd4, 0xd8, KIND_EXT, FIXED, 1},
+    {0xd9, 0xdb, KIND_TEXT, SIZED, 1},    {0xdc, 0xdd, KIND_ARRAY, COUNTED, 2},
+    {0xde, 0xdf, KIND_MAP, COUNTED, 2},   {0xe0, 0xff, KIND_INT, BELOW, 0},
+};
+
+static const struct head *find_head(uint8_t byte)
+{
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        if (byte >= heads[i].first && byte <= heads[i].last) {
+            return &heads[i];
+        }
+    }
+    return NULL;
+}
+
+/* One value's head, with its bytes if it has any; the entries of an array or a map follow. */
 static struct value read_value(struct cursor *in)
 {
-    if (in->at == in->end) {
+    uint8_t byte = in->at < in->end ? *in->at++ : 0xc1; /* which means nothing */
+    const struct head *head = find_head(byte);
+    if (!head) {
         return (struct value){0};
     }
-    uint8_t head = *in->at++;
-    if (head <= 0x7f) {
-        return (struct value){.kind = KIND_UINT, .n = head};
-    }
-    if (head >= 0xe0) {
-        return (struct value){.kind = KIND_INT, .i = (int8_t)head};
-    }
-    switch (head & 0xf0) {
-    case 0x80:
-        return (struct value){.kind = KIND_MAP, .n = head & 0x0f};
-    case 0x90:
-        return (struct value){.kind = KIND_ARRAY, .n = head & 0x0f};
-    case 0xa0:
-    case 0xb0:
-        return span(in, KIND_TEXT, head & 0x1f);
-    }
-    unsigned power = head & 3;
-    switch (head) {
-    case 0xc0:
-        return (struct value){.kind = KIND_NIL};
-    case 0xc2:
-    case 0xc3:
-        return (struct value){.kind = KIND_BOOL, .n = head & 1};
-    case 0xc4:
-    case 0xc5:
-    case 0xc6:
-        return read_sized(in, KIND_BIN, 1u << power, 0);
-    case 0xc7:
-    case 0xc8:
-    case 0xc9:
-        return read_sized(in, KIND_EXT, 1u << (head - 0xc7), 1);
-    case 0xca:
-        return read_float(in, 4);
-    case 0xcb:
-        return read_float(in, 8);
-    case 0xcc:
-    case 0xcd:
-    case 0xce:
-    case 0xcf:
-        return read_counted(in, KIND_UINT, 1u << power);
-    case 0xd0:
-    case 0xd1:
-    case 0xd2:
-    case 0xd3:
-        return read_int(in, 1u << power);
-    case 0xd4:
-    case 0xd5:
-    case 0xd6:
-    case 0xd7:
-    case 0xd8:
-        return span(in, KIND_EXT, (1u << (head - 0xd4)) + 1);
-    case 0xd9:
-    case 0xda:
-    case 0xdb:
-        return read_sized(in, KIND_TEXT, 1u << (head - 0xd9), 0);
-    case 0xdc:
-    case 0xdd:
-        return read_counted(in, KIND_ARRAY, 2u << (head - 0xdc));
-    case 0xde:
-    case 0xdf:
-        return read_counted(in, KIND_MAP, 2u << (head - 0xde));
+    unsigned here = byte & head->number, width = (unsigned)head->number << (byte - head->first) % 8; /* no row of these has more */
+    switch (head->how) {
+    case HERE:
+        return (struct value){.kind = head->kind, .n = here};
+    case BELOW:
+        return (struct value){.kind = head->kind, .i = (int8_t)byte};
+    case TEXT_HERE:
+        return span(in, head->kind, here);
+    case FIXED:
+        return span(in, head->kind, width + 1);
+    case SIZED:
+        return read_sized(in, head->kind, width);
+    case COUNTED:
+        return read_counted(in, head->kind, width);
+    case INTEGER:
+        return read_int(in, width);
+    case FLOAT:
+        return read_float(in, width);
     }
     return (struct value){0};
 }
