@@ -5,9 +5,9 @@
 /* The scan forward of a short sequence: one launch, in which the blocks of a cluster share 8 channels' steps, 32 a
  * warp.
  *
- * A warp finds what its steps hand on from zero, as scan_map does, and keeps B, C, delta and delta u in shared memory.
- * A thread for each state then passes that along the block's warps; blocks tell those after them what they hand on; and
- * each warp walks its steps from where they start, as scan_forward does. */
+ * A warp finds what its steps hand on from zero, as scan_map does but with the lanes of its walk, and keeps B, C, delta
+ * and delta u in shared memory. A thread for each state then passes that along the block's warps; blocks tell those
+ * after them what they hand on; and each warp walks its steps from where they start, as scan_forward does. */
 
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/selective_scan_forward.h"
@@ -17,7 +17,6 @@ namespace scan
 
 constexpr int TOGETHER_WARPS = 16, TOGETHER_STEPS = 32; /* a block's at most; a warp's */
 constexpr int TOGETHER_ROUNDS = TOGETHER_STEPS / 4, MAX_BLOCKS = 8;
-constexpr int SLOTS = 4, SLOT_STEPS = TOGETHER_STEPS / SLOTS; /* lanes of a channel that find its map; their steps */
 
 template <int N> struct together_warp {
     forward_tile<N, 1, 4, TOGETHER_ROUNDS> tile;
@@ -40,73 +39,76 @@ template <int N> struct together_block {
     }
 };
 
-/* What a lane finds the map from: steps, one after another, of a channel. */
+/* What the map and the walk read, on its way. The map's comes first. */
 template <typename T, int N> struct together_inputs {
-    T u[SLOT_STEPS], dt[SLOT_STEPS];
+    forward_inputs<T, N, 1, 4, TOGETHER_ROUNDS> steps;
+    staged_bc<T, N, false, 32, 1, TOGETHER_STEPS> B, C;
     float elapsed; /* of the step that is the lane's number */
-    float A[N], bias2;
 
-    __device__ __forceinline__ together_inputs(const params &p, const place<1> &at, int begin, int end)
+    __device__ __forceinline__ together_inputs(const params &p, const place<1> &at)
+        : steps(p, at), B(p, at.batch), C(p, at.batch, 0, true)
     {
-        const int c = at.channel(p, 0), lane_step = begin + int(threadIdx.x) % 32;
-        const column<T> u0(p.s.u, p.s.u_row, c, p, at.batch), dt0(p.s.dt, p.s.dt_row, c, p, at.batch);
-        const float *elapsed0 = p.s.elapsed ? p.s.elapsed + int64_t(at.batch) * p.s.length : &one_and_only;
-        const float *row = p.s.A + int64_t(c) * p.s.d_state;
+    }
+    __device__ __forceinline__ void load_first(const params &p, const place<1> &at, int begin, int end)
+    {
+        const int lane_step = begin + int(threadIdx.x) % 32;
 #pragma unroll
-        for (int i = 0; i < SLOT_STEPS; i++) {
-            const int t = min(begin + at.part * SLOT_STEPS + i, end - 1);
-            u[i] = *u0.at(t, p.u_step), dt[i] = *dt0.at(t, p.dt_step);
+        for (int j = 0; j < TOGETHER_ROUNDS; j++) {
+            const int t = min(begin + 4 * j + at.part, end - 1);
+            steps.u[0][j] = *steps.u0.at(t, p.u_step), steps.dt[0][j] = *steps.dt0.at(t, p.dt_step);
         }
-        elapsed = lane_step < end ? elapsed0[lane_step & p.elapsed_mask] : 0.0f;
-        bias2 = p.s.dt_bias ? LOG2E * p.s.dt_bias[c] : 0.0f;
-        if (p.s.d_state == N)
-            load<N>(A, row);
-        else
+        B.load(p, begin, end);
+        elapsed = lane_step < end ? steps.elapsed0[lane_step & p.elapsed_mask] : 0.0f;
+    }
+    __device__ __forceinline__ void load_rest(const params &p, const place<1> &at, int begin, int end)
+    {
+        C.load(p, begin, end);
 #pragma unroll
-            for (int s = 0; s < N; s++)
-                A[s] = s < p.s.d_state ? row[s] : 0.0f;
+        for (int j = 0; j < TOGETHER_ROUNDS; j++)
+            steps.z[0][j] = *steps.z0.at(min(begin + 4 * j + at.part, end - 1), p.z_step);
     }
 };
 
-/* delta and delta u of the warp's steps into its tile, where B is; its map into end and sum. True: states decay so
- * little that decay_exactly is wanted. */
+/* delta and delta u of the warp's steps into its tile. True: states decay so little that decay_exactly is wanted. */
 template <typename T, int N>
-__device__ __forceinline__ bool find_map(together_warp<N> &warp, const together_inputs<T, N> &inputs,
-                                         const place<1> &at)
+__device__ __forceinline__ bool prepare_steps(together_warp<N> &warp, outputs<1, TOGETHER_ROUNDS> &outputs,
+                                              const forward_lane<N, 1, 4> &lane, const together_inputs<T, N> &inputs,
+                                              const place<1> &at)
 {
-    constexpr int FOURS = N / 4;
-    float A2[N], slowest = INFINITY, longest = 0.0f;
+    float longest = 0.0f;
 #pragma unroll
-    for (int s = 0; s < N; s++) {
-        A2[s] = LOG2E * inputs.A[s];
-        if (A2[s] != 0.0f)
-            slowest = fminf(slowest, fabsf(A2[s]));
-    }
-    float x[SLOT_STEPS], away[SLOT_STEPS], elapsed[SLOT_STEPS], mine = 0.0f, nearer;
-    load<SLOT_STEPS>(elapsed, warp.elapsed + at.part * SLOT_STEPS);
-#pragma unroll
-    for (int i = SLOT_STEPS - 1; i >= 0; i--) {
-        const int t = at.part * SLOT_STEPS + i;
-        const float delta = elapsed[i] * softplus(fmaf(to_float(inputs.dt[i]), LOG2E, inputs.bias2));
-        x[i] = delta * to_float(inputs.u[i]);
-        away[i] = mine;
-        mine += delta;
+    for (int j = 0; j < TOGETHER_ROUNDS; j++) {
+        const float u = to_float(inputs.steps.u[0][j]);
+        const float delta =
+            warp.elapsed[4 * j + at.part] * softplus(fmaf(to_float(inputs.steps.dt[0][j]), LOG2E, lane.bias2[0]));
+        const float2 step[1] = {make_float2(delta, delta * u)};
+        put_round(warp.tile, step, at, j);
         longest = fmaxf(longest, delta);
-        reinterpret_cast<float2 *>(&warp.tile.steps[t / 2][0][at.group])[t % 2] = make_float2(delta, x[i]);
+        outputs.direct[0][j] = lane.skip[0] * u;
     }
-    const float sum = sum_slots<false, SLOTS>(mine, at.part, &nearer);
+    return __any_sync(ALL, longest * lane.slowest[0] < LONG_MEMORY);
+}
+
+/* The map of the warp's steps into end and sum: from the last step on, as scan_map walks. */
+template <int N>
+__device__ __forceinline__ void find_map(together_warp<N> &warp, const forward_lane<N, 1, 4> &lane, const place<1> &at)
+{
+    constexpr int S = N / 4;
+    float h[S] = {}, away = 0.0f; /* delta summed over the steps after this one */
 #pragma unroll
-    for (int i = 0; i < SLOT_STEPS; i++)
-        away[i] += nearer;
+    for (int t = TOGETHER_STEPS - 1; t >= 0; t--) {
+        const float4 pair = warp.tile.steps[t / 2][0][at.group];
+        const float delta = t % 2 ? pair.z : pair.x, x = t % 2 ? pair.w : pair.y;
+        float b[S];
+        load<S>(b, reinterpret_cast<const float *>(warp.tile.bc[0]) + t * N + at.part * S);
 #pragma unroll
-    for (int g = 0; g < FOURS; g++) {
-        float h[4] = {};
-        add_steps<FOURS, SLOT_STEPS>(h, A2 + 4 * g, x, away, warp.tile.bc[0] + at.part * SLOT_STEPS * FOURS + g);
-        warp.end[at.group * N + 4 * g + at.part] = fold<SLOTS, GROUPS>(h, at.part);
+        for (int s = 0; s < S; s++)
+            h[s] = fmaf(ptx::exp2(away * lane.A2[0][s]), x * b[s], h[s]);
+        away += delta;
     }
+    store<S>(warp.end + at.group * N + at.part * S, h);
     if (at.part == 0)
-        warp.sum[at.group] = sum;
-    return __any_sync(ALL, longest * slowest < LONG_MEMORY);
+        warp.sum[at.group] = away;
 }
 
 /* The thread's state from zero along the block's warps. Gives what the block does to it. */
@@ -180,64 +182,48 @@ template <int N> __device__ __forceinline__ void open_block(together_block<N> &b
     cluster::arrive_early();
 }
 
-/* What the walk needs but states. */
-template <typename T, int N>
-__device__ __forceinline__ void prepare_outputs(outputs<1, TOGETHER_ROUNDS> &outputs,
-                                                const forward_inputs<T, N, 1, 4, TOGETHER_ROUNDS> &inputs,
-                                                const params &p, const place<1> &at, float skip)
-{
-    outputs.ends[0] = at.has(p, 0) ? p.s.length : 0;
-#pragma unroll
-    for (int j = 0; j < TOGETHER_ROUNDS; j++) {
-        outputs.direct[0][j] = skip * to_float(inputs.u[0][j]);
-        outputs.gate[0][j] = p.s.z ? silu(to_float(inputs.z[0][j])) : 1.0f;
-    }
-}
-
 /* Grid (channel groups x blocks of a cluster, batch); p.chunks: blocks of a cluster, p.chunk_steps: of a block, as many
  * as it has threads. */
 template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WARPS, 1) scan_together(const params p)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     together_block<N> &block = *reinterpret_cast<together_block<N> *>(shared);
-    place<1> at(1, lanes::BRAIDED), early(1, lanes::APART);
+    place<1> at(1, lanes::BRAIDED);
     together_warp<N> &warp = block.warps[at.warp];
     const int rank = int(cluster::rank()), channel0 = int(cluster::number()) * GROUPS, length = p.s.length;
     const bool passes = int(threadIdx.x) < together_block<N>::STATES;
-    at.first = channel0 + at.group, early.first = channel0 + early.group;
+    at.first = channel0 + at.group;
     open_block(block);
     ptx::wait_for_kernels();
     ptx::start_next_kernel();
     const int begin = rank * p.chunk_steps + at.warp * TOGETHER_STEPS;
-    const together_inputs<T, N> first(p, early, begin, length);
-    forward_inputs<T, N, 1, 4, TOGETHER_ROUNDS> inputs(p, at);
-    staged_bc<T, N, false, 32, 1, TOGETHER_STEPS> B(p, at.batch), C(p, at.batch, 0, true);
-    B.load(p, begin, length);
+    together_inputs<T, N> inputs(p, at);
+    inputs.load_first(p, at, begin, length);
     const int n = int(threadIdx.x) % N, c = channel0 + int(threadIdx.x) / N;
     const bool there = passes && n < p.s.d_state && c < p.s.channels;
     const int64_t state = int64_t(c) * p.s.d_state + n, item = int64_t(at.batch) * p.s.channels * p.s.d_state;
     const float A2 = there ? LOG2E * p.s.A[state] : 0.0f, h0 = there && p.s.h0 ? p.s.h0[item + state] : 0.0f;
     forward_lane<N, 1, 4> lane;
+    outputs<1, TOGETHER_ROUNDS> outputs;
     start_lane(lane, p, at);
-    warp.elapsed[threadIdx.x % 32] = first.elapsed;
-    B.put(warp.tile.bc[0], 0);
+    warp.elapsed[threadIdx.x % 32] = inputs.elapsed;
+    inputs.B.put(warp.tile.bc[0], 0);
     __syncwarp();
-    C.load(p, begin, length); /* and what else is wanted after the map: its own came first */
-#pragma unroll
-    for (int j = 0; j < TOGETHER_ROUNDS; j++) {
-        const int t = min(begin + 4 * j + at.part, length - 1);
-        inputs.u[0][j] = *inputs.u0.at(t, p.u_step), inputs.z[0][j] = *inputs.z0.at(t, p.z_step);
-    }
-    const bool exactly = find_map<T, N>(warp, first, early);
-    C.put(warp.tile.bc[1], 0);
+    inputs.load_rest(p, at, begin, length);
+    const bool exactly = prepare_steps(warp, outputs, lane, inputs, at);
+    __syncwarp();
+    find_map(warp, lane, at);
+    inputs.C.put(warp.tile.bc[1], 0);
     cluster::wait(); /* all blocks are there to be told */
     __syncthreads();
     if (threadIdx.x == 0) /* not before: arrive_early() publishes no more than an init */
         ptx::barrier_expect(&block.told, uint32_t(rank) * uint32_t(sizeof(block.passages[0])));
     if (passes)
         tell(block, pass_along(block, A2, int(blockDim.x) / 32), rank, p.chunks);
-    outputs<1, TOGETHER_ROUNDS> outputs;
-    prepare_outputs<T, N>(outputs, inputs, p, at, lane.skip[0]);
+    outputs.ends[0] = at.has(p, 0) ? length : 0;
+#pragma unroll
+    for (int j = 0; j < TOGETHER_ROUNDS; j++)
+        outputs.gate[0][j] = inputs.steps.gate(p, j, 0);
     if (passes)
         block.start[threadIdx.x] = hear(block, h0, rank);
     __syncthreads();
@@ -246,9 +232,9 @@ template <typename T, int N> __global__ void __launch_bounds__(32 * TOGETHER_WAR
     start_walk(lane, block, warp, at);
     keep_states(lane, p, at, begin);
     if (exactly)
-        walk_exactly(warp.tile, lane, outputs, inputs, p, at, begin);
+        walk_exactly(warp.tile, lane, outputs, inputs.steps, p, at, begin);
     else
-        walk_tile(warp.tile, lane, outputs, inputs, p, at, begin, [](int) {});
+        walk_tile(warp.tile, lane, outputs, inputs.steps, p, at, begin, [](int) {});
     store_end<N, 1, 4>(lane.h, p, at, begin, min(length, begin + TOGETHER_STEPS));
 }
 
