@@ -271,6 +271,12 @@ __device__ __forceinline__ void copy_16_kept(void *shared, const void *global)
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
 }
 
+/* 4 bytes, likewise. */
+__device__ __forceinline__ void copy_4_kept(void *shared, const void *global)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+
 /* Copies since the last commit are a group of the thread's. */
 __device__ __forceinline__ void commit_copies()
 {

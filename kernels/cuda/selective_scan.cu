@@ -324,9 +324,16 @@ bool copies(const params &p, int K, int size)
     const selective_scan_cuda &s = p.s;
     const auto whole = [size](const void *x, int64_t row, int width) { return pieces(x, row, width, size); };
     return p.chunk_steps >= (p.chunks > 1 || s.bf16 ? SHORT_COPIED : LONG_COPIED) && s.d_state == 16 && s.z &&
-           !s.elapsed && whole(s.u, s.u_row, s.channels) && whole(s.dt, s.dt_row, s.channels) &&
-           whole(s.z, s.z_row, s.channels) && whole(s.B, s.B_row, 16) && whole(s.C, s.C_row, 16) &&
-           uintptr_t(s.out) % unsigned(K * size) == 0 && s.out_row % K == 0;
+           whole(s.u, s.u_row, s.channels) && whole(s.dt, s.dt_row, s.channels) && whole(s.z, s.z_row, s.channels) &&
+           whole(s.B, s.B_row, 16) && whole(s.C, s.C_row, 16) && uintptr_t(s.out) % unsigned(K * size) == 0 &&
+           s.out_row % K == 0;
+}
+
+template <typename T, int N, int K, int P, bool TIMED> cudaError_t forward_copied(const params &p, void *stream)
+{
+    const int blocks = ceil_div(p.s.channels, 32 / P * K * WARPS) * p.chunks;
+    return launch(scan_copied<T, N, K, P, TIMED>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
+                  WARPS * sizeof(typename copied<T, N, K, P, TIMED>::warp), p.chunks > 1, 1, stream, p);
 }
 
 template <typename T, int N, int K, int P> cudaError_t forward(const params &p, void *stream)
@@ -337,8 +344,8 @@ template <typename T, int N, int K, int P> cudaError_t forward(const params &p, 
         return error;
     if constexpr (N == 16)
         if (copies(p, K, int(sizeof(T))))
-            return launch(scan_copied<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
-                          WARPS * sizeof(typename copied<T, N, K, P>::warp), p.chunks > 1, 1, stream, p);
+            return p.s.elapsed ? forward_copied<T, N, K, P, true>(p, stream)
+                               : forward_copied<T, N, K, P, false>(p, stream);
     return launch(scan_forward<T, N, K, P>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
                   WARPS * sizeof(forward_tile<N, K, P>), p.chunks > 1, 1, stream, p);
 }

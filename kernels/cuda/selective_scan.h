@@ -32,8 +32,8 @@
  * to 17 exponentials and 100 instructions more; backward is 490 to 570 (460 to 510 bf16). check_scan.py prints floors
  * and times.
  *
- * Fastest forward: d_state 16, z, no `elapsed`; u, dt, z, B, C aligned to 16 bytes and their rows whole pieces of 16
- * bytes, out aligned to two elements. Anything else takes up to a tenth longer.
+ * Fastest forward: d_state 16, z; u, dt, z, B, C aligned to 16 bytes and their rows whole pieces of 16 bytes, out aligned
+ * to two elements. Anything else takes up to a tenth longer.
  *
  * States that remember long: where exp(delta A) is above 1 - 2^-10.5 somewhere in a warp, the forward adds the change
  * of h instead (a slower path for those 8 or 16 steps), so that no rounding is the same at each step; 2e-8 times the

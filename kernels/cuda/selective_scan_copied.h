@@ -2,10 +2,10 @@
 #ifndef KERNELS_CUDA_SELECTIVE_SCAN_COPIED_H
 #define KERNELS_CUDA_SELECTIVE_SCAN_COPIED_H
 
-/* The scan forward with a gate where rows are whole pieces of 16 bytes and all steps take the same time: scan_forward's
- * mapping and walk, but each warp copies its inputs into shared memory, some tiles ahead, and prepares a tile inside
- * the walk of the one before, a round after each round it writes. So no registers hold what is on its way, the
- * exponentials' pipe is not idle while softplus and gates are found, and a tile takes 50 instructions less. */
+/* The scan forward with a gate where rows are whole pieces of 16 bytes: scan_forward's mapping and walk, but each warp
+ * copies its inputs into shared memory, some tiles ahead, and prepares a tile inside the walk of the one before, a
+ * round after each round it writes. So no registers hold what is on its way, the exponentials' pipe is not idle while
+ * softplus and gates are found, and a tile takes 50 instructions less. TIMED: steps have elapsed times. */
 
 #include "kernels/cuda/selective_scan_forward.h"
 
@@ -60,7 +60,7 @@ template <> struct step_values<__nv_bfloat16, 2> {
 };
 
 /* How a warp's tile of inputs stands in shared memory, and which pieces of it a lane copies. */
-template <typename T, int N, int K, int P> struct copied {
+template <typename T, int N, int K, int P, bool TIMED> struct copied {
     static constexpr int STEPS = ROUNDS * P, CHANNELS = 32 / P * K, PIECE = 16 / int(sizeof(T));
     static constexpr int PIECES = CHANNELS / PIECE, ROWS = 32 / PIECES; /* in a row; copied at once */
     static constexpr int BC_PIECES = N / PIECE, BC_RUN = 8 / BC_PIECES, BC_ROWS = 2 * BC_RUN;
@@ -73,6 +73,7 @@ template <typename T, int N, int K, int P> struct copied {
     struct room {
         alignas(16) T rows[3][STEPS * CHANNELS];                          /* u, dt, z */
         alignas(16) T bc[CONVERTS ? 2 * STEPS * N : 16 / int(sizeof(T))]; /* B, then C */
+        float elapsed[TIMED ? STEPS : 4];
     };
     struct warp {
         forward_tile<N, K, P> tiles[TILES];
@@ -86,15 +87,17 @@ template <typename T, int N, int K, int P> struct copied {
     }
 };
 
-template <typename T, int N, int K, int P> struct copied_inputs {
-    using shape = copied<T, N, K, P>;
+template <typename T, int N, int K, int P, bool TIMED> struct copied_inputs {
+    using shape = copied<T, N, K, P, TIMED>;
     using values = step_values<T, K>;
     static constexpr int PLANE = shape::STEPS * shape::CHANNELS;
     column<T> u0, dt0, z0, out0; /* of the lane's pieces; out: of its channels */
     const unsigned char *bc0;    /* B's or C's, of its piece */
+    const float *elapsed0;
     int row, to, bc_row, bc_to;  /* the first of its rows, and where in the room they go */
     int bc_step, mine;           /* mine: where the room has its first step */
     values u, dt, z;             /* of the round that is prepared */
+    float elapsed;
 
     __device__ __forceinline__ static int first_channel(const params &p, const place<K, P> &at)
     {
@@ -105,7 +108,8 @@ template <typename T, int N, int K, int P> struct copied_inputs {
         : u0(p.s.u, p.s.u_row, first_channel(p, at), p, at.batch),
           dt0(p.s.dt, p.s.dt_row, first_channel(p, at), p, at.batch),
           z0(p.s.z, p.s.z_row, first_channel(p, at), p, at.batch),
-          out0(p.s.out, p.s.out_row, min(at.first, p.s.channels - K), p, at.batch)
+          out0(p.s.out, p.s.out_row, min(at.first, p.s.channels - K), p, at.batch),
+          elapsed0(TIMED ? p.s.elapsed + int64_t(at.batch) * p.s.length : nullptr)
     {
         const int lane = int(threadIdx.x) % 32, bc_piece = lane % shape::BC_PIECES;
         const bool of_c = lane / 8 % 2 != 0;
@@ -135,15 +139,19 @@ template <typename T, int N, int K, int P> struct copied_inputs {
 #pragma unroll
         for (int i = 0; i < shape::STEPS; i += shape::BC_ROWS)
             ptx::copy_16_kept(bc + i * N, bc0 + int64_t(min(t0 + bc_row + i, end - 1)) * bc_step);
+        if (TIMED && threadIdx.x % 32 < shape::STEPS)
+            ptx::copy_4_kept(room.elapsed + threadIdx.x % 32, elapsed0 + min(t0 + int(threadIdx.x) % 32, end - 1));
         ptx::commit_copies();
     }
     /* Round j; and of B and C as many parts into the tile as there are rounds. */
-    __device__ __forceinline__ void read(const typename shape::room &room, forward_tile<N, K, P> &tile, int j)
+    __device__ __forceinline__ void read(const typename shape::room &room, forward_tile<N, K, P> &tile, int part, int j)
     {
         const T *const x = room.rows[0] + mine + j * P * shape::CHANNELS;
         u = *reinterpret_cast<const values *>(x);
         dt = *reinterpret_cast<const values *>(x + PLANE);
         z = *reinterpret_cast<const values *>(x + 2 * PLANE);
+        if constexpr (TIMED)
+            elapsed = room.elapsed[j * P + part];
         if constexpr (shape::CONVERTS)
 #pragma unroll
             for (int i = j * 32; i < 2 * shape::STEPS * N / 4; i += ROUNDS * 32) {
@@ -166,6 +174,8 @@ template <typename T, int N, int K, int P> struct copied_inputs {
     }
     __device__ __forceinline__ float lasting(float delta, int, bool there) const
     {
+        if constexpr (TIMED)
+            return (there ? elapsed : 0.0f) * delta;
         return there ? delta : 0.0f;
     }
     __device__ __forceinline__ void write(const float (&out)[K], const int (&ends)[K], int t, const params &p) const
@@ -176,20 +186,21 @@ template <typename T, int N, int K, int P> struct copied_inputs {
 };
 
 /* Walk steps begin..end, begin a multiple of TILE. */
-template <typename T, int N, int K, int P>
-__device__ __forceinline__ void walk_copied(typename copied<T, N, K, P>::warp &warp, forward_lane<N, K, P> &lane,
+template <typename T, int N, int K, int P, bool TIMED>
+__device__ __forceinline__ void walk_copied(typename copied<T, N, K, P, TIMED>::warp &warp, forward_lane<N, K, P> &lane,
                                             const params &p, const place<K, P> &at, int begin, int end)
 {
-    constexpr int STEPS = ROUNDS * P, TILES = copied<T, N, K, P>::TILES, ROOMS = copied<T, N, K, P>::ROOMS;
+    using shape = copied<T, N, K, P, TIMED>;
+    constexpr int STEPS = shape::STEPS, TILES = shape::TILES, ROOMS = shape::ROOMS;
     constexpr bool LATE = P == 2; /* put when the next round is prepared: reads after a store wait for what it stores */
     if (begin >= end)
         return;
-    copied_inputs<T, N, K, P> inputs(p, at);
+    copied_inputs<T, N, K, P, TIMED> inputs(p, at);
     outputs<K> outputs;
     float longest[K];
     float2 steps[K];
     const auto prepare = [&](int room, int tile, int t0, int j) {
-        inputs.read(warp.rooms[room], warp.tiles[tile], j);
+        inputs.read(warp.rooms[room], warp.tiles[tile], at.part, j);
         prepare_round(steps, longest, outputs, lane, inputs, p, at, t0, end, j);
     };
     const auto put = [&](int tile, int j) { put_round(warp.tiles[tile], steps, at, j); };
@@ -237,7 +248,7 @@ __device__ __forceinline__ void walk_copied(typename copied<T, N, K, P>::warp &w
 }
 
 /* As scan_forward; d_state is N. */
-template <typename T, int N, int K, int P>
+template <typename T, int N, int K, int P, bool TIMED>
 __global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_copied(const params p)
 {
     extern __shared__ __align__(16) unsigned char shared[];
@@ -247,7 +258,8 @@ __global__ void __launch_bounds__(32 * WARPS, forward_blocks(N, K, P)) scan_copi
     ptx::wait_for_kernels();
     follow_maps<T, N, K, P>(lane.h, lane.A2, p, at, -1, p.s.h0);
     const int begin = at.chunk * p.chunk_steps, end = min(p.s.length, begin + p.chunk_steps);
-    walk_copied<T>(reinterpret_cast<typename copied<T, N, K, P>::warp *>(shared)[at.warp], lane, p, at, begin, end);
+    walk_copied<T, N, K, P, TIMED>(reinterpret_cast<typename copied<T, N, K, P, TIMED>::warp *>(shared)[at.warp], lane,
+                                   p, at, begin, end);
     store_end<N, K, P>(lane.h, p, at, begin, end);
 }
 

@@ -133,10 +133,11 @@ def check_ahead(kind, device):
 
 
 def check_copied(kind, device, length, channels=136):
-    """Forward where warps copy their inputs: whole rows, all steps alike; a last warp that has few channels."""
+    """Forward where inputs are copied ahead: whole rows, and few channels for the last warps; with elapsed times and not."""
     for steps in (length, 128, 144):
         options = [dict(chunk_steps=steps, channels_per_lane=K, lanes_per_channel=P) for K, P in ((1, 0), (2, 2), (2, 4))]
-        check(1, length, channels, 16, kind, device, ("elapsed",), sliced=False, options=options)
+        for without in ((), ("elapsed",)):
+            check(1, length, channels, 16, kind, device, without, sliced=False, options=options)
 
 
 def check_refuses():
