@@ -51,7 +51,7 @@ constexpr int MIN_EIGHT = 128;
  * have 256 steps, would take 2 % more, and so would (8, 1536) 2^14, two chunks a sequence, in fp32. */
 constexpr int LONG_AHEAD = 1024, MANY_AHEAD = 8;
 
-/* Steps from which on warps copy their inputs: (1, 512) 2048, 64 steps a chunk, would take 10 % more, (64, 512) 512 in
+/* Steps from which on inputs are copied ahead: (1, 512) 2048, 64 steps a chunk, would take 10 % more, (64, 512) 512 in
  * fp32 4 %. */
 constexpr int SHORT_COPIED = 128, LONG_COPIED = 1024;
 
@@ -331,9 +331,10 @@ bool copies(const params &p, int K, int size)
 
 template <typename T, int N, int K, int P, bool TIMED> cudaError_t forward_copied(const params &p, void *stream)
 {
+    using shape = copied<T, N, K, P, TIMED>;
     const int blocks = ceil_div(p.s.channels, 32 / P * K * WARPS) * p.chunks;
     return launch(scan_copied<T, N, K, P, TIMED>, dim3(unsigned(blocks), unsigned(p.s.batch)), 32 * WARPS,
-                  WARPS * sizeof(typename copied<T, N, K, P, TIMED>::warp), p.chunks > 1, 1, stream, p);
+                  WARPS / shape::TEAM * sizeof(typename shape::team), p.chunks > 1, 1, stream, p);
 }
 
 template <typename T, int N, int K, int P> cudaError_t forward(const params &p, void *stream)

@@ -28,7 +28,7 @@
  *
  * Floor per element (one channel's step) at d_state 16 with z, on an H100: bytes u, dt, z, out, 16 fp32 (5.4 ps at 3.0
  * TB/s) or 8 bf16 (2.7 ps); exponentials, 19, 4.6 ps. What binds is the exponentials' pipe, 76 % busy where a lane has
- * two channels, and 130 instructions an element, 160 where it has one. Chunked, an element that is remembered costs up
+ * two channels, and 130 instructions an element, 155 where it has one. Chunked, an element that is remembered costs up
  * to 17 exponentials and 100 instructions more; backward is 490 to 570 (460 to 510 bf16). check_scan.py prints floors
  * and times.
  *

@@ -110,9 +110,8 @@ template <int N, int K, int P> struct decays {
     static constexpr int UNIT = scan::UNIT<N, P>;
     float a[UNIT][K][N / P], x[UNIT][K];
 
-    template <int R>
-    __device__ __forceinline__ void find(const forward_tile<N, K, P, R> &tile, const forward_lane<N, K, P> &lane, int t,
-                                         int group)
+    template <typename Tile>
+    __device__ __forceinline__ void find(const Tile &tile, const forward_lane<N, K, P> &lane, int t, int group)
     {
 #pragma unroll
         for (int i = 0; i < UNIT; i += 2)
@@ -130,9 +129,9 @@ template <int N, int K, int P> struct decays {
 };
 
 /* Step t of the tile; advance(k, s, b) is the new state. y[k][t % P] <- the lane's part of <C, h>. */
-template <int N, int K, int P, int R, typename Advance>
-__device__ __forceinline__ void take_step(float (&y)[K][P], forward_lane<N, K, P> &lane,
-                                          const forward_tile<N, K, P, R> &tile, int t, int part, Advance advance)
+template <typename Tile, int N, int K, int P, typename Advance>
+__device__ __forceinline__ void take_step(float (&y)[K][P], forward_lane<N, K, P> &lane, const Tile &tile, int t,
+                                          int part, Advance advance)
 {
     constexpr int S = N / P;
     float b[S], c[S];
@@ -171,9 +170,8 @@ __device__ __forceinline__ void prepare_round(float2 (&steps)[K], float (&longes
     }
 }
 
-template <int N, int K, int P, int R>
-__device__ __forceinline__ void put_round(forward_tile<N, K, P, R> &tile, const float2 (&steps)[K],
-                                          const place<K, P> &at, int j)
+template <typename Tile, int K, int P>
+__device__ __forceinline__ void put_round(Tile &tile, const float2 (&steps)[K], const place<K, P> &at, int j)
 {
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -215,10 +213,10 @@ __device__ __forceinline__ void keep_states(const forward_lane<N, K, P> &lane, c
 }
 
 /* Walk the tile; the exponentials of UNIT steps ahead of those that use them. after(j): round j is written. */
-template <typename Inputs, int N, int K, int P, int R, typename After>
-__device__ __forceinline__ void walk_tile(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
-                                          const outputs<K, R> &outputs, const Inputs &inputs, const params &p,
-                                          const place<K, P> &at, int t0, After after)
+template <typename Tile, typename Inputs, int N, int K, int P, int R, typename After>
+__device__ __forceinline__ void walk_tile(const Tile &tile, forward_lane<N, K, P> &lane, const outputs<K, R> &outputs,
+                                          const Inputs &inputs, const params &p, const place<K, P> &at, int t0,
+                                          After after)
 {
     constexpr int STEPS = R * P, UNIT = scan::UNIT<N, P>;
     decays<N, K, P> decays[2];
@@ -242,8 +240,8 @@ __device__ __forceinline__ void walk_tile(const forward_tile<N, K, P, R> &tile, 
 }
 
 /* The same for states that remember long. */
-template <typename Inputs, int N, int K, int P, int R>
-__device__ __forceinline__ void walk_exactly(const forward_tile<N, K, P, R> &tile, forward_lane<N, K, P> &lane,
+template <typename Tile, typename Inputs, int N, int K, int P, int R>
+__device__ __forceinline__ void walk_exactly(const Tile &tile, forward_lane<N, K, P> &lane,
                                              const outputs<K, R> &outputs, const Inputs &inputs, const params &p,
                                              const place<K, P> &at, int t0)
 {
