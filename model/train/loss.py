@@ -16,6 +16,9 @@ in a mean over all of it a soft consonant is nothing.
 `judged` is what DNSMOS misses in nine seconds of each item: overall quality, and half as much speech quality, below a
 goal a little above what it says of the target itself, so that there is an end to pleasing it. It needs a judge.Judge.
 
+`taught` is the share of all of the above but `judged` that is measured against what a teacher makes of the same mixture
+instead of the target: what can be known of it. Where the mixture is clean speech already, nobody teaches better than it.
+
 `faithful` is how many times more `audible` and SNR count in items that are clean speech already, which is to come out as it
 is: their errors are small, and next to those of noisy ones nothing.
 """
@@ -54,7 +57,7 @@ JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdi
 FAITHFUL_DB = -30.0                     # a mixture that differs this little from its target is clean speech
 
 WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0,
-               faithful=0.0)
+               faithful=0.0, taught=0.0)
 
 
 def hann(n, device):
@@ -99,10 +102,14 @@ def spectral(P, S, weight, hop):
     return magnitude, complex_, less.mean(), missing
 
 
+def already_clean(noisy, clean):
+    """(B,) whether the mixture is clean speech."""
+    return (noisy - clean).square().mean(1) < 10 ** (FAITHFUL_DB / 10) * clean.square().mean(1)
+
+
 def shares(noisy, clean, times):
     """(B,), 1 on average: what an item counts, where the mixture is clean speech already `times` as much again."""
-    is_clean = (noisy - clean).square().mean(1) < 10 ** (FAITHFUL_DB / 10) * clean.square().mean(1)
-    counts = 1.0 + times * is_clean.to(clean.dtype)
+    counts = 1.0 + times * already_clean(noisy, clean).to(clean.dtype)
     return counts / counts.mean()
 
 
@@ -236,9 +243,8 @@ class Loss:
         missing = (F.relu(goal - verdict) * self.counts).sum(1)
         return (missing * speech).mean(), (verdict[:, 2] * speech).sum() / speech.sum().clamp_min(1.0)
 
-    def __call__(self, estimate, clean, noisy):
-        """-> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, dB that treble is off, overall quality; the
-        last two 0 where they have no weight)."""
+    def apart(self, estimate, clean, noisy):
+        """-> loss but for `judged`, parts: as __call__'s but for overall quality."""
         p = self.pieces
         g = level(noisy, clean)
         e, c, r = estimate * g, clean * g, noisy * g
@@ -257,8 +263,18 @@ class Loss:
         w = self.weights
         loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] + w["begun"] * total[3] -
                 w["snr"] * snr + w["audible"] * heard + w["crisp"] * off)
-        quality = torch.zeros_like(snr)
+        return loss, [*total, snr, heard, off]
+
+    def __call__(self, estimate, clean, noisy, lesson=None):
+        """lesson: a teacher's estimate, or None. -> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, dB
+        that treble is off, overall quality, all against clean; the last two 0 where they have no weight)."""
+        loss, parts = self.apart(estimate, clean, noisy)
+        w = self.weights
+        if lesson is not None:
+            lesson = torch.where(already_clean(noisy, clean)[:, None], clean, lesson)
+            loss = (1 - w["taught"]) * loss + w["taught"] * self.apart(estimate, lesson, noisy)[0]
+        quality = torch.zeros_like(loss)
         if w["judged"]:
             missing, quality = self.judged(estimate, clean)
             loss = loss + w["judged"] * missing
-        return loss, torch.stack([*total, snr, heard, off, quality]).detach()
+        return loss, torch.stack([*parts, quality]).detach()

@@ -188,6 +188,46 @@ def check_loss(device):
     expect("clean speech counts four times, nothing else does", float((counts - torch.tensor([4.0, 1, 1, 1], device=device) / 1.75).abs().max()), 1e-6)
 
 
+def check_taught(device, out):
+    """Teachers of other hops and windows, read from their files, speak in place in time; who is taught comes to do as they do,
+    and what is clean is taught by nobody."""
+    torch.manual_seed(8)
+    recipe = dict(RECIPES["smoke"], taught=1.0, warmup=1)
+    x = 0.1 * torch.randn(4, 160 * 60, device=device)
+    teachers, log = [], lambda text: None
+    for config in (dict(hop=80, d_conv=7, taps=5), dict(window=160, hop=80)):
+        model = layers.Denoiser(dict(config, d_model=32, n_layer=1))
+        with torch.no_grad():
+            model.head.weight.zero_()                       # its output is its input
+        torch.save(dict(tensors=model.state_dict(), config=model.config, recipe=dict(name="t"), count=0, heard=0,
+                        speech_hours=0, noise_hours=0), out + ".pt")
+        export.export(out + ".pt", out + ".safetensors", int8=True)
+        teachers.append(train.read_teacher(out + ".safetensors", 16000, device))
+    model = layers.Denoiser(recipe).to(device)
+    flat = train.Flat(model, recipe, device, lambda f: f)
+    step = train.Step(model, flat, recipe, device, layers.make_scan("torch"), lambda f: f, log, None, teachers)
+    step.dtype = torch.float32
+    lesson = step.lesson(x)
+    heard = x[:, :lesson.shape[1]]
+    expect("teachers speak in place in time", float((lesson - heard).abs().max()) + abs(x.shape[1] - lesson.shape[1] - 240), 1e-5)
+    with torch.no_grad():
+        teachers[0].head.bias.mul_(0.25)
+    del teachers[1:]
+    goal, clean, lr = step.lesson(x), torch.zeros_like(x), torch.full((), 4e-3, device=device)
+    off = lambda: float((model(x, step.scan)[:, :goal.shape[1]] - goal).norm() / goal.norm())
+    with torch.no_grad():
+        before = off()
+    for _ in range(40):
+        step(x, clean)
+        flat.update(lr)
+    with torch.no_grad():
+        after = off()
+    expect("who is taught does as the teacher, %.2g -> %.2g" % (before, after), after, 0.2 * before)
+    n = goal.shape[1]
+    costs = [float(step.loss(x[:, :n], x[:, :n], x[:, :n], y)[0]) for y in (x[:, :n], goal)]
+    expect("clean speech is taught by nobody", abs(costs[0] - costs[1]), 1e-6)
+
+
 def check_judge(path, device):
     """The judge of a file: finite down to silence, the worse the more noise, and of use to who wants to please it."""
     torch.manual_seed(6)
@@ -306,6 +346,7 @@ def main():
     check_finer(device)
     check_grown(device)
     check_loss(device)
+    check_taught(device, a.out)
     if a.judge:
         check_judge(a.judge, device)
     rate = recipe.get("rate", 16000)

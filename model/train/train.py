@@ -176,19 +176,28 @@ class Flat:
 class Step:
     """Forward and backward of one batch into the flat gradient; a CUDA graph when asked and possible."""
 
-    def __init__(self, model, flat, recipe, device, scan, wrap, log, judged_by=None):
-        self.model, self.flat, self.scan, self.log, self.device = model, flat, scan, log, device
+    def __init__(self, model, flat, recipe, device, scan, wrap, log, judged_by=None, teachers=()):
+        self.model, self.flat, self.scan, self.log, self.device, self.teachers = model, flat, scan, log, device, teachers
         wrapped = lambda pieces: {k: f if k in recipe["plain"] else wrap(f) for k, f in pieces.items()}
         self.pieces = wrapped(layers.PIECES)
         self.loss = losses.Loss(recipe, device, wrapped(losses.PIECES), judged_by)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.qat, self.graph, self.parts, self.batch = None, None, None, None
 
+    @torch.no_grad()
+    def lesson(self, noisy):
+        """The mean of what the teachers make of it: as every Denoiser's output in place in time, whatever their delays."""
+        outputs = [teacher(noisy, self.scan, self.pieces, self.dtype) for teacher in self.teachers]
+        n = min(y.shape[1] for y in outputs)
+        return sum(y[:, :n] for y in outputs) / len(outputs)
+
     def eager(self, noisy, clean):
         self.flat.grad.zero_()
-        estimate = self.model(noisy, self.scan, self.pieces, self.dtype, self.qat)
-        n = estimate.shape[1]
-        value, parts = self.loss(estimate, clean[:, :n], noisy[:, :n])
+        signals = [self.model(noisy, self.scan, self.pieces, self.dtype, self.qat), clean, noisy]
+        if self.teachers:
+            signals.append(self.lesson(noisy))
+        n = min(x.shape[1] for x in signals)
+        value, parts = self.loss(*(x[:, :n] for x in signals))
         value.backward()
         return torch.cat((value.detach()[None], parts))
 
@@ -313,21 +322,38 @@ def save(path, value):
     os.replace(path + ".tmp", path)
 
 
-def transform_of(config):
-    """What layers.DEFAULTS calls the transform's sizes, from a model file's config."""
-    taps = [row["taps"] for row in config["layers"] if row["type"] == "filter"]
-    return dict(rate=config["rate"], window=config["window"], hop=config["hop"], taps=taps[0])
+def sizes_of(config):
+    """layers.DEFAULTS' sizes, from a model file's config."""
+    rows = config["layers"]
+    first = {row["type"]: row for row in reversed(rows)}
+    mamba = {k: first["mamba"][k] for k in ("d_model", "d_state", "d_conv", "expand", "dt_rank")}
+    return dict(mamba, rate=config["rate"], window=config["window"], hop=config["hop"], taps=first["filter"]["taps"],
+                compress=first["stft"]["compress"], n_layer=sum(row["type"] == "mamba" for row in rows))
+
+
+def read_model(path):
+    """-> layers.DEFAULTS' sizes, {name: tensor} of an ema.pt or a model file."""
+    if path.endswith(".safetensors"):
+        config, arrays = reference.read_safetensors(path)
+        return sizes_of(config), {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+    checkpoint = torch.load(path, map_location="cpu")
+    return checkpoint["config"], {k: v.float() for k, v in checkpoint["tensors"].items()}
+
+
+def read_teacher(path, rate, device):
+    """The denoiser of an ema.pt or a model file, of whatever sizes, that learns no more."""
+    config, tensors = read_model(path)
+    if config["rate"] != rate:
+        sys.exit("%s is of %d Hz: it can't teach one of %d" % (path, config["rate"], rate))
+    teacher = layers.Denoiser(config).to(device)
+    teacher.load_state_dict(tensors)
+    return teacher.requires_grad_(False)
 
 
 def read_weights(path, keep, recipe, memory=None):
     """{name: tensor} of an ema.pt or a model file, for recipe's transform if theirs is another; keep: the Mamba layers
     to take, in order (None: all); memory: what their states may remember, in seconds (None: what they do)."""
-    if path.endswith(".safetensors"):
-        config, arrays = reference.read_safetensors(path)
-        config, tensors = transform_of(config), {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-    else:
-        checkpoint = torch.load(path, map_location="cpu")
-        config, tensors = checkpoint["config"], {k: v.float() for k, v in checkpoint["tensors"].items()}
+    config, tensors = read_model(path)
     c = layers.complete(recipe)
     if any(config[key] != c[key] for key in ("rate", "window", "hop", "taps")):
         tensors = warm.adapt(tensors, config, c)
@@ -365,7 +391,8 @@ class Run:
         self.flat = Flat(self.model, recipe, self.device, wrap)
         _, scan = choose_scan(recipe["scan"], self.device, scan_shape(recipe), self.log)
         judged_by = judge.Judge(args.judge, self.device) if args.judge else None
-        self.step = Step(self.model, self.flat, recipe, self.device, scan, wrap, self.log, judged_by)
+        teachers = [read_teacher(path, self.model.config["rate"], self.device) for path in args.teacher]
+        self.step = Step(self.model, self.flat, recipe, self.device, scan, wrap, self.log, judged_by, teachers)
         self.count, self.spent, self.heard = 0, 0.0, 0.0
         self._restore()
         torch.manual_seed(recipe["seed"] * 1000 + self.rank + 17 * self.count)
@@ -549,6 +576,8 @@ def parse(argv=None):
     p.add_argument("--keep", type=int, nargs="+", metavar="LAYER", help="which of --init's Mamba layers to start from")
     p.add_argument("--memory", type=float, metavar="SECONDS", help="let states remember no longer than this, --init's and trained ones")
     p.add_argument("--judge", metavar="ONNX", help="DNSMOS's sig_bak_ovr.onnx, for recipes that weigh `judged`")
+    p.add_argument("--teacher", nargs="+", metavar="MODEL", default=[],
+                   help="an ema.pt or model files whose outputs' mean is a target, too, for recipes that weigh `taught`")
     p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a recipe's key (value as JSON)")
     args = p.parse_args(argv)
     recipe = dict(RECIPES[args.recipe])
@@ -565,6 +594,8 @@ def parse(argv=None):
         recipe[key] = json.loads(value)
     if recipe.get("judged") and not args.judge:
         p.error("recipe %s is judged by DNSMOS: name its file by --judge" % recipe["name"])
+    if bool(recipe.get("taught")) != bool(args.teacher):
+        p.error("--teacher wants `taught`, from 0 to 1, and that wants a --teacher")
     return args, recipe
 
 
