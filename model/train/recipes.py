@@ -38,7 +38,8 @@ RECIPES = {
     # twice the computing. By --init from a denoise-16k, which it begins as: two of it on hops of their own (warm.finer).
     # Twice as wide instead was no gain, see README.md
     "denoise-16k-large": dict(FAITHFUL, name="denoise-16k-large", hop=80, d_conv=7, taps=5),
-    # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so
+    # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so: no better
+    # held out, see README.md
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
@@ -46,7 +47,7 @@ RECIPES = {
                         seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25,
                         paused=0.3, silent=0.15, clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2,
                         audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode", "crisp")),
-    # the same twice as often, as denoise-16k-large; by --init from a denoise-48k
+    # the same twice as often, as denoise-16k-large; by --init from a denoise-48k. No better held out either
     "denoise-48k-large": dict(PATIENT, name="denoise-48k-large", rate=48000, window=960, hop=240, d_conv=7, taps=5, n_layer=5,
                               minutes=14.0, batch=16, seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0,
                               narrow=0.18, lr=5e-4, qat=0.15, paused=0.3, silent=0.15, clean_only=0.25, speed=0.16, second=0.6,
