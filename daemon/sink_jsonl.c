@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -42,7 +43,7 @@ struct jsonl_sink {
     FILE *file;
     int rate, hop, n;
     uint64_t queue; /* events of a lane that find room */
-    bool broken;
+    bool told, torn; /* that it couldn't be written; in the middle of a line */
     struct lane lanes[];
 };
 
@@ -122,19 +123,47 @@ static void follow_path(struct jsonl_sink *jsonl)
     }
 }
 
+/* A regular file's bytes; -1: it is none, or another's. */
+static off_t find_size(const struct jsonl_sink *jsonl)
+{
+    struct stat found;
+    bool ours = jsonl->file != stdout && fstat(fileno(jsonl->file), &found) == 0 && S_ISREG(found.st_mode);
+    return ours ? found.st_size : -1;
+}
+
+/* Whoever finds room later begins a new line: what there is of one goes. */
+static void take_back(struct jsonl_sink *jsonl, off_t size)
+{
+    int error = errno;
+    __fpurge(jsonl->file);
+    clearerr(jsonl->file);
+    if (size < 0 || ftruncate(fileno(jsonl->file), size) != 0) {
+        jsonl->torn = true;
+    }
+    errno = error;
+}
+
 static void write_event(struct jsonl_sink *jsonl, int channel, const struct queued *queued)
 {
+    off_t size = find_size(jsonl);
     uint8_t room[LABELS_EVENT_MAX];
     struct wire_bytes bytes = {.at = room, .room = sizeof room};
     const struct labels_source source = {jsonl->pipeline, jsonl->channels[channel], jsonl->rate, queued->origin};
     labels_put_event(&bytes, jsonl->labels, &queued->event, &source);
+    fputs(jsonl->torn ? "\n" : "", jsonl->file);
     wire_json(jsonl->file, bytes.at, bytes.n);
     fputc('\n', jsonl->file);
-    if (fflush(jsonl->file) != 0 && !jsonl->broken) { /* each line on its own: a crash leaves whole ones */
-        log_line(LOG_ERROR, "%s: %s; events are lost", jsonl->path, strerror(errno));
-        jsonl->broken = true;
+    bool whole = fflush(jsonl->file) == 0 && !ferror(jsonl->file); /* each line on its own: a crash leaves whole ones */
+    jsonl->torn = jsonl->torn && !whole;
+    if (whole) {
+        return;
     }
-    count(&jsonl->counters[channel], COUNTER_FILE_ERROR, jsonl->broken);
+    take_back(jsonl, size);
+    if (!jsonl->told) {
+        log_line(LOG_ERROR, "%s: %s; events are lost", jsonl->path, strerror(errno));
+        jsonl->told = true;
+    }
+    count(&jsonl->counters[channel], COUNTER_FILE_ERROR, 1);
 }
 
 /* Whoever reads a pipe may stop: then events wait in their queues, and not this thread, which writes recordings too. A line is

@@ -319,6 +319,7 @@ static bool is_pipe(const char *path)
 
 static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
 {
+    int error = errno;
     if ((wanted->format & SF_FORMAT_SUBMASK) == SF_FORMAT_OPUS && 48000 % wanted->samplerate) {
         say(err, EX_CANTCREAT, path, "Opus takes 8000, 12000, 16000, 24000 or 48000 Hz, not %d; choose .ogg or .flac",
             wanted->samplerate);
@@ -328,7 +329,7 @@ static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sou
     } else if (is_pipe(path)) {
         say(err, EX_CANTCREAT, path, "this format goes back to its header, and a pipe can't; choose .flac, .ogg or .opus");
     } else {
-        say(err, EX_CANTCREAT, path, "can't be written: %s", errno ? strerror(errno) : sf_strerror(NULL));
+        say(err, EX_CANTCREAT, path, "can't be written: %s", error ? strerror(error) : sf_strerror(NULL));
     }
 }
 

@@ -556,6 +556,11 @@ static void a_disk_full_at_the_last_block_is_told(void **state)
             }
         }
     }
+    small = (struct rlimit){.rlim_cur = 20, .rlim_max = before.rlim_max}; /* not even the header */
+    setrlimit(RLIMIT_FSIZE, &small);
+    assert_null(sound_file_create(in_folder("header.wav"), &info, true, &err));
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_non_null(strstr(err.text, "header.wav: can't be written: File too large"));
     signal(SIGXFSZ, SIG_DFL);
 }
 

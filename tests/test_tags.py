@@ -5,6 +5,8 @@
 import fcntl
 import json
 import os
+import re
+import resource
 import signal
 import struct
 import subprocess
@@ -166,6 +168,33 @@ def a_full_disk_is_told():
         assert done.returncode == 74 and "/dev/full: No space left on device; events are lost" in done.stderr, done
 
 
+def lines_are_whole_where_room_was_short():
+    with tempfile.TemporaryDirectory() as folder:
+        write_tones(f"{folder}/in.wav")
+        process = subprocess.Popen([SSMD, "--config", configuration(folder, f"{{type: file, path: {folder}/in.wav, loop: true}}",
+                                                                    f"[{{type: jsonl, path: {folder}/e.jsonl}}]")],
+                                   stderr=subprocess.PIPE, text=True)
+        script.wait_ready(process)
+
+        def grow(by):
+            size, until = os.path.getsize(f"{folder}/e.jsonl"), time.monotonic() + 20
+            while os.path.getsize(f"{folder}/e.jsonl") < size + by and time.monotonic() < until:
+                time.sleep(0.02)
+
+        grow(1)
+        limit = os.path.getsize(f"{folder}/e.jsonl") + 50  # a third of a line
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        said = process.stderr.readline()
+        assert "e.jsonl: File too large; events are lost" in said, said
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        grow(300)
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        lost = int(re.search(r"(\d+) samples file_error", said)[1])
+        lines = [json.loads(line) for line in open(f"{folder}/e.jsonl")]
+        assert process.returncode == 74 and len(lines) >= 3 and lost < 3, (process.returncode, len(lines), said)
+
+
 def a_reader_that_stops_stops_nothing_else():
     """Of lines on standard output: recordings stood still with it, and ssmd could not be ended."""
     with tempfile.TemporaryDirectory() as folder:
@@ -225,5 +254,5 @@ def bypass_gives_the_file_back():
 
 if __name__ == "__main__":
     sys.exit(script.run(the_lines_are_what_the_tool_says, subscribers_get_scores_events_and_labels,
-                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told,
+                        sinks_and_models_that_do_not_fit_are_refused, pcm_comes_over_zeromq, a_full_disk_is_told, lines_are_whole_where_room_was_short,
                         a_reader_that_stops_stops_nothing_else, lines_go_on_in_a_new_file_when_theirs_was_moved, bypass_gives_the_file_back))
