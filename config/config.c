@@ -263,7 +263,7 @@ static void refuse_both(const struct use *a, const struct use *b, struct config_
     char path[256];
     snprintf(path, sizeof path, "%s%s", b->key, b->name);
     errors_add(errors, b->at, path,
-               a->how == HEARD || b->how == HEARD       ? "%s is where something else listens or is kept; see line %d"
+               a->how == HEARD || b->how == HEARD       ? "%s is taken already; see line %d"
                : a->how == WRITTEN && b->how == WRITTEN ? "%s is written by another sink too, on line %d"
                                                         : "%s is both read and written; see line %d",
                b->path, a->at.line);
@@ -316,7 +316,9 @@ static int list_source(const struct config_pipeline *pipeline, const struct node
 {
     const struct config_source *source = &pipeline->source;
     bool file = source->type == SOURCE_FILE;
-    const char *path = file ? source->path : config_socket(source);
+    bool standard = (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
+                    (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
+    const char *path = file ? source->path : standard ? "standard input" : config_socket(source);
     struct place at = place_of(node, source->type == SOURCE_SENSOR ? "listen" : "path");
     *use = (struct use){path, NULL, at, "pipelines.", pipeline->name, file ? READ : HEARD};
     return path && path[0];
