@@ -24,7 +24,8 @@ struct mqtt {
     void *context;
     char host[256];
     int port;
-    int64_t retry_at, pause; /* ns: when to connect again, and how long to wait when that fails */
+    int64_t retry_at, pause; /* ns: when to connect again, and how long to wait when that fails, or doesn't last */
+    int64_t since;           /* ns: subscribed           */
     bool subscribed, told;   /* told: that it isn't      */
 };
 
@@ -32,7 +33,9 @@ struct mqtt {
 
 static const char *describe(int status)
 {
-    return status == MOSQ_ERR_ERRNO ? strerror(errno) : mosquitto_strerror(status);
+    return status != MOSQ_ERR_ERRNO ? mosquitto_strerror(status)
+           : errno                  ? strerror(errno)
+                                    : "the connection was closed";
 }
 
 /* The connection, or the try, came to nothing: told once until it is connected again. */
@@ -42,9 +45,12 @@ static void note_lost(struct mqtt *mqtt, const char *why)
         log_line(LOG_WARNING, "pipeline %s: %s gives nothing: %s; it is tried again and again", mqtt->pipeline,
                  mqtt->config->connect, why);
     }
+    int64_t now = clock_now();
+    bool lasted = mqtt->subscribed && now - mqtt->since > retry_most;
     mqtt->told = true;
     mqtt->subscribed = false;
-    mqtt->retry_at = clock_now() + mqtt->pause;
+    mqtt->pause = lasted ? retry_least : mqtt->pause;
+    mqtt->retry_at = now + mqtt->pause;
     mqtt->pause = 2 * mqtt->pause < retry_most ? 2 * mqtt->pause : retry_most;
 }
 
@@ -77,7 +83,7 @@ static void on_subscribe(struct mosquitto *client, void *context, int id, int n,
         return;
     }
     log_line(LOG_INFO, "pipeline %s: %s gives %s, qos %d", mqtt->pipeline, mqtt->config->connect, mqtt->config->topic, granted[0]);
-    mqtt->pause = retry_least;
+    mqtt->since = clock_now();
     mqtt->subscribed = true;
     mqtt->told = false;
 }

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -245,6 +246,28 @@ def mqtt_gives_messages_and_comes_again():
         assert daemon.events() == wanted and "bad_line" not in err and "late_reading" not in err, (daemon.events()[:2], err)
 
 
+def a_broker_that_hangs_up_each_time_is_asked_less_often():
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        met = []
+
+        def hang_up():
+            while True:
+                client, _ = listener.accept()
+                met.append(time.monotonic())
+                with client:
+                    client.recv(1000)
+                    client.sendall(b"\x20\2\0\0")  # connected
+                    client.recv(1000)
+                    client.sendall(b"\x90\3\0\1\0")  # subscribed
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        daemon = Daemon(folder, f"transport: mqtt, connect: 'mqtt://127.0.0.1:{listener.getsockname()[1]}', topic: plant")
+        time.sleep(6)
+        daemon.process.terminate()
+        said = daemon.process.communicate(timeout=20)[1]
+        assert 2 <= len(met) <= 5 and "Success" not in said, (len(met), said)  # after .5, 1, 2, 4 s; each .5 s it would be 11
+
+
 def mqtt_with_a_password_and_tls():
     with tempfile.TemporaryDirectory() as folder:
         for name, text in (("ok", "right\n"), ("bad", "wrong\n")):
@@ -343,5 +366,6 @@ def sensors_and_models_that_do_not_fit_are_refused():
 if __name__ == "__main__":
     sys.exit(script.run(the_demo_stands_and_walks, stdin_gives_what_the_tool_finds, udp_takes_datagrams, dropped_datagrams_are_counted,
                         tcp_takes_one_after_the_other, who_vanishes_keeps_nobody_out, zeromq_pull_and_sub, mqtt_gives_messages_and_comes_again,
+                        a_broker_that_hangs_up_each_time_is_asked_less_often,
                         mqtt_with_a_password_and_tls, subscribers_get_the_sources_time,
                         bad_lines_are_counted_and_one_is_quoted, sensors_and_models_that_do_not_fit_are_refused))
