@@ -72,6 +72,7 @@ struct readings *readings_create(const struct readings_options *options)
     }
     r->options = *options;
     snprintf(r->time, sizeof r->time, "%s", options->time ? options->time : "");
+    r->options.fields = r->options.time = NULL; /* the caller's */
     return r;
 }
 
@@ -367,7 +368,12 @@ static enum reading_status find_columns(struct readings *r, struct span line)
     r->separator = before ? before : r->separator;
     r->layout = words && r->layout == LAYOUT_OPEN ? LAYOUT_UNKNOWN : r->layout;
     if (r->layout == LAYOUT_UNKNOWN) {
-        return fault(r, READING_BAD, "no header has named all of %.80s", r->options.fields);
+        char names[80] = "";
+        for (int i = 0; i < r->n; i++) {
+            size_t n = strlen(names);
+            snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? "," : "", r->names[i]);
+        }
+        return fault(r, READING_BAD, "no header has named all of %s", names);
     }
     if (r->layout == LAYOUT_OPEN && !assume_columns(r, line)) {
         return fault(r, READING_BAD, "has neither %d columns nor %d, and no header named them", r->n, r->n + 1);

@@ -44,7 +44,7 @@ enum reading_status {
 
 struct readings;
 
-/* NULL when memory runs out, or for no fields or too many. */
+/* Keeps nothing of the options' texts. NULL when memory runs out, or for no fields or too many. */
 struct readings *readings_create(const struct readings_options *options);
 void readings_destroy(struct readings *readings); /* NULL is fine */
 int readings_fields(const struct readings *readings);

@@ -386,6 +386,10 @@ static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **stat
     fclose(file);
     assert_says(0, "tag %/nul.csv --scores" SENSOR, "1 lines were not read; the first is line 2: a NUL, where text should be: \"1,2,3\"");
     assert_says(65, "tag %/bad.csv --fields x,y,z" SENSOR, "bad.csv:1: no header has named all of x,y,z");
+    file = fopen(in_folder("lacks.csv"), "w");
+    fputs("ax,ay\n1,2\n", file);
+    fclose(file);
+    assert_says(65, "tag %/lacks.csv" SENSOR, "lacks.csv:1: no header has named all of ax,ay,az:");
     assert_says(64, "tag %/bad.csv --fields x,y" SENSOR, "are not 3 names");
     assert_says(64, "tag %/bad.csv" MODEL, "name the columns with --fields");
     assert_says(64, "tag %/bad.csv --input text" SENSOR, "sound, csv or jsonl");
