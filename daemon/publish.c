@@ -22,8 +22,8 @@ enum { QUEUE_MIN = 1000, QUEUE_PER_STREAM = 20, LINGER_MS = 1000, SUBSCRIPTION_M
 
 struct topic {
     struct topic *next; /* of those with the same hash */
+    struct topic *older, *newer; /* idle ones, by when they were released */
     int users;
-    uint64_t released;  /* the greater, the later */
     uint64_t seq; /* of the next message */
     int64_t tm, tw; /* the latest that was told */
     size_t length;
@@ -37,8 +37,8 @@ struct publisher {
     uint8_t boot[16];
     pthread_mutex_t lock; /* of all topics and the room for them */
     struct topic *topics[BUCKETS]; /* by their names' hash */
+    struct topic *oldest, *newest; /* idle ones */
     int idle;
-    uint64_t releases;
     struct topic *hugz;
     uint8_t *bytes; /* hugz's payload: room for every topic */
     size_t n_topics, room;
@@ -121,6 +121,22 @@ static struct topic **find_topic(struct publisher *publisher, const char *name)
     return link;
 }
 
+static void add_idle(struct publisher *publisher, struct topic *topic)
+{
+    topic->older = publisher->newest;
+    topic->newer = NULL;
+    *(publisher->newest ? &publisher->newest->newer : &publisher->oldest) = topic;
+    publisher->newest = topic;
+    publisher->idle++;
+}
+
+static void take_out_idle(struct publisher *publisher, struct topic *topic)
+{
+    *(topic->older ? &topic->older->newer : &publisher->oldest) = topic->newer;
+    *(topic->newer ? &topic->newer->older : &publisher->newest) = topic->older;
+    publisher->idle--;
+}
+
 static bool make_room(struct publisher *publisher)
 {
     size_t room = (publisher->n_topics + 1) * TOPIC_BYTES;
@@ -151,7 +167,9 @@ struct topic *publisher_topic(struct publisher *publisher, const char *kind, con
     size_t length = wire_topic(name, kind, publisher->node, pipeline, channel, model);
     pthread_mutex_lock(&publisher->lock);
     struct topic **link = find_topic(publisher, name), *topic = *link;
-    publisher->idle -= topic && topic->users == 0;
+    if (topic && topic->users == 0) {
+        take_out_idle(publisher, topic);
+    }
     topic = topic ? topic : add_topic(publisher, link, name, length);
     if (topic) {
         topic->users++;
@@ -162,16 +180,10 @@ struct topic *publisher_topic(struct publisher *publisher, const char *kind, con
 
 static void forget_oldest_idle(struct publisher *publisher)
 {
-    struct topic **oldest = NULL;
-    for (int i = 0; i < BUCKETS; i++) {
-        for (struct topic **link = &publisher->topics[i]; *link; link = &(*link)->next) {
-            oldest = (*link)->users == 0 && (!oldest || (*link)->released < (*oldest)->released) ? link : oldest;
-        }
-    }
-    struct topic *topic = *oldest;
-    *oldest = topic->next;
+    struct topic *topic = publisher->oldest;
+    *find_topic(publisher, topic->name) = topic->next;
+    take_out_idle(publisher, topic);
     publisher->n_topics--;
-    publisher->idle--;
     free(topic);
 }
 
@@ -181,8 +193,9 @@ void publisher_release(struct publisher *publisher, struct topic *topic)
         return;
     }
     pthread_mutex_lock(&publisher->lock);
-    publisher->idle += --topic->users == 0;
-    topic->released = ++publisher->releases;
+    if (--topic->users == 0) {
+        add_idle(publisher, topic);
+    }
     if (publisher->idle > TOPICS_IDLE) {
         forget_oldest_idle(publisher);
     }

@@ -6,6 +6,7 @@
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "dsp/clock.h"
 #include "tests/folder.h"
 #include "tests/test.h"
 
@@ -121,11 +122,34 @@ static void a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten(void 
     gate_close(gate);
 }
 
+/* As many as 25,000 streams have, all released as the daemon ends: each release looked at all that there were. */
+static void many_topics_are_released_at_once(void **state)
+{
+    (void)state;
+    enum { TOPICS = 100000 };
+    static struct topic *topics[TOPICS];
+    struct ssm_error err = {0};
+    struct gate *gate = gate_open(NULL, &err);
+    struct publisher *publisher = publisher_open(gate, ipc_in_folder("publish"), "test", 0, &err);
+    assert_non_null(publisher);
+    for (int i = 0; i < TOPICS; i++) {
+        topics[i] = publisher_topic(publisher, "audio", "p", i, "m");
+    }
+    double start = clock_seconds();
+    for (int i = 0; i < TOPICS; i++) {
+        publisher_release(publisher, topics[i]);
+    }
+    assert_in_range((uint64_t)(1e3 * (clock_seconds() - start)), 0, 5000); /* ms: it takes some 100, and took minutes */
+    publisher_close(publisher);
+    gate_close(gate);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_stops_reading_misses_alone_and_it_is_told),
         cmocka_unit_test(a_topic_that_comes_back_counts_on_and_the_oldest_are_forgotten),
+        cmocka_unit_test(many_topics_are_released_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
