@@ -146,8 +146,7 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
     daemon->engine = engine_thread_create(config->deadline_s);
     daemon->reload = reload_create(daemon);
     if (!daemon->reload || !daemon->reader || !daemon->writer || !daemon->loop || !daemon->engine) {
-        bool full = errno == EMFILE || errno == ENFILE;
-        full ? refuse(err, 71, "too many open files (ulimit -n)") : refuse_memory(err);
+        refuse_memory(err);
         goto fail;
     }
     if (!(daemon->gate = gate_open(&config->curve, err))) {

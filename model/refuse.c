@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "model/refuse.h"
 
+#include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 int refuse(struct ssm_error *err, int code, const char *format, ...)
@@ -18,5 +20,7 @@ int refuse(struct ssm_error *err, int code, const char *format, ...)
 
 int refuse_memory(struct ssm_error *err)
 {
-    return refuse(err, 71, "out of memory: ask for fewer streams or a smaller model");
+    bool files = errno == EMFILE || errno == ENFILE;
+    return refuse(
+        err, 71, files ? "too many open files (ulimit -n)" : "out of memory: ask for fewer streams or a smaller model");
 }

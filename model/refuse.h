@@ -12,7 +12,7 @@ extern "C" {
  * `return refuse(err, 65, "...")`. */
 int refuse(struct ssm_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The one sentence for malloc's NULL. */
+/* The one sentence for malloc's NULL, or by errno for a descriptor that was not to be had. */
 int refuse_memory(struct ssm_error *err);
 
 #ifdef __cplusplus
