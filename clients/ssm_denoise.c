@@ -19,8 +19,9 @@
 #include "dsp/clock.h"
 #include "dsp/sound_file.h"
 
-/* BLOCKS of up to BLOCK values are on the way to the model, and as many behind it: as much as a GPU's scan takes at once. */
-enum { BLOCKS = 10, BLOCK = 1 << 18, INTERRUPTED = 130, STOPPED = -1 };
+/* BLOCKS of up to BLOCK values are on the way to the model, and as many behind it. A block is two parts of a GPU's scan at
+ * 16 kHz: one comes and goes while the other is computed. */
+enum { BLOCKS = 3, BLOCK = 5 << 18, INTERRUPTED = 130, STOPPED = -1 };
 
 static const char *model = "denoise-16k", *device = "auto", *precision = "auto", *state_in, *state_out;
 static int threads;
@@ -57,26 +58,6 @@ static size_t block_samples(const struct job *job)
 {
     size_t channels = (size_t)job->info.channels;
     return channels < BLOCK ? BLOCK / channels : 1;
-}
-
-/* The cleaner's way out: to the thread that writes, and an end to the run when someone asks for it. */
-static int pass_on(void *context, const float *samples, size_t n)
-{
-    struct job *job = context;
-    size_t values = n * (size_t)job->info.channels, block = block_samples(job) * (size_t)job->info.channels;
-    if (interrupted) {
-        return verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path);
-    }
-    for (size_t at = 0; at < values; at += block) {
-        size_t piece = values - at < block ? values - at : block;
-        float *room = belt_room(job->clean);
-        if (room == NULL) {
-            return STOPPED; /* write_error says why */
-        }
-        memcpy(room, samples + at, piece * sizeof *room);
-        belt_put(job->clean, piece);
-    }
-    return 0;
 }
 
 /* A thread of its own. A damaged IN is read up to the damage. */
@@ -118,7 +99,8 @@ static void print_clock(FILE *file, double seconds)
 
 static void print_progress(struct job *job)
 {
-    double at = (double)job->taken / job->info.rate, length = (double)job->info.length / job->info.rate, took;
+    double at = (double)cleaner_counts(job->cleaner)->given / job->info.rate, took;
+    double length = (double)job->info.length / job->info.rate;
     if (quiet || verb_json || !isatty(STDERR_FILENO) || clock_seconds() - job->told < 0.2) {
         return;
     }
@@ -145,6 +127,27 @@ static void end_progress(const struct job *job)
     if (job->told > job->start) {
         fprintf(stderr, "\r\033[K");
     }
+}
+
+/* The cleaner's way out: to the thread that writes, and an end to the run when someone asks for it. */
+static int pass_on(void *context, const float *samples, size_t n)
+{
+    struct job *job = context;
+    size_t values = n * (size_t)job->info.channels, block = block_samples(job) * (size_t)job->info.channels;
+    if (interrupted) {
+        return verb_fail(INTERRUPTED, "interrupted; %s was not written", job->out_path);
+    }
+    print_progress(job);
+    for (size_t at = 0; at < values; at += block) {
+        size_t piece = values - at < block ? values - at : block;
+        float *room = belt_room(job->clean);
+        if (room == NULL) {
+            return STOPPED; /* write_error says why */
+        }
+        memcpy(room, samples + at, piece * sizeof *room);
+        belt_put(job->clean, piece);
+    }
+    return 0;
 }
 
 static double peak_mib(void)
@@ -271,7 +274,6 @@ static int clean_blocks(struct job *job)
         size_t n = values / (size_t)job->info.channels;
         job->taken += (int64_t)n;
         status = cleaner_push(job->cleaner, samples, n);
-        print_progress(job);
     }
     return status;
 }

@@ -20,7 +20,8 @@
 #include "dsp/chunks.h"
 #include "dsp/part.h"
 
-enum { BLOCK = 4096, TOLD = 300 }; /* values converted at once; bytes of a path in a message */
+/* Values converted at once, and sent to the disk at once; bytes of a path in a message. */
+enum { BLOCK = 4096, SENT = 1 << 22, TOLD = 300 };
 
 struct sound_file {
     SNDFILE *handle;
@@ -28,7 +29,7 @@ struct sound_file {
     int fd;            /* writing: of that; else -1 */
     bool made;         /* in place: it wasn't there, and has not begun */
     SF_INFO wanted;    /* writing */
-    int64_t position, length;
+    int64_t position, length, sent; /* sent: so far the disk was asked to begin */
     int channels, container;
     double full_scale; /* writing PCM: of its integers; 0: floats go to libsndfile as they are */
     uint64_t bad;
@@ -588,6 +589,16 @@ static size_t write_block(struct sound_file *file, const float *samples, size_t 
     return (size_t)sf_write_float(file->handle, floats, (sf_count_t)n);
 }
 
+/* The disk takes what there is while the rest is computed, so that who commits waits for little. What goes wrong fsync tells.
+ * Not for what is written in place, as it comes: there is time. */
+static void send_early(struct sound_file *file)
+{
+    if (file->part && (file->position - file->sent) * file->channels >= SENT) {
+        sync_file_range(file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        file->sent = file->position;
+    }
+}
+
 bool sound_file_write(struct sound_file *file, const float *samples, size_t n, struct sound_file_error *err)
 {
     *err = (struct sound_file_error){0};
@@ -602,6 +613,7 @@ bool sound_file_write(struct sound_file *file, const float *samples, size_t n, s
         at += size;
     }
     file->position += (int64_t)n;
+    send_early(file);
     return true;
 }
 

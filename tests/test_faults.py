@@ -417,7 +417,7 @@ def case(scenario):
 # lists and libudev are a sound device's helper's, which ends and is started again (tests/test_card.c, tests/test_devices.py).
 HARMLESS = re.compile(r"""
     _.*|mem.*|str.*|explicit_bzero|pthread_(?!create).*|(nano|clock_nano)sleep|clock_gettime|gmtime_r|timegm|sig.*|sem_.*|get(env|eu|gr|opt|p|r[lu]|sockopt|u).*|
-    (set)?(env|priority|vbuf).*|adjtimex|umask|kill|waitpid|_?exit|opt.*|std.*|environ|isatty|sysconf|prctl|munmap|madvise|syscall|free.*|gai_strerror|
+    (set)?(env|priority|vbuf).*|adjtimex|umask|kill|waitpid|_?exit|opt.*|std.*|environ|isatty|sysconf|prctl|munmap|madvise|sync_file_range|syscall|free.*|gai_strerror|
     (f|v|s|vs|vf)?n?printf|f?put.*|fwrite|f(error|eof)|clearerr|fgetc|fileno|closedir|alphasort|qsort|t(find|destroy)|dl(sym|addr|error)|
     a?(erf|exp|log|pow|sqrt|sin|cos|f(loor|max|min|mod)|l?lr(ound|int)|ldexp|round|abs)[a-z0-9]*|
     json_(delete|equal|null|number_value|integer_value|dumpf|string_.*|object_(get|size|iter|key).*|array_(get|size))|
