@@ -11,7 +11,8 @@
  * this one is computed. Up to dt a thread is a channel, a warp 32 of them: exactly one block of x_proj's inputs and two
  * tiles of dt_proj's outputs, so that only x_proj's sums cross from warp to warp. Then each half of the threads takes
  * every second row, a thread two channels, so that B and C are read half as often, and writes h back itself. States pass
- * through L2 as what won't be touched again soon: they would drive out what goes from kernel to kernel.
+ * through L2 as what won't be touched again soon: they would drive out what goes from kernel to kernel. Up to dt a block asks
+ * for no states, so every second block has its short tile first: not all are there at once.
  *
  * Grid of mix: at most one block a multiprocessor, 512 threads. Bytes a stream: 73,728 of state (half in bf16), x, z and
  * y 3,072 in bf16 or 6,144 through L2, and 1/8 of 64 KiB of weights (bf16) from L2.
@@ -56,7 +57,9 @@ constexpr int TILE = 8, THREADS = E, WARPS = THREADS / 32;
 constexpr int CORNER = TILE * (MIXED + 4); /* floats a warp exchanges through: sums (TILE, MIXED), or channels (TILE, 32); */
 constexpr int SUM_ROW = MIXED + 4, CHANNEL_ROW = 36; /* rows 4 longer than needed, against bank conflicts */
 
-/* A row of the tile. */
+constexpr int PLACES = 64; /* rows whose places are known at a time */
+
+/* A row of the batch. */
 struct row_place {
     int64_t state;  /* element of the states at which the layer's part begins */
     int oldest;     /* row of the history's ring                              */
@@ -67,7 +70,8 @@ struct alignas(128) mix_shared {
     float corners[WARPS][CORNER];
     float mixed[TILE][MIXED]; /* dt, B, C */
     float u[TILE][E];
-    row_place rows[2][TILE];  /* by tile % 2 */
+    row_place rows[PLACES];   /* by row % PLACES */
+    float x_scale[MIXED], x_bias[MIXED], dt_scale[E], dt_bias[E];
     uint64_t history_full, full[TILE];
 };
 
@@ -103,39 +107,68 @@ template <class S> struct mix_block {
         rows = min(p.per_block, p.step.rows - row0);
         channel = int(threadIdx.x), warp = channel / 32, lane = channel % 32;
     }
-    __device__ __forceinline__ row_place &place(unsigned row) const { return shared.rows[row / TILE % 2][row % TILE]; }
+    /* Rows that the first tile has less. */
+    __device__ __forceinline__ int pad() const { return blockIdx.x % 2 ? -rows & (TILE - 1) : 0; }
+    __device__ __forceinline__ row_place &place(unsigned row) const { return shared.rows[row % PLACES]; }
+    __device__ __forceinline__ int64_t state_of_slot(int slot) const { return slot * p.step.state_stride + p.layer.state_at; }
     __device__ __forceinline__ S *state_of(unsigned row) const { return h + row % RING<S> * STATES; }
     __device__ __forceinline__ S *home_of(unsigned row) const { return states + place(row).state + HISTORY; }
     __device__ __forceinline__ uint64_t *full(unsigned row) const { return &shared.full[row % RING<S>]; }
 };
 
-/* Warp 0: find the tile's rows and send for their histories. */
-template <class S> __device__ __forceinline__ void load_histories(const mix_block<S> &block, int tile_row)
+/* One thread: a row's place; past the end nobody's. */
+template <class S> __device__ __forceinline__ void find_row(const mix_block<S> &block, int row, int slot)
 {
-    const int rows = min(TILE, block.rows - tile_row), lane = block.lane;
+    const step_cuda &step = block.p.step;
+    block.place(row) = {};
+    if (row < block.rows)
+        block.place(row) = {block.state_of_slot(slot), int(step.phase[slot] % (K - 1)), step.elapsed[block.row0 + row]};
+}
+
+template <class S> __device__ __forceinline__ int slot_of(const mix_block<S> &block, int row)
+{
+    return row < block.rows ? block.p.step.slots[block.row0 + row] : 0;
+}
+
+/* A warp: send for the tile's histories, each lane for the one of a row whose part of the states begins at `state`. */
+template <class S> __device__ __forceinline__ void load_histories(const mix_block<S> &block, int64_t state, int rows)
+{
+    const int lane = block.lane;
     if (lane == 0)
         ptx::barrier_expect(&block.shared.history_full, uint32_t(rows * HISTORY * int(sizeof(S))));
     __syncwarp();
-    if (lane < rows) {
-        const step_cuda &step = block.p.step;
-        const int row = block.row0 + tile_row + lane, slot = step.slots[row];
-        const int64_t state = slot * step.state_stride + block.p.layer.state_at;
-        block.place(tile_row + lane) = {state, int(step.phase[slot] % (K - 1)), step.elapsed[row]};
+    if (lane < rows)
         ptx::bulk_load_once(block.histories + lane * HISTORY, block.states + state, HISTORY * sizeof(S),
                             &block.shared.history_full);
-    } else if (lane < TILE) {
-        block.place(tile_row + lane) = {};
-    }
-    __syncwarp();
 }
 
-/* One thread: send for a row's h; its row_place is known. */
-template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &block, int row)
+/* The last warp, which has no sums to add meanwhile: send for the next tile's histories; and before the known rows run
+ * out find 32 more, over such as no one reads any longer. at: the tile's row, were the first tile whole. */
+template <class S> __device__ __forceinline__ void load_next(const mix_block<S> &block, int at, int tile_row)
+{
+    constexpr int MORE = 32, AHEAD = PLACES - MORE - 2 * TILE;
+    load_histories(block, block.place(tile_row + block.lane % TILE).state, min(TILE, block.rows - tile_row));
+    if (at > 2 * TILE && at % MORE == 2 * TILE)
+        find_row(block, at + AHEAD + block.lane, slot_of(block, at + AHEAD + block.lane));
+}
+
+/* One thread: send for a row's h, which lives at `home`. */
+template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &block, int row, const S *home)
 {
     if (row >= block.rows)
         return;
     ptx::barrier_expect(block.full(row), STATES * sizeof(S));
-    ptx::bulk_load_once(block.state_of(row), block.home_of(row), STATES * sizeof(S), block.full(row));
+    ptx::bulk_load_once(block.state_of(row), home, STATES * sizeof(S), block.full(row));
+}
+
+/* Of the small products, so that who needs one waits for no cache. */
+template <class S> __device__ __forceinline__ void load_tables(const mix_block<S> &block)
+{
+    const struct linear_cuda &x_proj = block.p.layer.x_proj, &dt_proj = block.p.layer.dt_proj;
+    const int i = block.channel;
+    block.shared.dt_scale[i] = __ldg(dt_proj.scale + i), block.shared.dt_bias[i] = __ldg(dt_proj.bias + i);
+    if (i < MIXED)
+        block.shared.x_scale[i] = __ldg(x_proj.scale + i), block.shared.x_bias[i] = __ldg(x_proj.bias + i);
 }
 
 /* What a thread keeps of its channel up to dt. */
@@ -170,40 +203,44 @@ struct scan_weights {
 template <int PW> struct warp_weights {
     uint4 x[MIXED / 16][PW][2], dt[2][PW][1];
 
-    __device__ __forceinline__ void load(const mamba_cuda &layer, int warp, int lane)
+    __device__ __forceinline__ void load_x_proj(const struct linear_cuda &w, int warp, int lane)
     {
-        const uint4 *x_tiles = static_cast<const uint4 *>(layer.x_proj.tiles) + lane;
-        const uint4 *dt_tiles = static_cast<const uint4 *>(layer.dt_proj.tiles) + lane;
+        const uint4 *tiles = static_cast<const uint4 *>(w.tiles) + lane;
 #pragma unroll
-        for (int i = 0; i < PW; i++) {
+        for (int i = 0; i < PW; i++)
 #pragma unroll
             for (int m = 0; m < MIXED / 16; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    x[m][i][half] = __ldg(x_tiles + (((m * WARPS + warp) * layer.x_proj.pieces + i) * 2 + half) * 32);
+                    x[m][i][half] = __ldg(tiles + (((m * WARPS + warp) * w.pieces + i) * 2 + half) * 32);
+    }
+    __device__ __forceinline__ void load_dt_proj(const struct linear_cuda &w, int warp, int lane)
+    {
+        const uint4 *tiles = static_cast<const uint4 *>(w.tiles) + lane;
+#pragma unroll
+        for (int i = 0; i < PW; i++)
 #pragma unroll
             for (int m = 0; m < 2; m++)
-                dt[m][i][0] = __ldg(dt_tiles + ((2 * warp + m) * layer.dt_proj.pieces + i) * 2 * 32);
-        }
+                dt[m][i][0] = __ldg(tiles + ((2 * warp + m) * w.pieces + i) * 2 * 32);
     }
 };
 
 /* x of the tile's rows, zeros past its end. */
 template <class T, class S>
-__device__ __forceinline__ void load_x(T (&x)[TILE], const mix_block<S> &block, int tile_row)
+__device__ __forceinline__ void load_x(T (&x)[TILE], const mix_block<S> &block, int tile_row, int rows)
 {
     const T *xz = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + block.channel;
 #pragma unroll
     for (int i = 0; i < TILE; i++)
-        x[i] = tile_row + i < block.rows ? xz[i * 2 * E] : T(0.0f);
+        x[i] = i < rows ? xz[i * 2 * E] : T(0.0f);
 }
 
 /* u of the tile's rows from their x, zeros past its end; each row's input goes over the oldest of its history. */
 template <class T, class S>
 __device__ __forceinline__ void convolve(float (&u)[TILE], const T (&x)[TILE], const mix_block<S> &block,
-                                         const conv_weights &w, int tile_row)
+                                         const conv_weights &w, int tile_row, int rows)
 {
-    const int rows = block.rows - tile_row, e = block.channel;
+    const int e = block.channel;
 #pragma unroll
     for (int i = 0; i < TILE; i++) {
         const row_place &place = block.place(tile_row + i);
@@ -259,7 +296,7 @@ __device__ __forceinline__ void sum_x_proj(const mix_block<S> &block, const floa
 }
 
 /* dt, B and C of the tile's rows out of all warps' sums. */
-__device__ __forceinline__ void add_sums(mix_shared &shared, const struct linear_cuda &x_proj)
+__device__ __forceinline__ void add_sums(mix_shared &shared)
 {
     const int i = int(threadIdx.x), row = i / MIXED, output = i % MIXED;
     if (i >= TILE * MIXED)
@@ -268,7 +305,7 @@ __device__ __forceinline__ void add_sums(mix_shared &shared, const struct linear
 #pragma unroll
     for (int warp = 0; warp < WARPS; warp++)
         total = __fadd_rn(total, shared.corners[warp][row * SUM_ROW + output]);
-    shared.mixed[row][output] = fmaf(total, __ldg(x_proj.scale + output), __ldg(x_proj.bias + output));
+    shared.mixed[row][output] = fmaf(total, shared.x_scale[output], shared.x_bias[output]);
 }
 
 /* dt of the warp's channels into its corner: what softplus takes. */
@@ -276,7 +313,6 @@ template <int PW, int P, class S>
 __device__ __forceinline__ void project_dt(const mix_block<S> &block, const uint4 (&a)[2][PW][1])
 {
     float *corner = block.shared.corners[block.warp];
-    const struct linear_cuda &dt_proj = block.p.layer.dt_proj;
     const int g = block.lane / 4, t = block.lane % 4;
     uint2 half[P], b[P][1];
     split_rows<P>(half, block.shared.mixed[g], t);
@@ -290,7 +326,7 @@ __device__ __forceinline__ void project_dt(const mix_block<S> &block, const uint
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int channel = 16 * m + g + i / 2 * 8, e = block.warp * 32 + channel;
-            corner[(2 * t + i % 2) * CHANNEL_ROW + channel] = fmaf(c[i], __ldg(dt_proj.scale + e), __ldg(dt_proj.bias + e));
+            corner[(2 * t + i % 2) * CHANNEL_ROW + channel] = fmaf(c[i], block.shared.dt_scale[e], block.shared.dt_bias[e]);
         }
     }
     __syncwarp();
@@ -321,10 +357,10 @@ __device__ __forceinline__ float2 walk_states(S *to, const S *h, const float2 (&
 /* The tile's rows: a half of the threads has every second one. A row's delta is ready before the one in front of it is
  * out of the way. A barrier is all that the copy engine needs to take a place that threads have read. */
 template <int P, bool ZOH, class S>
-__device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_weights &w, int tile_row)
+__device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_weights &w, int tile_row, int rows)
 {
     using T = typename activation<P>::type;
-    const int rows = min(TILE, block.rows - tile_row), e = block.channel % (E / 2) * 2, half = block.warp / (WARPS / 2);
+    const int e = block.channel % (E / 2) * 2, half = block.warp / (WARPS / 2);
     const T *z = static_cast<const T *>(block.p.xz) + int64_t(block.row0 + tile_row) * (2 * E) + E + e;
     T *y = static_cast<T *>(block.p.y) + int64_t(block.row0 + tile_row) * E + e;
     const float *dts = &block.shared.corners[e / 32][e % 32];
@@ -346,28 +382,42 @@ __device__ __forceinline__ void scan_rows(const mix_block<S> &block, const scan_
             walk_states<P, ZOH>(block.home_of(row) + e, block.state_of(row) + e, w.rate, mixed + R, mixed + R + N, delta, u);
         ptx::sync_threads(uint32_t(1 + half), THREADS / 2);
         if (threadIdx.x % (THREADS / 2) == 0)
-            load_h(block, row + RING<S>);
+            load_h(block, row + RING<S>, block.home_of(row + RING<S>));
         put_pair(y + i * E, make_float2(math::gated(sum.x, w.skip.x, u.x, gate.x), math::gated(sum.y, w.skip.y, u.y, gate.y)));
         if (i + 2 < rows)
             delta = delta_of(i + 2);
     }
 }
 
-template <class S> __device__ __forceinline__ void start(const mix_block<S> &block)
+/* The first two warps find the first rows, and half of the ring is sent for: more would stand in front of what comes before
+ * any row's scan. */
+template <class S> __device__ __forceinline__ void start(const mix_block<S> &block, int pad)
 {
-    if (block.warp > 0)
+    const int row = int(threadIdx.x);
+    if (row >= PLACES)
         return;
-    if (block.lane == 0) {
+    if (row == 0) {
         ptx::barrier_init(&block.shared.history_full);
         for (unsigned i = 0; i < RING<S>; i++)
             ptx::barrier_init(block.full(i));
         ptx::barrier_init_done();
     }
     __syncwarp();
-    load_histories(block, 0);
-    if (block.lane == 0)
-        for (unsigned i = 0; i < RING<S>; i++)
-            load_h(block, int(i));
+    const int slot = slot_of(block, row);
+    const int64_t state = block.state_of_slot(slot);
+    if (block.warp == 0)
+        load_histories(block, state, min(TILE - pad, block.rows));
+    if (row < int(RING<S> / 2))
+        load_h(block, row, block.states + state + HISTORY);
+    find_row(block, row, slot);
+}
+
+/* Warp 0: the other half, when the first histories are there. */
+template <class S> __device__ __forceinline__ void fill_ring(const mix_block<S> &block)
+{
+    ptx::barrier_wait(&block.shared.history_full, 0);
+    if (block.lane >= int(RING<S> / 2) && block.lane < int(RING<S>))
+        load_h(block, block.lane, block.home_of(unsigned(block.lane)));
 }
 
 template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(THREADS, 1) mix(const __grid_constant__ params p)
@@ -375,36 +425,42 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     using T = typename activation<P>::type;
     extern __shared__ __align__(128) unsigned char memory[];
     const mix_block<S> block(p, memory);
-    start(block);
+    const int pad = block.pad();
+    start(block, pad);
+    load_tables(block);
     const conv_weights conv(p.layer, block.channel);
     scan_weights w;
     w.load<P>(p.layer, block.channel % (E / 2) * 2, ZOH);
-    __syncthreads(); /* barriers and the first rows' places are there */
+    __syncthreads(); /* barriers, places and tables are there */
     warp_weights<PW> products;
-    products.load(p.layer, block.warp, block.lane);
+    products.load_x_proj(p.layer.x_proj, block.warp, block.lane);
+    if (block.warp == 0)
+        fill_ring(block);
     ptx::wait_for_kernels();
     if (!p.step.beside) /* else out_proj would wait in multiprocessors that the steps beside need */
         ptx::start_next_kernel();
     T x[TILE];
-    load_x(x, block, 0);
-    for (int row = 0; row < block.rows; row += TILE) {
-        if (row > 0) {
-            products.load(p.layer, block.warp, block.lane);
-            __syncthreads(); /* all have scanned the tile before */
-        }
+    load_x(x, block, 0, min(TILE - pad, block.rows));
+    for (int at = 0; at < block.rows + block.pad(); at += TILE) {
+        const int row = max(at - block.pad(), 0), next = at + TILE - block.pad(), rows = min(next, block.rows) - row;
+        if (row > 0)
+            products.load_x_proj(p.layer.x_proj, block.warp, block.lane);
         float u[TILE];
-        ptx::barrier_wait(&block.shared.history_full, uint32_t(row / TILE % 2));
-        convolve(u, x, block, conv, row);
+        ptx::barrier_wait(&block.shared.history_full, uint32_t(at / TILE % 2));
+        convolve(u, x, block, conv, row, rows);
+        if (row > 0)
+            __syncthreads(); /* all have scanned the tile before */
         sum_x_proj<PW, P>(block, u, products.x);
+        products.load_dt_proj(p.layer.dt_proj, block.warp, block.lane); /* not before: x_proj's take the registers */
         __syncthreads();
-        if (block.warp == 0 && row + TILE < block.rows)
-            load_histories(block, row + TILE);
-        add_sums(block.shared, p.layer.x_proj);
-        load_x(x, block, row + TILE);
+        if (block.warp == WARPS - 1 && next < block.rows)
+            load_next(block, at + TILE, next);
+        add_sums(block.shared);
+        load_x(x, block, next, min(TILE, block.rows - next));
         __syncthreads();
         project_dt<PW, P>(block, products.dt);
         __syncthreads(); /* dt of all channels is there */
-        scan_rows<P, ZOH>(block, w, row);
+        scan_rows<P, ZOH>(block, w, row, rows);
     }
     if (p.step.beside)
         ptx::start_next_kernel();

@@ -485,11 +485,43 @@ void check_pair(int rows, bool int8)
         cudaFree(const_cast<void *>(p));
 }
 
+/* A step of so many rows that a block of 132 takes a hundred: the bits of three steps that share them. */
+void check_long(int rows)
+{
+    const options how = {TUNED, 1, rows, PRECISION_BF16, false, true, false, false};
+    stack m = make_stack(how, rows);
+    const std::vector<int> slots = shuffled(rows);
+    const floats x = random_floats(size_t(rows) * size_t(TUNED.D), -1, 1), elapsed = random_floats(size_t(rows), 0.5, 3);
+    const size_t bytes = state_bytes(m) * size_t(rows);
+    void *fresh = nullptr;
+    must(cudaMalloc(reinterpret_cast<char **>(&fresh), bytes), "cudaMalloc");
+    must(cudaMemcpy(fresh, m.states, bytes, cudaMemcpyDeviceToDevice), "cudaMemcpy");
+    floats y[2], states[2];
+    for (int parts : {1, 3}) {
+        const batch b = {rows, device_copy(std::vector<int32_t>(slots.begin(), slots.end())), device_copy(elapsed), device_copy(x)};
+        must(cudaMemcpy(m.states, fresh, bytes, cudaMemcpyDeviceToDevice), "cudaMemcpy");
+        for (int i = 0, first = 0, n; i < parts; i++, first += n) {
+            n = (rows - first) / (parts - i);
+            enqueue(m, b, first, n, m.workspace[0], nullptr);
+        }
+        must(cudaDeviceSynchronize(), "step");
+        y[parts > 1] = host_copy(b.x, x.size()), states[parts > 1] = read_states(m);
+        cudaFree(b.slots), cudaFree(b.elapsed), cudaFree(b.x);
+    }
+    char line[200];
+    snprintf(line, sizeof line, "%d rows: the bits of three parts", rows);
+    verdict(line, y[0] == y[1] && states[0] == states[1]);
+    cudaFree(fresh);
+    free_stack(m);
+}
+
 void check_all(int most)
 {
     check_pair(1, false);
     check_pair(100, true);
     check_pair(most, false);
+    if (most > 1000)
+        check_long(13000);
     for (int precision = 1; precision <= 3; precision++)
         for (bool int8 : {false, true}) {
             check_linear(483, 256, std::min(most, 1000), precision, int8);
