@@ -44,6 +44,7 @@ struct params {
     void *xz, *y;         /* (rows, 2 E), (rows, E)  bf16 at PRECISION_BF16, else fp32 */
     float *u, *dt, *mixed; /* (rows, E), (rows, E), (rows, R + 2 N)  plain path only    */
     int per_block;        /* rows a block of mix takes                                 */
+    bool alone;           /* nobody's products go beside this mix                      */
 };
 
 /* Activations between kernels. */
@@ -526,11 +527,11 @@ template <class T, class S, bool ZOH> __global__ void __launch_bounds__(128) pla
 /* ---- launches ----------------------------------------------------------------------------------------------- */
 
 /* What mix may take: beside other steps three of four, since the products of those need the rest to pass meanwhile. */
-int multiprocessors(const step_cuda &step) { return step.beside ? rows::multiprocessors() * 3 / 4 : rows::multiprocessors(); }
+int multiprocessors(const params &p) { return p.alone ? rows::multiprocessors() : rows::multiprocessors() * 3 / 4; }
 
 template <int PW, int P, class S, bool ZOH> cudaError_t launch_mix(params p, void *stream)
 {
-    p.per_block = ceil_div(p.step.rows, multiprocessors(p.step));
+    p.per_block = ceil_div(p.step.rows, multiprocessors(p));
     const dim3 grid(unsigned(ceil_div(p.step.rows, p.per_block)));
     return cudaError_t(rows::launch(mix<PW, P, S, ZOH>, grid, THREADS, mix_bytes<S>(p.per_block), stream, p));
 }
@@ -624,7 +625,7 @@ bool together(const step_cuda &step) { return step.beside && step.rows >= TOGETH
 params params_of(const mamba_cuda &layer, const step_cuda &step)
 {
     params p = {};
-    p.layer = layer, p.step = step;
+    p.layer = layer, p.step = step, p.alone = !step.beside;
     carve(p, step.workspace);
     return p;
 }
@@ -675,9 +676,13 @@ int mamba_cuda_step(const struct mamba_cuda *layers, int n, const struct step_cu
         return 0;
     struct linear_cuda_rows in = rows_in(layers[0], *step, x);
     int error = linear_cuda(&layers[0].in_proj, &in, stream);
+    if (error == 0 && step->begun)
+        error = cudaEventRecord(static_cast<cudaEvent_t>(step->begun), static_cast<cudaStream_t>(stream));
     for (int i = 0; i < n && error == 0; i++) {
         const struct linear_cuda_rows out = rows_out(layers[i], *step, x);
-        error = middle_any(params_of(layers[i], *step), stream);
+        params p = params_of(layers[i], *step);
+        p.alone = p.alone || (step->beside == STEP_LAST && i + 1 == n);
+        error = middle_any(p, stream);
         if (i + 1 < n)
             in = rows_in(layers[i + 1], *step, x);
         if (error == 0)

@@ -29,6 +29,9 @@ extern "C" {
 /* phase counts to here and begins again: a multiple of every K - 1, so that no ring jumps. */
 enum { MAMBA_CUDA_PHASES = 360360 };
 
+/* Beside others: leave room for their products; the last of them to begin takes all of the GPU at its end. */
+enum { STEP_BESIDE = 1, STEP_LAST = 2 };
+
 /* A layer's weights in device memory. */
 struct mamba_cuda {
     int32_t D, E, N, K, R;       /* d_model, d_inner, d_state 1..64, d_conv 1..16, dt_rank                          */
@@ -56,13 +59,15 @@ struct step_cuda {
     int32_t precision;       /* PRECISION_*                                                                          */
     int32_t state_bf16;      /* states hold bf16 instead of fp32                                                     */
     int32_t plain;           /* 1: take the plain path at the tuned sizes too, for tests                             */
-    int32_t beside;          /* 1: other steps run beside this one, on other streams: leave room for their products  */
+    int32_t beside;          /* other steps run beside this one, on other streams: 0 or STEP_*                       */
     const int32_t *slots;    /* (rows)                                                                               */
     const uint32_t *phase;   /* by slot                                                                              */
     const float *elapsed;    /* (rows)  hops of time since the stream's previous step, 1 = no gap                    */
     void *states;            /* 16-byte aligned                                                                      */
     int64_t state_stride;    /* elements from slot to slot; a multiple of 8                                          */
     void *workspace;         /* mamba_cuda_workspace_bytes(), 16-byte aligned; shared by layers that run in turn     */
+    void *begun;             /* a cudaEvent_t to record when the first product is done, or NULL. A step beside this one
+                              * that waits for it lets this one's states pass as soon as they can                    */
 };
 
 /* Elements of a slot's part for this layer: (K - 1 + N) E. Bytes of workspace for up to `rows` rows in any precision. */

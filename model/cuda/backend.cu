@@ -18,6 +18,7 @@
 
 #include "dsp/clock.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/mamba_step.h"
 #include "model/cuda/chain.h"
 #include "model/cuda/device.h"
 #include "model/cuda/move.h"
@@ -454,7 +455,7 @@ int feed_parts(struct cuda *cuda, const struct call *call, int n)
     for (int i = 0; i < n; i++) {
         struct lane *lane = &cuda->lanes[i % LANES], *before = &cuda->lanes[(i + LANES - 1) % LANES];
         finish_move(cuda, &cuda->parts[i]);
-        lane->bench.beside = !sequence && n > 1;
+        lane->bench.beside = sequence || n == 1 ? 0 : i + 1 < n ? STEP_BESIDE : STEP_LAST;
         if (i == 0) {
             cuda->base.spent.first = clock_now();
             if (check(cuda, cudaEventRecord(cuda->begun, lane->stream), "a batch's start")) {

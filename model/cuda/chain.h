@@ -25,7 +25,7 @@ struct chain_bench {
     uint8_t *blown;   /* (rows)                                                   */
     void *workspace;  /* what layers need besides                                 */
     size_t workspace_bytes;
-    bool beside; /* there are other calls on their way beside this one            */
+    int beside;       /* other calls are on their way beside this one: 0 or mamba_step.h's STEP_* */
 };
 
 /* Lay out a model's weights in the precision (PRECISION_*; mamba layers' states in bf16 if asked for); done twice:

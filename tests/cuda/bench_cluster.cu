@@ -130,7 +130,7 @@ void free_stack(stack &m)
 
 step_cuda step_of(const stack &m, int rows)
 {
-    return {rows, m.how.precision, m.how.state_bf16, 0, 0, m.slot, m.phase, m.elapsed, m.states, m.stride, m.workspace};
+    return {rows, m.how.precision, m.how.state_bf16, 0, 0, m.slot, m.phase, m.elapsed, m.states, m.stride, m.workspace, nullptr};
 }
 
 int cluster_step(const stack &m, int rows, int together, cudaStream_t stream)

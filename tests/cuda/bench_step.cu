@@ -247,18 +247,18 @@ struct batch {
     float *elapsed, *x;
 };
 
-void enqueue(const stack &m, const batch &b, int first, int rows, void *workspace, cudaStream_t stream, bool beside = false)
+void enqueue(const stack &m, const batch &b, int first, int rows, void *workspace, cudaStream_t stream, int beside = 0,
+             cudaEvent_t begun = nullptr)
 {
     const step_cuda step = {rows, m.how.precision, m.how.state_bf16, m.how.plain, beside, b.slots + first, m.phase,
-                            b.elapsed + first, m.states, m.stride, workspace};
+                            b.elapsed + first, m.states, m.stride, workspace, begun};
     float *x = b.x + int64_t(first) * m.how.s.D;
     const int layers = int(m.device.size());
-    if (!m.how.plain && rows > 8 && rows <= mamba_team_streams(m.device.data(), layers, m.how.precision, m.how.state_bf16)) {
-        must(mamba_team_step(m.device.data(), layers, &step, x, stream), "mamba_team_step");
-        return;
-    }
-    if (mamba_stack_takes(m.device.data(), layers, &step)) {
-        must(mamba_stack_step(m.device.data(), layers, &step, x, stream), "mamba_stack_step");
+    const bool team = !m.how.plain && rows > 8 && rows <= mamba_team_streams(m.device.data(), layers, m.how.precision, m.how.state_bf16);
+    const bool stacked = !team && mamba_stack_takes(m.device.data(), layers, &step);
+    if (team || stacked) {
+        must(begun ? cudaEventRecord(begun, stream) : cudaSuccess, "begun");
+        must((team ? mamba_team_step : mamba_stack_step)(m.device.data(), layers, &step, x, stream), team ? "mamba_team_step" : "mamba_stack_step");
         return;
     }
     must(mamba_cuda_step(m.device.data(), layers, &step, x, stream), "mamba_cuda_step");
@@ -396,7 +396,7 @@ void check_bits(options how, int most, const char *name)
             const batch b = {n, device_copy(std::vector<int32_t>(slots.begin() + from, slots.begin() + from + n)),
                              device_copy(floats(elapsed.begin() + from, elapsed.begin() + from + n)),
                              device_copy(floats(x.begin() + from * D, x.begin() + (from + n) * D))};
-            enqueue(m, b, 0, n, m.workspace[0], nullptr, rows == half);
+            enqueue(m, b, 0, n, m.workspace[0], nullptr, rows != half ? 0 : from > 0 ? STEP_LAST : STEP_BESIDE);
             must(cudaDeviceSynchronize(), "step");
             const floats part = host_copy(b.x, size_t(n) * size_t(D));
             std::copy(part.begin(), part.end(), y.begin() + from * D);
@@ -620,10 +620,10 @@ double copy_ceiling(cudaStream_t stream)
 
 struct lanes {
     cudaStream_t main, side;
-    cudaEvent_t fork, join;
+    cudaEvent_t begun, join;
 };
 
-/* One step in one piece, or its halves side by side. */
+/* One step in one piece, or its halves side by side, the second's products beside the first's states. */
 void enqueue_step(const stack &m, const batch &b, const lanes &on, bool halves)
 {
     if (!halves) {
@@ -631,10 +631,9 @@ void enqueue_step(const stack &m, const batch &b, const lanes &on, bool halves)
         return;
     }
     const int half = (b.rows + 1) / 2;
-    must(cudaEventRecord(on.fork, on.main), "fork");
-    must(cudaStreamWaitEvent(on.side, on.fork, 0), "fork");
-    enqueue(m, b, 0, half, m.workspace[0], on.main, true);
-    enqueue(m, b, half, b.rows - half, m.workspace[1], on.side, true);
+    enqueue(m, b, 0, half, m.workspace[0], on.main, STEP_BESIDE, on.begun);
+    must(cudaStreamWaitEvent(on.side, on.begun, 0), "fork");
+    enqueue(m, b, half, b.rows - half, m.workspace[1], on.side, STEP_LAST);
     must(cudaEventRecord(on.join, on.side), "join");
     must(cudaStreamWaitEvent(on.main, on.join, 0), "join");
 }
@@ -710,7 +709,7 @@ void time_all(FILE *json, int only)
     lanes on = {};
     must(cudaStreamCreateWithFlags(&on.main, cudaStreamNonBlocking), "cudaStreamCreate");
     must(cudaStreamCreateWithFlags(&on.side, cudaStreamNonBlocking), "cudaStreamCreate");
-    must(cudaEventCreateWithFlags(&on.fork, cudaEventDisableTiming), "cudaEventCreate");
+    must(cudaEventCreateWithFlags(&on.begun, cudaEventDisableTiming), "cudaEventCreate");
     must(cudaEventCreateWithFlags(&on.join, cudaEventDisableTiming), "cudaEventCreate");
     const double ceiling = copy_ceiling(on.main);
     printf("copy ceiling %.2f TB/s\nus a step of 4 layers:\n", 1e-12 * ceiling);
