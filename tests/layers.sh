@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Who may know whom (README, "Rooms"), and one outside library in one file. Prints each breach; exits 1 on any.
+# Who may know whom (CONTRIBUTING.md, "Rooms"), and one outside library in one file. Prints each breach; exits 1 on any.
 set -u
 bad=0
 breach() { echo "layers: $*"; bad=1; }
