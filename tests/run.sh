@@ -6,7 +6,7 @@ set -u
 build=$1 pick=$2 filter=$3
 shift 3
 export SSM_BUILD=$build SSMD=$build/ssmd SSM=$build/ssm CMOCKA_TEST_FILTER=$filter
-export ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS="suppressions=$PWD/tests/data/lsan.supp print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 LSAN_OPTIONS="suppressions=$PWD/tests/data/lsan.supp print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS="suppressions=$PWD/tests/data/tsan.supp halt_on_error=0 exitcode=66"
 
 passed=0 failed=0
