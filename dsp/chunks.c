@@ -29,6 +29,18 @@ static const struct kind {
     {W64_RIFF, W64_DATA, 16, 8, false, 40, 24, 8, 0},
 };
 
+bool chunks_is_name(const unsigned char *bytes)
+{
+    return isprint(bytes[0]) && isprint(bytes[1]) && isprint(bytes[2]) && isprint(bytes[3]);
+}
+
+/* A chunk's head: its name and its size. */
+static bool read_head(int fd, const struct kind *kind, uint64_t at, unsigned char *head)
+{
+    size_t n = kind->name + kind->size;
+    return pread(fd, head, n, (off_t)at) == (ssize_t)n;
+}
+
 /* The size in a chunk's head. */
 static uint64_t read_size(const struct kind *kind, const unsigned char *head)
 {
@@ -79,15 +91,15 @@ static uint64_t find_next(const struct kind *kind, uint64_t at, uint64_t size)
 /* The chunk of the samples: where they begin, and how many bytes it says they are. */
 static bool find_samples(int fd, const struct kind *kind, uint64_t *from, uint64_t *size)
 {
-    unsigned head = kind->name + kind->size, more = kind->counted + kind->ahead;
+    unsigned more = kind->counted + kind->ahead;
     unsigned char bytes[HEAD];
     uint64_t at = kind->first;
-    for (int i = 0; i < CHUNKS && at > 0 && pread(fd, bytes, head, (off_t)at) == (ssize_t)head; i++) {
+    for (int i = 0; i < CHUNKS && at > 0 && read_head(fd, kind, at, bytes); i++) {
         *size = read_size(kind, bytes);
         if (memcmp(bytes, kind->data, kind->name) == 0) {
             bool is_long = *size == UINT32_MAX && memcmp(kind->begins, "RF64", 4) == 0;
             *size = is_long ? find_long_size(fd) : *size;
-            *from = at + head + kind->ahead;
+            *from = at + kind->name + kind->size + kind->ahead;
             bool known = is_known(*size);
             *size = *size > more ? *size - more : 0;
             return known;
@@ -100,11 +112,9 @@ static bool find_samples(int fd, const struct kind *kind, uint64_t *from, uint64
 /* Are these chunks to the end of the file, and no samples? */
 static bool are_chunks(int fd, const struct kind *kind, uint64_t at, uint64_t all)
 {
-    unsigned head = kind->name + kind->size;
     unsigned char bytes[HEAD];
-    for (int i = 0; i < CHUNKS && at > 0 && at < all && pread(fd, bytes, head, (off_t)at) == (ssize_t)head; i++) {
-        bool named = isprint(bytes[0]) && isprint(bytes[1]) && isprint(bytes[2]) && isprint(bytes[3]);
-        at = named ? find_next(kind, at, read_size(kind, bytes)) : 0;
+    for (int i = 0; i < CHUNKS && at > 0 && at < all && read_head(fd, kind, at, bytes); i++) {
+        at = chunks_is_name(bytes) ? find_next(kind, at, read_size(kind, bytes)) : 0;
     }
     return at >= all;
 }
@@ -113,8 +123,7 @@ static bool are_chunks(int fd, const struct kind *kind, uint64_t at, uint64_t al
 static bool is_whole(int fd, const struct kind *kind, uint64_t all)
 {
     unsigned char bytes[HEAD];
-    unsigned head = kind->name + kind->size;
-    return pread(fd, bytes, head, 0) == (ssize_t)head && read_size(kind, bytes) + head - kind->counted == all;
+    return read_head(fd, kind, 0, bytes) && read_size(kind, bytes) + kind->name + kind->size - kind->counted == all;
 }
 
 /* What is there of what was told. */

@@ -19,5 +19,7 @@ struct chunks_data {
  * about 0x7f000000 (sox, which rounds to whole blocks; arecord, ffmpeg), and what is there speaks for itself. Only regular files
  * are opened. */
 bool chunks_find_data(const char *path, struct chunks_data *data);
+/* Could these four bytes begin a chunk? Samples rarely do. */
+bool chunks_is_name(const unsigned char *bytes);
 
 #endif

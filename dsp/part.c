@@ -11,26 +11,19 @@
 int part_create(const char *path, mode_t mode, char **part)
 {
     enum { TRIES = 100 };
-    int fd = -1;
+    int fd = -1, error = EEXIST;
     *part = NULL;
-    for (int i = 0; i < TRIES && fd < 0; i++) {
+    for (int i = 0; i < TRIES && fd < 0 && error == EEXIST; i++) {
         uint32_t number;
-        free(*part);
-        *part = NULL;
-        if (getrandom(&number, sizeof number, 0) != sizeof number || asprintf(part, "%s.%08x.part", path, number) < 0) {
-            *part = NULL;
+        char *name;
+        if (getrandom(&number, sizeof number, 0) != sizeof number || asprintf(&name, "%s.%08x.part", path, number) < 0) {
             return -1;
         }
-        fd = open(*part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-        if (fd < 0 && errno != EEXIST) {
-            break;
-        }
+        fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        error = errno;
+        *part = fd >= 0 ? name : NULL;
+        free(fd >= 0 ? NULL : name);
     }
-    if (fd < 0) {
-        int error = errno;
-        free(*part);
-        *part = NULL;
-        errno = error;
-    }
+    errno = error;
     return fd;
 }

@@ -181,8 +181,7 @@ static void say_why_unreadable(const char *path, struct sound_file_error *err)
 static bool goes_on(void)
 {
     unsigned char name[4];
-    return read(STDIN_FILENO, name, 4) == 4 &&
-           !(isprint(name[0]) && isprint(name[1]) && isprint(name[2]) && isprint(name[3]));
+    return read(STDIN_FILENO, name, 4) == 4 && !chunks_is_name(name);
 }
 
 struct sound_file *sound_file_open(const char *path, struct sound_file_info *info, struct sound_file_error *err)

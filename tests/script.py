@@ -5,6 +5,7 @@ import fnmatch
 import os
 import signal
 import socket
+import subprocess
 import time
 import traceback
 import wave
@@ -56,6 +57,13 @@ def wait_ready(process):
         if "ready:" in line:
             return
     raise AssertionError(said)
+
+
+def start(path, *arguments):
+    """A daemon of the configuration at `path`, once it is ready; its stderr in a pipe."""
+    process = subprocess.Popen([SSMD, "--config", path, *arguments], stderr=subprocess.PIPE, text=True)
+    wait_ready(process)
+    return process
 
 
 def write_sound(path, data, channels=1, rate=16000):

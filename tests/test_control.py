@@ -17,7 +17,7 @@ import msgpack
 import zmq
 
 import script
-from script import SANITIZED, SSM, SSMD
+from script import SANITIZED, SSM
 
 MODEL = "tests/data/tiny-denoise.safetensors"
 RATE, HOP = 16000, 160
@@ -42,8 +42,7 @@ class Daemon:
             file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  p:\n"
                        f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {MODEL}\n"
                        f"    sinks: [{{type: publish}}, {{type: file, path: {folder}/out.wav}}]\n")
-        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(self.process)
+        self.process = script.start(f"{folder}/c.yaml")
 
     def __enter__(self):
         return self

@@ -51,8 +51,7 @@ class Guarded:
                        f"admins: {folder}/admins}}\n{more}pipelines:\n  p:\n"
                        f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {MODEL}\n"
                        "    sinks: [{type: publish}]\n")
-        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(self.process)
+        self.process = script.start(f"{folder}/c.yaml")
 
     def __enter__(self):
         return self

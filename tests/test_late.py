@@ -73,8 +73,7 @@ def a_stopped_daemon_catches_up_and_loses_nothing():
         port = script.free_port()
         text = f"publish: ipc://{folder}/pub\nhttp: 127.0.0.1:{port}\n"
         path = configure(f"{folder}/c.yaml", text + pipelines(folder, "true"))
-        process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(path)
         time.sleep(1)
         process.send_signal(signal.SIGSTOP)
         time.sleep(1)
@@ -129,8 +128,7 @@ def at_twice_the_capacity_half_is_refused_and_the_others_are_in_time():
         port, n = script.free_port(), 2 * CAPACITY
         text = f"capacity: {CAPACITY}\npublish: ipc://{folder}/pub\nhttp: 127.0.0.1:{port}\n"
         path = configure(f"{folder}/c.yaml", text + sockets(folder, n, OFFERED_MODEL))
-        process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(path)
         taken, senders = stolen(), [Sender(f"{folder}/{i}", OFFER_SECONDS) for i in range(n)]
         for sender in senders:
             sender.start()
@@ -175,8 +173,7 @@ def who_is_too_many_for_one_thread_gives_way_until_all_are_in_time():
         text = f"threads: 1\npublish: ipc://{folder}/pub\nhttp: 127.0.0.1:{port}\npipelines:\n" + "".join(
             f"  p{i}:\n    source: {{type: file, path: {folder}/in.wav}}\n    model: denoise-16k\n    fallback: {MODEL}\n"
             f"    priority: {50 if i else 90}\n    sinks: [{{type: publish}}]\n" for i in range(CROWD))
-        process = subprocess.Popen([SSMD, "--config", configure(f"{folder}/c.yaml", text)], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(configure(f"{folder}/c.yaml", text))
         began, before, more = time.monotonic(), 0, CROWD * 100
         while more > CROWD:  # 1 % of a second's hops
             time.sleep(1)
@@ -211,8 +208,7 @@ def a_stream_from_elsewhere_needs_room_too():
                 f"  live:\n    source: {{type: file, path: {folder}/in.wav}}\n    model: {MODEL}\n    sinks: [{{type: publish}}]\n"
                 f"  in:\n    source: {{type: pcm, path: 'unix:{folder}/in', rate: 16000}}\n    model: {MODEL}\n"
                 "    sinks: [{type: publish}]\n")
-        process = subprocess.Popen([SSMD, "--config", configure(f"{folder}/c.yaml", text)], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(configure(f"{folder}/c.yaml", text))
         control = zmq.Context.instance().socket(zmq.REQ)
         control.setsockopt(zmq.RCVTIMEO, 5000)
         control.connect(f"ipc://{folder}/pub.control")

@@ -67,8 +67,7 @@ def a_start_that_is_refused_leaves_every_file_as_it_was():
 def what_was_cut_off_outlives_a_refused_start_too():
     with tempfile.TemporaryDirectory() as folder:
         script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(20 * RATE))
-        process = subprocess.Popen([SSMD, "--config", configure(folder, f"{folder}/out.wav")], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(configure(folder, f"{folder}/out.wav"))
         time.sleep(2)
         process.kill()
         process.communicate()
@@ -86,8 +85,7 @@ def what_was_cut_off_behind_a_link_leaves_the_link():
         script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(20 * RATE))
         os.mkdir(f"{folder}/large")
         os.symlink("large/out.wav", f"{folder}/link.wav")
-        process = subprocess.Popen([SSMD, "--config", configure(folder, f"{folder}/link.wav")], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(configure(folder, f"{folder}/link.wav"))
         time.sleep(2)
         process.kill()
         process.communicate()
@@ -105,8 +103,7 @@ def a_pipe_is_no_recording():
         for name in ("pipe.wav", "pipe.flac"):
             os.mkfifo(f"{folder}/{name}")
         path = configure(folder, f"{folder}/out.wav", more=", loop: true")
-        process = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = script.start(path)
         for name in ("pipe.wav", "pipe.flac"):
             status, said = run(configure(folder, f"{folder}/{name}", name="other"))
             assert status == 73 and f"{name}: is a pipe" in said, (status, said)
@@ -126,8 +123,7 @@ def a_file_that_another_daemon_writes_is_refused():
         script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
         os.symlink(f"{folder}/both.wav", f"{folder}/same.wav")
         path = configure(folder, f"{folder}/both.wav", more=", loop: true")
-        first = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(first)
+        first = script.start(path)
         for name in ("both", "same"):
             status, said = run(configure(folder, f"{folder}/{name}.wav", name="second"))
             assert status == 73 and f"{name}.wav: is being written by another ssmd" in said, (status, said)

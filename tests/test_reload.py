@@ -74,8 +74,7 @@ class Daemon:
         noise = random.Random(3)
         script.write_sound(f"{folder}/in.wav", noise.randbytes(2 * RATE))
         self.write(*pipelines)
-        self.process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml", *arguments], stderr=subprocess.PIPE, text=True)
-        script.wait_ready(self.process)
+        self.process = script.start(f"{folder}/c.yaml", *arguments)
         self.said = []
         self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True)
         self.reader.start()

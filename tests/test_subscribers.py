@@ -20,7 +20,7 @@ import msgpack
 import zmq
 
 import script
-from script import SANITIZED, SSM, SSMD
+from script import SANITIZED, SSM
 
 MODEL = "tests/data/tiny-denoise.safetensors"
 HOP = 160
@@ -141,8 +141,7 @@ def start_daemon(folder, address):
         for i in range(STREAMS):
             file.write(f"  p{i}:\n    source: {{type: file, path: {folder}/in.wav, loop: true}}\n    model: {MODEL}\n"
                        "    sinks: [{type: publish}]\n")
-    process = subprocess.Popen([SSMD, "--config", f"{folder}/c.yaml"], stderr=subprocess.PIPE, text=True)
-    script.wait_ready(process)
+    process = script.start(f"{folder}/c.yaml")
     return process
 
 

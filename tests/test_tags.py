@@ -141,8 +141,7 @@ def pcm_comes_over_zeromq():
                 out.bind(end)
             source = f"{{type: pcm, path: '{way}:{end}', rate: 16000, pcm_channels: 2}}"
             path = configuration(folder, source, f"[{{type: jsonl, path: {folder}/e.jsonl}}]")
-            daemon = subprocess.Popen([SSMD, "--config", path], stderr=subprocess.PIPE, text=True)
-            script.wait_ready(daemon)
+            daemon = script.start(path)
             if way == "pull":
                 out.connect(end)
             time.sleep(0.3)  # PUB leaves out who isn't there yet
@@ -168,13 +167,15 @@ def a_full_disk_is_told():
         assert done.returncode == 74 and "/dev/full: No space left on device; events are lost" in done.stderr, done
 
 
+def start_endless(folder):
+    """A daemon that adds to e.jsonl for ever."""
+    write_tones(f"{folder}/in.wav")
+    return script.start(configuration(folder, f"{{type: file, path: {folder}/in.wav, loop: true}}", f"[{{type: jsonl, path: {folder}/e.jsonl}}]"))
+
+
 def lines_are_whole_where_room_was_short():
     with tempfile.TemporaryDirectory() as folder:
-        write_tones(f"{folder}/in.wav")
-        process = subprocess.Popen([SSMD, "--config", configuration(folder, f"{{type: file, path: {folder}/in.wav, loop: true}}",
-                                                                    f"[{{type: jsonl, path: {folder}/e.jsonl}}]")],
-                                   stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = start_endless(folder)
 
         def grow(by):
             size, until = os.path.getsize(f"{folder}/e.jsonl"), time.monotonic() + 20
@@ -223,11 +224,7 @@ def a_reader_that_stops_stops_nothing_else():
 
 def lines_go_on_in_a_new_file_when_theirs_was_moved():
     with tempfile.TemporaryDirectory() as folder:
-        write_tones(f"{folder}/in.wav")
-        process = subprocess.Popen([SSMD, "--config", configuration(folder, f"{{type: file, path: {folder}/in.wav, loop: true}}",
-                                                                    f"[{{type: jsonl, path: {folder}/e.jsonl}}]")],
-                                   stderr=subprocess.PIPE, text=True)
-        script.wait_ready(process)
+        process = start_endless(folder)
         for name in ("e.jsonl", "e.jsonl"):
             until = time.monotonic() + 20
             while not (os.path.exists(f"{folder}/{name}") and os.path.getsize(f"{folder}/{name}")) and time.monotonic() < until:

@@ -17,6 +17,12 @@ FAITHFUL = dict(PATIENT, n_layer=5, minutes=14.0, batch=20, seconds=13.44, pause
                 second=0.6, paused=0.3, silent=0.15, clean_only=0.2, noise_moving=0.4, noise_starts=0.2, noise_octaves=0.25,
                 backwards=0.4, audible=0.18, judged=0.065, snr=0.035, begun=0.4, faithful=1.0, plain=("decode",))
 
+# denoise-48k's
+FULL_BAND = dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16, seconds=13.44,
+                 pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25, paused=0.3, silent=0.15,
+                 clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2, audible=0.14, judged=0.055, snr=0.04,
+                 begun=0.5, crisp=0.01, plain=("decode", "crisp"))
+
 RECIPES = {
     # from nothing: version 1 was its six layers
     "denoise-16k": dict(COMMON, n_layer=5, minutes=18.0, lr=1.6e-3, qat=0),
@@ -43,16 +49,10 @@ RECIPES = {
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
-    "denoise-48k": dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n_layer=5, minutes=14.0, batch=16,
-                        seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0, narrow=0.18, lr=6e-4, qat=0.25,
-                        paused=0.3, silent=0.15, clean_only=0.15, speed=0.16, second=0.6, noise_moving=0.4, noise_starts=0.2,
-                        audible=0.14, judged=0.055, snr=0.04, begun=0.5, crisp=0.01, plain=("decode", "crisp")),
+    "denoise-48k": FULL_BAND,
     # the same twice as often, as denoise-16k-large; by --init from a denoise-48k. No better held out either
-    "denoise-48k-large": dict(PATIENT, name="denoise-48k-large", rate=48000, window=960, hop=240, d_conv=7, taps=5, n_layer=5,
-                              minutes=14.0, batch=16, seconds=13.44, pause_seconds=11.0, speech_hours=12.4, noise_hours=8.0,
-                              narrow=0.18, lr=5e-4, qat=0.15, paused=0.3, silent=0.15, clean_only=0.25, speed=0.16, second=0.6,
-                              noise_moving=0.4, noise_starts=0.2, audible=0.2, judged=0.06, snr=0.045, begun=0.5, crisp=0.01,
-                              faithful=2.0, plain=("decode", "crisp")),
+    "denoise-48k-large": dict(FULL_BAND, name="denoise-48k-large", hop=240, d_conv=7, taps=5, lr=5e-4, qat=0.15, clean_only=0.25,
+                              audible=0.2, judged=0.06, snr=0.045, faithful=2.0),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
     # from version 1 with these settings
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
