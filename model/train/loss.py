@@ -18,6 +18,7 @@ goal a little above what it says of the target itself, so that there is an end t
 
 `taught` is the share of all of the above but `judged` that is measured against what a teacher makes of the same mixture
 instead of the target: what can be known of it. Where the mixture is clean speech already, nobody teaches better than it.
+Above what every teacher hears, the lesson is the target.
 
 `faithful` is how many times more `audible` and SNR count in items that are clean speech already, which is to come out as it
 is: their errors are small, and next to those of noisy ones nothing.
@@ -54,6 +55,7 @@ JUDGED_ABOVE = 0.2                      # points above the target's own that are
 JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech to be judged
 JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
 
+TAUGHT_TOP = 0.9, 0.975                 # of a slower teacher's half rate: up to the first it is heard alone, above the second not
 FAITHFUL_DB = -30.0                     # a mixture that differs this little from its target is clean speech
 
 WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0,
@@ -194,8 +196,22 @@ def crisp(P, S, low, high):
 
 def narrow_band(x, step):
     """(B, n * step) samples -> (B, n) at a step'th of the rate, by cutting the spectrum."""
+    if step == 1:
+        return x
     n = x.shape[1] // step
     return torch.fft.irfft(torch.fft.rfft(x)[:, :n // 2 + 1], n) / step
+
+
+def taught_below(low, target):
+    """(B, n) at a step'th of the rate of target (B, n * step) -> target with low's spectrum up to where TAUGHT_TOP begins,
+    shared between the two until it ends."""
+    n = low.shape[1]
+    step = target.shape[1] // n
+    spectrum, heard = torch.fft.rfft(target), torch.fft.rfft(low) * step
+    begin, end = (x * n / 2 for x in TAUGHT_TOP)
+    share = ((end - torch.arange(heard.shape[1], device=low.device)) / (end - begin)).clamp(0.0, 1.0)
+    return torch.fft.irfft(spectrum + F.pad(share * (heard - spectrum[:, :heard.shape[1]]), (0, spectrum.shape[1] - heard.shape[1])),
+                           n * step)
 
 
 def judged_level(clean, db):
@@ -233,8 +249,7 @@ class Loss:
         place = torch.arange(B, device=estimate.device) / max(B - 1, 1)
         index = (place * (n - length)).long()[:, None] + torch.arange(length, device=estimate.device)
         e, c = estimate.gather(1, index), clean.gather(1, index)
-        if self.step > 1:
-            e, c = narrow_band(e, self.step), narrow_band(c, self.step)
+        e, c = narrow_band(e, self.step), narrow_band(c, self.step)
         low, high = JUDGED_DB
         with torch.no_grad():
             gain, speech = judged_level(c, low + (high - low) * (place * 7.0 % 1.0))

@@ -207,13 +207,13 @@ def check_taught(device, out):
     flat = train.Flat(model, recipe, device, lambda f: f)
     step = train.Step(model, flat, recipe, device, layers.make_scan("torch"), lambda f: f, log, None, teachers)
     step.dtype = torch.float32
-    lesson = step.lesson(x)
+    lesson = step.lesson(x, x)
     heard = x[:, :lesson.shape[1]]
     expect("teachers speak in place in time", float((lesson - heard).abs().max()) + abs(x.shape[1] - lesson.shape[1] - 240), 1e-5)
     with torch.no_grad():
         teachers[0].head.bias.mul_(0.25)
     del teachers[1:]
-    goal, clean, lr = step.lesson(x), torch.zeros_like(x), torch.full((), 4e-3, device=device)
+    goal, clean, lr = step.lesson(x, x), torch.zeros_like(x), torch.full((), 4e-3, device=device)
     off = lambda: float((model(x, step.scan)[:, :goal.shape[1]] - goal).norm() / goal.norm())
     with torch.no_grad():
         before = off()
@@ -226,6 +226,37 @@ def check_taught(device, out):
     n = goal.shape[1]
     costs = [float(step.loss(x[:, :n], x[:, :n], x[:, :n], y)[0]) for y in (x[:, :n], goal)]
     expect("clean speech is taught by nobody", abs(costs[0] - costs[1]), 1e-6)
+
+
+def check_taught_below(device):
+    """A teacher of a third of the rate, who does as it hears: below its half rate the lesson is the mixture, above it the target."""
+    torch.manual_seed(9)
+    teacher = layers.Denoiser(dict(d_model=32, n_layer=1)).to(device).requires_grad_(False)
+    recipe = dict(RECIPES["smoke"], rate=48000, window=960, hop=480, taught=1.0)
+    model = layers.Denoiser(recipe).to(device)
+    with torch.no_grad():
+        teacher.head.weight.zero_()
+    step = train.Step(model, train.Flat(model, recipe, device, lambda f: f), recipe, device, layers.make_scan("torch"), lambda f: f,
+                      lambda text: None, None, [teacher])
+    step.dtype = torch.float32
+    n = 480 * 60
+    hz = torch.arange(n // 2 + 1, device=device) * (48000 / n)
+    draw = lambda: torch.fft.rfft(0.1 * torch.randn(4, n, device=device) * torch.hann_window(n, device=device))
+    noisy, clean = draw(), draw()
+    gap = ((hz > 7000) & (hz < 8200)).to(hz.dtype)          # where the two are joined: nothing of either
+    back = lambda spectrum: torch.fft.irfft(spectrum * (1 - gap), n)
+    lesson = step.lesson(back(noisy), back(clean))
+    want = back(torch.where(hz < 7600, noisy, clean))[:, :lesson.shape[1]]
+    expect("a teacher of a lower rate is heard below it", float((lesson - want).abs().max() / want.abs().max()), 0.02)
+    step.teachers.append(layers.Denoiser(recipe).to(device).requires_grad_(False))
+    with torch.no_grad():
+        step.teachers[1].head.weight.zero_()
+        step.teachers[1].head.bias.zero_()                  # says nothing, at any frequency
+    half, want = step.lesson(back(noisy), back(clean)), back(torch.where(hz < 7600, 0.5 * noisy, clean))[:, :lesson.shape[1]]
+    expect("next to one of the same rate it is half of the lesson", float((half - want).abs().max() / want.abs().max()), 0.02)
+    expect("its lesson is one hop shorter", abs(n - lesson.shape[1] - 480), 0)
+    parts = step(back(noisy), back(clean))
+    expect("a step taught so: finite", float((~torch.isfinite(parts)).sum() + (~torch.isfinite(step.flat.grad)).sum()), 0)
 
 
 def check_judge(path, device):
@@ -347,6 +378,7 @@ def main():
     check_grown(device)
     check_loss(device)
     check_taught(device, a.out)
+    check_taught_below(device)
     if a.judge:
         check_judge(a.judge, device)
     rate = recipe.get("rate", 16000)

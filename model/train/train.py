@@ -185,17 +185,26 @@ class Step:
         self.qat, self.graph, self.parts, self.batch = None, None, None, None
 
     @torch.no_grad()
-    def lesson(self, noisy):
-        """The mean of what the teachers make of it: as every Denoiser's output in place in time, whatever their delays."""
-        outputs = [teacher(noisy, self.scan, self.pieces, self.dtype) for teacher in self.teachers]
-        n = min(y.shape[1] for y in outputs)
-        return sum(y[:, :n] for y in outputs) / len(outputs)
+    def lesson(self, noisy, clean):
+        """The mean of what the teachers make of it: as every Denoiser's output in place in time, whatever their delays. Each
+        hears it at its own rate; what isn't below half of every one's is clean's."""
+        rate = self.model.config["rate"]
+        least, outputs, n = min(teacher.config["rate"] for teacher in self.teachers), [], noisy.shape[1]
+        for teacher in self.teachers:
+            own = teacher.config["rate"]
+            heard = losses.narrow_band(noisy, rate // own)
+            y = teacher(heard, self.scan, self.pieces, self.dtype)
+            n = min(n, y.shape[1] * (rate // own))
+            y = torch.nn.functional.pad(y, (0, heard.shape[1] - y.shape[1]))        # a crop's length suits an FFT
+            outputs.append(losses.narrow_band(y, own // least))
+        mean = sum(outputs) / len(outputs)
+        return (losses.taught_below(mean, clean) if least < rate else mean)[:, :n]
 
     def eager(self, noisy, clean):
         self.flat.grad.zero_()
         signals = [self.model(noisy, self.scan, self.pieces, self.dtype, self.qat), clean, noisy]
         if self.teachers:
-            signals.append(self.lesson(noisy))
+            signals.append(self.lesson(noisy, clean))
         n = min(x.shape[1] for x in signals)
         value, parts = self.loss(*(x[:, :n] for x in signals))
         value.backward()
@@ -341,9 +350,9 @@ def read_model(path):
 
 
 def read_teacher(path, rate, device):
-    """The denoiser of an ema.pt or a model file, of whatever sizes, that learns no more."""
+    """The denoiser of an ema.pt or a model file, of whatever sizes, that learns no more; its rate divides the learner's."""
     config, tensors = read_model(path)
-    if config["rate"] != rate:
+    if rate % config["rate"]:
         sys.exit("%s is of %d Hz: it can't teach one of %d" % (path, config["rate"], rate))
     teacher = layers.Denoiser(config).to(device)
     teacher.load_state_dict(tensors)
