@@ -258,36 +258,37 @@ class Loss:
         missing = (F.relu(goal - verdict) * self.counts).sum(1)
         return (missing * speech).mean(), (verdict[:, 2] * speech).sum() / speech.sum().clamp_min(1.0)
 
-    def apart(self, estimate, clean, noisy):
-        """-> loss but for `judged`, parts: as __call__'s but for overall quality."""
-        p = self.pieces
-        g = level(noisy, clean)
-        e, c, r = estimate * g, clean * g, noisy * g
+    def spectra(self, x):
+        return [RealFFT.apply(self.pieces["half_frames"](x, win, n // 2)) for n, win, _ in self.windows]
+
+    def apart(self, e, heard, c, r, counts):
+        """Estimate, its spectra, a target and the mixture at unit level, the items' shares -> loss but for `judged`, parts: as
+        __call__'s but for overall quality."""
+        p, w, total = self.pieces, self.weights, [0.0] * 4
         with torch.no_grad():
-            counts = shares(r, c, self.weights["faithful"])
-        total = [0.0] * 4
-        for n, win, weight in self.windows:
-            P = RealFFT.apply(p["half_frames"](e, win, n // 2))
-            with torch.no_grad():
-                S = RealFFT.apply(p["half_frames"](c, win, n // 2))
+            wanted = self.spectra(c)
+        for (n, _, weight), P, S in zip(self.windows, heard, wanted):
             total = [t + v / len(self.windows) for t, v in zip(total, p["spectral"](P, S, weight, n / (2 * self.rate)))]
             if n == self.ear_window:
-                heard = p["audible"](P, S, *self.ear, counts)
-                off = p["crisp"](P, S, *self.above) if self.weights["crisp"] else torch.zeros_like(heard)
+                lost = p["audible"](P, S, *self.ear, counts)
+                off = p["crisp"](P, S, *self.above) if w["crisp"] else torch.zeros_like(lost)
         snr = p["snr_db"](e, c, r, counts)
-        w = self.weights
         loss = (w["magnitude"] * total[0] + w["complex"] * total[1] + w["removed"] * total[2] + w["begun"] * total[3] -
-                w["snr"] * snr + w["audible"] * heard + w["crisp"] * off)
-        return loss, [*total, snr, heard, off]
+                w["snr"] * snr + w["audible"] * lost + w["crisp"] * off)
+        return loss, [*total, snr, lost, off]
 
     def __call__(self, estimate, clean, noisy, lesson=None):
         """lesson: a teacher's estimate, or None. -> loss, parts: a tensor (magnitude, complex, removed, begun, snr, audible, dB
         that treble is off, overall quality, all against clean; the last two 0 where they have no weight)."""
-        loss, parts = self.apart(estimate, clean, noisy)
-        w = self.weights
+        g, w = level(noisy, clean), self.weights
+        e, c, r = estimate * g, clean * g, noisy * g
+        with torch.no_grad():
+            counts = shares(r, c, w["faithful"])
+        heard = self.spectra(e)
+        loss, parts = self.apart(e, heard, c, r, counts)
         if lesson is not None:
-            lesson = torch.where(already_clean(noisy, clean)[:, None], clean, lesson)
-            loss = (1 - w["taught"]) * loss + w["taught"] * self.apart(estimate, lesson, noisy)[0]
+            lesson = torch.where(already_clean(noisy, clean)[:, None], c, lesson * g)
+            loss = (1 - w["taught"]) * loss + w["taught"] * self.apart(e, heard, lesson, r, counts)[0]
         quality = torch.zeros_like(loss)
         if w["judged"]:
             missing, quality = self.judged(estimate, clean)

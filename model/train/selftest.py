@@ -226,6 +226,8 @@ def check_taught(device, out):
     n = goal.shape[1]
     costs = [float(step.loss(x[:, :n], x[:, :n], x[:, :n], y)[0]) for y in (x[:, :n], goal)]
     expect("clean speech is taught by nobody", abs(costs[0] - costs[1]), 1e-6)
+    costs = [float(step.loss(goal, x[:, :n], 2 * x[:, :n], y)[0]) for y in (None, x[:, :n])]
+    expect("a lesson that is the target is none", abs(costs[0] - costs[1]), 1e-6)
 
 
 def check_taught_below(device):
