@@ -54,8 +54,8 @@ RECIPES = {
     "denoise-48k": FULL_BAND,
     # the same twice as often, as denoise-16k-large; by --init from a denoise-48k. No better held out either
     "denoise-48k-large": dict(WIDE, name="denoise-48k-large", hop=240, d_conv=7, taps=5),
-    # below 8 kHz half taught by two (--teacher denoise-16k-large.safetensors denoise-48k.safetensors), whose mean does better
-    # there than either; by --init from a denoise-48k. Not trained yet
+    # version 4 of denoise-48k: below 8 kHz half taught by two (--teacher denoise-16k-large.safetensors denoise-48k.safetensors),
+    # whose mean does better there than either; by --init from the mean of a denoise-48k and a denoise-16k's weights
     "denoise-48k-taught": dict(WIDE, taught=0.5),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
     # from version 1 with these settings
