@@ -121,9 +121,10 @@ template <class S> struct mix_block {
 template <class S> __device__ __forceinline__ void find_row(const mix_block<S> &block, int row, int slot)
 {
     const step_cuda &step = block.p.step;
-    block.place(row) = {};
+    row_place place = {};
     if (row < block.rows)
-        block.place(row) = {block.state_of_slot(slot), int(step.phase[slot] % (K - 1)), step.elapsed[block.row0 + row]};
+        place = {block.state_of_slot(slot), int(step.phase[slot] % (K - 1)), step.elapsed[block.row0 + row]};
+    block.place(row) = place;
 }
 
 template <class S> __device__ __forceinline__ int slot_of(const mix_block<S> &block, int row)
@@ -162,15 +163,23 @@ template <class S> __device__ __forceinline__ void load_h(const mix_block<S> &bl
     ptx::bulk_load_once(block.state_of(row), home, STATES * sizeof(S), block.full(row));
 }
 
-/* Of the small products, so that who needs one waits for no cache. */
-template <class S> __device__ __forceinline__ void load_tables(const mix_block<S> &block)
-{
-    const struct linear_cuda &x_proj = block.p.layer.x_proj, &dt_proj = block.p.layer.dt_proj;
-    const int i = block.channel;
-    block.shared.dt_scale[i] = __ldg(dt_proj.scale + i), block.shared.dt_bias[i] = __ldg(dt_proj.bias + i);
-    if (i < MIXED)
-        block.shared.x_scale[i] = __ldg(x_proj.scale + i), block.shared.x_bias[i] = __ldg(x_proj.bias + i);
-}
+/* Scales and biases of the small products, so that who needs one waits for no cache. */
+struct table_share {
+    float dt_scale, dt_bias, x_scale, x_bias;
+
+    __device__ __forceinline__ table_share(const mamba_cuda &layer, int i)
+    {
+        const int x = min(i, MIXED - 1);
+        dt_scale = __ldg(layer.dt_proj.scale + i), dt_bias = __ldg(layer.dt_proj.bias + i);
+        x_scale = __ldg(layer.x_proj.scale + x), x_bias = __ldg(layer.x_proj.bias + x);
+    }
+    __device__ __forceinline__ void put(mix_shared &shared, int i) const
+    {
+        shared.dt_scale[i] = dt_scale, shared.dt_bias[i] = dt_bias;
+        if (i < MIXED)
+            shared.x_scale[i] = x_scale, shared.x_bias[i] = x_bias;
+    }
+};
 
 /* What a thread keeps of its channel up to dt. */
 struct conv_weights {
@@ -206,14 +215,15 @@ template <int PW> struct warp_weights {
 
     __device__ __forceinline__ void load_x_proj(const struct linear_cuda &w, int warp, int lane)
     {
-        const uint4 *tiles = static_cast<const uint4 *>(w.tiles) + lane;
+        const int apart = WARPS * w.pieces * 64;
+        const uint4 *tiles = static_cast<const uint4 *>(w.tiles) + warp * w.pieces * 64 + lane;
 #pragma unroll
         for (int i = 0; i < PW; i++)
 #pragma unroll
             for (int m = 0; m < MIXED / 16; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    x[m][i][half] = __ldg(tiles + (((m * WARPS + warp) * w.pieces + i) * 2 + half) * 32);
+                    x[m][i][half] = __ldg(tiles + m * apart + i * 64 + half * 32);
     }
     __device__ __forceinline__ void load_dt_proj(const struct linear_cuda &w, int warp, int lane)
     {
@@ -426,26 +436,28 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     using T = typename activation<P>::type;
     extern __shared__ __align__(128) unsigned char memory[];
     const mix_block<S> block(p, memory);
-    const int pad = block.pad();
-    start(block, pad);
-    load_tables(block);
+    start(block, block.pad());
+    const table_share tables(p.layer, block.channel);
     const conv_weights conv(p.layer, block.channel);
-    scan_weights w;
-    w.load<P>(p.layer, block.channel % (E / 2) * 2, ZOH);
-    __syncthreads(); /* barriers, places and tables are there */
-    warp_weights<PW> products;
-    products.load_x_proj(p.layer.x_proj, block.warp, block.lane);
-    if (block.warp == 0)
-        fill_ring(block);
-    ptx::wait_for_kernels();
-    if (!p.step.beside) /* else out_proj would wait in multiprocessors that the steps beside need */
-        ptx::start_next_kernel();
+    scan_weights w; /* stays where a tile's weights are one piece; several take its registers */
+    if (PW == 1)
+        w.load<P>(p.layer, block.channel % (E / 2) * 2, ZOH);
     T x[TILE];
-    load_x(x, block, 0, min(TILE - pad, block.rows));
     for (int at = 0; at < block.rows + block.pad(); at += TILE) {
         const int row = max(at - block.pad(), 0), next = at + TILE - block.pad(), rows = min(next, block.rows) - row;
-        if (row > 0)
-            products.load_x_proj(p.layer.x_proj, block.warp, block.lane);
+        warp_weights<PW> products;
+        products.load_x_proj(p.layer.x_proj, block.warp,
+                             block.lane); /* nowhere else: what comes from two places is spilled */
+        if (at == 0) {
+            tables.put(block.shared, block.channel); /* not before: it waits for them */
+            __syncthreads();                         /* barriers, places and tables are there */
+            if (block.warp == 0 && block.rows > int(RING<S> / 2))
+                fill_ring(block);
+            ptx::wait_for_kernels();
+            if (!p.step.beside) /* else out_proj would wait in multiprocessors that the steps beside need */
+                ptx::start_next_kernel();
+            load_x(x, block, 0, rows);
+        }
         float u[TILE];
         ptx::barrier_wait(&block.shared.history_full, uint32_t(at / TILE % 2));
         convolve(u, x, block, conv, row, rows);
@@ -453,6 +465,8 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
             __syncthreads(); /* all have scanned the tile before */
         sum_x_proj<PW, P>(block, u, products.x);
         products.load_dt_proj(p.layer.dt_proj, block.warp, block.lane); /* not before: x_proj's take the registers */
+        if (PW > 1)
+            w.load<P>(p.layer, block.channel % (E / 2) * 2, ZOH);
         __syncthreads();
         if (block.warp == WARPS - 1 && next < block.rows)
             load_next(block, at + TILE, next);
