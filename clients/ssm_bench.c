@@ -54,7 +54,7 @@ struct load { /* an engine full of streams, each with its own samples */
     struct ssm_engine *engine;
     const struct ssm_info *info;
     struct ssm_hop *hops;
-    float *in, *out; /* (room, RING, inputs), (room, outputs) */
+    float *in, *out; /* (room, RING, inputs), (room, outputs)  the engine's memory */
     int room, n, turn; /* n: streams that are stepped */
     double due;        /* paced: when the next step is, by the clock */
 };
@@ -108,8 +108,6 @@ static void unload(struct load *load)
 {
     ssm_close(load->engine);
     free(load->hops);
-    free(load->in);
-    free(load->out);
 }
 
 /* Everybody his own RING hops of the signal. */
@@ -134,8 +132,8 @@ static int fill(struct load *load, int n, int n_threads, struct ssm_error *err)
     load->info = ssm_describe(load->engine);
     size_t inputs = (size_t)load->info->inputs, outputs = (size_t)load->info->outputs, rows = (size_t)n;
     load->hops = calloc(rows, sizeof *load->hops);
-    load->in = malloc(rows * RING * inputs * sizeof(float));
-    load->out = malloc(rows * outputs * sizeof(float));
+    load->in = ssm_take_memory(load->engine, rows * RING * inputs * sizeof(float));
+    load->out = ssm_take_memory(load->engine, rows * outputs * sizeof(float));
     if (!load->hops || !load->in || !load->out) {
         unload(load);
         *err = (struct ssm_error){EX_OSERR, "out of memory"};

@@ -37,6 +37,7 @@ struct backend {
     int scan_hops; /* hops it likes in a scan call */
     bool checks;   /* it tells of NaN and inf      */
     bool blown;    /* set with any hop's; the caller clears it */
+    bool lingers;  /* it failed, and may yet write to outputs of that call that lie within its reach */
     int copies;    /* states that copy_begin takes at once; 0: it has no copy_begin */
     struct backend_spent spent;
 };
@@ -58,6 +59,10 @@ struct backend_ops {
      * yet, -1: the device failed. */
     int (*copy_begin)(struct backend *backend, const int *slots, int n);
     int (*copy_end)(struct backend *backend, const float **states);
+    /* Hops that lie in this memory it may read and write where they are, until close: so it is never given back before. pinned:
+     * another device that it was given to first has pinned it for all. 0, or -1: it has no use for it, and that is no failure.
+     * NULL: no more of any, the memory behind it is another. The op itself may be NULL: no use. */
+    int (*reach)(struct backend *backend, void *memory, size_t bytes, bool pinned);
     const char *(*fault)(const struct backend *backend); /* what happened, until close; NULL: nothing */
     void (*close)(struct backend *backend);              /* NULL is fine                              */
 };

@@ -452,6 +452,7 @@ int backend_fleet_step(struct backend *backend, fleet_share *share, void *arg)
     for (int i = 0; i < fleet->n_shards; i++) {
         voided += fleet->shards[i].void_hops;
         backend->blown = backend->blown || fleet->shards[i].backend->blown;
+        backend->lingers = backend->lingers || fleet->shards[i].backend->lingers;
     }
     fleet->health.failed_hops += (uint64_t)voided;
     settle(fleet);
@@ -583,6 +584,19 @@ static int fleet_state_put(struct backend *backend, int slot, const float *state
     return shard->lost && !fleet->standby ? -1 : 0;
 }
 
+/* Pinned by the first that can. */
+static int fleet_reach(struct backend *backend, void *memory, size_t bytes, bool pinned)
+{
+    struct fleet *fleet = (struct fleet *)backend;
+    for (int i = 0; i < fleet->n_shards; i++) {
+        struct shard *shard = &fleet->shards[i];
+        if (!shard->lost && shard->backend->ops->reach) {
+            pinned = shard->backend->ops->reach(shard->backend, memory, bytes, pinned) == 0 || pinned;
+        }
+    }
+    return pinned ? 0 : -1;
+}
+
 /* ---- What there is to say. ---- */
 
 static const char *fleet_fault(const struct backend *backend)
@@ -654,6 +668,7 @@ static const struct backend_ops backend_fleet = {.name =
                                                  .scan = fleet_scan,
                                                  .state_get = fleet_state_get,
                                                  .state_put = fleet_state_put,
+                                                 .reach = fleet_reach,
                                                  .fault = fleet_fault,
                                                  .close = fleet_close};
 

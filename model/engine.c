@@ -9,10 +9,11 @@
 
 #include "model/backend_cuda.h"
 #include "model/engine.h"
+#include "model/memory.h"
 #include "model/refuse.h"
 #include "model/state.h"
 
-enum { STREAMS_MAX = 1 << 20, THREADS_MAX = 1024, MAX_HOPS = 4096 };
+enum { STREAMS_MAX = 1 << 20, THREADS_MAX = 1024, MAX_HOPS = 4096, MEMORIES = 8 };
 enum {
     AHEAD = 16
 }; /* hops of a step that memory is asked for before they are written: a third less time with many thousands */
@@ -32,6 +33,9 @@ struct ssm_engine {
     int n_asked;
     struct backend_hop *hops; /* (streams)  a step's valid hops, on the processor   */
     float *state;             /* (model->state)                                     */
+    struct memory memories[MEMORIES]; /* for hops */
+    int n_memories;
+    bool severed; /* no device has them any more */
 };
 
 static bool is_precision(const char *name)
@@ -234,6 +238,9 @@ void ssm_close(struct ssm_engine *engine)
         if (engine->backend) {
             engine->backend->ops->close(engine->backend);
         }
+        for (int i = 0; i < engine->n_memories; i++) {
+            memory_give_back(&engine->memories[i]);
+        }
         model_close(engine->model);
         free(engine->generations);
         free(engine->stepped);
@@ -242,6 +249,29 @@ void ssm_close(struct ssm_engine *engine)
         free(engine->state);
         free(engine);
     }
+}
+
+void *ssm_take_memory(struct ssm_engine *engine, size_t bytes)
+{
+    struct memory *memory = &engine->memories[engine->n_memories];
+    if (engine->n_memories == MEMORIES || !memory_take(memory, bytes)) {
+        return NULL;
+    }
+    engine->n_memories++;
+    if (!engine->severed && engine->backend->ops->reach) {
+        engine->backend->ops->reach(engine->backend, memory->at, memory->bytes, false);
+    }
+    return memory->at;
+}
+
+/* A device that hangs may yet write to outputs. It keeps their pages, and we go on in others, out of all devices' reach. */
+static void sever(struct ssm_engine *engine)
+{
+    engine->backend->ops->reach(engine->backend, NULL, 0, false);
+    for (int i = 0; i < engine->n_memories; i++) {
+        memory_sever(&engine->memories[i]);
+    }
+    engine->severed = true;
 }
 
 const struct ssm_info *ssm_describe(const struct ssm_engine *engine)
@@ -455,6 +485,9 @@ static int step_fleet(struct ssm_engine *engine)
     bool failed;
     const struct backend_hop *parts;
     backend_fleet_step(engine->backend, admit_share, engine);
+    if (engine->backend->lingers && !engine->severed) {
+        sever(engine);
+    }
     for (int i = 0; (parts = backend_fleet_parts(engine->fleet, i, &n, &failed)); i++) {
         good += finish_parts(engine, parts, n, failed);
     }

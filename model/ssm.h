@@ -17,7 +17,7 @@
  *
  * Threads: an engine has one owner; calls on one engine must not overlap. Different engines are independent. An engine's own
  * threads block every signal; the child of a fork has none of them, and can use no engine of its parent's.
- * Memory: everything is taken in ssm_open; step, scan, stream_* and state_* allocate nothing. */
+ * Memory: everything is taken in ssm_open and ssm_take_memory; step, scan, stream_* and state_* allocate nothing. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -142,6 +142,12 @@ struct ssm_device_info {
 struct ssm_engine *ssm_open(const char *model, const struct ssm_options *options, struct ssm_error *err);
 void ssm_close(struct ssm_engine *engine); /* NULL is fine */
 
+/* Memory for hops to lie in, when there are many: where a step's in and out are there, a GPU reads and writes them by itself, and
+ * no thread has to carry them. They may lie anywhere else, and some here, some there: the same bits come out. It takes its time;
+ * gives memory for any type, zeroed, the engine's until ssm_close, of whole 2 MiB; or NULL: none is to be had, or it is the ninth
+ * piece. While a call on the engine is in progress nobody else writes to it. */
+void *ssm_take_memory(struct ssm_engine *engine, size_t bytes);
+
 const struct ssm_info *ssm_describe(const struct ssm_engine *engine);             /* borrowed from the engine */
 bool ssm_describe_layer(const struct ssm_engine *engine, int i, struct ssm_layer_info *info); /* false past the end */
 bool ssm_describe_channel(const struct ssm_engine *engine, int i, struct ssm_channel *channel); /* the same           */
@@ -169,7 +175,7 @@ int ssm_stream_reset(struct ssm_engine *engine, ssm_stream stream);  /* back to 
 struct ssm_hop {
     ssm_stream stream;
     const float *in; /* (count, hop, channels)  samples, full scale +-1, or the sensors' values; NaN or inf counts as 0 */
-    float *out;      /* (count, outputs)                                                                      */
+    float *out;      /* (count, outputs)  none of the step's may overlap with another's in or out             */
     int count;       /* hops, 1..max_hops                                                                     */
     float elapsed;   /* hops of time since this stream's previous hop, for the first hop here: 1 (or 0, meaning 1)
                         without a gap, 1 + k when k hops were lost, at most 1e6. Multiplies dt: exp(elapsed dt A) */

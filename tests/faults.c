@@ -206,6 +206,7 @@ FAULT(char *, strndup, (const char *text, size_t n), (text, n), NULL, ENOMEM)
 FAULT(FILE *, open_memstream, (char **at, size_t *size), (at, size), NULL, ENOMEM)
 FAULT(void *, mmap, (void *at, size_t size, int protection, int flags, int fd, off_t offset), (at, size, protection, flags, fd, offset),
       MAP_FAILED, ENOMEM)
+FAULT(void *, mremap, (void *at, size_t size, size_t wanted, int flags, void *to), (at, size, wanted, flags, to), MAP_FAILED, ENOMEM)
 FAULT(void *, tsearch, (const void *key, void **root, int (*compare)(const void *, const void *)), (key, root, compare), NULL, ENOMEM)
 FAULT(char *, realpath, (const char *path, char *found), (path, found), NULL, ENOMEM)
 

@@ -19,6 +19,8 @@ static struct script {
     int steps_of[SCRIPTED_SLOTS]; /* hops since the slot was last got          */
     int oldest;
     long scanned;     /* hops, those that failed too */
+    int reaches, pinned, let_go; /* pieces of memory it was given, those that others had pinned, and how often it let go of all */
+    bool lingers;     /* when a step fails           */
     int beside;       /* copies it makes beside the steps, at once; 0: none          */
     long slow_ns, scan_ns; /* that each stream's hop takes in a step and in a scan, by scripted_spend's clock */
 } scripts[SCRIPTED_DEVICES];
@@ -95,6 +97,7 @@ static inline int scripted_step(struct backend *backend, const struct backend_ho
             scribble(&hops[i]);
         }
     }
+    backend->lingers = failed && device->script->lingers;
     return failed ? -1 : 0;
 }
 
@@ -156,6 +159,16 @@ static inline int scripted_copy_end(struct backend *backend, const float **state
     return device->asked++;
 }
 
+static inline int scripted_reach(struct backend *backend, void *memory, size_t bytes, bool pinned)
+{
+    struct script *script = ((struct scripted *)backend)->script;
+    assert_true(!memory || bytes > 0);
+    script->reaches += memory != NULL;
+    script->pinned += pinned;
+    script->let_go += memory == NULL;
+    return 0;
+}
+
 static inline const char *scripted_fault(const struct backend *backend)
 {
     return ((const struct scripted *)backend)->script->failed ? "an illegal memory access was encountered" : NULL;
@@ -180,6 +193,7 @@ static const struct backend_ops scripted_ops = {.name = "scripted",
                                                 .state_put = scripted_put,
                                                 .copy_begin = scripted_copy_begin,
                                                 .copy_end = scripted_copy_end,
+                                                .reach = scripted_reach,
                                                 .fault = scripted_fault,
                                                 .close = scripted_close};
 

@@ -133,6 +133,84 @@ static void assert_no_call_after_the_fault(void)
     }
 }
 
+/* ---- memory ---- */
+
+/* The crowd's hops go where the engine's devices reach them. */
+static void move_in(struct crowd *crowd)
+{
+    size_t bytes = (size_t)HOPS * HOP * sizeof(float);
+    char *in = ssm_take_memory(crowd->engine, (size_t)crowd->n * bytes), *out = ssm_take_memory(crowd->engine, (size_t)crowd->n * bytes);
+    assert_non_null(in);
+    assert_non_null(out);
+    for (int i = 0; i < crowd->n; i++) {
+        memcpy(in + (size_t)i * bytes, crowd->in[i], bytes);
+        free(crowd->in[i]);
+        free(crowd->out[i]);
+        crowd->in[i] = (float *)(void *)(in + (size_t)i * bytes);
+        crowd->out[i] = (float *)(void *)(out + (size_t)i * bytes);
+    }
+}
+
+static void move_out(struct crowd *crowd)
+{
+    for (int i = 0; i < crowd->n; i++) {
+        crowd->in[i] = crowd->out[i] = NULL;
+    }
+    crowd_close(crowd);
+}
+
+static void memory_is_every_devices_and_pinned_once(void **context)
+{
+    (void)context;
+    struct ssm_engine *engine = open_fleet(2, STREAMS, 0);
+    for (int i = 0; i < 8; i++) {
+        char *memory = ssm_take_memory(engine, 100);
+        assert_non_null(memory);
+        memory[99] = 1;
+    }
+    assert_null(ssm_take_memory(engine, 100));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(scripts[i].reaches, 8);
+        assert_int_equal(scripts[i].pinned, i * 8);
+        assert_int_equal(scripts[i].let_go, 0);
+    }
+    ssm_close(engine);
+    engine = open_cpu(STREAMS);
+    assert_non_null(ssm_take_memory(engine, 1));
+    assert_null(ssm_take_memory(engine, 0));
+    ssm_close(engine);
+}
+
+/* What was in it stays, what the step gave elsewhere too, and nobody has the old pages. */
+static void who_hangs_lets_go_of_memory(void **context)
+{
+    (void)context;
+    for (int lingers = 0; lingers < 2; lingers++) {
+        scripted_clear(NULL);
+        struct crowd crowd = crowd_open(open_fleet(2, STREAMS, 0), STREAMS), best = run_on_cpu(STREAMS);
+        move_in(&crowd);
+        scripts[0].at[STEP] = 20;
+        scripts[0].lingers = lingers;
+        while (crowd.at < HOPS) {
+            int good = crowd_step(&crowd);
+            assert_int_equal(good, crowd.at == 20 ? STREAMS / 2 : STREAMS);
+        }
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(scripts[i].reaches, 2);
+            assert_int_equal(scripts[i].let_go, i * lingers); /* who is lost isn't asked */
+        }
+        for (int i = 0; i < STREAMS; i++) {
+            assert_true(same(&crowd, &best, i, 0, i % 2 ? HOPS : 19));
+        }
+        assert_non_null(ssm_take_memory(crowd.engine, 1));
+        assert_int_equal(scripts[0].reaches, 2);
+        assert_int_equal(scripts[1].reaches, lingers ? 2 : 3);
+        assert_no_call_after_the_fault();
+        move_out(&crowd);
+        crowd_close(&best);
+    }
+}
+
 /* ---- a step ---- */
 
 static void gives_the_same_bits_on_any_number_of_devices(void **context)
@@ -630,6 +708,8 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup(name, scripted_clear)
     const struct CMUnitTest tests[] = {
+        CASE(memory_is_every_devices_and_pinned_once),
+        CASE(who_hangs_lets_go_of_memory),
         CASE(gives_the_same_bits_on_any_number_of_devices),
         CASE(goes_on_after_a_fault_as_after_a_gap_since_the_copy),
         CASE(tells_what_happened),

@@ -8,7 +8,8 @@
  * Many streams, and recordings: the rows go in parts through three lanes, each with its own CUDA stream and buffers, so
  * that while one part is computed the next is copied in and the one before copied out. Pinned memory has room for all
  * rows of a call: the GPU gets every part as soon as it is gathered, and from then on doesn't wait for the host, which
- * others may keep from running for milliseconds. Of a recording each part starts from the state that the one before it
+ * others may keep from running for milliseconds. Parts of a step whose hops all lie within the GPU's reach aren't gathered: the
+ * host writes where they are, and the GPU reads and writes them there. Of a recording each part starts from the state that the one before it
  * left, so only the copies run side by side. */
 #include <algorithm>
 #include <cmath>
@@ -39,6 +40,7 @@ struct part {
     cudaEvent_t delivered;
     int first, rows;
     int missing; /* rows still to be moved on the host */
+    bool direct; /* no rows are: the GPU moves them    */
 };
 
 namespace
@@ -52,6 +54,7 @@ enum {
     COPY_SHARE = 40, /* states on their way at once: 1 of so many streams, and no more than COPY_BYTES */
     SCAN_PARTS = 4, /* a call: more make whoever reads and writes wait longer for it */
     GRAPH_ROWS = 512,
+    REACHES = 8,
     BUCKETS = 10, /* 1 << 0 ... 1 << 9 rows */
     LANES = 3,
     UNIT = 64,          /* rows moved at a time: a thread that is kept from running holds up no more */
@@ -84,6 +87,14 @@ struct haul {
     int end, next; /* rows; next: by all threads */
 };
 
+/* Memory of the program's that the GPU reads and writes. */
+struct reach {
+    const char *memory;
+    char *device; /* the same as the GPU sees it */
+    size_t bytes;
+    bool pinned_here;
+};
+
 struct cuda {
     struct backend base;
     const struct model *model;
@@ -94,6 +105,11 @@ struct cuda {
     struct chain_slots slots;
     struct lane lanes[LANES];
     struct part *parts; /* (room / STEP_PART) */
+    struct reach reaches[REACHES];
+    int n_reaches;
+    struct move_row *rows; /* (room) pinned: of direct parts                      */
+    uint32_t *odd;         /* (room / STEP_PART) pinned: they gave NaN or inf      */
+    bool reached;          /* a part of the call in progress is direct, and begun */
     struct haul haul;
     size_t room;   /* rows                           */
     char *records; /* (room) pinned                  */
@@ -168,15 +184,20 @@ const struct backend_hop *hop_of(const struct call *call, int row, int *at)
     return call->picked ? call->hops + call->picked[row] : call->hops;
 }
 
+float elapsed_at(const struct backend_hop *hop, int at)
+{
+    const float elapsed = at < hop->elapsed_count ? hop->elapsed[at] : 1.0f;
+    return elapsed > 0 ? std::fmin(elapsed, float(ELAPSED_MAX)) : 1.0f;
+}
+
 void write_record(const struct cuda *cuda, const struct call *call, int row)
 {
     struct move_record *record = record_at(cuda, row);
     int at;
     const struct backend_hop *hop = hop_of(call, row, &at);
     const size_t width = size_t(cuda->model->info.inputs);
-    const float elapsed = at < hop->elapsed_count ? hop->elapsed[at] : 1.0f;
     record->slot = hop->slot;
-    record->elapsed = elapsed > 0 ? std::fmin(elapsed, float(ELAPSED_MAX)) : 1.0f;
+    record->elapsed = elapsed_at(hop, at);
     memcpy(record->samples, hop->in + size_t(at) * width, width * sizeof *hop->in);
 }
 
@@ -193,6 +214,15 @@ bool is_finite(const float *x, size_t n)
     return !odd;
 }
 
+/* A hop's output: tell of what is no number. */
+void look_at(struct cuda *cuda, const struct backend_hop *hop, const float *out)
+{
+    if (hop->blown && !is_finite(out, size_t(cuda->model->info.outputs))) {
+        __atomic_store_n(hop->blown, true, __ATOMIC_RELAXED); /* rows of one recording go to several threads */
+        __atomic_store_n(&cuda->base.blown, true, __ATOMIC_RELAXED);
+    }
+}
+
 void read_output(struct cuda *cuda, const struct call *call, int row)
 {
     const float *out = output_at(cuda, row);
@@ -200,13 +230,10 @@ void read_output(struct cuda *cuda, const struct call *call, int row)
     const struct backend_hop *hop = hop_of(call, row, &at);
     const size_t width = size_t(cuda->model->info.outputs);
     memcpy(hop->out + size_t(at) * width, out, width * sizeof *out);
-    if (hop->blown && !is_finite(out, width)) {
-        __atomic_store_n(hop->blown, true, __ATOMIC_RELAXED); /* rows of one recording go to several threads */
-        __atomic_store_n(&cuda->base.blown, true, __ATOMIC_RELAXED);
-    }
+    look_at(cuda, hop, out);
 }
 
-void move_row(struct haul *haul, int row)
+void carry_row(struct haul *haul, int row)
 {
     if (haul->out) {
         read_output(haul->cuda, &haul->call, row);
@@ -220,7 +247,7 @@ bool move_unit(struct haul *haul)
 {
     const int first = __atomic_fetch_add(&haul->next, +UNIT, __ATOMIC_RELAXED), end = std::min(first + UNIT, haul->end);
     for (int row = first; row < end; row++) {
-        move_row(haul, row);
+        carry_row(haul, row);
     }
     if (first < end) {
         __atomic_fetch_sub(&haul->cuda->parts[first / haul->call.most].missing, end - first, __ATOMIC_RELEASE);
@@ -268,6 +295,54 @@ void abandon_move(struct cuda *cuda)
     __atomic_store_n(&cuda->haul.next, cuda->haul.end, __ATOMIC_RELAXED);
     if (cuda->team) {
         team_wait(cuda->team);
+    }
+}
+
+/* ---- hops within the GPU's reach ---------------------------------------------------------------------------- */
+
+/* Where the GPU sees it; NULL: nowhere. */
+float *in_reach(const struct cuda *cuda, const float *at, size_t bytes)
+{
+    for (int i = 0; i < cuda->n_reaches; i++) {
+        const struct reach *reach = &cuda->reaches[i];
+        const size_t offset = size_t(at) - size_t(reach->memory); /* before it: huge */
+        if (offset < reach->bytes && bytes <= reach->bytes - offset) {
+            return reinterpret_cast<float *>(reach->device + offset);
+        }
+    }
+    return nullptr;
+}
+
+/* Write where a part's hops are. False: not all are within reach. */
+bool list_rows(struct cuda *cuda, const struct call *call, const struct part *part)
+{
+    const size_t inputs = size_t(cuda->model->info.inputs), outputs = size_t(cuda->model->info.outputs);
+    bool all = cuda->n_reaches > 0 && call->picked;
+    for (int row = part->first; all && row < part->first + part->rows; row++) {
+        int at;
+        const struct backend_hop *hop = hop_of(call, row, &at);
+        const float *in = in_reach(cuda, hop->in + size_t(at) * inputs, inputs * sizeof *in);
+        float *out = in_reach(cuda, hop->out + size_t(at) * outputs, outputs * sizeof *out);
+        cuda->rows[row] = {in, out, hop->slot, elapsed_at(hop, at)};
+        all = in && out;
+    }
+    return all;
+}
+
+uint32_t *odd_of(const struct cuda *cuda, const struct part *part)
+{
+    return cuda->odd + (part - cuda->parts);
+}
+
+/* What came of a direct part lies where it is wanted. */
+void look_over(struct cuda *cuda, const struct call *call, const struct part *part)
+{
+    const size_t outputs = size_t(cuda->model->info.outputs);
+    const bool odd = __atomic_load_n(odd_of(cuda, part), __ATOMIC_ACQUIRE);
+    for (int row = part->first; odd && row < part->first + part->rows; row++) {
+        int at;
+        const struct backend_hop *hop = hop_of(call, row, &at);
+        look_at(cuda, hop, hop->out + size_t(at) * outputs);
     }
 }
 
@@ -387,30 +462,47 @@ int step_small(struct cuda *cuda, const struct call *call)
 
 /* ---- many rows: parts --------------------------------------------------------------------------------------- */
 
-/* A part through a lane: copy in, through the layers (behind those of `before`, if not NULL), copy out. */
-cudaError_t launch_part(struct cuda *cuda, const struct part *part, struct lane *lane, bool sequence,
-                        const struct lane *before)
+/* A part's rows to where its lane computes. */
+cudaError_t launch_in(struct cuda *cuda, const struct part *part, struct lane *lane, const struct lane *before)
 {
     const struct chain_bench *bench = &lane->bench;
     const int inputs = cuda->model->info.inputs, rows = part->rows;
-    const size_t values = size_t(rows) * size_t(cuda->model->info.outputs);
+    if (part->direct) {
+        return move_fetch(cuda->rows + part->first, rows, inputs, bench->slots, bench->elapsed, bench->values[0],
+                          lane->stream);
+    }
     cudaError_t error = cudaMemcpyAsync(lane->records_gpu, record_at(cuda, part->first),
                                         size_t(rows) * move_record_bytes(inputs), cudaMemcpyHostToDevice, lane->stream);
     if (!error && before) {
         error = cudaStreamWaitEvent(lane->stream, before->computed, 0);
     }
-    if (!error) {
-        error = move_in(lane->records_gpu, rows, inputs, bench->slots, bench->elapsed, bench->values[0], lane->stream);
+    return error ? error
+                 : move_in(lane->records_gpu, rows, inputs, bench->slots, bench->elapsed, bench->values[0], lane->stream);
+}
+
+cudaError_t launch_out(struct cuda *cuda, const struct part *part, struct lane *lane)
+{
+    const int outputs = cuda->model->info.outputs, rows = part->rows;
+    if (part->direct) {
+        return move_deliver(cuda->rows + part->first, rows, outputs, lane->out_gpu, odd_of(cuda, part), lane->stream);
     }
+    return cudaMemcpyAsync(output_at(cuda, part->first), lane->out_gpu, size_t(rows) * size_t(outputs) * sizeof(float),
+                           cudaMemcpyDeviceToHost, lane->stream);
+}
+
+/* A part through a lane: in, through the layers (behind those of `before`, if not NULL), out. */
+cudaError_t launch_part(struct cuda *cuda, const struct part *part, struct lane *lane, bool sequence,
+                        const struct lane *before)
+{
+    cudaError_t error = launch_in(cuda, part, lane, before);
     if (!error) {
-        error = chain_run(cuda->chain, &cuda->slots, bench, rows, sequence, lane->out_gpu, lane->stream);
+        error = chain_run(cuda->chain, &cuda->slots, &lane->bench, part->rows, sequence, lane->out_gpu, lane->stream);
     }
     if (!error) {
         error = cudaEventRecord(lane->computed, lane->stream);
     }
     if (!error) {
-        error = cudaMemcpyAsync(output_at(cuda, part->first), lane->out_gpu, values * sizeof(float),
-                                cudaMemcpyDeviceToHost, lane->stream);
+        error = launch_out(cuda, part, lane);
     }
     return error ? error : cudaEventRecord(part->delivered, lane->stream);
 }
@@ -448,13 +540,30 @@ int cut(struct cuda *cuda, const struct call *call)
     return n;
 }
 
-/* Each part to the GPU as soon as it is gathered. */
+/* Have part i at hand for the GPU, those before it being so. The first that isn't all within its reach, and all behind it, are
+ * gathered: beside the GPU's work on what came before. */
+void gather_part(struct cuda *cuda, const struct call *call, int i, int n)
+{
+    struct part *part = &cuda->parts[i];
+    const bool so_far = i == 0 || cuda->parts[i - 1].direct;
+    part->direct = so_far && list_rows(cuda, call, part);
+    cuda->reached = cuda->reached || part->direct;
+    *odd_of(cuda, part) = 0;
+    if (so_far && !part->direct) {
+        begin_move(cuda, call, i, n, false, true);
+    }
+    if (!part->direct) {
+        finish_move(cuda, part);
+    }
+}
+
+/* Each part to the GPU as soon as it is at hand. */
 int feed_parts(struct cuda *cuda, const struct call *call, int n)
 {
     const bool sequence = !call->picked;
     for (int i = 0; i < n; i++) {
         struct lane *lane = &cuda->lanes[i % LANES], *before = &cuda->lanes[(i + LANES - 1) % LANES];
-        finish_move(cuda, &cuda->parts[i]);
+        gather_part(cuda, call, i, n);
         lane->bench.beside = sequence || n == 1 ? 0 : i + 1 < n ? STEP_BESIDE : STEP_LAST;
         if (i == 0) {
             cuda->base.spent.first = clock_now();
@@ -485,8 +594,12 @@ int collect_parts(struct cuda *cuda, const struct call *call, int n)
             return -1;
         }
         cuda->base.spent.back = clock_now();
-        begin_move(cuda, call, i, i + 1, true, is_behind(cuda, i, n));
-        finish_move(cuda, &cuda->parts[i]);
+        if (cuda->parts[i].direct) {
+            look_over(cuda, call, &cuda->parts[i]);
+        } else {
+            begin_move(cuda, call, i, i + 1, true, is_behind(cuda, i, n));
+            finish_move(cuda, &cuda->parts[i]);
+        }
     }
     return 0;
 }
@@ -509,9 +622,10 @@ int run_parts(struct cuda *cuda, const struct call *call)
     if (order_lanes(cuda)) {
         return -1;
     }
-    begin_move(cuda, call, 0, n, false, true);
+    cuda->reached = false;
     if (feed_parts(cuda, call, n) || collect_parts(cuda, call, n)) {
         abandon_move(cuda);
+        cuda->base.lingers = cuda->reached;
         return -1;
     }
     cuda->base.spent.done = clock_now();
@@ -624,6 +738,48 @@ int cuda_copy_end(struct backend *backend, const float **states)
     return state == cudaErrorNotReady ? 0 : check(cuda, state, "copying states") ? -1 : 1;
 }
 
+/* Only for a look-up: what can't be had here is gathered. */
+cudaError_t add_reach(struct cuda *cuda, void *memory, size_t bytes, bool pinned)
+{
+    struct reach *reach = &cuda->reaches[cuda->n_reaches];
+    void *device;
+    cudaError_t error = cudaSetDevice(cuda->device);
+    if (!error && !pinned) {
+        error = cudaHostRegister(memory, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
+    }
+    if (error) {
+        return error;
+    }
+    if ((error = cudaHostGetDevicePointer(&device, memory, 0)) != cudaSuccess) {
+        if (!pinned) {
+            cudaHostUnregister(memory);
+        }
+        return error;
+    }
+    *reach = {static_cast<const char *>(memory), static_cast<char *>(device), bytes, !pinned};
+    cuda->n_reaches++;
+    return cudaSuccess;
+}
+
+int cuda_reach(struct backend *backend, void *memory, size_t bytes, bool pinned)
+{
+    struct cuda *cuda = of(backend);
+    if (!memory) {
+        for (struct reach &reach : cuda->reaches) {
+            reach.bytes = 0;
+        }
+        return 0;
+    }
+    if (cuda->fault[0] || cuda->n_reaches == REACHES) {
+        return -1;
+    }
+    const cudaError_t error = add_reach(cuda, memory, bytes, pinned);
+    if (error) {
+        cudaGetLastError();
+    }
+    return error ? -1 : 0;
+}
+
 const char *cuda_fault(const struct backend *backend)
 {
     const struct cuda *cuda = reinterpret_cast<const struct cuda *>(backend);
@@ -655,6 +811,8 @@ void lay_out_pinned(struct cuda *cuda, struct arena *arena)
     cuda->copies = arena_take<float>(arena, 2 * size_t(cuda->base.copies) * cuda->model->state);
     cuda->records = arena_take<char>(arena, cuda->room * move_record_bytes(cuda->model->info.inputs));
     cuda->out = arena_take<float>(arena, cuda->room * size_t(cuda->model->info.outputs));
+    cuda->rows = arena_take<struct move_row>(arena, cuda->room);
+    cuda->odd = arena_take<uint32_t>(arena, cuda->room / STEP_PART);
 }
 
 int refuse_streams(const struct cuda *cuda, size_t bytes, size_t bytes_free, struct ssm_error *err)
@@ -766,8 +924,15 @@ int warm_up(struct cuda *cuda, struct lane *lane, int least)
     for (int row = 0; row < ROWS; row++) {
         record_at(cuda, row)->slot = cuda->streams;
         record_at(cuda, row)->elapsed = 1;
+        cuda->rows[row] = {record_at(cuda, row)->samples, output_at(cuda, row), cuda->streams, 1};
     }
     part->first = 0;
+    part->rows = 1;
+    part->direct = true;
+    if (check(cuda, launch_part(cuda, part, lane, false, nullptr), "its first hop")) {
+        return -1;
+    }
+    part->direct = false;
     for (part->rows = least; part->rows <= ROWS; part->rows *= 2) {
         if (part->rows <= STEP_PART && part->rows < 2 * cuda->streams &&
             check(cuda, launch_part(cuda, part, lane, false, nullptr), "its first batch")) {
@@ -878,6 +1043,11 @@ void close_gpu(struct cuda *cuda)
             cudaGraphExecDestroy(cuda->graphs[i]);
         }
     }
+    for (int i = 0; i < cuda->n_reaches; i++) {
+        if (cuda->reaches[i].pinned_here) {
+            cudaHostUnregister(const_cast<char *>(cuda->reaches[i].memory));
+        }
+    }
     cudaFree(cuda->gpu_memory);
     cudaFreeHost(cuda->pinned_memory);
     chain_destroy(cuda->chain);
@@ -959,7 +1129,8 @@ struct backend *cuda_open(const struct model *model, const struct ssm_options *o
 }
 
 const struct backend_ops ops = {"cuda",         cuda_open,      cuda_step,  cuda_scan,
-                                cuda_state_get, cuda_state_put, cuda_copy_begin, cuda_copy_end, cuda_fault, cuda_close};
+                                cuda_state_get, cuda_state_put, cuda_copy_begin, cuda_copy_end,
+                                cuda_reach,     cuda_fault,     cuda_close};
 const struct backend_cuda library = {&ops, device_list};
 
 } /* namespace */

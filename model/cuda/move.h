@@ -27,6 +27,25 @@ static inline size_t move_record_bytes(int inputs)
 cudaError_t move_in(const void *records, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
                     cudaStream_t stream);
 
+/* A row whose hop the GPU reads and writes where it lies in the host's memory. */
+struct move_row {
+    const float *in; /* (inputs)  */
+    float *out;      /* (outputs) */
+    int32_t slot;
+    float elapsed;
+};
+
+/* Rows of such a table, pinned -> slots (rows), elapsed (rows), x (rows, inputs); NaN and inf become 0. Bytes over the bus:
+ * 24 a row and 4 a value. Grid: so few blocks as keep the bus busy, each small enough to run beside mamba_stack.h's. The
+ * kernel behind it sees all of it, as with move_in. */
+cudaError_t move_fetch(const struct move_row *table, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
+                       cudaStream_t stream);
+
+/* And back: from (rows, outputs), device memory -> where the table says. *odd, pinned, becomes 1 when there was NaN or inf;
+ * never cleared. */
+cudaError_t move_deliver(const struct move_row *table, int rows, int outputs, const float *from, uint32_t *odd,
+                         cudaStream_t stream);
+
 /* Count one on in *done, pinned host memory, when all before it on the stream has happened and the host can see it. */
 cudaError_t move_done(uint32_t *count, volatile uint32_t *done, cudaStream_t stream);
 

@@ -4,6 +4,7 @@
 #include "dsp/clock.h"
 #include "dsp/sound_file.h"
 #include "model/backend_cuda.h"
+#include "model/memory.h"
 #include "model/ssm.h"
 #include "tests/model_file.h"
 
@@ -408,6 +409,145 @@ static void a_stream_is_the_same_bits_alone_and_in_any_batch(void **state)
     free(alone_in);
     free(alone);
     model_close(model);
+}
+
+/* Streams' hops, one after the other at some distance from `from` on, of which the first are within the GPU's reach. */
+struct layout {
+    char *from;
+    size_t distance, offset;
+};
+
+static float *place_of(const struct layout *layout, int i)
+{
+    return (float *)(void *)(layout->from + layout->offset + (size_t)i * layout->distance);
+}
+
+/* Steps with hops in memory of the program's own and, the first so many of them, in memory that the GPU was given. */
+static void run_reached(struct backend *gpu, const struct model *model, const float *in, float *out, int streams, int steps,
+                        int reached, const struct layout *ins, const struct layout *outs, bool *blown)
+{
+    size_t inputs = (size_t)model->info.inputs, outputs = (size_t)model->info.outputs;
+    struct backend_hop *hops = calloc((size_t)streams, sizeof *hops);
+    for (int i = 0; i < streams; i++) {
+        gpu->ops->state_put(gpu, i, NULL);
+    }
+    for (int t = 0; t < steps; t++) {
+        for (int i = 0; i < streams; i++) {
+            hops[i] = hop_at(model, streams - 1 - i, in, out, t * streams + i, 1, NULL);
+            hops[i].blown = &blown[i];
+            if (i < reached) {
+                memcpy(place_of(ins, i), hops[i].in, inputs * sizeof *in);
+                memset(place_of(outs, i), 0xff, outputs * sizeof *out);
+                hops[i].in = place_of(ins, i);
+                hops[i].out = place_of(outs, i);
+            }
+        }
+        assert_int_equal(gpu->ops->step(gpu, hops, streams), 0);
+        for (int i = 0; i < reached; i++) {
+            memcpy(out + (size_t)(t * streams + i) * outputs, place_of(outs, i), outputs * sizeof *out);
+        }
+    }
+    free(hops);
+}
+
+/* Wherever hops lie, and on whatever border: all within reach, the first of several parts, half of one, none; NaN in, and out. */
+static void hops_within_reach_give_the_same_bits(void **state)
+{
+    (void)state;
+    enum { STREAMS = 9003, STEPS = 3, ROOM = 1408 };
+    static const int reached[] = {STREAMS, 5000, 1000, 0};
+    static const size_t offsets[] = {0, 4, 16};
+    struct model *model = open_model(DENOISE);
+    struct backend *gpu = open_backend(cuda, model, STREAMS, 2, NULL);
+    size_t inputs = (size_t)model->info.inputs, outputs = (size_t)model->info.outputs;
+    struct memory memory;
+    assert_true(memory_take(&memory, (size_t)STREAMS * ROOM));
+    assert_int_equal(gpu->ops->reach(gpu, memory.at, memory.bytes, false), 0);
+    float *in = record(model, (size_t)STREAMS * STEPS, 8), *want = room(model, (size_t)STREAMS * STEPS),
+          *got = room(model, (size_t)STREAMS * STEPS);
+    bool *blown = calloc(STREAMS, sizeof *blown);
+    for (size_t i = 0; i < (size_t)STREAMS * inputs; i += 1009) {
+        in[i] = i % 3 ? NAN : -INFINITY;
+    }
+    run_batch(gpu, model, in, want, STREAMS, STEPS);
+    for (size_t k = 0; k < sizeof reached / sizeof *reached; k++) {
+        for (size_t o = 0; o < sizeof offsets / sizeof *offsets; o++) {
+            const struct layout ins = {memory.at, ROOM, offsets[o]},
+                                outs = {(char *)memory.at + inputs * sizeof *in + 16, ROOM, offsets[o]};
+            memset(got, 0, (size_t)STREAMS * STEPS * outputs * sizeof *got);
+            run_reached(gpu, model, in, got, STREAMS, STEPS, reached[k], &ins, &outs, blown);
+            for (size_t i = 0; i < (size_t)STREAMS * STEPS; i++) {
+                if (memcmp(got + i * outputs, want + i * outputs, outputs * sizeof *got)) {
+                    fail_msg("%d within reach, %zu bytes on: hop %zu differs", reached[k], offsets[o], i);
+                }
+            }
+        }
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        assert_false(blown[i]);
+    }
+    float *broken = malloc((model->state + 1) * sizeof *broken);
+    for (size_t i = 0; i < model->state; i++) {
+        broken[i] = NAN;
+    }
+    const int odd = STREAMS - 1 - 6000;
+    struct backend_hop *hops = calloc(STREAMS, sizeof *hops);
+    for (int i = 0; i < STREAMS; i++) {
+        float *at = place_of(&(struct layout){memory.at, ROOM, 0}, i);
+        hops[i] = (struct backend_hop){.slot = STREAMS - 1 - i, .in = at, .out = at + inputs, .count = 1, .blown = &blown[i]};
+    }
+    gpu->blown = false;
+    assert_int_equal(gpu->ops->state_put(gpu, odd, broken), 0);
+    assert_int_equal(gpu->ops->step(gpu, hops, STREAMS), 0);
+    assert_true(gpu->blown);
+    for (int i = 0; i < STREAMS; i++) {
+        assert_int_equal(blown[i], i == 6000);
+    }
+    gpu->ops->close(gpu);
+    memory_give_back(&memory);
+    free(hops);
+    free(broken);
+    free(blown);
+    free(in);
+    free(want);
+    free(got);
+    model_close(model);
+}
+
+/* The hop that the GPU hangs in is void; what it writes when it wakes up, nobody has any more. */
+static void what_hangs_writes_to_nobody(void **state)
+{
+    (void)state;
+    enum { STREAMS = 600 };
+    struct ssm_error err = {0};
+    struct ssm_options options = {.device = "cuda", .streams = STREAMS, .threads = 2};
+    struct ssm_engine *engine = ssm_open(shipped[DENOISE - RECIPES], &options, &err);
+    struct ssm_hop *hops = calloc(STREAMS, sizeof *hops);
+    assert_non_null(engine);
+    size_t hop = (size_t)ssm_describe(engine)->hop;
+    float *memory = ssm_take_memory(engine, 2 * STREAMS * hop * sizeof *memory), *out = memory + STREAMS * hop;
+    uint64_t seed = 3;
+    assert_non_null(memory);
+    test_fill(memory, STREAMS * hop, 0.3f, &seed);
+    for (int i = 0; i < STREAMS; i++) {
+        hops[i] = (struct ssm_hop){.in = memory + (size_t)i * hop, .out = out + (size_t)i * hop, .count = 1};
+        assert_int_equal(ssm_stream_open(engine, &hops[i].stream), SSM_OK);
+    }
+    for (int t = 0; t < 5; t++) {
+        assert_int_equal(ssm_step(engine, hops, STREAMS), STREAMS);
+    }
+    assert_int_equal(stall(0, 2500), 0);
+    assert_int_equal(ssm_step(engine, hops, STREAMS), 0);
+    memset(out, 0x5a, STREAMS * hop * sizeof *out);
+    assert_int_equal(stall_end(0), 0); /* and what waited behind it has 100 ms */
+    for (int64_t from = clock_now(); clock_now() - from < 100000000;) {
+    }
+    for (size_t i = 0; i < STREAMS * hop * sizeof *out; i++) {
+        assert_int_equal(((const unsigned char *)out)[i], 0x5a);
+    }
+    assert_int_equal(ssm_step(engine, hops, STREAMS), STREAMS);
+    ssm_close(engine);
+    free(hops);
 }
 
 /* All there is to a call in little: graphs, parts with helpers, a recording in parts; small enough for a look by
@@ -993,6 +1133,7 @@ int main(void)
         cmocka_unit_test(every_model_steps_and_scans_as_on_the_processor),
         cmocka_unit_test(a_long_recording_scans_as_it_steps),
         cmocka_unit_test(a_stream_is_the_same_bits_alone_and_in_any_batch),
+        cmocka_unit_test(hops_within_reach_give_the_same_bits),
         cmocka_unit_test(a_small_model_goes_all_ways),
         cmocka_unit_test(streams_of_different_pace_keep_to_themselves),
         cmocka_unit_test(not_a_number_counts_as_silence),
@@ -1002,6 +1143,7 @@ int main(void)
         cmocka_unit_test(gpu_memory_is_constant_after_open),
         cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
         cmocka_unit_test(a_gpu_that_hangs_is_given_up),
+        cmocka_unit_test(what_hangs_writes_to_nobody),
         cmocka_unit_test(one_of_two_gpus_hangs_and_the_other_goes_on),
         cmocka_unit_test(a_gpu_that_fails_says_so_and_the_engine_goes_on_without),
     };
