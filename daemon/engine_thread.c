@@ -18,6 +18,7 @@ struct engine_batch {
     bool waits;                       /* one of them for room        */
     int n;
     uint64_t faults;                  /* of the engine, seen so far  */
+    struct rooms rooms;
     struct stream_piece piece;
     float elapsed[STREAM_PIECE];      /* of a scan: 1 but for the first */
     int behind;                       /* the stream to look at first for one that has to catch up */
@@ -72,6 +73,18 @@ void engine_thread_destroy(struct engine_thread *thread)
     }
 }
 
+/* Where a GPU reads and writes hops by itself; the processor does wherever they are. */
+static void make_rooms(struct engine_batch *batch, const struct ssm_info *model)
+{
+    size_t inputs = (size_t)model->inputs * STREAM_HOPS, outputs = (size_t)model->outputs * STREAM_HOPS;
+    batch->rooms.inputs = (inputs + 3) & ~(size_t)3; /* both on borders of 16 bytes */
+    batch->rooms.outputs = (outputs + 3) & ~(size_t)3;
+    if (strncmp(model->device, "cpu", 3) != 0) {
+        size_t room = batch->rooms.inputs + batch->rooms.outputs;
+        batch->rooms.memory = ssm_take_memory(batch->engine, (size_t)model->streams * room * sizeof(float));
+    }
+}
+
 struct engine_batch *engine_batch_create(struct ssm_engine *engine)
 {
     struct engine_batch *batch = malloc(sizeof *batch);
@@ -87,6 +100,7 @@ struct engine_batch *engine_batch_create(struct ssm_engine *engine)
         for (int i = 0; i < STREAM_PIECE; i++) {
             batch->elapsed[i] = 1;
         }
+        make_rooms(batch, model);
     }
     if (batch && !(batch->streams && batch->taken && batch->hops && batch->piece.staging && batch->piece.out)) {
         engine_batch_destroy(batch);
@@ -129,6 +143,7 @@ int engine_join(struct engine_thread *thread, struct engine_batch *batch, struct
     if (stream_open(stream, batch->engine, err) < 0) {
         return -1;
     }
+    stream_house(stream, batch->engine, &batch->rooms);
     if (batch->n == 0) {
         link_batch(thread, batch);
     }

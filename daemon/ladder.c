@@ -19,7 +19,7 @@ const char *const rung_names[RUNGS] = {
 int ladder_side_init(struct ladder_side *side, struct ssm_engine *engine, int hops)
 {
     *side = (struct ladder_side){.engine = engine, .model = ssm_describe(engine), .device = "cpu"};
-    side->out = calloc((size_t)(hops * side->model->outputs), sizeof *side->out);
+    side->out = side->own = calloc((size_t)(hops * side->model->outputs), sizeof *side->out);
     return side->out ? 0 : -1;
 }
 
@@ -32,8 +32,8 @@ int ladder_init(struct ladder *ladder, struct ssm_engine *engine, struct ssm_eng
 
 void ladder_finish(struct ladder *ladder)
 {
-    free(ladder->sides[0].out);
-    free(ladder->sides[1].out);
+    free(ladder->sides[0].own);
+    free(ladder->sides[1].own);
 }
 
 static int side_of(const struct ladder *ladder, const struct ssm_engine *engine)
@@ -62,6 +62,17 @@ void ladder_close(struct ladder *ladder, const struct ssm_engine *engine)
     if (side->slot) {
         ssm_stream_close(side->engine, side->slot);
         side->slot = 0;
+        side->out = side->own;
+        side->in = NULL;
+    }
+}
+
+void ladder_house(struct ladder *ladder, const struct ssm_engine *engine, const struct rooms *rooms)
+{
+    struct ladder_side *side = &ladder->sides[side_of(ladder, engine)];
+    if (side->slot && rooms->memory) {
+        side->in = rooms->memory + (uint32_t)side->slot * (rooms->inputs + rooms->outputs);
+        side->out = side->in + rooms->inputs;
     }
 }
 

@@ -27,9 +27,17 @@ struct ladder_side {
     const struct ssm_info *model;
     ssm_stream slot;           /* 0: not open                      */
     float *out;                /* (hops, outputs) of the last step */
+    float *own;                /* where that is without rooms      */
+    float *in;                 /* the engine's room for a step's input; NULL: none */
     double away;               /* hops that went by without it     */
     bool ran, failed, blown;   /* at all; in the last step         */
     char device[16];
+};
+
+/* For the hops of each slot of an engine, within reach of its devices. */
+struct rooms {
+    float *memory;          /* (slots, inputs + outputs); NULL: none */
+    size_t inputs, outputs; /* of all the hops of a step             */
 };
 
 struct ladder {
@@ -53,6 +61,8 @@ void ladder_finish(struct ladder *ladder);
 /* Take a slot of one of its engines, and give it back (safe to repeat). -1 with *err: none is free. */
 int ladder_open(struct ladder *ladder, const struct ssm_engine *engine, struct ssm_error *err);
 void ladder_close(struct ladder *ladder, const struct ssm_engine *engine);
+/* Once it is open, until it is closed: what goes to this engine and comes from it lies in its slot's room of these. */
+void ladder_house(struct ladder *ladder, const struct ssm_engine *engine, const struct rooms *rooms);
 
 /* Another engine with a model of the same rate, hop, delay and outputs, which is to be opened; taken back, once it is closed.
  * Its `out` stays the caller's. */

@@ -28,7 +28,7 @@ static void find_unit(struct stream *stream)
 static int stream_allocate(struct stream *stream, const struct stream_setup *setup, struct ssm_error *err)
 {
     const struct ssm_info *model = stream->model;
-    stream->staging = calloc((size_t)model->inputs * STREAM_HOPS, sizeof(float));
+    stream->staging = stream->own_staging = calloc((size_t)model->inputs * STREAM_HOPS, sizeof(float));
     stream->staged_arrived = stream->own_arrived;
     stream->blend = stream->scores ? NULL : blend_create(model->delay, model->rate, setup->share, setup->bypass);
     stream->resampler = stream->rows ? NULL : resampler_create(stream->rate, model->rate, RESAMPLER_LIVE);
@@ -77,8 +77,18 @@ void stream_destroy(struct stream *stream)
     resampler_destroy(stream->resampler);
     blend_destroy(stream->blend);
     free(stream->raw);
-    free(stream->staging);
+    free(stream->own_staging);
     free(stream);
+}
+
+/* With what is in it, to where its model's engine has room, or back. */
+static void move_staging(struct stream *stream)
+{
+    float *to = main_of(stream)->in ? main_of(stream)->in : stream->own_staging;
+    if (to != stream->staging) {
+        memcpy(to, stream->staging, (size_t)stream->model->inputs * STREAM_HOPS * sizeof(float));
+        stream->staging = to;
+    }
 }
 
 int stream_open(struct stream *stream, const struct ssm_engine *engine, struct ssm_error *err)
@@ -89,6 +99,13 @@ int stream_open(struct stream *stream, const struct ssm_engine *engine, struct s
 void stream_close(struct stream *stream, const struct ssm_engine *engine)
 {
     ladder_close(&stream->ladder, engine);
+    move_staging(stream);
+}
+
+void stream_house(struct stream *stream, const struct ssm_engine *engine, const struct rooms *rooms)
+{
+    ladder_house(&stream->ladder, engine, rooms);
+    move_staging(stream);
 }
 
 bool stream_is_of(const struct stream *stream, const struct ssm_engine *engine)
@@ -342,7 +359,7 @@ struct successor *successor_create(struct ssm_engine *engine)
 void successor_destroy(struct successor *successor)
 {
     if (successor) {
-        free(successor->side.out);
+        free(successor->side.own);
         free(successor);
     }
 }
@@ -376,6 +393,7 @@ bool stream_settle(struct stream *stream, struct successor *successor)
     ladder_settle(&stream->ladder);
     successor->side = stream->ladder.sides[2];
     stream->model = main_of(stream)->model;
+    move_staging(stream);
     return true;
 }
 

@@ -61,6 +61,8 @@ void stream_destroy(struct stream *stream);
 /* Take a slot of one of its engines, and give it back (safe to repeat). -1 with *err: none is free. */
 int stream_open(struct stream *stream, const struct ssm_engine *engine, struct ssm_error *err);
 void stream_close(struct stream *stream, const struct ssm_engine *engine);
+/* Once it is open: have its hops lie in its slot's room of the engine's. */
+void stream_house(struct stream *stream, const struct ssm_engine *engine, const struct rooms *rooms);
 /* It is the engine of the stream's model, not of its smaller one. */
 bool stream_is_of(const struct stream *stream, const struct ssm_engine *engine);
 

@@ -49,7 +49,8 @@ struct stream {
 
     /* The way in: feed -> raw -> resampler -> staging. Positions count samples from the stream's start, holes among them,
      * unless they say "entered": samples that went into the model. */
-    float *raw, *staging;
+    float *raw, *staging;      /* staging: own_staging, or its model's engine's room */
+    float *own_staging;
     size_t raw_at, raw_n, staged;
     int64_t arrived, *staged_arrived, own_arrived[STREAM_HOPS];
     struct clock clock;        /* the feed's samples and their arrivals                                      */
