@@ -235,11 +235,12 @@ struct ssm_engine *engine_open_on(const char *model, const struct ssm_options *o
 void ssm_close(struct ssm_engine *engine)
 {
     if (engine) {
+        bool failed = engine->backend && ssm_health(engine)->faults > 0;
         if (engine->backend) {
             engine->backend->ops->close(engine->backend);
         }
         for (int i = 0; i < engine->n_memories; i++) {
-            memory_give_back(&engine->memories[i]);
+            (failed ? memory_give_up : memory_give_back)(&engine->memories[i]);
         }
         model_close(engine->model);
         free(engine->generations);

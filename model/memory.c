@@ -54,6 +54,15 @@ void memory_give_back(struct memory *memory)
     *memory = (struct memory){0};
 }
 
+void memory_give_up(struct memory *memory)
+{
+    const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (memory->at && mmap(memory->at, memory->bytes, PROT_NONE, none, -1, 0) != MAP_FAILED) {
+        memory->at = NULL;
+    }
+    memory_give_back(memory);
+}
+
 void memory_sever(struct memory *memory)
 {
     if (memory->spare) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -30,6 +31,26 @@ static void what_cannot_be_had_is_not_there(void **state)
     assert_false(memory_take(&memory, (size_t)1 << 62));
     assert_null(memory.at);
     memory_give_back(&memory);
+}
+
+static void where_it_was_nothing_else_comes(void **state)
+{
+    (void)state;
+    struct memory memory, next;
+    assert_true(memory_take(&memory, 1));
+    char *was = memory.at;
+    memory_give_up(&memory);
+    assert_null(memory.at);
+    assert_int_equal(msync(was, 4096, MS_ASYNC), 0); /* it is taken */
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], was, 1), -1); /* but nobody can read it */
+    assert_true(memory_take(&next, 1));
+    assert_true((char *)next.at + next.bytes <= was || (char *)next.at >= was + next.bytes);
+    memory_give_back(&next);
+    memory_give_up(&next);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 /* A pipe holds pages as a device does, by what they are and not by where. */
@@ -65,6 +86,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_taken_is_zeroed_and_on_a_large_page),
         cmocka_unit_test(what_cannot_be_had_is_not_there),
+        cmocka_unit_test(where_it_was_nothing_else_comes),
         cmocka_unit_test(who_holds_the_pages_keeps_the_old_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
