@@ -20,6 +20,9 @@ static struct script {
     int oldest;
     long scanned;     /* hops, those that failed too */
     int reaches, pinned, let_go; /* pieces of memory it was given, those that others had pinned, and how often it let go of all */
+    const char *memory; /* the piece it was given last */
+    size_t bytes;
+    long inside, outside; /* hops whose in and out lay there in a step, and others */
     bool lingers;     /* when a step fails           */
     int beside;       /* copies it makes beside the steps, at once; 0: none          */
     long slow_ns, scan_ns; /* that each stream's hop takes in a step and in a scan, by scripted_spend's clock */
@@ -83,6 +86,11 @@ static inline void spend(const struct script *script, const struct backend_hop *
     }
 }
 
+static inline bool is_inside(const struct script *script, const float *hop)
+{
+    return (size_t)((const char *)hop - script->memory) < script->bytes;
+}
+
 static inline int scripted_step(struct backend *backend, const struct backend_hop *hops, int n)
 {
     struct scripted *device = (struct scripted *)backend;
@@ -93,6 +101,9 @@ static inline int scripted_step(struct backend *backend, const struct backend_ho
         struct script *script = device->script;
         script->steps_of[hops[i].slot] += hops[i].count;
         script->oldest = script->steps_of[hops[i].slot] > script->oldest ? script->steps_of[hops[i].slot] : script->oldest;
+        bool inside = is_inside(script, hops[i].in) && is_inside(script, hops[i].out);
+        script->inside += inside;
+        script->outside += !inside;
         if (failed) {
             scribble(&hops[i]);
         }
@@ -166,6 +177,8 @@ static inline int scripted_reach(struct backend *backend, void *memory, size_t b
     script->reaches += memory != NULL;
     script->pinned += pinned;
     script->let_go += memory == NULL;
+    script->memory = memory;
+    script->bytes = bytes;
     return 0;
 }
 
