@@ -33,12 +33,17 @@ __global__ void done(uint32_t *count, volatile uint32_t *host)
     *host = next;
 }
 
-constexpr int OUT_BLOCKS = 8, OUT_THREADS = 256;
+/* What runs beside a block of mamba_stack.h, which leaves 4096 registers of a multiprocessor: so many threads a block, of up to
+ * 64. Larger ones keep the stack from a multiprocessor until they end. */
+constexpr int BESIDE_THREADS = 64, BESIDE_BLOCKS = 16; /* a multiprocessor, by registers */
 
-__global__ void __launch_bounds__(OUT_THREADS) out(const float *from, float *to, size_t n)
+/* Each thread has 128 bytes on their way: 128 KB in all, what the bus takes in 2 us. */
+constexpr int OUT_BLOCKS = 16;
+
+__global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS) out(const float *from, float *to, size_t n)
 {
-    const size_t step = size_t(OUT_BLOCKS) * OUT_THREADS, first = size_t(blockIdx.x) * OUT_THREADS + threadIdx.x;
-#pragma unroll 4
+    const size_t step = size_t(OUT_BLOCKS) * BESIDE_THREADS, first = size_t(blockIdx.x) * BESIDE_THREADS + threadIdx.x;
+#pragma unroll 8
     for (size_t i = first; i < n / 4; i += step) {
         reinterpret_cast<float4 *>(to)[i] = reinterpret_cast<const float4 *>(from)[i];
     }
@@ -49,9 +54,9 @@ __global__ void __launch_bounds__(OUT_THREADS) out(const float *from, float *to,
 }
 
 /* Rows that a warp moves at once: the bus answers after a microsecond or two, and at 50 GB/s some 100 KB must be on their
- * way for that. 64 blocks' warps have 2 KB each on theirs: 260 KB, and their tables before. A block is so small (64 threads of
- * up to 64 registers) that it finds room beside one of mamba_stack.h's, which leaves 4096. */
-constexpr int ABREAST = 4, ROW_WARPS = 2, ROW_BLOCKS = 64, PIECES = 4;
+ * way for that. 128 blocks' warps have 2 KB each on theirs: 512 KB, but their tables before, and that halves it. 64 blocks take a
+ * step of 20,000 streams .13 ms longer, 16 .5. */
+constexpr int ABREAST = 4, ROW_WARPS = BESIDE_THREADS / 32, ROW_BLOCKS = 128, PIECES = 4;
 
 /* A warp's next rows: lane i < n holds the i-th. */
 struct rows_ahead {
@@ -144,8 +149,8 @@ __device__ __forceinline__ bool are_wide(const rows_ahead &ahead, const void *mi
     return __all_sync(~0u, own) && width % 4 == 0;
 }
 
-__global__ void __launch_bounds__(ROW_WARPS * 32, 16) fetch(const move_row *table, int rows, int inputs, int32_t *slots,
-                                                            float *elapsed, float *x)
+__global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS)
+    fetch(const move_row *table, int rows, int inputs, int32_t *slots, float *elapsed, float *x)
 {
     const int warp = int(blockIdx.x) * ROW_WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     for (int first = warp * ABREAST; first < rows; first += int(gridDim.x) * ROW_WARPS * ABREAST) {
@@ -163,8 +168,8 @@ __global__ void __launch_bounds__(ROW_WARPS * 32, 16) fetch(const move_row *tabl
     __threadfence();
 }
 
-__global__ void __launch_bounds__(ROW_WARPS * 32, 16) deliver(const move_row *table, int rows, int outputs,
-                                                              const float *from, volatile uint32_t *odd)
+__global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS)
+    deliver(const move_row *table, int rows, int outputs, const float *from, volatile uint32_t *odd)
 {
     const int warp = int(blockIdx.x) * ROW_WARPS + int(threadIdx.x) / 32;
     bool any = false;
@@ -190,20 +195,20 @@ unsigned row_blocks(int rows)
 cudaError_t move_fetch(const struct move_row *table, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
                        cudaStream_t stream)
 {
-    fetch<<<row_blocks(rows), ROW_WARPS * 32, 0, stream>>>(table, rows, inputs, slots, elapsed, x);
+    fetch<<<row_blocks(rows), BESIDE_THREADS, 0, stream>>>(table, rows, inputs, slots, elapsed, x);
     return cudaGetLastError();
 }
 
 cudaError_t move_deliver(const struct move_row *table, int rows, int outputs, const float *from, uint32_t *odd,
                          cudaStream_t stream)
 {
-    deliver<<<row_blocks(rows), ROW_WARPS * 32, 0, stream>>>(table, rows, outputs, from, odd);
+    deliver<<<row_blocks(rows), BESIDE_THREADS, 0, stream>>>(table, rows, outputs, from, odd);
     return cudaGetLastError();
 }
 
 cudaError_t move_out(const float *from, float *to, size_t n, cudaStream_t stream)
 {
-    out<<<OUT_BLOCKS, OUT_THREADS, 0, stream>>>(from, to, n);
+    out<<<OUT_BLOCKS, BESIDE_THREADS, 0, stream>>>(from, to, n);
     return cudaGetLastError();
 }
 
