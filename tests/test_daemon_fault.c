@@ -166,6 +166,7 @@ static void the_daemon_goes_on_and_tells_subscribers_why(void **state)
              address, in_folder("in.wav"), MODEL, in_folder("in.wav"), MODEL, in_folder("b.wav"), in_folder("in.wav"), MODEL,
              in_folder("c.wav"));
     scripts[0].at[STEP] = FAILS; /* streams a and c; b is on cuda:1 */
+    scripts[0].lingers = true;       /* and its memory is taken from under it */
     struct config *config = config_parse(yaml, strlen(yaml), "test.yaml", NULL, 0, &errors);
     assert_non_null(config);
     struct daemon *daemon = daemon_open(config, &err);

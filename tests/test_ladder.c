@@ -674,7 +674,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_smaller_model_takes_over_and_gives_back),
-        cmocka_unit_test(another_model_takes_the_place_in_a_fade),
+        cmocka_unit_test_setup_teardown(another_model_takes_the_place_in_a_fade, set_clock, reset_clock),
         cmocka_unit_test(in_bypass_no_model_runs_and_the_input_comes_out_in_its_place),
         cmocka_unit_test(what_is_dropped_is_a_hole),
         cmocka_unit_test(a_stream_that_ends_while_it_is_dropped_is_ended),
