@@ -33,9 +33,8 @@ __global__ void done(uint32_t *count, volatile uint32_t *host)
     *host = next;
 }
 
-/* What runs beside a block of mamba_stack.h, which leaves 4096 registers of a multiprocessor: so many threads a block, of up to
- * 64. Larger ones keep the stack from a multiprocessor until they end. */
-constexpr int BESIDE_THREADS = 64, BESIDE_BLOCKS = 16; /* a multiprocessor, by registers */
+/* Small blocks: one of mamba_stack.h's waits for a multiprocessor until those that are there end. */
+constexpr int BESIDE_THREADS = 64, BESIDE_BLOCKS = 16; /* on a multiprocessor, by registers */
 
 /* Each thread has 128 bytes on their way: 128 KB in all, what the bus takes in 2 us. */
 constexpr int OUT_BLOCKS = 16;
