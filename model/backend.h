@@ -39,6 +39,10 @@ struct backend {
     bool blown;    /* set with any hop's; the caller clears it */
     bool lingers;  /* it failed, and may yet write to outputs of that call that lie within its reach */
     int copies;    /* states that copy_begin takes at once; 0: it has no copy_begin */
+    /* Its owner's, or NULL: what he has to do while a device works. step calls it at most once, when the device has all of the
+     * call; copy_begin and copy_end may be called in it, and nothing else. */
+    void (*meanwhile)(void *arg);
+    void *meanwhile_arg;
     struct backend_spent spent;
 };
 
@@ -54,8 +58,8 @@ struct backend_ops {
     int (*scan)(struct backend *backend, const struct backend_hop *hop);
     int (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
     int (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
-    /* Copies of states beside the steps, one begin at a time. begin reads 1..copies different slots as they are now, while
-     * later calls go on; end gives 1 and them, (n, model->state), the backend's until the begin after the next; 0: not there
+    /* Copies of states beside the steps, one begin at a time. begin reads 1..copies different slots as they are now, or behind
+     * the step that is in progress, while later calls go on; end gives 1 and them, (n, model->state), the backend's until the begin after the next; 0: not there
      * yet, -1: the device failed. */
     int (*copy_begin)(struct backend *backend, const int *slots, int n);
     int (*copy_end)(struct backend *backend, const float **states);

@@ -29,7 +29,7 @@ struct copy_set {
     const float *states;
 };
 
-/* Copies that a device makes beside its steps, a set at a time: begun after a step, seen to be there after a later one,
+/* Copies that a device makes beside its steps, a set at a time: begun behind a step, seen to be there in a later one,
  * then carried to the standby by a thread of their own, while the device makes the next set. */
 struct copies {
     struct copy_set sets[2], *begun, *carried; /* NULL: there is none */
@@ -51,7 +51,8 @@ struct shard {
     int n;                    /* of them                                                         */
     float *age;               /* (slots)  time since the copy, hops; 0 on the standby, whose state is no copy */
     float *state;             /* (model->state)  on its way to the standby */
-    float oldest;             /* age in the last step */
+    float oldest, time;       /* age in the last step; time it stood for, of all */
+    bool older;               /* ages are those behind the step in progress    */
     int cursor;               /* where in a batch the next copies are looked for */
     int void_hops;            /* of the step in progress                         */
     bool down;                /* a call failed: its own thread says so, the owner makes it `lost` between steps */
@@ -221,7 +222,7 @@ static void begin_copies(struct shard *shard, const struct backend_hop *hops, in
     }
 }
 
-/* After a step. */
+/* Of a step, while the device is at it and behind it. */
 static void move_copies(struct shard *shard, const struct backend_hop *hops, int n)
 {
     struct copies *copies = &shard->copies;
@@ -356,6 +357,35 @@ static void take_share(struct fleet *fleet, struct shard *shard)
     shard->n = fleet->share(fleet->share_arg, shard->member, fleet->n_shards, shard->hops);
 }
 
+static void grow_older(struct shard *shard)
+{
+    float time = 0, oldest = 0;
+    for (int i = 0; i < shard->n; i++) {
+        float passed = time_of(&shard->hops[i]), *age = &shard->age[shard->hops[i].slot];
+        *age += passed;
+        oldest = *age > oldest ? *age : oldest;
+        time += passed;
+    }
+    shard->time = time;
+    shard->oldest = shard->fleet->standby ? oldest : 0;
+    shard->older = true;
+}
+
+static void keep_copies(struct shard *shard)
+{
+    if (shard->fleet->standby && !shard->down && shard->copies.has_thread) {
+        move_copies(shard, shard->hops, shard->n);
+    }
+}
+
+/* While the device works. */
+static void care(void *arg)
+{
+    struct shard *shard = arg;
+    grow_older(shard);
+    keep_copies(shard);
+}
+
 static void step_shard(struct fleet *fleet, struct shard *shard)
 {
     const struct backend_hop *hops = shard->hops;
@@ -363,20 +393,18 @@ static void step_shard(struct fleet *fleet, struct shard *shard)
     if (n == 0) {
         return;
     }
-    shard->down = shard->backend->ops->step(shard->backend, hops, n) < 0;
-    float time = 0, oldest = 0;
-    for (int i = 0; i < n; i++) {
-        float passed = time_of(&hops[i]), *age = &shard->age[hops[i].slot];
-        *age += passed;
-        oldest = *age > oldest ? *age : oldest;
-        time += passed;
-        shard->void_hops += shard->down ? hops[i].count : 0;
+    shard->older = false;
+    bool failed = shard->backend->ops->step(shard->backend, hops, n) < 0;
+    shard->down = shard->down || failed;
+    if (!shard->older) {
+        grow_older(shard);
     }
-    shard->oldest = fleet->standby ? oldest : 0;
-    if (fleet->standby && !shard->down && shard->copies.has_thread) {
-        move_copies(shard, hops, n);
-    } else if (fleet->standby && !shard->down) {
-        copy_due(fleet, shard->member, hops, n, time);
+    keep_copies(shard); /* again: those that weren't there before, with steps close by each other */
+    for (int i = 0; i < n && failed; i++) {
+        shard->void_hops += hops[i].count;
+    }
+    if (fleet->standby && !shard->down && !shard->copies.has_thread) {
+        copy_due(fleet, shard->member, hops, n, shard->time);
     }
 }
 
@@ -684,6 +712,8 @@ static int open_shard(struct fleet *fleet, struct shard *shard, const struct ssm
     if (!shard->backend) {
         return -1;
     }
+    shard->backend->meanwhile = care;
+    shard->backend->meanwhile_arg = shard;
     shard->hops = calloc((size_t)part.streams, sizeof *shard->hops);
     shard->age = calloc((size_t)part.streams, sizeof *shard->age);
     shard->state = calloc(fleet->model->state + 1, sizeof *shard->state);

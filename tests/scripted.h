@@ -96,6 +96,9 @@ static inline int scripted_step(struct backend *backend, const struct backend_ho
     struct scripted *device = (struct scripted *)backend;
     device->cpu->ops->step(device->cpu, hops, n);
     spend(device->script, hops, n);
+    if (backend->meanwhile && device->script->done[STEP] % 2) { /* as one that works by itself, in every second step */
+        backend->meanwhile(backend->meanwhile_arg);
+    }
     bool failed = fails(device, STEP);
     for (int i = 0; i < n; i++) {
         struct script *script = device->script;

@@ -614,7 +614,8 @@ void time_parts(struct cuda *cuda, int n)
     cuda->base.spent.device = int64_t(1e6 * double(most));
 }
 
-int run_parts(struct cuda *cuda, const struct call *call)
+/* last: none of the same step follows. */
+int run_parts(struct cuda *cuda, const struct call *call, bool last)
 {
     const int n = cut(cuda, call);
     cuda->base.spent = {};
@@ -623,7 +624,11 @@ int run_parts(struct cuda *cuda, const struct call *call)
         return -1;
     }
     cuda->reached = false;
-    if (feed_parts(cuda, call, n) || collect_parts(cuda, call, n)) {
+    const int fed = feed_parts(cuda, call, n);
+    if (!fed && last && cuda->base.meanwhile) {
+        cuda->base.meanwhile(cuda->base.meanwhile_arg);
+    }
+    if (fed || collect_parts(cuda, call, n)) {
         abandon_move(cuda);
         cuda->base.lingers = cuda->reached;
         return -1;
@@ -657,7 +662,7 @@ int cuda_step(struct backend *backend, const struct backend_hop *hops, int n)
     for (int pass = 0; more && !error; pass++) {
         const int rows = pick(cuda, hops, n, pass, &more);
         const struct call call = {hops, cuda->picked, pass, rows, step_part(cuda, rows)};
-        error = call.rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call);
+        error = call.rows <= GRAPH_ROWS ? step_small(cuda, &call) : run_parts(cuda, &call, !more);
     }
     return error;
 }
@@ -666,7 +671,7 @@ int cuda_scan(struct backend *backend, const struct backend_hop *hop)
 {
     struct cuda *cuda = of(backend);
     const struct call call = {hop, nullptr, 0, hop->count, SEQUENCE_PART};
-    return enter(cuda) ? -1 : run_parts(cuda, &call);
+    return enter(cuda) ? -1 : run_parts(cuda, &call, false);
 }
 
 int cuda_state_get(struct backend *backend, int slot, float *state)
@@ -711,6 +716,9 @@ cudaError_t copy_states(struct cuda *cuda, int n)
 {
     cudaError_t error = cudaEventRecord(cuda->gathered, cuda->lanes[0].stream); /* slots may just have been written there */
     error = error ? error : cudaStreamWaitEvent(cuda->aside, cuda->gathered, 0);
+    for (int i = 1; i < LANES && !error; i++) {
+        error = cudaStreamWaitEvent(cuda->aside, cuda->lanes[i].computed, 0); /* a step is in progress */
+    }
     error = error ? error
                   : chain_state_get_all(cuda->chain, &cuda->slots, cuda->copy_slots, n, cuda->copies_gpu, cuda->aside);
     error = error ? error : cudaEventRecord(cuda->gathered, cuda->aside);

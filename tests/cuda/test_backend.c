@@ -715,6 +715,56 @@ static size_t free_bytes(void)
     return device.bytes_free;
 }
 
+/* A set of copies to begin while the GPU is at a step. */
+struct copying {
+    struct backend *gpu;
+    int slots[64], n, begun;
+};
+
+static void begin_copying(void *arg)
+{
+    struct copying *copying = arg;
+    copying->begun++;
+    assert_int_equal(copying->gpu->ops->copy_begin(copying->gpu, copying->slots, copying->n), 0);
+}
+
+/* Copies begun in a step of several parts hold what it leaves: of all its lanes, and behind the last of a stream's hops. */
+static void copies_begun_in_a_step_are_the_states_behind_it(void **state)
+{
+    (void)state;
+    enum { STREAMS = 9003, STEPS = 4, HOPS = 2 };
+    struct model *model = open_model(DENOISE);
+    struct backend *gpu = open_backend(cuda, model, STREAMS, 2, NULL);
+    float *in = record(model, STREAMS + HOPS + STEPS, 22), *out = room(model, STREAMS * HOPS), *want = calloc(model->state, sizeof *want);
+    struct backend_hop *hops = calloc(STREAMS, sizeof *hops);
+    struct copying copying = {.gpu = gpu, .n = gpu->copies < 64 ? gpu->copies : 64};
+    gpu->meanwhile = begin_copying;
+    gpu->meanwhile_arg = &copying;
+    for (int t = 0; t < STEPS; t++) {
+        for (int i = 0; i < STREAMS; i++) {
+            hops[i] = hop_at(model, i, in + (i + t) * model->info.inputs, out + i * HOPS * model->info.outputs, 0, 1 + t % HOPS, NULL);
+        }
+        for (int i = 0; i < copying.n; i++) {
+            copying.slots[i] = (t * 911 + i * (STREAMS / copying.n)) % STREAMS;
+        }
+        assert_int_equal(gpu->ops->step(gpu, hops, STREAMS), 0);
+        assert_int_equal(copying.begun, t + 1);
+        const float *states;
+        while (gpu->ops->copy_end(gpu, &states) == 0) {
+        }
+        for (int i = 0; i < copying.n; i++) {
+            assert_int_equal(gpu->ops->state_get(gpu, copying.slots[i], want), 0);
+            assert_memory_equal(states + (size_t)i * model->state, want, model->state * sizeof *want);
+        }
+    }
+    free(hops);
+    free(in);
+    free(out);
+    free(want);
+    gpu->ops->close(gpu);
+    model_close(model);
+}
+
 /* Copies begun between two steps hold what the first left, whatever the second does meanwhile; few rows and many. */
 static void copies_beside_the_steps_are_the_states(void **state)
 {
@@ -1140,6 +1190,7 @@ int main(void)
         cmocka_unit_test(a_stream_moves_between_processor_and_gpu),
         cmocka_unit_test(less_precision_stays_near),
         cmocka_unit_test(copies_beside_the_steps_are_the_states),
+        cmocka_unit_test(copies_begun_in_a_step_are_the_states_behind_it),
         cmocka_unit_test(gpu_memory_is_constant_after_open),
         cmocka_unit_test(what_cannot_be_had_is_refused_in_words),
         cmocka_unit_test(a_gpu_that_hangs_is_given_up),
