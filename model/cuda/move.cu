@@ -33,18 +33,16 @@ __global__ void done(uint32_t *count, volatile uint32_t *host)
     *host = next;
 }
 
-/* What runs beside a block of mamba_stack.h. That leaves 1024 registers in each of a multiprocessor's four files, and a warp's are
- * all in one: so one warp of 32 registers a thread in each. What takes more waits until the stack ends, or, if it was there before,
- * keeps it from the multiprocessor. */
-constexpr int BESIDE_THREADS = 128, BESIDE_BLOCKS = 16; /* a multiprocessor, by registers: 32 */
+/* Small blocks: one of mamba_stack.h's waits for a multiprocessor until those that are there end. */
+constexpr int BESIDE_THREADS = 64, BESIDE_BLOCKS = 16; /* on a multiprocessor, by registers */
 
-/* Each thread has 64 bytes on their way: 128 KB in all, what the bus takes in 2 us. */
+/* Each thread has 128 bytes on their way: 128 KB in all, what the bus takes in 2 us. */
 constexpr int OUT_BLOCKS = 16;
 
 __global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS) out(const float *from, float *to, size_t n)
 {
     const size_t step = size_t(OUT_BLOCKS) * BESIDE_THREADS, first = size_t(blockIdx.x) * BESIDE_THREADS + threadIdx.x;
-#pragma unroll 4
+#pragma unroll 8
     for (size_t i = first; i < n / 4; i += step) {
         reinterpret_cast<float4 *>(to)[i] = reinterpret_cast<const float4 *>(from)[i];
     }
@@ -55,36 +53,30 @@ __global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS) out(const float
 }
 
 /* Rows that a warp moves at once: the bus answers after a microsecond or two, and at 50 GB/s some 100 KB must be on their
- * way for that. 128 blocks' warps have 1 KB each on theirs: 512 KB, but their tables before, and that halves it. */
-constexpr int ABREAST = 4, ROW_WARPS = BESIDE_THREADS / 32, ROW_BLOCKS = 128, PIECES = 2;
+ * way for that. 128 blocks' warps have 2 KB each on theirs: 512 KB, but their tables before, and that halves it. 64 blocks take a
+ * step of 20,000 streams .13 ms longer, 16 .5. */
+constexpr int ABREAST = 4, ROW_WARPS = BESIDE_THREADS / 32, ROW_BLOCKS = 128, PIECES = 4;
 
-/* Where a lane is in a warp's rows, width values each, lane i < n of which holds where the i-th begins: from its first value on
- * 32 at a time. Registers are few, and a division takes many. */
-struct walk {
-    int row, column;
-
-    __device__ __forceinline__ explicit walk(int width) : row(0), column(int(threadIdx.x) % 32)
-    {
-        pass_ends(width);
-    }
-
-    __device__ __forceinline__ void pass_ends(int width)
-    {
-        while (column >= width) {
-            row++, column -= width;
-        }
-    }
-
-    /* All lanes ask. */
-    template <class T> __device__ __forceinline__ T *next(T *mine, int width)
-    {
-        T *begin = reinterpret_cast<T *>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(mine), row)); /* row: modulo 32 */
-        T *place = begin + column;
-        column += 32;
-        pass_ends(width);
-        return place;
-    }
+/* A warp's next rows: lane i < n holds the i-th. */
+struct rows_ahead {
+    move_row mine;
+    int first, n;
 };
+
+__device__ __forceinline__ rows_ahead look_ahead(const move_row *table, int first, int rows)
+{
+    const int lane = int(threadIdx.x) % 32;
+    rows_ahead ahead = {{}, first, min(ABREAST, rows - first)};
+    if (lane < ahead.n) {
+        ahead.mine = table[first + lane];
+    }
+    return ahead;
+}
+
+template <class T> __device__ __forceinline__ T *of_row(T *mine, int i)
+{
+    return reinterpret_cast<T *>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(mine), i));
+}
 
 __device__ __forceinline__ bool is_odd(float x)
 {
@@ -106,91 +98,84 @@ __device__ __forceinline__ float4 sound_of(float4 x)
     return {sound_of(x.x), sound_of(x.y), sound_of(x.z), sound_of(x.w)};
 }
 
-/* n rows, each lane PIECES of their values before it waits for one. */
-template <class T> __device__ __forceinline__ void fetch_rows(const T *mine, int width, int n, T *to)
+/* These rows, width T a row, each lane PIECES of them before it waits for one. */
+template <class T> __device__ __forceinline__ void fetch_rows(const rows_ahead &ahead, int width, float *x)
 {
-    const int lane = int(threadIdx.x) % 32, all = n * width;
-    walk over(width);
-#pragma unroll 1
-    for (int first = lane; first < all + lane; first += 32 * PIECES) {
+    const int lane = int(threadIdx.x) % 32, all = ahead.n * width;
+    T *to = reinterpret_cast<T *>(x) + size_t(ahead.first) * size_t(width);
+    for (int first = 0; first < all; first += 32 * PIECES) {
         T values[PIECES];
 #pragma unroll
         for (int k = 0; k < PIECES; k++) {
-            const T *from = over.next(mine, width);
-            if (first + 32 * k < all) {
-                values[k] = *from;
+            const int at = first + 32 * k + lane, row = min(at / width, ahead.n - 1);
+            const T *from = reinterpret_cast<const T *>(of_row(ahead.mine.in, row));
+            if (at < all) {
+                values[k] = from[at - row * width];
             }
         }
 #pragma unroll
         for (int k = 0; k < PIECES; k++) {
-            if (first + 32 * k < all) {
-                to[first + 32 * k] = sound_of(values[k]);
+            const int at = first + 32 * k + lane;
+            if (at < all) {
+                to[at] = sound_of(values[k]);
             }
         }
     }
 }
 
 /* Gives whether this lane saw NaN or inf. */
-template <class T> __device__ __forceinline__ bool deliver_rows(T *mine, int width, int n, const T *from)
+template <class T> __device__ __forceinline__ bool deliver_rows(const rows_ahead &ahead, int width, const float *x)
 {
-    const int lane = int(threadIdx.x) % 32, all = n * width;
+    const int lane = int(threadIdx.x) % 32, all = ahead.n * width;
+    const T *from = reinterpret_cast<const T *>(x) + size_t(ahead.first) * size_t(width);
     bool odd = false;
-    walk over(width);
-#pragma unroll 1
-    for (int at = lane; at < all + lane; at += 32) {
-        T *to = over.next(mine, width);
+    for (int first = 0; first < all; first += 32) {
+        const int at = first + lane, row = min(at / width, ahead.n - 1);
+        T *to = reinterpret_cast<T *>(of_row(ahead.mine.out, row));
         if (at < all) {
             const T value = from[at];
-            *to = value;
+            to[at - row * width] = value;
             odd = odd || is_odd(value);
         }
     }
     return odd;
 }
 
-/* Do all of a warp's rows take 16 bytes at a time? */
-__device__ __forceinline__ bool are_wide(const void *mine, int width)
+/* Do all of these rows take 16 bytes at a time? */
+__device__ __forceinline__ bool are_wide(const rows_ahead &ahead, const void *mine, int width)
 {
-    return __all_sync(~0u, reinterpret_cast<size_t>(mine) % 16 == 0) && width % 4 == 0;
+    const bool own = int(threadIdx.x) % 32 >= ahead.n || reinterpret_cast<size_t>(mine) % 16 == 0;
+    return __all_sync(~0u, own) && width % 4 == 0;
 }
 
 __global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS)
     fetch(const move_row *table, int rows, int inputs, int32_t *slots, float *elapsed, float *x)
 {
     const int warp = int(blockIdx.x) * ROW_WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-#pragma unroll 1
     for (int first = warp * ABREAST; first < rows; first += int(gridDim.x) * ROW_WARPS * ABREAST) {
-        const int n = min(ABREAST, rows - first);
-        const float *mine = nullptr;
-        if (lane < n) {
-            const move_row row = table[first + lane];
-            mine = row.in;
-            slots[first + lane] = row.slot;
-            elapsed[first + lane] = row.elapsed;
-        }
-        float *to = x + size_t(first) * size_t(inputs);
-        if (are_wide(mine, inputs)) {
-            fetch_rows(reinterpret_cast<const float4 *>(mine), inputs / 4, n, reinterpret_cast<float4 *>(to));
+        const rows_ahead ahead = look_ahead(table, first, rows);
+        if (are_wide(ahead, ahead.mine.in, inputs)) {
+            fetch_rows<float4>(ahead, inputs / 4, x);
         } else {
-            fetch_rows(mine, inputs, n, to);
+            fetch_rows<float>(ahead, inputs, x);
+        }
+        if (lane < ahead.n) {
+            slots[first + lane] = ahead.mine.slot;
+            elapsed[first + lane] = ahead.mine.elapsed;
         }
     }
     __threadfence();
 }
 
 __global__ void __launch_bounds__(BESIDE_THREADS, BESIDE_BLOCKS)
-    deliver(const move_row *table, int rows, int outputs, const float *x, volatile uint32_t *odd)
+    deliver(const move_row *table, int rows, int outputs, const float *from, volatile uint32_t *odd)
 {
-    const int warp = int(blockIdx.x) * ROW_WARPS + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+    const int warp = int(blockIdx.x) * ROW_WARPS + int(threadIdx.x) / 32;
     bool any = false;
-#pragma unroll 1
     for (int first = warp * ABREAST; first < rows; first += int(gridDim.x) * ROW_WARPS * ABREAST) {
-        const int n = min(ABREAST, rows - first);
-        float *mine = lane < n ? table[first + lane].out : nullptr;
-        const float *from = x + size_t(first) * size_t(outputs);
-        any |= are_wide(mine, outputs)
-                   ? deliver_rows(reinterpret_cast<float4 *>(mine), outputs / 4, n, reinterpret_cast<const float4 *>(from))
-                   : deliver_rows(mine, outputs, n, from);
+        const rows_ahead ahead = look_ahead(table, first, rows);
+        any |= are_wide(ahead, ahead.mine.out, outputs) ? deliver_rows<float4>(ahead, outputs / 4, from)
+                                                        : deliver_rows<float>(ahead, outputs, from);
     }
     if (any) {
         *odd = 1;

@@ -36,8 +36,7 @@ struct move_row {
 };
 
 /* Rows of such a table, pinned -> slots (rows), elapsed (rows), x (rows, inputs); NaN and inf become 0. Bytes over the bus:
- * 24 a row and 4 a value. Grid: so few blocks as keep the bus busy, each small enough to run beside mamba_stack.h's. The
- * kernel behind it sees all of it, as with move_in. */
+ * 24 a row and 4 a value. Grid: so few blocks as keep the bus busy. The kernel behind it sees all of it, as with move_in. */
 cudaError_t move_fetch(const struct move_row *table, int rows, int inputs, int32_t *slots, float *elapsed, float *x,
                        cudaStream_t stream);
 
