@@ -35,10 +35,11 @@ def kind(line):
 
 
 def engine(line):
-    """Results of `ssm bench --json`: a stream, and many."""
+    """Results of `ssm bench --json`: a stream, and many; of `--streams auto` the most that it found."""
     name = "engine's step of %s, %s" % (line["model"], line["precision"])
+    runs = [line["many"]] if line.get("trials") else [line["one"], line["many"]]
     return [result(name, "%d stream%s" % (one["streams"], "s" * (one["streams"] != 1)), one["p50_us"], one["p99_us"])
-            | {"p999_us": one["p99_9_us"], "steps": one["steps"]} for one in (line["one"], line["many"]) if one["streams"]]
+            | {"p999_us": one["p99_9_us"], "steps": one["steps"]} for one in runs if one["streams"]]
 
 
 def normal(line):
