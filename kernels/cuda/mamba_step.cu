@@ -446,11 +446,11 @@ template <int PW, int P, class S, bool ZOH> __global__ void __launch_bounds__(TH
     for (int at = 0; at < block.rows + block.pad(); at += TILE) {
         const int row = max(at - block.pad(), 0), next = at + TILE - block.pad(), rows = min(next, block.rows) - row;
         warp_weights<PW> products;
-        products.load_x_proj(p.layer.x_proj, block.warp,
-                             block.lane); /* nowhere else: what comes from two places is spilled */
+        /* Nowhere else: what comes from two places is spilled. */
+        products.load_x_proj(p.layer.x_proj, block.warp, block.lane);
         if (at == 0) {
-            tables.put(block.shared, block.channel); /* not before: it waits for them */
-            __syncthreads();                         /* barriers, places and tables are there */
+            tables.put(block.shared, block.channel);
+            __syncthreads(); /* barriers, places and tables are there */
             if (block.warp == 0 && block.rows > int(RING<S> / 2))
                 fill_ring(block);
             ptx::wait_for_kernels();
