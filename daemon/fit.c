@@ -43,6 +43,21 @@ static int fit_units(const struct config_source *source, const struct ssm_engine
     return 0;
 }
 
+/* A reading has one value a name. */
+static int fit_names(const struct config_source *source, struct ssm_error *err)
+{
+    char field[64], other[64];
+    for (int i = 0; part_of(source->fields, i, field, sizeof field); i++) {
+        for (int k = 0; k < i; k++) {
+            part_of(source->fields, k, other, sizeof other);
+            if (strcmp(field, other) == 0) {
+                return refuse(err, 78, "the fields %.200s name %s twice, as channels %d and %d", source->fields, field, k, i);
+            }
+        }
+    }
+    return 0;
+}
+
 /* Another order of the model's own names is a mistake; names of one's own are not. */
 static int fit_order(const struct config_source *source, const struct ssm_engine *engine, struct ssm_error *err)
 {
@@ -75,7 +90,8 @@ static int fit_sensor(const struct config_source *source, const struct ssm_engin
         return refuse(err, 78, "the fields %.200s are not %d, as many as the model %s takes", source->fields,
                       model->channels, model->name);
     }
-    return fit_order(source, engine, err) < 0 || fit_units(source, engine, err) < 0 ? -1 : 0;
+    bool fit = fit_names(source, err) == 0 && fit_order(source, engine, err) == 0 && fit_units(source, engine, err) == 0;
+    return fit ? 0 : -1;
 }
 
 static int fit_sound(const struct ssm_info *model, struct ssm_error *err)

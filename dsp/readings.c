@@ -18,7 +18,7 @@ struct span {
     size_t n;
 };
 
-enum layout { LAYOUT_OPEN, LAYOUT_NAMED, LAYOUT_UNKNOWN }; /* of CSV: no header yet, a header, a header that lacks a field */
+enum layout { LAYOUT_OPEN, LAYOUT_NAMED, LAYOUT_UNKNOWN }; /* of CSV: no header yet, a header, one that lacks a field or has it twice */
 
 struct readings {
     struct readings_options options;
@@ -49,11 +49,26 @@ static enum reading_status fault(struct readings *r, enum reading_status status,
     return status;
 }
 
+static bool is(struct span span, const char *text)
+{
+    return span.n == strlen(text) && memcmp(span.at, text, span.n) == 0;
+}
+
+/* The field of this name; none: r->n. */
+static int find_field(const struct readings *r, struct span name)
+{
+    int i = 0;
+    while (i < r->n && !is(name, r->names[i])) {
+        i++;
+    }
+    return i;
+}
+
 static bool read_names(struct readings *r, const char *fields)
 {
     for (const char *at = fields; *at; at += *at == ',') {
         size_t n = strcspn(at, ",");
-        if (r->n == READING_FIELDS || n == 0 || n >= NAME) {
+        if (r->n == READING_FIELDS || n == 0 || n >= NAME || find_field(r, (struct span){at, n}) < r->n) {
             return false;
         }
         memcpy(r->names[r->n++], at, n);
@@ -100,19 +115,13 @@ void readings_quote(char *text, size_t size, const char *line, size_t n)
     text[n] = '\0';
 }
 
-static bool is(struct span span, const char *text)
-{
-    return span.n == strlen(text) && memcmp(span.at, text, span.n) == 0;
-}
-
 /* Whose name is it? */
 static int find_place(const struct readings *r, struct span name)
 {
     static const char *const times[] = {"t", "time", "timestamp"};
-    for (int i = 0; i < r->n; i++) {
-        if (is(name, r->names[i])) {
-            return i;
-        }
+    int field = find_field(r, name);
+    if (field < r->n) {
+        return field;
     }
     for (int i = 0; i < 3 && !r->time[0]; i++) {
         if (is(name, times[i])) {
@@ -301,23 +310,44 @@ static bool next_cell(const struct readings *r, struct span *left, struct span *
     return true;
 }
 
-/* Is it a header? Then learn the columns' places. */
-static bool read_header(struct readings *r, struct span line)
+/* Of n columns the first that has the name of a later one, which is *twin, where one of the two is to be taken; else n. */
+static int find_twin(const short *place, const struct span *names, int n, int *twin)
+{
+    for (int i = 0; i < n; i++) {
+        for (int k = i + 1; k < n && place[i] != PLACE_NONE; k++) {
+            if (place[k] == place[i] && names[k].n == names[i].n && memcmp(names[k].at, names[i].at, names[i].n) == 0) {
+                *twin = k;
+                return i;
+            }
+        }
+    }
+    return n;
+}
+
+/* Is it a header, READING_NONE? Then learn the columns' places. OK: it is none. */
+static enum reading_status read_header(struct readings *r, struct span line)
 {
     unsigned long long seen = 0;
+    struct span names[COLUMNS];
     short place[COLUMNS];
-    int n = 0;
-    for (struct span cell; n < COLUMNS && next_cell(r, &line, &cell); n++) {
-        place[n] = (short)find_place(r, cell);
+    int n = 0, twin;
+    for (; n < COLUMNS && next_cell(r, &line, &names[n]); n++) {
+        place[n] = (short)find_place(r, names[n]);
         seen |= place[n] >= 0 ? 1ull << place[n] : 0;
     }
     if (seen != (r->n == 64 ? ~0ull : (1ull << r->n) - 1)) {
-        return false;
+        return READING_OK;
+    }
+    int first = find_twin(place, names, n, &twin);
+    if (first < n) {
+        r->layout = LAYOUT_UNKNOWN; /* whatever was named before */
+        return fault(r, READING_BAD, "the header names %.*s twice, as columns %d and %d", (int)names[first].n, names[first].at, first + 1,
+                     twin + 1);
     }
     memcpy(r->place, place, (size_t)n * sizeof *place);
     r->columns = n;
     r->layout = LAYOUT_NAMED;
-    return true;
+    return READING_NONE;
 }
 
 /* Without a header: the fields in their order, and perhaps the time in front. */
@@ -339,16 +369,17 @@ static bool assume_columns(struct readings *r, struct span line)
     return true;
 }
 
-/* Words alone: a header, whether it names our fields or not. */
+/* Words, and perhaps cells that are empty: a header, whether it names our fields or not. */
 static bool is_words(const struct readings *r, struct span line)
 {
     double number;
-    for (struct span cell; next_cell(r, &line, &cell);) {
-        if (is_missing(cell) || read_number(cell, &number)) {
+    int words = 0;
+    for (struct span cell; next_cell(r, &line, &cell); words += cell.n > 0) {
+        if (cell.n > 0 && (is_missing(cell) || read_number(cell, &number) || read_date(cell, &number))) {
             return false;
         }
     }
-    return true;
+    return words > 0;
 }
 
 static void choose_separator(struct readings *r, struct span line)
@@ -362,8 +393,9 @@ static enum reading_status find_columns(struct readings *r, struct span line)
     char before = r->separator;
     choose_separator(r, line);
     bool words = is_words(r, line);
-    if (words && read_header(r, line)) {
-        return READING_NONE;
+    enum reading_status header = words ? read_header(r, line) : READING_OK;
+    if (header != READING_OK) {
+        return header;
     }
     r->separator = before ? before : r->separator;
     r->layout = words && r->layout == LAYOUT_OPEN ? LAYOUT_UNKNOWN : r->layout;

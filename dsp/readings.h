@@ -4,9 +4,10 @@
 
 /* A sensor's lines -> readings: named fields in the order asked for, and when the source says they were measured.
  *
- *   CSV         a line that names the fields is a header and says their columns; other columns are passed over. Separated
- *               by comma, semicolon or tab, as the first line is, but not between quotes. Without a header the columns are
- *               the fields in their order, with the time in front where there is one column more
+ *   CSV         a line that names the fields is a header and says their columns; other columns are passed over. A header that
+ *               has a field's name, or the time's, twice is a bad line, as is what follows it. Separated by comma,
+ *               semicolon or tab, as the first line is, but not between quotes. Without a header the columns are the fields
+ *               in their order, with the time in front where there is one column more
  *   JSON lines  {"t": 1.5, "ax": 0.1, "ay": -2, "az": 9.8}; other keys, and what is inside them, are passed over
  *
  * The time is in the column or key `time`, or t, time or timestamp: seconds, or milli-, micro- or nanoseconds where the number
@@ -44,7 +45,7 @@ enum reading_status {
 
 struct readings;
 
-/* Keeps nothing of the options' texts. NULL when memory runs out, or for no fields or too many. */
+/* Keeps nothing of the options' texts. NULL when memory runs out, or for no fields, too many or one twice. */
 struct readings *readings_create(const struct readings_options *options);
 void readings_destroy(struct readings *readings); /* NULL is fine */
 int readings_fields(const struct readings *readings);

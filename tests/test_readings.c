@@ -112,6 +112,40 @@ static void a_header_that_lacks_a_field_is_told(void **state)
     readings_destroy(readings);
 }
 
+static void a_header_that_names_a_column_twice_is_told(void **state)
+{
+    (void)state;
+    struct readings *readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, "t,ax,ay,ax,ay", READING_BAD, "the header names ax twice, as columns 2 and 4"); /* 4 and 5 were taken */
+    assert_status(readings, "1,2,3,4,5", READING_BAD, NULL);
+    assert_status(readings, "ax;t;ay;\"t\"", READING_BAD, "the header names t twice, as columns 2 and 4");
+    assert_status(readings, "t,x,,x,ax,,ay", READING_NONE, NULL); /* what isn't taken may be twice */
+    assert_reading(readings, "1,,,,2,,3", 1, 2, 3);
+    assert_status(readings, "ax,ay,ay", READING_BAD, "the header names ay twice, as columns 2 and 3");
+    assert_status(readings, "1,2,3", READING_BAD, NULL); /* a header that there was speaks of other columns */
+    assert_status(readings, "timestamp,t,ax,ay", READING_NONE, NULL);
+    readings_destroy(readings);
+    assert_null(readings_create(&(struct readings_options){.fields = "a,b,a"}));
+}
+
+/* Which table programs leave without a name. */
+static void a_header_may_have_cells_without_a_name(void **state)
+{
+    (void)state;
+    struct readings *readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, ",ax,ay", READING_NONE, NULL);
+    assert_reading(readings, "0,2,3", NAN, 2, 3); /* 0 was the time */
+    readings_destroy(readings);
+    readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, ",ax,az", READING_BAD, "no header has named all of ax,ay");
+    assert_status(readings, "0,2,3", READING_BAD, NULL);
+    readings_destroy(readings);
+    readings = create(READING_CSV, "ax,ay");
+    assert_status(readings, "2026-11-22T09:30:00Z,,", READING_MISSING, NULL); /* no header */
+    assert_reading(readings, "2026-11-22T09:30:01Z,1,2", 1795339801, 1, 2);
+    readings_destroy(readings);
+}
+
 static void json_takes_its_keys_and_passes_over_the_rest(void **state)
 {
     (void)state;
@@ -210,6 +244,8 @@ int main(void)
         cmocka_unit_test(a_mark_of_utf_8_is_no_part_of_a_name),
         cmocka_unit_test(without_a_header_the_order_counts),
         cmocka_unit_test(a_header_that_lacks_a_field_is_told),
+        cmocka_unit_test(a_header_that_names_a_column_twice_is_told),
+        cmocka_unit_test(a_header_may_have_cells_without_a_name),
         cmocka_unit_test(json_takes_its_keys_and_passes_over_the_rest),
         cmocka_unit_test(times_are_seconds_or_dates),
         cmocka_unit_test(values_are_missing_out_of_range_or_no_numbers),

@@ -349,6 +349,7 @@ def checked(folder):
 def sensors_and_models_that_do_not_fit_are_refused():
     with tempfile.TemporaryDirectory() as folder:
         for source, words in [("transport: stdin, fields: [ax, az, ay]", "takes az as its channel 2, not 1"),
+                              ("transport: stdin, fields: [a, b, a]", "name a twice, as channels 0 and 2"),
                               ("transport: stdin, fields: [ax, ay]", "are not 3, as many as"),
                               ("transport: stdin, fields: [a, b, c], units: [g, g, m]", 'channel 2 in g, and the source gives "m"'),
                               ("transport: tcp, listen: 256.1.1.1:9000", "256.1.1.1:9000")]:

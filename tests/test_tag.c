@@ -369,6 +369,13 @@ static void a_sensors_times_reach_the_model(void **state)
     }
 }
 
+static void write_text(const char *name, const char *text)
+{
+    FILE *file = fopen(in_folder(name), "w");
+    fputs(text, file);
+    fclose(file);
+}
+
 static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **state)
 {
     (void)state;
@@ -390,17 +397,13 @@ static void lines_that_can_not_be_read_are_counted_and_one_is_quoted(void **stat
     fputs("ax,ay\n1,2\n", file);
     fclose(file);
     assert_says(65, "tag %/lacks.csv" SENSOR, "lacks.csv:1: no header has named all of ax,ay,az:");
-    assert_says(64, "tag %/bad.csv --fields x,y" SENSOR, "are not 3 names");
+    write_text("twice.csv", "t,ax,ay,az,ay\n1,2,3,4,5\n");
+    assert_says(65, "tag %/twice.csv" SENSOR, "twice.csv:1: the header names ay twice, as columns 3 and 5:");
+    assert_says(64, "tag %/bad.csv --fields x,y" SENSOR, "are not 3 different names");
+    assert_says(64, "tag %/bad.csv --fields ax,ay,ax" SENSOR, "are not 3 different names");
     assert_says(64, "tag %/bad.csv" MODEL, "name the columns with --fields");
     assert_says(64, "tag %/bad.csv --input text" SENSOR, "sound, csv or jsonl");
     assert_says(66, "tag %/none.csv" SENSOR, "No such file");
-}
-
-static void write_text(const char *name, const char *text)
-{
-    FILE *file = fopen(in_folder(name), "w");
-    fputs(text, file);
-    fclose(file);
 }
 
 /* `n` readings, `interval` apart from `from` on, one in motion. */
