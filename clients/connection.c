@@ -8,6 +8,7 @@
 
 #include "daemon/cert.h"
 #include "daemon/gate.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 const char *connection_key, *connection_server_key;
@@ -45,10 +46,10 @@ int connection_open(struct connection *connection, int type, const char *address
     if (connection_key && !connection_server_key) {
         return refuse(err, EX_USAGE, "--key needs --server-key: whom to be known to");
     }
-    connection->context = zmq_ctx_new();
+    connection->context = spare_descriptors() ? zmq_ctx_new() : NULL;
     connection->socket = connection->context ? zmq_socket(connection->context, type) : NULL;
     if (!connection->socket || !configure(connection->socket, message_most)) {
-        return refuse(err, EX_OSERR, "can't make a ZeroMQ socket: %s", zmq_strerror(errno));
+        return refuse_memory(err);
     }
     if (connection_server_key && speak_curve(connection->socket, err) < 0) {
         return -1;

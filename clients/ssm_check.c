@@ -77,8 +77,8 @@ static void try_source(const struct config_pipeline *pipeline, struct given *giv
 static void try_keys(const struct config *config, struct troubles *troubles)
 {
     struct ssm_error err = {0};
-    struct gate *gate = gate_open(&config->curve, &err);
-    if (!gate) {
+    struct gate *gate = config->curve.secret[0] ? gate_open(&config->curve, &err) : NULL;
+    if (!gate && err.code != 0) {
         note(troubles, &config->curve_at, &err);
     }
     gate_close(gate);

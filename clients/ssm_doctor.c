@@ -287,7 +287,8 @@ static void look_at_gpus(struct doctor *doctor)
 static void look_at_limit(struct doctor *doctor, int resource, rlim_t least, const char *what)
 {
     struct rlimit limit;
-    if (geteuid() != 0 && getrlimit((__rlimit_resource_t)resource, &limit) == 0 && limit.rlim_cur < least) {
+    bool bound = geteuid() != 0 || resource == RLIMIT_NOFILE; /* root may have what it asks for */
+    if (bound && getrlimit((__rlimit_resource_t)resource, &limit) == 0 && limit.rlim_cur < least) {
         tell(doctor, NOTE, 0, "%s: the limit is %llu; systemd's unit sets it, else /etc/security/limits.d", what,
              (unsigned long long)limit.rlim_cur);
     }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 enum { LINE = 512, PATH_BYTES = 1100 };
@@ -122,7 +123,7 @@ int cert_read(struct cert *cert, const char *path, struct ssm_error *err)
     struct stat about;
     FILE *file = fopen(path, "re");
     if (!file || fstat(fileno(file), &about) != 0) {
-        refuse(err, 66, "%s can't be read: %s; ssm keys makes keys", path, strerror(errno));
+        refuse(err, spare_code(66), "%s can't be read: %s; ssm keys makes keys", path, strerror(errno));
         if (file) {
             fclose(file);
         }

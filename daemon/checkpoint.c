@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* A turn looks at so many streams at most. A state is copied after half a second of its stream, which leaves as long to
@@ -230,7 +231,7 @@ static size_t read_file(const char *path, uint8_t *bytes, size_t room, struct ss
     size_t n = file ? fread(bytes, 1, room, file) : 0;
     n = file && fgetc(file) == EOF ? n : 0;
     if (file ? ferror(file) : errno != ENOENT) {
-        refuse(err, 66, "%s can't be read: %s", path, strerror(errno));
+        refuse(err, spare_code(66), "%s can't be read: %s", path, strerror(errno));
         n = 0;
     }
     if (file) {

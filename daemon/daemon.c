@@ -25,6 +25,7 @@
 #include "daemon/source.h"
 #include "daemon/worker.h"
 #include "dsp/clock.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 enum { STATE_MS = 1000, TICK_MS = 50 };
@@ -150,7 +151,9 @@ struct daemon *daemon_open(const struct config *config, struct ssm_error *err)
         goto fail;
     }
     if (!(daemon->gate = gate_open(&config->curve, err))) {
-        fit_blame(&config->curve_at, err);
+        if (config->curve.secret[0]) {
+            fit_blame(&config->curve_at, err);
+        }
         goto fail;
     }
     if (open_inputs(daemon, err) < 0 || open_publisher(daemon, err) < 0 || open_outputs(daemon, err) < 0 ||
@@ -359,7 +362,8 @@ static int start_loop(struct daemon *daemon)
 static int start(struct daemon *daemon, struct ssm_error *err)
 {
     if (start_loop(daemon) < 0 || worker_start(daemon->writer) < 0) {
-        return refuse(err, 71, "can't start the event loop or the writing thread");
+        return refuse(err, 71, "can't start the event loop or the writing thread%s",
+                      spare_descriptors() ? "" : ": too many open files (ulimit -n)");
     }
     if (daemon->checkpoint && checkpoint_start(daemon->checkpoint, err) < 0) {
         return -1;

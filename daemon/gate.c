@@ -16,6 +16,7 @@
 #include "daemon/peers.h"
 #include "daemon/socket.h"
 #include "dsp/clock.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* SOCKETS: two for each of a configuration's pipelines, and two more for each that is watched, of which there are DOORS at
@@ -156,6 +157,9 @@ bool gate_bind(struct gate *gate, void *socket, const char *address)
 {
     if (is_taken(address, find_type(socket) == ZMQ_PULL)) {
         errno = EADDRINUSE;
+        return false;
+    }
+    if (!spare_descriptors()) {
         return false;
     }
     bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
@@ -441,7 +445,7 @@ static int start_asking(struct gate *gate, const struct config_curve *curve, str
         return -1;
     }
     if (zmq_bind(gate->asked, "inproc://zeromq.zap.01") != 0) {
-        return refuse(err, 69, "can't ask who comes in (ZAP): %s", zmq_strerror(errno));
+        return refuse(err, spare_code(69), "can't ask who comes in (ZAP): %s", zmq_strerror(errno));
     }
     return start(gate) ? 0 : refuse(err, 71, "can't start the thread that looks who comes in");
 }
@@ -457,9 +461,9 @@ struct gate *gate_open(const struct config_curve *curve, struct ssm_error *err)
     pthread_mutex_init(&gate->lock, NULL);
     zmq_ctx_set(gate->context, ZMQ_MAX_SOCKETS, SOCKETS);
     gate->peers = peers_open();
-    gate->asked = zmq_socket(gate->context, ZMQ_REP);
+    gate->asked = spare_descriptors() ? zmq_socket(gate->context, ZMQ_REP) : NULL;
     if (!gate->peers || !gate->asked) {
-        refuse(err, 71, "can't open ZeroMQ: %s", zmq_strerror(errno));
+        refuse_memory(err);
     } else if (!curve || !curve->secret[0] || start_asking(gate, curve, err) == 0) {
         return gate;
     }

@@ -10,6 +10,7 @@
 #include <uv.h>
 
 #include "dsp/clock.h"
+#include "dsp/spare.h"
 
 enum { ROOM = 8 };
 
@@ -67,7 +68,7 @@ static void on_async(uv_async_t *async)
 struct loop *loop_create(void)
 {
     struct loop *loop = calloc(1, sizeof *loop);
-    if (loop && uv_loop_init(&loop->uv) != 0) {
+    if (loop && (!spare_descriptors() || uv_loop_init(&loop->uv) != 0)) {
         free(loop);
         return NULL;
     }

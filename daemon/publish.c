@@ -12,6 +12,7 @@
 #include "daemon/gate.h"
 #include "daemon/log.h"
 #include "dsp/clock.h"
+#include "dsp/spare.h"
 #include "dsp/wall.h"
 #include "model/refuse.h"
 
@@ -82,7 +83,7 @@ struct publisher *publisher_open(struct gate *gate, const char *address, const c
     }
     return publisher;
 fail:
-    refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : 69, "can't publish on %s: %s%s", address,
+    refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : spare_code(69), "can't publish on %s: %s%s", address,
            zmq_strerror(errno), errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
     publisher_close(publisher);
     return NULL;

@@ -8,6 +8,7 @@
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* Messages that wait for us at most. */
@@ -35,7 +36,7 @@ struct pull *pull_bind(struct gate *gate, const char *endpoint, struct ssm_error
 {
     struct pull *pull = open_socket(gate, ZMQ_PULL, err);
     if (pull && !gate_bind(gate, pull->socket, endpoint)) {
-        refuse(err, 69, "can't listen on %s: %s%s", endpoint, zmq_strerror(errno),
+        refuse(err, spare_code(69), "can't listen on %s: %s%s", endpoint, zmq_strerror(errno),
                errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
         pull_close(pull);
         return NULL;

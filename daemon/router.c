@@ -7,6 +7,7 @@
 
 #include "daemon/gate.h"
 #include "daemon/log.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* Peer, an empty frame of a REQ socket, body, blob. */
@@ -36,7 +37,7 @@ struct router *router_open(struct gate *gate, const char *address, int64_t frame
     if (router->socket && gate_bind(gate, router->socket, address)) {
         return router;
     }
-    refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : 69, "can't answer requests on %s: %s; set control: to "
+    refuse(err, errno == EINVAL || errno == EPROTONOSUPPORT ? 78 : spare_code(69), "can't answer requests on %s: %s; set control: to "
            "another address, or to \"\" for none", address, zmq_strerror(errno));
     router_close(router);
     return NULL;

@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 pid_t socket_listener(const char *path)
@@ -47,7 +48,7 @@ int socket_listen_unix(const char *path, struct ssm_error *err)
     bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
     umask(mask);
     if (!ok) {
-        refuse(err, 73, "can't listen on unix:%s: %s", path, strerror(errno));
+        refuse(err, spare_code(73), "can't listen on unix:%s: %s", path, strerror(errno));
         close(fd);
         return -1;
     }
@@ -85,7 +86,7 @@ static int bind_address(const char *text, int type, struct ssm_error *err)
               bind(fd, address->ai_addr, address->ai_addrlen) == 0 && (!tcp || listen(fd, 64) == 0);
     freeaddrinfo(address);
     if (!ok) {
-        refuse(err, 69, "can't listen on %s: %s", text, strerror(errno));
+        refuse(err, spare_code(69), "can't listen on %s: %s", text, strerror(errno));
         close(fd);
         return -1;
     }

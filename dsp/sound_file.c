@@ -19,6 +19,7 @@
 
 #include "dsp/chunks.h"
 #include "dsp/part.h"
+#include "dsp/spare.h"
 
 /* Values converted at once, and sent to the disk at once; bytes of a path in a message. */
 enum { BLOCK = 4096, SENT = 1 << 22, TOLD = 300 };
@@ -158,7 +159,7 @@ static void say_why_unreadable(const char *path, struct sound_file_error *err)
     }
     FILE *file = fopen(path, "rb");
     if (!file) {
-        say(err, EX_NOINPUT, path, "%s", strerror(errno));
+        say(err, spare_code(EX_NOINPUT), path, "%s", strerror(errno));
         return;
     }
     char start[17] = "";
@@ -472,7 +473,7 @@ static struct sound_file *open_for_writing(const char *path, const struct sound_
     file->container = ending->container;
     bool beside = atomic && !is_special(path);
     if ((beside || try_format(path, &wanted, err)) && !(beside ? open_part : open_in_place)(file)) {
-        say(err, EX_CANTCREAT, path, "%s%s", errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
+        say(err, spare_code(EX_CANTCREAT), path, "%s%s", errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
             errno == EWOULDBLOCK ? "" : strerror(errno));
     }
     if (err->code != 0) {

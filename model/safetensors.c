@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "dsp/bytes.h"
+#include "dsp/spare.h"
 #include "model/digest.h"
 #include "model/refuse.h"
 
@@ -237,7 +238,7 @@ static unsigned char *read_file(const char *path, size_t *size, struct ssm_error
     struct stat stat;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused below, not waited for */
     if (fd < 0 || fstat(fd, &stat)) {
-        refuse(err, 66, "%s: can't be read: %s", path, strerror(errno));
+        refuse(err, spare_code(66), "%s: can't be read: %s", path, strerror(errno));
         goto fail;
     }
     if (!S_ISREG(stat.st_mode)) {

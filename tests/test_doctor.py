@@ -43,6 +43,8 @@ def a_machine_alone_has_no_wrongs():
     assert status == 0 and {part for part, _, _ in found} == {"sound", "gpu", "processor", "limits", "clock"}, found
     text = subprocess.run([SSM, "doctor"], capture_output=True, text=True, check=True).stdout
     assert len(text.splitlines()) == len(found) and "kernels" in text, text
+    few = subprocess.run(["bash", "-c", f"ulimit -n 100; exec {SSM} doctor"], capture_output=True, text=True, check=True).stdout
+    assert "(nofile): the limit is 100;" in few, few  # root's too
 
 
 def a_file_that_can_run_is_fine():
