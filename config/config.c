@@ -196,6 +196,9 @@ static void check_sensor(const struct config *config, const struct config_pipeli
     }
 }
 
+/* Stands for a path; a file may have that name. */
+static const char standard_input[] = "standard input";
+
 /* A path that is read, written or listened on. */
 struct use {
     const char *path;
@@ -273,7 +276,8 @@ static void refuse_both(const struct use *a, const struct use *b, struct config_
 static void check_uses(struct use *uses, int n, struct config_errors *errors)
 {
     for (int i = 0; i < n; i++) {
-        if (!(uses[i].file = resolve(uses[i].path, LINKS))) {
+        bool path = uses[i].path != standard_input;
+        if (!(uses[i].file = path ? resolve(uses[i].path, LINKS) : strdup(""))) { /* which no path becomes */
             errors_add(errors, uses[i].at, "", "out of memory");
             return;
         }
@@ -318,7 +322,7 @@ static int list_source(const struct config_pipeline *pipeline, const struct node
     bool file = source->type == SOURCE_FILE;
     bool standard = (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
                     (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
-    const char *path = file ? source->path : standard ? "standard input" : config_socket(source);
+    const char *path = file ? source->path : standard ? standard_input : config_socket(source);
     struct place at = place_of(node, source->type == SOURCE_SENSOR ? "listen" : "path");
     *use = (struct use){path, NULL, at, "pipelines.", pipeline->name, file ? READ : HEARD};
     return path && path[0];

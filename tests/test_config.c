@@ -397,6 +397,26 @@ static void a_file_is_the_same_by_another_name(void **state)
     assert_same_file("z.wav", sinks, "later.wav is written by another sink too, on line 6");
 }
 
+static void a_file_may_be_called_standard_input(void **state)
+{
+    (void)state;
+    struct config_errors errors;
+    char *text = with_line(5, "    source: {type: pcm, path: '-', rate: 16000}\n    model: m\n    sinks: [{type: jsonl, path: standard input}]\n"
+                              "  b:\n    source: {type: file, path: standard input}");
+    struct config *config = parse(text, &errors);
+    assert_null(config); /* written and read by the two */
+    assert_non_null(strstr(errors.at[0].text, "standard input is both read and written; see line 7"));
+    assert_int_equal(errors.n, 1);
+    free(text);
+    text = with_line(5, "    source: {type: pcm, path: '-', rate: 16000}\n    model: m\n    sinks: [{type: publish}]\n"
+                        "  b:\n    source: {type: file, path: standard input}");
+    config = parse(text, &errors);
+    print_errors(&errors);
+    assert_non_null(config); /* "standard input is taken already" */
+    config_destroy(config);
+    free(text);
+}
+
 static void all_errors_are_told_and_those_beyond_the_room_are_counted(void **state)
 {
     (void)state;
@@ -732,6 +752,7 @@ int main(void)
         cmocka_unit_test(every_error_says_where_and_what),
         cmocka_unit_test(what_an_error_quotes_is_no_line_of_its_own),
         cmocka_unit_test(a_file_is_the_same_by_another_name),
+        cmocka_unit_test(a_file_may_be_called_standard_input),
         cmocka_unit_test(all_errors_are_told_and_those_beyond_the_room_are_counted),
         cmocka_unit_test(every_slip_of_a_letter_is_answered_with_the_key_meant),
         cmocka_unit_test(overrides_count_as_if_they_stood_in_the_file),
