@@ -44,7 +44,7 @@ struct given {
 static void try_file(const struct config_pipeline *pipeline, struct given *given, struct troubles *troubles)
 {
     struct worker *reader = worker_create();
-    const struct source_setup setup = {&pipeline->source, pipeline->name, reader, NULL};
+    const struct source_setup setup = {&pipeline->source, pipeline->name, reader, NULL, NULL};
     struct ssm_error err = {0};
     struct source *source = reader ? source_file.open(&setup, &err) : NULL;
     if (source) {

@@ -315,6 +315,13 @@ const char *config_socket(const struct config_source *source)
     return source->type == SOURCE_SENSOR && source->transport == SENSOR_PULL ? find_socket(source->listen) : NULL;
 }
 
+bool config_same_address(const struct config_source *a, const struct config_source *b)
+{
+    bool pcm = a->type == SOURCE_PCM && strcmp(a->path, b->path) == 0 && strcmp(a->path, "-") != 0 && strncmp(a->path, "sub:", 4) != 0;
+    bool sensor = a->type == SOURCE_SENSOR && a->transport == b->transport && a->listen[0] && strcmp(a->listen, b->listen) == 0;
+    return a->type == b->type && (pcm || sensor);
+}
+
 /* What is used of files by a source, if any. */
 static int list_source(const struct config_pipeline *pipeline, const struct node *node, struct use *use)
 {

@@ -136,6 +136,9 @@ void config_control(const struct config *config, char *address, size_t size);
 /* The path of the socket at which a source listens; NULL: it makes none. */
 const char *config_socket(const struct config_source *source);
 
+/* Do both, of one kind, listen at one address, as it is written? */
+bool config_same_address(const struct config_source *a, const struct config_source *b);
+
 /* The first key outside of pipelines whose value differs; NULL: none. */
 const char *config_differs(const struct config *a, const struct config *b);
 

@@ -53,10 +53,23 @@ struct pipeline *pipeline_create(const struct config_pipeline *config)
 
 /* ---- Sources and models. ---- */
 
+/* One that goes and listens where this is to; there is room for one. */
+static const struct source *find_before(struct daemon *daemon, const struct config_source *config)
+{
+    struct pipeline *other = daemon->pipelines;
+    while (other && !(other->goes && !other->lends && other->source && config_same_address(&other->config->source, config))) {
+        other = other->next;
+    }
+    if (other) {
+        other->lends = true;
+    }
+    return other ? other->source : NULL;
+}
+
 static int open_source(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     const struct config_source *config = &pipeline->config->source;
-    const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate};
+    const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate, find_before(daemon, config)};
     pipeline->source = source_find(config->type)->open(&setup, err);
     if (!pipeline->source) {
         return fit_blame(&pipeline->config->at.source, err);

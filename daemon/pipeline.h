@@ -82,6 +82,7 @@ struct pipeline {
     int n_awaited;                   /* streams that have theirs at hand */
     bool settled;                    /* they have their places           */
     bool goes;                       /* its place is taken, or it goes */
+    bool lends;                      /* where its source listens one does that is opened */
     uint64_t generation;             /* above 0: opened by a request, not by the configuration */
     bool held;                       /* nothing is published of it before that one's end */
     uint64_t seen[COUNTERS];         /* a second ago, over its channels */

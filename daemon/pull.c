@@ -5,9 +5,11 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "daemon/gate.h"
+#include "daemon/socket.h"
 #include "dsp/spare.h"
 #include "model/refuse.h"
 
@@ -17,6 +19,7 @@ enum { WAITING_MOST = 1000 };
 struct pull {
     struct gate *gate;
     void *socket;
+    char bound[128]; /* tcp:// in figures; "": none, or not over TCP */
 };
 
 static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *err)
@@ -32,14 +35,39 @@ static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *e
     return pull;
 }
 
-struct pull *pull_bind(struct gate *gate, const char *endpoint, struct ssm_error *err)
+/* Bind, at the TCP socket of the one before where there is one: libzmq listens there, and closes what it was given. */
+static bool bind_socket(struct pull *pull, const char *endpoint, const struct pull *before)
+{
+    int fd = before && before->bound[0] ? socket_again(before->bound) : -1;
+    bool bound = (fd < 0 || zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) == 0) && gate_bind(pull->gate, pull->socket, endpoint);
+    if (!bound && fd >= 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+    }
+    return bound;
+}
+
+/* Where that is, in figures. */
+static void note_bound(struct pull *pull)
+{
+    size_t size = sizeof pull->bound;
+    if (zmq_getsockopt(pull->socket, ZMQ_LAST_ENDPOINT, pull->bound, &size) != 0 || strncmp(pull->bound, "tcp://", 6) != 0) {
+        pull->bound[0] = '\0';
+    }
+}
+
+struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pull *before, struct ssm_error *err)
 {
     struct pull *pull = open_socket(gate, ZMQ_PULL, err);
-    if (pull && !gate_bind(gate, pull->socket, endpoint)) {
+    if (pull && !bind_socket(pull, endpoint, before)) {
         refuse(err, spare_code(69), "can't listen on %s: %s%s", endpoint, zmq_strerror(errno),
                errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
         pull_close(pull);
         return NULL;
+    }
+    if (pull) {
+        note_bound(pull);
     }
     return pull;
 }

@@ -15,8 +15,8 @@ struct gate;
 struct pull;
 
 /* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`, from a daemon of the given key (gate_connect).
- * NULL with *err. */
-struct pull *pull_bind(struct gate *gate, const char *endpoint, struct ssm_error *err);
+ * NULL with *err. before: another's that is bound there, whose TCP socket both then listen at; NULL: none. */
+struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pull *before, struct ssm_error *err);
 struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
                             struct ssm_error *err);
 void pull_close(struct pull *pull); /* NULL is fine */

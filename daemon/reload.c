@@ -327,6 +327,7 @@ static int compare(struct reload *reload, const struct config *config, struct ss
     }
     for (struct pipeline *pipeline = reload->daemon->pipelines; pipeline; pipeline = pipeline->next) {
         pipeline->goes = is_to_go(reload, pipeline);
+        pipeline->lends = false;
     }
     models_find_stale(reload->daemon->models);
     for (int i = 0; config && i < config->n_pipelines; i++) {

@@ -7,8 +7,10 @@
  * Pipelines are told apart by their names. One whose settings are the same goes on untouched. One whose source and model are
  * the same keeps these and its stream's state; its settings and its sinks change, and sinks whose settings are the same go on.
  * Where only the model is another, or its file was written anew, both run for a second on the same input, if they are alike
- * (models_alike), and then the sound fades from one to the other. Any other is opened anew, all of it, and once it runs the old one's source is stopped and what waits there goes through; of
- * the new one nothing is published before the old one's end. What goes wrong until everything new runs leaves everything as it
+ * (models_alike), and then the sound fades from one to the other. Any other is opened anew, all of it, and once it
+ * runs the old one's source is stopped and what waits there goes through; of the new one nothing is published before the old
+ * one's end. Where the new one is to listen at the address of one that goes, both do meanwhile: who is connected to the old one
+ * has to come again. What goes wrong until everything new runs leaves everything as it
  * was. Keys outside of pipelines can't change, nor may a file be written that is being written.
  *
  * Opening, starting and closing have a thread of their own meanwhile; streams change between two turns of the engine's. */

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/socket.h"
 
+#include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -96,6 +101,75 @@ static int bind_address(const char *text, int type, struct ssm_error *err)
 int socket_listen_tcp(const char *address, struct ssm_error *err)
 {
     return bind_address(address, SOCK_STREAM, err);
+}
+
+/* ---- Places that are handed on. ---- */
+
+static bool listens_at(int fd, const char *endpoint)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } bound = {0};
+    char host[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 32];
+    int listening = 0;
+    socklen_t size = sizeof bound, flag = sizeof listening;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &flag) != 0 || !listening || getsockname(fd, &bound.any, &size) != 0) {
+        return false;
+    }
+    bool v6 = bound.any.sa_family == AF_INET6;
+    bool known = (v6 || bound.any.sa_family == AF_INET) &&
+                 inet_ntop(bound.any.sa_family, v6 ? (void *)&bound.v6.sin6_addr : &bound.v4.sin_addr, host, sizeof host);
+    if (known) {
+        snprintf(text, sizeof text, v6 ? "tcp://[%s]:%d" : "tcp://%s:%d", host, ntohs(v6 ? bound.v6.sin6_port : bound.v4.sin_port));
+    }
+    return known && strcmp(text, endpoint) == 0;
+}
+
+int socket_again(const char *endpoint)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int again = -1;
+    for (struct dirent *entry; folder && again < 0 && (entry = readdir(folder));) {
+        int fd = atoi(entry->d_name); /* . and .. are 0 */
+        again = entry->d_name[0] != '.' && listens_at(fd, endpoint) ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    }
+    if (folder) {
+        closedir(folder);
+    }
+    return again;
+}
+
+struct socket_place *socket_place_create(int fd, const char *path, struct ssm_error *err)
+{
+    struct socket_place *place = fd >= 0 ? calloc(1, sizeof *place) : NULL;
+    if (place) {
+        place->fd = fd;
+        atomic_init(&place->users, 1);
+        snprintf(place->path, sizeof place->path, "%s", path ? path : "");
+    } else if (fd >= 0) {
+        refuse_memory(err);
+        close(fd);
+    }
+    return place;
+}
+
+struct socket_place *socket_place_share(struct socket_place *place)
+{
+    atomic_fetch_add(&place->users, 1);
+    return place;
+}
+
+void socket_place_destroy(struct socket_place *place)
+{
+    if (place && atomic_fetch_sub(&place->users, 1) == 1) {
+        close(place->fd);
+        if (place->path[0]) {
+            unlink(place->path);
+        }
+        free(place);
+    }
 }
 
 int socket_accept(int listener)

@@ -4,6 +4,8 @@
 
 /* Sockets that sources listen on: non-blocking, closed on exec. Each gives the descriptor, or -1 with *err. */
 
+#include <stdatomic.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "model/ssm.h"
@@ -18,6 +20,23 @@ int socket_listen_tcp(const char *address, struct ssm_error *err);
 /* Who connects next, non-blocking; -1 with errno. Whoever vanishes without a word, as a machine that is switched off, is noticed
  * within 20 s, so that the next one need not wait for ever. */
 int socket_accept(int listener);
+/* Of a stream or datagram socket of this process that is bound to "tcp://ADDRESS:PORT", in figures, and listens: a descriptor more.
+ * -1: there is none, or no descriptor to be had. */
+int socket_again(const char *endpoint);
+
+/* A descriptor that a source and the one that takes its place both listen at: who connects, or sends, meets either. */
+struct socket_place {
+    int fd;
+    atomic_int users;
+    _Atomic uint32_t dropped; /* datagrams, by the system, that were counted */
+    char path[108]; /* of a unix socket; "": none */
+};
+/* Takes fd, -1 with *err too, and has one user; path: NULL or a unix socket's. NULL with *err. */
+struct socket_place *socket_place_create(int fd, const char *path, struct ssm_error *err);
+struct socket_place *socket_place_share(struct socket_place *place); /* one user more */
+/* One user less; the last one's end closes it. NULL is fine. */
+void socket_place_destroy(struct socket_place *place);
+
 /* Messages carry how many before them the system dropped (SO_RXQ_OVFL). */
 int socket_bind_udp(const char *address, struct ssm_error *err);
 

@@ -26,8 +26,9 @@ struct pcm_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
-    int listener, client; /* -1: none. Standard input is a client */
-    struct pull *pull;    /* NULL: none                           */
+    struct socket_place *place; /* where it listens; NULL: nowhere      */
+    int listener, client;       /* -1: none. Standard input is a client */
+    struct pull *pull;          /* NULL: none                           */
 
     /* The thread's. */
     size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
@@ -35,8 +36,22 @@ struct pcm_source {
     float samples[BLOCK];
 };
 
-static int open_path(struct pcm_source *pcm, struct gate *gate, struct ssm_error *err)
+/* A socket, or that of the source before. */
+static int open_place(struct pcm_source *pcm, const struct pcm_source *before, struct ssm_error *err)
 {
+    const char *path = pcm->config->path, *socket = strncmp(path, "unix:", 5) == 0 ? path + 5 : NULL;
+    if (before) {
+        pcm->place = socket_place_share(before->place);
+    } else {
+        pcm->place = socket_place_create(socket ? socket_listen_unix(socket, err) : socket_listen_tcp(path + 6, err), socket, err);
+    }
+    pcm->listener = pcm->place ? pcm->place->fd : -1;
+    return pcm->place ? 0 : -1;
+}
+
+static int open_path(struct pcm_source *pcm, const struct source_setup *setup, struct ssm_error *err)
+{
+    const struct pcm_source *before = (const struct pcm_source *)setup->before;
     const char *path = pcm->config->path;
     if (strcmp(path, "-") == 0) {
         pcm->client = dup(0);
@@ -44,16 +59,13 @@ static int open_path(struct pcm_source *pcm, struct gate *gate, struct ssm_error
     }
     pcm->source.endless = true;
     pcm->source.invites = strncmp(path, "unix:", 5) == 0 || strncmp(path, "tcp://", 6) == 0;
-    if (strncmp(path, "unix:", 5) == 0) {
-        pcm->listener = socket_listen_unix(path + 5, err);
-    } else if (strncmp(path, "tcp://", 6) == 0) {
-        pcm->listener = socket_listen_tcp(path + 6, err);
-    } else {
-        bool pull = strncmp(path, "pull:", 5) == 0;
-        pcm->pull = pull ? pull_bind(gate, path + strlen("pull:"), err)
-                         : pull_subscribe(gate, path + strlen("sub:"), pcm->config->server_key, "", err);
+    if (pcm->source.invites) {
+        return open_place(pcm, before, err);
     }
-    return pcm->listener < 0 && !pcm->pull ? -1 : 0;
+    bool pull = strncmp(path, "pull:", 5) == 0;
+    pcm->pull = pull ? pull_bind(setup->gate, path + strlen("pull:"), before ? before->pull : NULL, err)
+                     : pull_subscribe(setup->gate, path + strlen("sub:"), pcm->config->server_key, "", err);
+    return pcm->pull ? 0 : -1;
 }
 
 static void pcm_close(struct source *source)
@@ -65,12 +77,7 @@ static void pcm_close(struct source *source)
     if (pcm->client >= 0) {
         close(pcm->client);
     }
-    if (pcm->listener >= 0) {
-        close(pcm->listener);
-        if (strncmp(pcm->config->path, "unix:", 5) == 0) {
-            unlink(pcm->config->path + 5);
-        }
-    }
+    socket_place_destroy(pcm->place);
     pull_close(pcm->pull);
     waker_finish(&pcm->stop);
     free(pcm->bytes);
@@ -95,7 +102,7 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     for (int i = 0; i < config->pcm_channels; i++) {
         pcm->source.channels[i] = i;
     }
-    if (open_path(pcm, setup->gate, err) < 0) {
+    if (open_path(pcm, setup, err) < 0) {
         goto fail;
     }
     pcm->bytes = pcm->pull ? malloc(PULL_MOST) : calloc(BLOCK, pcm->frame);

@@ -31,6 +31,7 @@ struct sensor_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
+    struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
     struct mqtt *mqtt;
@@ -42,41 +43,55 @@ struct sensor_source {
     uint64_t hop;    /* readings in one          */
     int64_t arrived; /* the bytes being read     */
     bool quoted;     /* a bad line has been told */
-    uint32_t dropped; /* datagrams, by the system */
     char bytes[BYTES];
 };
 
-static int open_pull(struct sensor_source *sensor, struct gate *gate, struct ssm_error *err)
+static int open_pull(struct sensor_source *sensor, const struct source_setup *setup, struct ssm_error *err)
 {
+    const struct sensor_source *before = (const struct sensor_source *)setup->before;
     const struct config_source *config = sensor->config;
     char endpoint[sizeof config->listen + 8];
     bool whole = strstr(config->listen, "://") != NULL;
     snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
     sensor->pull = config->transport == SENSOR_PULL
-                       ? pull_bind(gate, endpoint, err)
-                       : pull_subscribe(gate, config->connect, config->server_key, config->topic, err);
+                       ? pull_bind(setup->gate, endpoint, before ? before->pull : NULL, err)
+                       : pull_subscribe(setup->gate, config->connect, config->server_key, config->topic, err);
     return sensor->pull ? 0 : -1;
 }
 
 static void take_message(void *context, const void *bytes, size_t n);
 
-static int open_transport(struct sensor_source *sensor, struct gate *gate, struct ssm_error *err)
+/* A socket, or that of the source before. */
+static int open_place(struct sensor_source *sensor, const struct sensor_source *before, struct ssm_error *err)
 {
     const char *listen = sensor->config->listen;
+    bool udp = sensor->config->transport == SENSOR_UDP;
+    if (before) {
+        sensor->place = socket_place_share(before->place);
+    } else {
+        sensor->place = socket_place_create(udp ? socket_bind_udp(listen, err) : socket_listen_tcp(listen, err), NULL, err);
+    }
+    if (sensor->place) {
+        *(udp ? &sensor->client : &sensor->listener) = sensor->place->fd;
+    }
+    return sensor->place ? 0 : -1;
+}
+
+static int open_transport(struct sensor_source *sensor, const struct source_setup *setup, struct ssm_error *err)
+{
     sensor->source.endless = sensor->config->transport != SENSOR_STDIN;
     switch (sensor->config->transport) {
     case SENSOR_STDIN:
         sensor->client = dup(0);
         return sensor->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
     case SENSOR_UDP:
-        return (sensor->client = socket_bind_udp(listen, err)) < 0 ? -1 : 0;
     case SENSOR_TCP:
-        return (sensor->listener = socket_listen_tcp(listen, err)) < 0 ? -1 : 0;
+        return open_place(sensor, (const struct sensor_source *)setup->before, err);
     case SENSOR_MQTT:
         sensor->mqtt = mqtt_open(sensor->config, sensor->pipeline, take_message, sensor, err);
         return sensor->mqtt ? 0 : -1;
     default:
-        return open_pull(sensor, gate, err);
+        return open_pull(sensor, setup, err);
     }
 }
 
@@ -86,12 +101,10 @@ static void sensor_close(struct source *source)
     if (sensor->running) {
         pthread_join(sensor->thread, NULL);
     }
-    if (sensor->client >= 0) {
+    if (sensor->client >= 0 && sensor->config->transport != SENSOR_UDP) {
         close(sensor->client);
     }
-    if (sensor->listener >= 0) {
-        close(sensor->listener);
-    }
+    socket_place_destroy(sensor->place);
     pull_close(sensor->pull);
     mqtt_close(sensor->mqtt);
     waker_finish(&sensor->stop);
@@ -121,7 +134,7 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
         refuse_memory(err);
         goto fail;
     }
-    if (open_transport(sensor, setup->gate, err) < 0) {
+    if (open_transport(sensor, setup, err) < 0) {
         goto fail;
     }
     return &sensor->source;
@@ -250,8 +263,7 @@ static void read_datagram(struct sensor_source *sensor)
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
         uint32_t dropped;
         memcpy(&dropped, CMSG_DATA(head), sizeof dropped);
-        count(sensor->source.counters, COUNTER_SOCKET_FULL, dropped - sensor->dropped);
-        sensor->dropped = dropped;
+        count(sensor->source.counters, COUNTER_SOCKET_FULL, dropped - atomic_exchange(&sensor->place->dropped, dropped));
     }
     if (got >= 0) {
         take_bytes(sensor, sensor->bytes, (size_t)got, true);

@@ -29,6 +29,7 @@ from script import SANITIZED, SSM, SSMD
 RELOADS, SWAPS = int(os.environ.get("RELOADS", "60")), int(os.environ.get("SWAPS", "20"))
 STREAMS = int(os.environ.get("STREAMS", "16"))
 MODEL = "tests/data/tiny-denoise.safetensors"
+TAGS = "tests/data/tiny-sensor.safetensors"
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 RATE, HOP = 16000, 160
 
@@ -328,8 +329,10 @@ def what_replaces_another_comes_after_its_end():
 
 
 def a_source_that_is_taken_leaves_the_old_one():
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        one = pipeline(folder, "p", source=f"type: pcm, path: 'unix:{folder}/in', rate: 16000, format: s16le")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(f"{folder}/in")
+        taken.listen()
+        one = pipeline(folder, "p")
         two = pipeline(folder, "p", source=f"type: pcm, path: 'unix:{folder}/in', rate: 8000, format: s16le", sinks="{type: publish}")
         with Daemon(folder, one) as daemon:
             assert f"{folder}/in" in daemon.reload(two, status=65)
@@ -360,6 +363,65 @@ def a_pulled_address_is_one_sources():
             push.send(bytes(RATE))
             daemon.wait_samples("q/0", RATE // 4)
             daemon.end()
+
+
+def send_to(address, data):
+    """Connects first, as who lost the source before would."""
+    kind, _, rest = address.partition(":")
+    if kind == "pull":
+        with zmq.Context.instance().socket(zmq.PUSH) as push:
+            push.connect(rest)
+            push.send(data)
+            push.close(linger=10000)
+        return
+    family, to = (socket.AF_UNIX, rest) if kind == "unix" else (socket.AF_INET, ("127.0.0.1", int(address.rpartition(":")[2])))
+    with socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as one:
+        one.connect(to)
+        one.sendall(data)
+
+
+def a_source_that_changed_listens_where_it_did():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def hears(name, address, rate):
+            kind, _, rest = address.partition(":")
+            if kind in ("udp", "sensor"):
+                rest = rest.removeprefix("pull:tcp:").removeprefix("//")
+                of = "pull" if "pull" in address else kind if kind == "udp" else "tcp"
+                return pipeline(folder, name, source=f"type: sensor, transport: {of}, listen: '{rest}', least: -{rate}, most: {rate}",
+                                model=TAGS, sinks="{type: publish}")
+            return pipeline(folder, name, source=f"type: pcm, path: '{address}', rate: {rate}, format: s16le", sinks="{type: publish}")
+
+        def hear(daemon, name, address, n):
+            lines = b"".join(b'{"ax": 0, "ay": 0, "az": 1}\n' for _ in range(40))
+            to = address.removeprefix("sensor:") if "pull" in address else address
+            send_to(to, lines if address.startswith(("udp", "sensor")) else bytes(RATE))
+            daemon.wait_samples(f"{name}/0", n)
+
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind(f"{folder}/taken")
+            taken.listen()
+            wrong = pipeline(folder, "w", source=f"type: pcm, path: 'unix:{folder}/taken', rate: 16000")
+            for i, address in enumerate((f"unix:{folder}/in", f"tcp://127.0.0.1:{script.free_port()}", f"pull:tcp://127.0.0.1:{script.free_port()}",
+                                         f"pull:tcp://*:{script.free_port()}", f"udp:127.0.0.1:{script.free_port(socket.SOCK_DGRAM)}",
+                                         f"sensor:127.0.0.1:{script.free_port()}", f"sensor:pull:tcp://127.0.0.1:{script.free_port()}")):
+                with Daemon(folder, hears("p", address, 16000), more="insecure: true\n") as daemon:
+                    to = address.replace("*", "127.0.0.1")
+                    hear(daemon, "p", to, 1)
+                    assert f"{folder}/taken" in daemon.reload(hears("p", address, 8000), wrong, status=65)
+                    hear(daemon, "p", to, daemon.streams()["p/0"]["samples"] + 1)  # who was there hears it all the same
+                    assert daemon.reload(hears("p", address, 8000))["replaced"] == 1  # "can't listen on"
+                    hear(daemon, "p", to, 1)
+                    assert daemon.reload(hears("q", address, 8000)) == {"unchanged": 0, "changed": 0, "opened": 1, "replaced": 0, "closed": 1}
+                    hear(daemon, "q", to, 1)
+                    said = daemon.reload(hears("q", address, 16000), hears("r", address, 16000), status=65)
+                    assert "taken" in said or "in use" in said, said  # by each other
+                    hear(daemon, "q", to, daemon.streams()["q/0"]["samples"] + 1)
+                    assert daemon.reload(pipeline(folder, "s", source=looped(folder)))["closed"] == 1
+                    assert not os.path.exists(f"{folder}/in")
+                    assert daemon.reload(hears("p", address, 16000))["closed"] == 1  # nobody holds it any more
+                    hear(daemon, "p", to, 1)
+                    daemon.end()
+                    assert not os.path.exists(f"{folder}/in")
 
 
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
@@ -613,6 +675,7 @@ if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
-                        a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, a_model_is_swapped_in_a_fade,
+                        a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources,
+                        a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
