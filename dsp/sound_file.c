@@ -149,12 +149,22 @@ static void describe(SNDFILE *handle, int format, char *words, size_t size)
     snprintf(words, size, "%s, %s", major.name ? major.name : "unknown", minor.name ? minor.name : "unknown");
 }
 
+static bool is_pipe(const char *path)
+{
+    struct stat found;
+    return stat(path, &found) == 0 && S_ISFIFO(found.st_mode);
+}
+
 /* Say why libsndfile would not open it, by looking at the file ourselves: its own words are few. */
 static void say_why_unreadable(const char *path, struct sound_file_error *err)
 {
     const char *reason = sf_strerror(NULL);
     if (strcmp(path, "-") == 0) {
         say(err, EX_DATAERR, path, "standard input is empty, or no sound that can be read as it comes; WAV can (%s)", reason);
+        return;
+    }
+    if (is_pipe(path)) { /* whose writer may have gone: who opened it again would wait for another */
+        say(err, EX_DATAERR, path, "this pipe is empty, or no sound that can be read as it comes; WAV can (%s)", reason);
         return;
     }
     FILE *file = fopen(path, "rb");
@@ -310,12 +320,6 @@ static bool is_special(const char *path)
 {
     struct stat status;
     return lstat(path, &status) == 0 && !S_ISREG(status.st_mode);
-}
-
-static bool is_pipe(const char *path)
-{
-    struct stat found;
-    return stat(path, &found) == 0 && S_ISFIFO(found.st_mode);
 }
 
 static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)

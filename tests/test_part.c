@@ -33,6 +33,30 @@ static void each_is_a_new_file_of_its_mode_beside_the_path(void **state)
     free(two);
 }
 
+static void a_name_as_long_as_may_be_has_one_too(void **state)
+{
+    (void)state;
+    char name[256] = "x";
+    for (int i = 1; i < 250; i += 3) {
+        memcpy(name + i, "\xe4\xbd\xa0", 4); /* letters of three bytes */
+    }
+    strcpy(name + 250, ".wav");
+    char *path = strdup(in_folder(name)), *part;
+    int fd = part_create(path, 0600, &part);
+    assert_true(fd >= 0); /* "File name too long" */
+    size_t n = strlen(part) - strlen(".01234567.part");
+    assert_int_equal(strncmp(part, path, n), 0);
+    assert_int_equal(path[n] & 0xc0, 0xc0); /* a letter begins */
+    assert_int_equal(rename(part, path), 0);
+    close(fd);
+    unlink(path);
+    free(path);
+    free(part);
+    strcat(name, "yy");
+    assert_int_equal(part_create(in_folder(name), 0600, &part), -1);
+    assert_int_equal(errno, ENAMETOOLONG);
+}
+
 static void where_none_can_be_errno_says_why(void **state)
 {
     (void)state;
@@ -46,6 +70,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_is_a_new_file_of_its_mode_beside_the_path),
+        cmocka_unit_test(a_name_as_long_as_may_be_has_one_too),
         cmocka_unit_test(where_none_can_be_errno_says_why),
     };
     return cmocka_run_group_tests_name("part", tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/folder.h"
@@ -596,6 +597,27 @@ static void a_pipe_takes_what_needs_no_going_back(void **state)
     }
 }
 
+/* Its writer has gone by then: who opens it again to see what it holds waits for ever. */
+static void a_pipe_that_holds_no_sound_is_told(void **state)
+{
+    (void)state;
+    struct sound_file_info info;
+    struct sound_file_error err;
+    const char *path = in_folder("junk.wav");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int fd = open(path, O_WRONLY);
+        _exit(write(fd, "junk", 4) != 4);
+    }
+    alarm(20);
+    assert_null(sound_file_open(path, &info, &err));
+    alarm(0);
+    assert_int_equal(err.code, 65);
+    assert_non_null(strstr(err.text, "junk.wav: this pipe is empty, or no sound that can be read as it comes"));
+    waitpid(child, NULL, 0);
+}
+
 static void a_full_disk_is_told(void **state)
 {
     (void)state;
@@ -637,6 +659,7 @@ int main(void)
         cmocka_unit_test(a_wav_beyond_four_gib_is_rf64_and_keeps_its_length),
         cmocka_unit_test(what_cannot_be_written_is_said_before_anything_is_lost),
         cmocka_unit_test(a_pipe_takes_what_needs_no_going_back),
+        cmocka_unit_test(a_pipe_that_holds_no_sound_is_told),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(a_disk_full_at_the_last_block_is_told),
     };
