@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model/place.h"
 #include "model/refuse.h"
 
 static const char name[] = "libssm_cuda.so", entry[] = "ssm_backend_cuda";
@@ -45,9 +46,14 @@ static bool place_at(int i, char *path, size_t size)
         put_beside(path, size, program);
         return true;
     case 2:
-        snprintf(path, size, "%s/%s", SSM_LIBRARIES, name);
+        if (!place_installed("lib/libssm_cuda.so", path, size)) {
+            path[0] = 0;
+        }
         return true;
     case 3:
+        snprintf(path, size, "%s/%s", SSM_LIBRARIES, name);
+        return true;
+    case 4:
         snprintf(path, size, "%s", name);
         return true;
     default:

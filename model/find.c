@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Where models are: $SSM_MODEL_PATH, the source tree this was built in, then the installed models. */
+/* Where models are: $SSM_MODEL_PATH, the source tree this was built in, then the installed models: those beside this program, those
+ * of the PREFIX it was built for. */
 #include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 
 #include "dsp/nearest.h"
+#include "model/place.h"
 #include "model/refuse.h"
 
 /* The i-th part of a colon-separated path. */
@@ -25,7 +27,6 @@ static bool part_of(const char *list, int i, char *folder, size_t size)
 
 const char *ssm_model_folder(int i)
 {
-    static const char *const built_in[] = {SSM_SOURCE_MODELS, SSM_MODELS, NULL};
     static _Thread_local char folder[PATH_MAX];
     int given = 0;
     for (; part_of(getenv("SSM_MODEL_PATH"), given, folder, sizeof folder); given++) {
@@ -33,7 +34,9 @@ const char *ssm_model_folder(int i)
             return folder;
         }
     }
-    return i >= given && i - given < 2 ? built_in[i - given] : NULL;
+    bool beside = place_installed("share/ssmd/models", folder, sizeof folder) && strcmp(folder, SSM_MODELS) != 0 && !access(folder, F_OK);
+    const char *const built_in[] = {SSM_SOURCE_MODELS, beside ? folder : SSM_MODELS, beside ? SSM_MODELS : NULL, NULL};
+    return i >= given && i - given < 3 ? built_in[i - given] : NULL;
 }
 
 static const char ending[] = ".safetensors";

@@ -38,6 +38,13 @@ reads_as_a_manual() {
     done
     for page in clients/ssm.1 daemon/ssmd.8; do ! man -E UTF-8 -l "$page" | grep @ || return 1; done
 }
+# They are what a package holds, whatever the tree was built for, and wherever it is.
+finds_what_lies_beside() {
+    "$root/usr/bin/ssm" model inspect none-such 2>&1 | grep -F "$root/usr/share/ssmd/models" || return 1
+    mkdir "$root/bin" && ln -s "$root/usr/bin/ssm" "$root/bin/ssm" && cd / && PATH="$root/bin:$PATH" ssm model inspect none-such 2>&1 |
+        grep -F "$root/usr/share/ssmd/models"
+}
+check finds_what_lies_beside finds_what_lies_beside
 check manual_names_every_command names_every_command
 if command -v man >/dev/null && command -v groff >/dev/null; then
     check manuals_are_read_without_a_warning reads_as_a_manual
