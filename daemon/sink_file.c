@@ -363,6 +363,9 @@ static void file_close(struct sink *sink)
         log_line(LOG_ERROR, "%s", err.text);
         count(&file->counters[0], COUNTER_FILE_ERROR, file->written > 0 ? file->written : 1); /* 0 would be no error */
     }
+    if (file->begun && sound_file_deleted(file->file)) {
+        log_line(LOG_WARNING, "%s: was deleted while it was written: what it held is gone", file->path);
+    }
     clear_mark(file); /* before the lock goes: who finds it takes the file for one that was cut off */
     sound_file_close(file->file);
     for (int i = 0; i < file->n; i++) {

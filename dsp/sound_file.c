@@ -635,6 +635,14 @@ static bool is_write_error(int number)
     return number == ENOSPC || number == EFBIG || number == EDQUOT || number == EIO;
 }
 
+bool sound_file_deleted(const struct sound_file *file)
+{ /* there are file systems that count no links */
+    struct stat ours, found;
+    bool none = fstat(file->fd, &ours) == 0 && S_ISREG(ours.st_mode) && ours.st_nlink == 0;
+    bool there = none && stat(file->path, &found) == 0 && found.st_dev == ours.st_dev && found.st_ino == ours.st_ino;
+    return none && !there;
+}
+
 bool sound_file_commit(struct sound_file *file, struct sound_file_error *err)
 {
     *err = (struct sound_file_error){0};

@@ -78,6 +78,9 @@ void sound_file_flush(struct sound_file *file);
 /* Writing: the file is complete: header, disk, name. False with *err set. Afterwards only close. */
 bool sound_file_commit(struct sound_file *file, struct sound_file_error *err);
 
+/* Writing in place: has somebody deleted the file, so that it ends as it is closed? */
+bool sound_file_deleted(const struct sound_file *file);
+
 void sound_file_close(struct sound_file *file); /* NULL is fine */
 
 #endif

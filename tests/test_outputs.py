@@ -171,7 +171,20 @@ def a_reload_that_finds_too_few_descriptors_ends_nothing():
         assert n > 5, n
 
 
+def a_recording_that_was_deleted_is_told():
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", bytes(2 * RATE))
+        for change, told in ((os.unlink, True), (lambda path: os.rename(path, f"{folder}/kept.wav"), False)):
+            process = script.start(configure(folder, f"{folder}/out.wav", more=", loop: true"))
+            change(f"{folder}/out.wav")
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate(timeout=60)[1]
+            assert process.returncode == 0 and ("out.wav: was deleted while it was written" in said) == told, said
+        assert names(folder) == ["c.yaml", "in.wav", "kept.wav"], names(folder)
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
                         what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused,
-                        too_few_descriptors_are_told, a_reload_that_finds_too_few_descriptors_ends_nothing))
+                        too_few_descriptors_are_told, a_reload_that_finds_too_few_descriptors_ends_nothing,
+                        a_recording_that_was_deleted_is_told))
