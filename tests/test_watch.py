@@ -215,7 +215,15 @@ def the_python_subscriber_ends_with_its_reader():
         assert process.wait(timeout=20) == 0 and not err, err  # a traceback
 
 
+def the_python_program_says_how_it_is_called():
+    for words, code, said in ((["--help"], 0, "[TOPIC [ADDRESS"), (["tcp://127.0.0.1:5571"], 64, "[TOPIC [ADDRESS"),  # waited for that topic
+                              (["a", "b", "c", "d", "e"], 64, "[TOPIC [ADDRESS"), (["audio/", "nowhere"], 1, "audio/ nowhere: Invalid argument")):
+        done = subprocess.run([sys.executable, "clients/python/ssm_subscribe.py", *words], capture_output=True, text=True, timeout=20)
+        assert done.returncode == code and said in done.stdout + done.stderr and "Traceback" not in done.stderr, done
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_line_a_message, scores_and_events_are_shown, json_lines_are_json, a_jump_in_the_numbers_is_a_loss,
                         a_loss_at_the_end_shows_in_hugz, a_restart_is_no_loss, bytes_of_another_wire_are_passed_over,
-                        silence_says_whether_anybody_is_there, the_python_subscriber_reads_the_wire, the_python_subscriber_ends_with_its_reader))
+                        silence_says_whether_anybody_is_there, the_python_subscriber_reads_the_wire, the_python_subscriber_ends_with_its_reader,
+                        the_python_program_says_how_it_is_called))

@@ -57,9 +57,12 @@ def level_db(samples):
     return 10 * math.log10(sum(x * x for x in samples) / max(len(samples), 1) + 1e-20)
 
 
-def main():
+def main(words):
+    if len(words) > 4 or any(word.startswith("-") for word in words[:1]) or "://" in "".join(words[:1]):
+        print(__doc__)
+        return 0 if words[0] in ("-h", "--help") else 64
     due = {}  # (boot, topic) -> the number that comes next
-    for topic, header, payload in messages(*sys.argv[1:5]):
+    for topic, header, payload in messages(*words):
         number, key = header["seq"], (header["boot"], topic)
         if number > due.get(key, number):
             print(f"{topic}  LOST: messages {due[key]} to {number - 1} never came here")
@@ -72,8 +75,10 @@ def main():
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # as of head; nor is there anybody to be told at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (zmq.ZMQError, OSError, ValueError) as error:  # an address, a key, a full disk
+        sys.exit(f"ssm_subscribe.py {' '.join(sys.argv[1:])}: {error}")
