@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -41,6 +42,16 @@ static const char help[] =
     "71 no memory, thread or descriptor to be had; 73, 74 output; 75 cut short; 77 a secret that others may read;\n"
     "78 configuration. `ssm --help` is the tool; `ssm schema` describes the configuration.\n";
 
+/* Gives the exit code. */
+static int tell(const char *text)
+{
+    if (fputs(text, stdout) < 0 || fflush(stdout) != 0) {
+        fprintf(stderr, "ssmd: can't write the output: %s\n", strerror(errno));
+        return 74;
+    }
+    return 0;
+}
+
 /* Gives the exit code of a program that ends here, or -1 to go on. */
 static int parse(int argc, char **argv, struct arguments *args)
 {
@@ -76,11 +87,9 @@ static int parse(int argc, char **argv, struct arguments *args)
             log_debug();
             break;
         case VERSION:
-            printf("ssmd %s\n", SSM_VERSION);
-            return 0;
+            return tell("ssmd " SSM_VERSION "\n");
         case 'h':
-            fputs(help, stdout);
-            return 0;
+            return tell(help);
         default:
             fputs("ssmd: ssmd --help lists the options\n", stderr);
             return 64;

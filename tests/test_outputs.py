@@ -183,8 +183,15 @@ def a_recording_that_was_deleted_is_told():
         assert names(folder) == ["c.yaml", "in.wav", "kept.wav"], names(folder)
 
 
+def help_that_nobody_gets_is_no_success():
+    for words in [SSMD, "--help"], [SSMD, "--version"], [SSM, "--help"], [SSM, "schema"]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 74 and "can't write the output: No space left" in done.stderr, (words, done)
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
                         what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused,
                         too_few_descriptors_are_told, a_reload_that_finds_too_few_descriptors_ends_nothing,
-                        a_recording_that_was_deleted_is_told))
+                        a_recording_that_was_deleted_is_told, help_that_nobody_gets_is_no_success))
