@@ -15,6 +15,7 @@
 
 #include "daemon/portaudio.h"
 #include "dsp/nearest.h"
+#include "dsp/spare.h"
 
 /* A row here is all a new verb needs besides its file. */
 static const struct verb *const verbs[] = {
@@ -297,6 +298,7 @@ static int main_verb(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    spare_standard();
     portaudio_main(argc, argv);
     signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is like a full disk: told, and nothing half done is left */
     int status = main_verb(argc, argv);

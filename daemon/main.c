@@ -11,6 +11,7 @@
 #include "daemon/daemon.h"
 #include "daemon/log.h"
 #include "daemon/portaudio.h"
+#include "dsp/spare.h"
 
 enum { OVERRIDES = 64 };
 
@@ -137,6 +138,7 @@ static int run(const struct config *config, struct arguments *args, struct ssm_e
 
 int main(int argc, char **argv)
 {
+    spare_standard();
     portaudio_main(argc, argv);
     struct arguments args = {0};
     int code = parse(argc, argv, &args);

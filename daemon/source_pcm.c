@@ -13,6 +13,7 @@
 #include "daemon/source.h"
 #include "dsp/clock.h"
 #include "dsp/pcm.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* Interleaved PCM from standard input, from whoever connects to a socket, one at a time, or in ZeroMQ's messages, each of whole
@@ -54,7 +55,7 @@ static int open_path(struct pcm_source *pcm, const struct source_setup *setup, s
     const struct pcm_source *before = (const struct pcm_source *)setup->before;
     const char *path = pcm->config->path;
     if (strcmp(path, "-") == 0) {
-        pcm->client = dup(0);
+        pcm->client = spare_input() ? dup(0) : -1;
         return pcm->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
     }
     pcm->source.endless = true;

@@ -16,6 +16,7 @@
 #include "daemon/source.h"
 #include "dsp/clock.h"
 #include "dsp/lines.h"
+#include "dsp/spare.h"
 #include "model/refuse.h"
 
 /* Lines from standard input, datagrams, whoever connects (one at a time), ZeroMQ or an MQTT broker. A thread reads them, makes
@@ -82,7 +83,7 @@ static int open_transport(struct sensor_source *sensor, const struct source_setu
     sensor->source.endless = sensor->config->transport != SENSOR_STDIN;
     switch (sensor->config->transport) {
     case SENSOR_STDIN:
-        sensor->client = dup(0);
+        sensor->client = spare_input() ? dup(0) : -1;
         return sensor->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
     case SENSOR_UDP:
     case SENSOR_TCP:

@@ -2,6 +2,7 @@
 #include "dsp/spare.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -22,6 +23,21 @@ bool spare_descriptors(void)
     }
     errno = error;
     return n == SPARE;
+}
+
+void spare_standard(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) { /* the lowest that is free: this */
+            return;
+        }
+    }
+}
+
+bool spare_input(void)
+{
+    int flags = fcntl(STDIN_FILENO, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY;
 }
 
 int spare_code(int code)

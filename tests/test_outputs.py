@@ -190,8 +190,28 @@ def help_that_nobody_gets_is_no_success():
         assert done.returncode == 74 and "can't write the output: No space left" in done.stderr, (words, done)
 
 
+def whatever_is_closed_a_recording_is_the_same():
+    """Of standard input, output and error: no file gets their numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        script.write_sound(f"{folder}/in.wav", random.Random(1).randbytes(2 * RATE))
+        path, wanted = configure(folder, f"{folder}/out.wav", more=", paced: false"), None
+        for closed in ("", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):  # with all three libuv ended it
+            done = subprocess.run(["bash", "-c", f'exec "$@" {closed}', "bash", SSMD, "--config", path], capture_output=True, text=True, timeout=60)
+            with open(f"{folder}/out.wav", "rb") as file:
+                got = file.read()
+            wanted = wanted or got
+            assert done.returncode == 0 and got == wanted, (closed, done)
+        with open(path) as file:
+            text = file.read().replace(f"type: file, path: {folder}/in.wav, paced: false", "type: pcm, path: '-', rate: 16000")
+        with open(path, "w") as file:
+            file.write(text)
+        done = subprocess.run(["bash", "-c", 'exec "$@" <&-', "bash", SSMD, "--config", path], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 66 and "standard input is closed" in done.stderr, done
+
+
 if __name__ == "__main__":
     sys.exit(script.run(a_start_that_is_refused_leaves_every_file_as_it_was, what_was_cut_off_outlives_a_refused_start_too,
                         what_was_cut_off_behind_a_link_leaves_the_link, a_pipe_is_no_recording, a_file_that_another_daemon_writes_is_refused,
                         too_few_descriptors_are_told, a_reload_that_finds_too_few_descriptors_ends_nothing,
-                        a_recording_that_was_deleted_is_told, help_that_nobody_gets_is_no_success))
+                        a_recording_that_was_deleted_is_told, whatever_is_closed_a_recording_is_the_same,
+                        help_that_nobody_gets_is_no_success))
