@@ -37,8 +37,8 @@ static int open_readings(struct sensor_file *file, const struct sensor_file_opti
     }
     file->readings = readings_create(&(struct readings_options){.format = options->format, .fields = fields});
     if (file->readings == NULL || readings_fields(file->readings) != info->channels) {
-        return refuse(err, EX_USAGE, "the fields %.200s are not %d different names, as many as %s has channels", fields, info->channels,
-                      info->name);
+        return refuse(err, EX_USAGE, "the fields %.200s are not %d different names, as many as %s has channels", fields,
+                      info->channels, info->name);
     }
     file->values = (size_t)info->inputs;
     file->cadence = cadence_create(&(struct cadence_options){

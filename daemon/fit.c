@@ -51,7 +51,8 @@ static int fit_names(const struct config_source *source, struct ssm_error *err)
         for (int k = 0; k < i; k++) {
             part_of(source->fields, k, other, sizeof other);
             if (strcmp(field, other) == 0) {
-                return refuse(err, 78, "the fields %.200s name %s twice, as channels %d and %d", source->fields, field, k, i);
+                return refuse(err, 78, "the fields %.200s name %s twice, as channels %d and %d", source->fields, field,
+                              k, i);
             }
         }
     }
@@ -90,7 +91,8 @@ static int fit_sensor(const struct config_source *source, const struct ssm_engin
         return refuse(err, 78, "the fields %.200s are not %d, as many as the model %s takes", source->fields,
                       model->channels, model->name);
     }
-    bool fit = fit_names(source, err) == 0 && fit_order(source, engine, err) == 0 && fit_units(source, engine, err) == 0;
+    bool fit =
+        fit_names(source, err) == 0 && fit_order(source, engine, err) == 0 && fit_units(source, engine, err) == 0;
     return fit ? 0 : -1;
 }
 

@@ -57,7 +57,8 @@ struct pipeline *pipeline_create(const struct config_pipeline *config)
 static const struct source *find_before(struct daemon *daemon, const struct config_source *config)
 {
     struct pipeline *other = daemon->pipelines;
-    while (other && !(other->goes && !other->lends && other->source && config_same_address(&other->config->source, config))) {
+    while (other &&
+           !(other->goes && !other->lends && other->source && config_same_address(&other->config->source, config))) {
         other = other->next;
     }
     if (other) {
@@ -69,7 +70,8 @@ static const struct source *find_before(struct daemon *daemon, const struct conf
 static int open_source(struct daemon *daemon, struct pipeline *pipeline, struct ssm_error *err)
 {
     const struct config_source *config = &pipeline->config->source;
-    const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate, find_before(daemon, config)};
+    const struct source_setup setup = {config, pipeline->config->name, daemon->reader, daemon->gate,
+                                       find_before(daemon, config)};
     pipeline->source = source_find(config->type)->open(&setup, err);
     if (!pipeline->source) {
         return fit_blame(&pipeline->config->at.source, err);

@@ -39,7 +39,8 @@ static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *e
 static bool bind_socket(struct pull *pull, const char *endpoint, const struct pull *before)
 {
     int fd = before && before->bound[0] ? socket_again(before->bound) : -1;
-    bool bound = (fd < 0 || zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) == 0) && gate_bind(pull->gate, pull->socket, endpoint);
+    bool bound = (fd < 0 || zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) == 0) &&
+                 gate_bind(pull->gate, pull->socket, endpoint);
     if (!bound && fd >= 0) {
         int error = errno;
         close(fd);
@@ -52,7 +53,8 @@ static bool bind_socket(struct pull *pull, const char *endpoint, const struct pu
 static void note_bound(struct pull *pull)
 {
     size_t size = sizeof pull->bound;
-    if (zmq_getsockopt(pull->socket, ZMQ_LAST_ENDPOINT, pull->bound, &size) != 0 || strncmp(pull->bound, "tcp://", 6) != 0) {
+    if (zmq_getsockopt(pull->socket, ZMQ_LAST_ENDPOINT, pull->bound, &size) != 0 ||
+        strncmp(pull->bound, "tcp://", 6) != 0) {
         pull->bound[0] = '\0';
     }
 }

@@ -115,14 +115,17 @@ static bool listens_at(int fd, const char *endpoint)
     char host[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 32];
     int listening = 0;
     socklen_t size = sizeof bound, flag = sizeof listening;
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &flag) != 0 || !listening || getsockname(fd, &bound.any, &size) != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &flag) != 0 || !listening ||
+        getsockname(fd, &bound.any, &size) != 0) {
         return false;
     }
     bool v6 = bound.any.sa_family == AF_INET6;
-    bool known = (v6 || bound.any.sa_family == AF_INET) &&
-                 inet_ntop(bound.any.sa_family, v6 ? (void *)&bound.v6.sin6_addr : &bound.v4.sin_addr, host, sizeof host);
+    bool known =
+        (v6 || bound.any.sa_family == AF_INET) &&
+        inet_ntop(bound.any.sa_family, v6 ? (void *)&bound.v6.sin6_addr : &bound.v4.sin_addr, host, sizeof host);
     if (known) {
-        snprintf(text, sizeof text, v6 ? "tcp://[%s]:%d" : "tcp://%s:%d", host, ntohs(v6 ? bound.v6.sin6_port : bound.v4.sin_port));
+        snprintf(text, sizeof text, v6 ? "tcp://[%s]:%d" : "tcp://%s:%d", host,
+                 ntohs(v6 ? bound.v6.sin6_port : bound.v4.sin_port));
     }
     return known && strcmp(text, endpoint) == 0;
 }

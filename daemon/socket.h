@@ -29,7 +29,7 @@ struct socket_place {
     int fd;
     atomic_int users;
     _Atomic uint32_t dropped; /* datagrams, by the system, that were counted */
-    char path[108]; /* of a unix socket; "": none */
+    char path[108];           /* of a unix socket; "": none */
 };
 /* Takes fd, -1 with *err too, and has one user; path: NULL or a unix socket's. NULL with *err. */
 struct socket_place *socket_place_create(int fd, const char *path, struct ssm_error *err);

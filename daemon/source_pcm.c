@@ -44,7 +44,8 @@ static int open_place(struct pcm_source *pcm, const struct pcm_source *before, s
     if (before) {
         pcm->place = socket_place_share(before->place);
     } else {
-        pcm->place = socket_place_create(socket ? socket_listen_unix(socket, err) : socket_listen_tcp(path + 6, err), socket, err);
+        pcm->place = socket_place_create(socket ? socket_listen_unix(socket, err) : socket_listen_tcp(path + 6, err),
+                                         socket, err);
     }
     pcm->listener = pcm->place ? pcm->place->fd : -1;
     return pcm->place ? 0 : -1;

@@ -70,7 +70,8 @@ static int open_place(struct sensor_source *sensor, const struct sensor_source *
     if (before) {
         sensor->place = socket_place_share(before->place);
     } else {
-        sensor->place = socket_place_create(udp ? socket_bind_udp(listen, err) : socket_listen_tcp(listen, err), NULL, err);
+        sensor->place =
+            socket_place_create(udp ? socket_bind_udp(listen, err) : socket_listen_tcp(listen, err), NULL, err);
     }
     if (sensor->place) {
         *(udp ? &sensor->client : &sensor->listener) = sensor->place->fd;
@@ -264,7 +265,8 @@ static void read_datagram(struct sensor_source *sensor)
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
         uint32_t dropped;
         memcpy(&dropped, CMSG_DATA(head), sizeof dropped);
-        count(sensor->source.counters, COUNTER_SOCKET_FULL, dropped - atomic_exchange(&sensor->place->dropped, dropped));
+        count(sensor->source.counters, COUNTER_SOCKET_FULL,
+              dropped - atomic_exchange(&sensor->place->dropped, dropped));
     }
     if (got >= 0) {
         take_bytes(sensor, sensor->bytes, (size_t)got, true);

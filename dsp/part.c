@@ -31,7 +31,8 @@ int part_create(const char *path, mode_t mode, char **part)
     for (int i = 0; i < TRIES && fd < 0 && error == EEXIST; i++) {
         uint32_t number;
         char *name;
-        if (getrandom(&number, sizeof number, 0) != sizeof number || asprintf(&name, "%.*s.%08x.part", measure(path), path, number) < 0) {
+        if (getrandom(&number, sizeof number, 0) != sizeof number ||
+            asprintf(&name, "%.*s.%08x.part", measure(path), path, number) < 0) {
             return -1;
         }
         fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);

@@ -18,7 +18,11 @@ struct span {
     size_t n;
 };
 
-enum layout { LAYOUT_OPEN, LAYOUT_NAMED, LAYOUT_UNKNOWN }; /* of CSV: no header yet, a header, one that lacks a field or has it twice */
+enum layout {
+    LAYOUT_OPEN,
+    LAYOUT_NAMED,
+    LAYOUT_UNKNOWN
+}; /* of CSV: no header yet, a header, one that lacks a field or has it twice */
 
 struct readings {
     struct readings_options options;
@@ -341,8 +345,8 @@ static enum reading_status read_header(struct readings *r, struct span line)
     int first = find_twin(place, names, n, &twin);
     if (first < n) {
         r->layout = LAYOUT_UNKNOWN; /* whatever was named before */
-        return fault(r, READING_BAD, "the header names %.*s twice, as columns %d and %d", (int)names[first].n, names[first].at, first + 1,
-                     twin + 1);
+        return fault(r, READING_BAD, "the header names %.*s twice, as columns %d and %d", (int)names[first].n,
+                     names[first].at, first + 1, twin + 1);
     }
     memcpy(r->place, place, (size_t)n * sizeof *place);
     r->columns = n;

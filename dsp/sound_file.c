@@ -164,7 +164,8 @@ static void say_why_unreadable(const char *path, struct sound_file_error *err)
         return;
     }
     if (is_pipe(path)) { /* whose writer may have gone: who opened it again would wait for another */
-        say(err, EX_DATAERR, path, "this pipe is empty, or no sound that can be read as it comes; WAV can (%s)", reason);
+        say(err, EX_DATAERR, path, "this pipe is empty, or no sound that can be read as it comes; WAV can (%s)",
+            reason);
         return;
     }
     FILE *file = fopen(path, "rb");
@@ -477,7 +478,8 @@ static struct sound_file *open_for_writing(const char *path, const struct sound_
     file->container = ending->container;
     bool beside = atomic && !is_special(path);
     if ((beside || try_format(path, &wanted, err)) && !(beside ? open_part : open_in_place)(file)) {
-        say(err, spare_code(EX_CANTCREAT), path, "%s%s", errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
+        say(err, spare_code(EX_CANTCREAT), path, "%s%s",
+            errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
             errno == EWOULDBLOCK ? "" : strerror(errno));
     }
     if (err->code != 0) {

@@ -34,7 +34,8 @@ const char *ssm_model_folder(int i)
             return folder;
         }
     }
-    bool beside = place_installed("share/ssmd/models", folder, sizeof folder) && strcmp(folder, SSM_MODELS) != 0 && !access(folder, F_OK);
+    bool beside = place_installed("share/ssmd/models", folder, sizeof folder) && strcmp(folder, SSM_MODELS) != 0 &&
+                  !access(folder, F_OK);
     const char *const built_in[] = {SSM_SOURCE_MODELS, beside ? folder : SSM_MODELS, beside ? SSM_MODELS : NULL, NULL};
     return i >= given && i - given < 3 ? built_in[i - given] : NULL;
 }

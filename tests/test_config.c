@@ -401,7 +401,8 @@ static void a_file_may_be_called_standard_input(void **state)
 {
     (void)state;
     struct config_errors errors;
-    char *text = with_line(5, "    source: {type: pcm, path: '-', rate: 16000}\n    model: m\n    sinks: [{type: jsonl, path: standard input}]\n"
+    char *text = with_line(5, "    source: {type: pcm, path: '-', rate: 16000}\n    model: m\n    sinks: [{type: "
+                              "jsonl, path: standard input}]\n"
                               "  b:\n    source: {type: file, path: standard input}");
     struct config *config = parse(text, &errors);
     assert_null(config); /* written and read by the two */

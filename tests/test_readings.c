@@ -116,7 +116,8 @@ static void a_header_that_names_a_column_twice_is_told(void **state)
 {
     (void)state;
     struct readings *readings = create(READING_CSV, "ax,ay");
-    assert_status(readings, "t,ax,ay,ax,ay", READING_BAD, "the header names ax twice, as columns 2 and 4"); /* 4 and 5 were taken */
+    assert_status(readings, "t,ax,ay,ax,ay", READING_BAD,
+                  "the header names ax twice, as columns 2 and 4"); /* 4 and 5 were taken */
     assert_status(readings, "1,2,3,4,5", READING_BAD, NULL);
     assert_status(readings, "ax;t;ay;\"t\"", READING_BAD, "the header names t twice, as columns 2 and 4");
     assert_status(readings, "t,x,,x,ax,,ay", READING_NONE, NULL); /* what isn't taken may be twice */
