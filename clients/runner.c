@@ -172,11 +172,6 @@ uint64_t runner_blown(const struct runner *r)
     return r->blown;
 }
 
-const float *runner_in(const struct runner *r, int k)
-{
-    return r->lanes[k].fed;
-}
-
 const float *runner_out(const struct runner *r, int k)
 {
     return r->lanes[k].out;

@@ -17,7 +17,7 @@
 
 struct runner;
 
-/* `hops` more hops of every stream went through: runner_in and runner_out hold them until this returns. Gives 0 or a sysexits
+/* `hops` more hops of every stream went through: runner_out holds what they gave until this returns. Gives 0 or a sysexits
  * code, which ends the push that called it. */
 typedef int runner_take(void *context, size_t hops);
 
@@ -48,8 +48,7 @@ int runner_push(struct runner *runner, const float *samples, size_t n);
  * ssm_scan. Not beside runner_push. Gives 0 or what `take` gave. */
 int runner_push_hops(struct runner *runner, const float *values, const float *elapsed, size_t hops);
 
-/* Inside `take`: what stream k's hops came from, at the model's rate (hops, inputs), and what they gave (hops, outputs). */
-const float *runner_in(const struct runner *runner, int k);
+/* Inside `take`: what stream k's hops gave (hops, outputs). */
 const float *runner_out(const struct runner *runner, int k);
 
 /* Between pushes: samples of a hop begun, at the model's rate. */

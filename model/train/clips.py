@@ -123,12 +123,6 @@ def clipped_fraction(x):
     return float(np.mean(runs)) if len(runs) else 0.0
 
 
-def highpass(x, rate=RATE, cut=80.0):
-    """Second-order Butterworth high-pass run forward and back (no phase)."""
-    from scipy.signal import butter, sosfiltfilt
-    return sosfiltfilt(butter(2, cut, "high", fs=rate, output="sos"), x)
-
-
 def same_recording(x, y, rate=RATE, seconds=8.0):
     """Highest normalised correlation of any `seconds` of x found within y.
 

@@ -106,12 +106,6 @@ def score(clean, other, metrics=METRICS, rate=RATE):
     return {m: AT_16K[m](*narrow) if m in AT_16K else AT_ANY[m](clean, other, rate) for m in wide}
 
 
-def score_batch(clean, other, metrics=("pesq", "si_sdr")):
-    """{metric: mean} over pairs: clean and other are (B, N) or lists of (N,)."""
-    rows = [score(c, o, metrics) for c, o in zip(clean, other)]
-    return {m: float(np.nanmean([row[m] for row in rows])) for m in metrics}
-
-
 def lag(reference, other, longest=RATE // 5):
     """Samples by which `other` comes after `reference`, within +-longest."""
     n = len(reference) + len(other)
