@@ -44,10 +44,10 @@ RECIPES = {
                                judged=0.03),
     # for a GPU: denoise-16k's window, but twice as often, so every sample is in four windows instead of two; as much delay,
     # twice the computing. By --init from a denoise-16k, which it begins as: two of it on hops of their own (warm.finer).
-    # Twice as wide instead was no gain, see README.md
+    # Twice as wide instead was no gain, see TRIED.md
     "denoise-16k-large": dict(FAITHFUL, name="denoise-16k-large", hop=80, d_conv=7, taps=5),
     # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so: no better
-    # held out, see README.md
+    # held out, see TRIED.md
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
