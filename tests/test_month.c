@@ -24,7 +24,7 @@
 #include "tests/folder.h"
 #include "tests/test.h"
 
-enum { RATE = 1000, MODEL_RATE = 250, TOPICS = 32, SAMPLES_MOST = 4000 };
+enum { RATE = 1000, TOPICS = 32, SAMPLES_MOST = 4000 };
 static const int64_t second = 1000000000, hour = 3600 * INT64_C(1000000000);
 
 /* ---- Its world. ---- */

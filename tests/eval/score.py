@@ -123,7 +123,7 @@ def columns_of(results):
     return [c for c in COLUMNS if np.isfinite([row.get(c[0], np.nan) for row in rows]).any()]
 
 
-def print_table(results, pairs, baseline="noisy"):
+def print_table(results, pairs):
     """One block for all files, then one for each SNR."""
     columns = columns_of(results)
     snrs = sorted({p["snr"] for p in pairs if p["snr"] is not None})
