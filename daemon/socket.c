@@ -130,13 +130,20 @@ static bool listens_at(int fd, const char *endpoint)
     return known && strcmp(text, endpoint) == 0;
 }
 
+/* One more that refers to it. Both are told of who connects, and whoever comes second must not wait for the next. */
+static int double_listener(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+}
+
 int socket_again(const char *endpoint)
 {
     DIR *folder = opendir("/proc/self/fd");
     int again = -1;
     for (struct dirent *entry; folder && again < 0 && (entry = readdir(folder));) {
         int fd = atoi(entry->d_name); /* . and .. are 0 */
-        again = entry->d_name[0] != '.' && listens_at(fd, endpoint) ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+        again = entry->d_name[0] != '.' && listens_at(fd, endpoint) ? double_listener(fd) : -1;
     }
     if (folder) {
         closedir(folder);

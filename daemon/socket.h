@@ -20,7 +20,7 @@ int socket_listen_tcp(const char *address, struct ssm_error *err);
 /* Who connects next, non-blocking; -1 with errno. Whoever vanishes without a word, as a machine that is switched off, is noticed
  * within 20 s, so that the next one need not wait for ever. */
 int socket_accept(int listener);
-/* A descriptor more of the socket of this process that listens at "tcp://ADDRESS:PORT", in figures.
+/* A descriptor more of the socket of this process that listens at "tcp://ADDRESS:PORT", in figures; non-blocking from now on, both.
  * -1: there is none, or no descriptor to be had. */
 int socket_again(const char *endpoint);
 
