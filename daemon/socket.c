@@ -171,6 +171,17 @@ struct socket_place *socket_place_share(struct socket_place *place)
     return place;
 }
 
+uint32_t socket_place_dropped(struct socket_place *place, uint32_t dropped)
+{
+    uint32_t known = atomic_load(&place->dropped);
+    while ((int32_t)(dropped - known) > 0) { /* else a later datagram has been read before this one, by another */
+        if (atomic_compare_exchange_weak(&place->dropped, &known, dropped)) {
+            return dropped - known;
+        }
+    }
+    return 0;
+}
+
 void socket_place_destroy(struct socket_place *place)
 {
     if (place && atomic_fetch_sub(&place->users, 1) == 1) {

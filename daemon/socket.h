@@ -34,6 +34,9 @@ struct socket_place {
 /* Takes fd, -1 with *err too, and has one user; path: NULL or a unix socket's. NULL with *err. */
 struct socket_place *socket_place_create(int fd, const char *path, struct ssm_error *err);
 struct socket_place *socket_place_share(struct socket_place *place); /* one user more */
+/* A datagram's word: so many the system has dropped since the socket is there. Gives those of them that no datagram told of before,
+ * whoever read it. Any thread. */
+uint32_t socket_place_dropped(struct socket_place *place, uint32_t dropped);
 /* One user less; the last one's end closes it. NULL is fine. */
 void socket_place_destroy(struct socket_place *place);
 

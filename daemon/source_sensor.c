@@ -265,8 +265,7 @@ static void read_datagram(struct sensor_source *sensor)
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
         uint32_t dropped;
         memcpy(&dropped, CMSG_DATA(head), sizeof dropped);
-        count(sensor->source.counters, COUNTER_SOCKET_FULL,
-              dropped - atomic_exchange(&sensor->place->dropped, dropped));
+        count(sensor->source.counters, COUNTER_SOCKET_FULL, socket_place_dropped(sensor->place, dropped));
     }
     if (got >= 0) {
         take_bytes(sensor, sensor->bytes, (size_t)got, true);
