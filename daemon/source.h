@@ -46,8 +46,8 @@ struct source_setup {
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
     struct gate *gate;     /* of what comes over ZeroMQ    */
-    const struct source
-        *before; /* of the same kind, it listens where this one is to, and goes: they share that; NULL: none */
+    /* Of the same kind, it listens where this one is to, and goes: they share that; NULL: none. */
+    const struct source *before;
 };
 
 struct source_ops {

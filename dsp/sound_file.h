@@ -15,8 +15,9 @@
 struct sound_file;
 
 struct sound_file_error {
-    int code; /* of sysexits: 65 not sound or damaged, 66 can't be read, 71 no memory or descriptor to be had, 73 can't be made, 74 input
-                 or output failed */
+    /* of sysexits: 65 not sound or damaged, 66 can't be read, 71 no memory or descriptor to be had, 73 can't be made, 74 input or
+     * output failed */
+    int code;
     char text[512]; /* one sentence that begins with the path */
 };
 

@@ -59,8 +59,8 @@ struct backend_ops {
     int (*state_get)(struct backend *backend, int slot, float *state);       /* (model->state) */
     int (*state_put)(struct backend *backend, int slot, const float *state); /* NULL: zeros   */
     /* Copies of states beside the steps, one begin at a time. begin reads 1..copies different slots as they are now, or behind
-     * the step that is in progress, while later calls go on; end gives 1 and them, (n, model->state), the backend's until the begin after the next; 0: not there
-     * yet, -1: the device failed. */
+     * the step that is in progress, while later calls go on; end gives 1 and them, (n, model->state), the backend's until the
+     * begin after the next; 0: not there yet, -1: the device failed. */
     int (*copy_begin)(struct backend *backend, const int *slots, int n);
     int (*copy_end)(struct backend *backend, const float **states);
     /* Hops that lie in this memory it may read and write where they are, until close: so it is never given back before. pinned:

@@ -29,7 +29,6 @@ static bool place_at(int i, char *path, size_t size)
     const char *given = getenv("SSM_CUDA_LIBRARY");
     char program[PATH_MAX];
     Dl_info self;
-    ssize_t length;
     if (given && *given) {
         return i == 0 && (size_t)snprintf(path, size, "%s", given) < size;
     }
@@ -41,8 +40,7 @@ static bool place_at(int i, char *path, size_t size)
         }
         return true;
     case 1:
-        length = readlink("/proc/self/exe", program, sizeof program - 1);
-        program[length > 0 ? length : 0] = 0;
+        place_program(program, sizeof program);
         put_beside(path, size, program);
         return true;
     case 2:

@@ -6,11 +6,16 @@
 #include <string.h>
 #include <unistd.h>
 
+void place_program(char *path, size_t size)
+{
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+}
+
 bool place_installed(const char *below, char *path, size_t size)
 {
     char program[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = '\0';
+    place_program(program, sizeof program);
     bool told = true;
     for (int i = 0; i < 2 && told; i++) { /* the program's name, bin */
         char *slash = strrchr(program, '/');

@@ -4,7 +4,6 @@
  * took, and no topic's time goes back.
  *
  * MONTH_DAYS (1) and MONTH_PACE (8000; a second of it is so many of the clock's); `make soak-month` is 30 days. */
-#include <dirent.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,6 +20,7 @@
 #include "daemon/daemon.h"
 #include "daemon/wire.h"
 #include "dsp/clock.h"
+#include "tests/entries.h"
 #include "tests/folder.h"
 #include "tests/test.h"
 
@@ -210,17 +210,6 @@ static double resident_mib(void)
     assert_int_equal(fscanf(file, "%*u %lu", &pages), 1);
     fclose(file);
     return (double)pages * (double)sysconf(_SC_PAGESIZE) / (1 << 20);
-}
-
-static int count_entries(const char *path)
-{
-    int n = 0;
-    DIR *folder = opendir(path);
-    while (readdir(folder)) {
-        n++;
-    }
-    closedir(folder);
-    return n;
 }
 
 enum { LOOKS = 40 };
