@@ -27,6 +27,8 @@ DEFAULTS = dict(
     reverb=0.35, second=0.5, babble=0.08, synthetic=0.18,
     noise_room=0.25, noise_moving=0.30, noise_starts=0.12,
     clean_only=0.10, noise_only=0.05, clipped=0.05, low_pass=0.20,
+    floor=0.0,              # share of the clean items with a noise so quiet that it is to stay: a room's floor
+    floor_snr=(33.0, 55.0),
     telephone=0.06,         # speech and noise through one 3.3 to 3.9 kHz line
     offset=0.05,            # share with a constant added, up to five times the speech's RMS
     silent=0.0,             # share that begins with silence or next to it, up to three quarters of the item
@@ -426,6 +428,19 @@ class Mix:
                 noise[j] = noise[j] * gain(len(j))
         return noise
 
+    def _floor(self, noise, curve, items):
+        """(batch, samples), 0 but for these items: what is below speech of level 1 by floor_snr. Half are items of noise, half
+        steady."""
+        floor = torch.zeros_like(noise)
+        if len(items):
+            steady = items[::2]
+            floor[items] = noise[items]
+            spectrum = torch.fft.rfft(self._coloured(len(steady)), self.fft) * curve[steady]
+            floor[steady] = torch.fft.irfft(spectrum, self.fft)[:, :self.n]
+            snr = self._u(len(items), *self.config["floor_snr"])
+            floor[items] *= (10 ** (-snr / 20) / rms(floor[items]))[:, None]
+        return floor
+
     @torch.no_grad()
     def __call__(self, pool):
         c, B = self.config, self.batch
@@ -447,6 +462,8 @@ class Mix:
         order = torch.randperm(B, device=self.device)
         n_clean, n_noise = int(round(c["clean_only"] * B)), int(round(c["noise_only"] * B))
         noise_gain[order[:n_clean]] = 0.0
+        stays = self._floor(noise, noise_curve, order[:int(round(c["floor"] * n_clean))]) / speech_gain[:, None]
+        speech, target = speech + stays, target + stays
         speech_gain[order[n_clean:n_clean + n_noise]] = 0.0
         level = torch.where(self._u(B) < 0.65, self._u(B, -18.0, -1.0), self._u(B, -45.0, -18.0))
         peak = 10 ** (level / 20)
