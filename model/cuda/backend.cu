@@ -8,9 +8,9 @@
  * Many streams, and recordings: the rows go in parts through three lanes, each with its own CUDA stream and buffers, so
  * that while one part is computed the next is copied in and the one before copied out. Pinned memory has room for all
  * rows of a call: the GPU gets every part as soon as it is gathered, and from then on doesn't wait for the host, which
- * others may keep from running for milliseconds. Parts of a step whose hops all lie within the GPU's reach aren't gathered: the
- * host writes where they are, and the GPU reads and writes them there. Of a recording each part starts from the state that the one before it
- * left, so only the copies run side by side. */
+ * others may keep from running for milliseconds. Parts of a step whose hops all lie within the GPU's reach aren't
+ * gathered: the host writes where they are, and the GPU reads and writes them there. Of a recording each part starts
+ * from the state that the one before it left, so only the copies run side by side. */
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

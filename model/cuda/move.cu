@@ -6,6 +6,26 @@ namespace
 
 constexpr int WARPS = 4;
 
+__device__ __forceinline__ bool is_odd(float x)
+{
+    return !isfinite(x);
+}
+
+__device__ __forceinline__ bool is_odd(float4 x)
+{
+    return is_odd(x.x) || is_odd(x.y) || is_odd(x.z) || is_odd(x.w);
+}
+
+__device__ __forceinline__ float sound_of(float x)
+{
+    return is_odd(x) ? 0.0f : x;
+}
+
+__device__ __forceinline__ float4 sound_of(float4 x)
+{
+    return {sound_of(x.x), sound_of(x.y), sound_of(x.z), sound_of(x.w)};
+}
+
 __global__ void in(const char *records, int rows, int inputs, size_t record_bytes, int32_t *slots, float *elapsed,
                    float *x)
 {
@@ -15,8 +35,7 @@ __global__ void in(const char *records, int rows, int inputs, size_t record_byte
     }
     const move_record *record = reinterpret_cast<const move_record *>(records + size_t(row) * record_bytes);
     for (int i = lane; i < inputs; i += 32) {
-        const float sample = record->samples[i];
-        x[size_t(row) * size_t(inputs) + size_t(i)] = isfinite(sample) ? sample : 0.0f;
+        x[size_t(row) * size_t(inputs) + size_t(i)] = sound_of(record->samples[i]);
     }
     if (lane == 0) {
         slots[row] = record->slot;
@@ -76,26 +95,6 @@ __device__ __forceinline__ rows_ahead look_ahead(const move_row *table, int firs
 template <class T> __device__ __forceinline__ T *of_row(T *mine, int i)
 {
     return reinterpret_cast<T *>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(mine), i));
-}
-
-__device__ __forceinline__ bool is_odd(float x)
-{
-    return !isfinite(x);
-}
-
-__device__ __forceinline__ bool is_odd(float4 x)
-{
-    return is_odd(x.x) || is_odd(x.y) || is_odd(x.z) || is_odd(x.w);
-}
-
-__device__ __forceinline__ float sound_of(float x)
-{
-    return isfinite(x) ? x : 0.0f;
-}
-
-__device__ __forceinline__ float4 sound_of(float4 x)
-{
-    return {sound_of(x.x), sound_of(x.y), sound_of(x.z), sound_of(x.w)};
 }
 
 /* These rows, width T a row, each lane PIECES of them before it waits for one. */

@@ -422,18 +422,19 @@ static float *place_of(const struct layout *layout, int i)
     return (float *)(void *)(layout->from + layout->offset + (size_t)i * layout->distance);
 }
 
-/* Steps with hops in memory of the program's own and, the first so many of them, in memory that the GPU was given. */
+/* Steps of count hops each, in memory of the program's own and, those of the first so many streams, in memory that the GPU was
+ * given. */
 static void run_reached(struct backend *gpu, const struct model *model, const float *in, float *out, int streams, int steps,
-                        int reached, const struct layout *ins, const struct layout *outs, bool *blown)
+                        int count, int reached, const struct layout *ins, const struct layout *outs, bool *blown)
 {
-    size_t inputs = (size_t)model->info.inputs, outputs = (size_t)model->info.outputs;
+    size_t inputs = (size_t)(count * model->info.inputs), outputs = (size_t)(count * model->info.outputs);
     struct backend_hop *hops = calloc((size_t)streams, sizeof *hops);
     for (int i = 0; i < streams; i++) {
         gpu->ops->state_put(gpu, i, NULL);
     }
     for (int t = 0; t < steps; t++) {
         for (int i = 0; i < streams; i++) {
-            hops[i] = hop_at(model, streams - 1 - i, in, out, t * streams + i, 1, NULL);
+            hops[i] = hop_at(model, streams - 1 - i, in, out, (t * streams + i) * count, count, NULL);
             hops[i].blown = &blown[i];
             if (i < reached) {
                 memcpy(place_of(ins, i), hops[i].in, inputs * sizeof *in);
@@ -450,12 +451,13 @@ static void run_reached(struct backend *gpu, const struct model *model, const fl
     free(hops);
 }
 
-/* Wherever hops lie, and on whatever border: all within reach, the first of several parts, half of one, none; NaN in, and out. */
+/* Wherever hops lie, and on whatever border: all within reach, the first of several parts, half of one, none; one a call or
+ * more; NaN in, and out. */
 static void hops_within_reach_give_the_same_bits(void **state)
 {
     (void)state;
-    enum { STREAMS = 9003, STEPS = 3, ROOM = 1408 };
-    static const int reached[] = {STREAMS, 5000, 1000, 0};
+    enum { STREAMS = 9003, HOPS = 6, MOST = 3, ROOM = 1408 * MOST };
+    static const int reached[] = {STREAMS, 5000, 1000, 0}, counts[] = {1, 2, MOST};
     static const size_t offsets[] = {0, 4, 16};
     struct model *model = open_model(DENOISE);
     struct backend *gpu = open_backend(cuda, model, STREAMS, 2, NULL);
@@ -463,22 +465,26 @@ static void hops_within_reach_give_the_same_bits(void **state)
     struct memory memory;
     assert_true(memory_take(&memory, (size_t)STREAMS * ROOM));
     assert_int_equal(gpu->ops->reach(gpu, memory.at, memory.bytes, false), 0);
-    float *in = record(model, (size_t)STREAMS * STEPS, 8), *want = room(model, (size_t)STREAMS * STEPS),
-          *got = room(model, (size_t)STREAMS * STEPS);
+    float *in = record(model, (size_t)STREAMS * HOPS, 8), *want = room(model, (size_t)STREAMS * HOPS),
+          *got = room(model, (size_t)STREAMS * HOPS);
     bool *blown = calloc(STREAMS, sizeof *blown);
     for (size_t i = 0; i < (size_t)STREAMS * inputs; i += 1009) {
         in[i] = i % 3 ? NAN : -INFINITY;
     }
-    run_batch(gpu, model, in, want, STREAMS, STEPS);
-    for (size_t k = 0; k < sizeof reached / sizeof *reached; k++) {
-        for (size_t o = 0; o < sizeof offsets / sizeof *offsets; o++) {
-            const struct layout ins = {memory.at, ROOM, offsets[o]},
-                                outs = {(char *)memory.at + inputs * sizeof *in + 16, ROOM, offsets[o]};
-            memset(got, 0, (size_t)STREAMS * STEPS * outputs * sizeof *got);
-            run_reached(gpu, model, in, got, STREAMS, STEPS, reached[k], &ins, &outs, blown);
-            for (size_t i = 0; i < (size_t)STREAMS * STEPS; i++) {
-                if (memcmp(got + i * outputs, want + i * outputs, outputs * sizeof *got)) {
-                    fail_msg("%d within reach, %zu bytes on: hop %zu differs", reached[k], offsets[o], i);
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+        const int count = counts[c], steps = HOPS / count;
+        run_reached(gpu, model, in, want, STREAMS, steps, count, 0, NULL, NULL, blown);
+        for (size_t k = 0; k < sizeof reached / sizeof *reached; k++) {
+            for (size_t o = 0; o < sizeof offsets / sizeof *offsets; o++) {
+                const struct layout ins = {memory.at, ROOM, offsets[o]},
+                                    outs = {(char *)memory.at + (size_t)count * inputs * sizeof *in + 16, ROOM, offsets[o]};
+                memset(got, 0, (size_t)STREAMS * HOPS * outputs * sizeof *got);
+                run_reached(gpu, model, in, got, STREAMS, steps, count, reached[k], &ins, &outs, blown);
+                for (size_t i = 0; i < (size_t)STREAMS * HOPS; i++) {
+                    if (memcmp(got + i * outputs, want + i * outputs, outputs * sizeof *got)) {
+                        fail_msg("%d within reach, %zu bytes on, %d hops a call: hop %zu differs", reached[k], offsets[o],
+                                 count, i);
+                    }
                 }
             }
         }
