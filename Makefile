@@ -221,24 +221,24 @@ format: ## clang-format the lines that aren't committed yet
 	git clang-format --force --extensions c,h,cu,cuh
 
 install: all ## install to PREFIX (/usr/local); DESTDIR is honoured
-	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/ssmd $(BUILD)/ssm
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/include model/ssm.h
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/lib $(BUILD)/libssm.a
-	install -Dm755 $(BUILD)/libssm.so $(DESTDIR)$(PREFIX)/lib/libssm.so.1
-	ln -sf libssm.so.1 $(DESTDIR)$(PREFIX)/lib/libssm.so
-	$(if $(CUDA_TOO),install -Dm755 -t $(DESTDIR)$(PREFIX)/lib $(CUDA_TOO))
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/models $(wildcard model/pretrained/*)
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/examples $(wildcard config/*.yaml)
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd config/schema.json
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/ssmd/grafana config/grafana.json
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man8 daemon/ssmd.8
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,share/man/man1 share/man/man5 lib/systemd/system)
+	install -Dm755 -t "$(DESTDIR)$(PREFIX)"/bin $(BUILD)/ssmd $(BUILD)/ssm
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/include model/ssm.h
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/lib $(BUILD)/libssm.a
+	install -Dm755 $(BUILD)/libssm.so "$(DESTDIR)$(PREFIX)"/lib/libssm.so.1
+	ln -sf libssm.so.1 "$(DESTDIR)$(PREFIX)"/lib/libssm.so
+	$(if $(CUDA_TOO),install -Dm755 -t "$(DESTDIR)$(PREFIX)"/lib $(CUDA_TOO))
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/share/ssmd/models $(wildcard model/pretrained/*)
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/share/ssmd/examples $(wildcard config/*.yaml)
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/share/ssmd config/schema.json
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/share/ssmd/grafana config/grafana.json
+	install -Dm644 -t "$(DESTDIR)$(PREFIX)"/share/man/man8 daemon/ssmd.8
+	install -d "$(DESTDIR)$(PREFIX)"/share/man/man1 "$(DESTDIR)$(PREFIX)"/share/man/man5 "$(DESTDIR)$(PREFIX)"/lib/systemd/system
 	$(BUILD)/ssm --help | sed -n '/^Commands:/,/^$$/s/^  \([a-z]*\( [a-z]\+\)\?\)   *\(.*\)/.TP\n\\fB\1\\fR\n\3/p' | \
-	  sed -e '/@COMMANDS@/{r /dev/stdin' -e 'd}' clients/ssm.1 >$(DESTDIR)$(PREFIX)/share/man/man1/ssm.1
-	$(BUILD)/ssm schema --man >$(DESTDIR)$(PREFIX)/share/man/man5/ssmd.yaml.5
-	sed 's|@PREFIX@|$(PREFIX)|' config/systemd/ssmd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ssmd.service
-	install -Dm644 config/systemd/ssmd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/ssmd.conf
-	install -Dm644 config/systemd/ssmd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/ssmd.conf
+	  sed -e '/@COMMANDS@/{r /dev/stdin' -e 'd}' clients/ssm.1 >"$(DESTDIR)$(PREFIX)"/share/man/man1/ssm.1
+	$(BUILD)/ssm schema --man >"$(DESTDIR)$(PREFIX)"/share/man/man5/ssmd.yaml.5
+	sed 's|@PREFIX@|$(PREFIX)|' config/systemd/ssmd.service >"$(DESTDIR)$(PREFIX)"/lib/systemd/system/ssmd.service
+	install -Dm644 config/systemd/ssmd.sysusers "$(DESTDIR)$(PREFIX)"/lib/sysusers.d/ssmd.conf
+	install -Dm644 config/systemd/ssmd.tmpfiles "$(DESTDIR)$(PREFIX)"/lib/tmpfiles.d/ssmd.conf
 
 deps: build/deps ## install what building and testing need (apt; asks for sudo only when it must)
 build/deps: tests/deps.sh

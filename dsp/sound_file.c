@@ -323,13 +323,14 @@ static bool is_special(const char *path)
     return lstat(path, &status) == 0 && !S_ISREG(status.st_mode);
 }
 
-static void say_why_not_made(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
+/* tried: an encoder was opened and didn't begin. */
+static void say_why_not_made(const char *path, const SF_INFO *wanted, bool tried, struct sound_file_error *err)
 {
     int error = errno;
     if ((wanted->format & SF_FORMAT_SUBMASK) == SF_FORMAT_OPUS && 48000 % wanted->samplerate) {
         say(err, EX_CANTCREAT, path, "Opus takes 8000, 12000, 16000, 24000 or 48000 Hz, not %d; choose .ogg or .flac",
             wanted->samplerate);
-    } else if (!sf_format_check(wanted)) {
+    } else if (tried || !sf_format_check(wanted)) {
         say(err, EX_CANTCREAT, path, "this format doesn't take %d channels at %d Hz; choose .wav", wanted->channels,
             wanted->samplerate);
     } else if (is_pipe(path)) {
@@ -353,7 +354,7 @@ static const struct ending *choose_format(const char *path, const struct sound_f
     return ending;
 }
 
-/* Only an encoder that was opened is known to take its rate and channels: one is, in memory. */
+/* Only an encoder that has begun is known to take its rate and channels: one does, in memory. */
 static bool try_format(const char *path, const SF_INFO *wanted, struct sound_file_error *err)
 {
     SF_INFO trial = *wanted;
@@ -364,13 +365,17 @@ static bool try_format(const char *path, const SF_INFO *wanted, struct sound_fil
     }
     errno = 0;
     SNDFILE *handle = sf_open_fd(fd, SFM_WRITE, &trial, SF_FALSE);
+    float *silence = handle ? calloc((size_t)wanted->channels, sizeof *silence) : NULL;
+    bool takes = silence && sf_write_float(handle, silence, wanted->channels) == wanted->channels;
+    if (!takes) {
+        say_why_not_made(path, wanted, silence != NULL, err);
+    }
     if (handle) {
         sf_close(handle);
-    } else {
-        say_why_not_made(path, wanted, err);
     }
+    free(silence);
     close(fd);
-    return handle != NULL;
+    return takes;
 }
 
 /* Opening one waits for its reader, and so may each write, with all that is written beside it. */
@@ -477,7 +482,7 @@ static struct sound_file *open_for_writing(const char *path, const struct sound_
     file->channels = info->channels;
     file->container = ending->container;
     bool beside = atomic && !is_special(path);
-    if ((beside || try_format(path, &wanted, err)) && !(beside ? open_part : open_in_place)(file)) {
+    if (try_format(path, &wanted, err) && !(beside ? open_part : open_in_place)(file)) {
         say(err, spare_code(EX_CANTCREAT), path, "%s%s",
             errno == EWOULDBLOCK ? "is being written by another ssmd" : "can't be written: ",
             errno == EWOULDBLOCK ? "" : strerror(errno));
@@ -506,7 +511,7 @@ bool sound_file_begin(struct sound_file *file, struct sound_file_error *err)
     errno = 0;
     file->handle = sf_open_fd(file->fd, SFM_WRITE, &file->wanted, SF_FALSE);
     if (!file->handle) {
-        say_why_not_made(file->path, &file->wanted, err);
+        say_why_not_made(file->path, &file->wanted, false, err);
         return false;
     }
     if (file->container == SF_FORMAT_WAV) {

@@ -3,8 +3,9 @@
 # What `make install` puts down is whole, and systemd finds nothing wrong with the unit, nor much exposed.
 set -u
 passed=0 failed=0
-root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+folder=$(mktemp -d) root=$folder/"a root"
+mkdir "$root"
+trap 'rm -rf "$folder"' EXIT
 check() {
     local what=$1
     shift
@@ -19,10 +20,12 @@ has() { for f in "$@"; do [ -s "$root/usr/$f" ] || { echo "missing $f"; return 1
 unit=$root/usr/lib/systemd/system/ssmd.service
 
 check installs make --no-print-directory NVCC= install DESTDIR="$root" PREFIX=/usr
+check installs_below_a_blank make --no-print-directory NVCC= install DESTDIR="$folder/two" PREFIX="/opt/of mine"
+check starts_below_a_blank grep -q '^ExecStart="/opt/of mine/bin/ssmd" ' "$folder/two/opt/of mine/lib/systemd/system/ssmd.service"
 check has_everything has bin/ssmd bin/ssm lib/libssm.so include/ssm.h share/ssmd/models/denoise-16k.safetensors \
     share/ssmd/schema.json share/ssmd/grafana/grafana.json share/man/man1/ssm.1 share/man/man5/ssmd.yaml.5 \
     share/man/man8/ssmd.8 lib/systemd/system/ssmd.service lib/sysusers.d/ssmd.conf lib/tmpfiles.d/ssmd.conf
-check unit_starts_what_is_installed grep -q '^ExecStart=/usr/bin/ssmd ' "$unit"
+check unit_starts_what_is_installed grep -q '^ExecStart="/usr/bin/ssmd" ' "$unit"
 
 names_every_command() {
     local name

@@ -511,6 +511,7 @@ static void what_cannot_be_written_is_said_before_anything_is_lost(void **state)
     } cases[] = {
         {"x.mp4", "use .wav, .flac", 16000, 1},           {"x", "use .wav, .flac", 16000, 1},
         {"x.opus", "Opus takes 8000", 44100, 1},          {"x.flac", "doesn't take 9 channels", 44100, 9},
+        {"x.ogg", "at 250000 Hz", 250000, 1},             {"x.ogg", "doesn't take 256 channels", 48000, 256},
         {"no/such/folder.wav", "No such file", 16000, 1},
     };
     int before = entries_in_folder();
