@@ -53,13 +53,21 @@ def treble_lsd(clean, other, rate, most_db=40.0):
     return float(np.sqrt((gap ** 2).mean(1)).mean())
 
 
-def pesq_wb(clean, other):
-    """ITU-T P.862.2 wide-band PESQ, 1.04 to 4.64; NaN where it finds no speech."""
+def _pesq_of(rate, band, clean, other):
     try:
-        return float(_pesq(RATE, np.asarray(clean, np.float32),
-                           np.asarray(other, np.float32), "wb"))
+        return float(_pesq(rate, np.asarray(clean, np.float32), np.asarray(other, np.float32), band))
     except PesqError:
         return float("nan")
+
+
+def pesq_wb(clean, other):
+    """ITU-T P.862.2 wide-band PESQ, 1.04 to 4.64; NaN where it finds no speech."""
+    return _pesq_of(RATE, "wb", clean, other)
+
+
+def pesq_nb(clean, other):
+    """ITU-T P.862 narrow-band PESQ (MOS-LQO) of (N,) at 8 kHz; NaN where it finds no speech."""
+    return _pesq_of(8000, "nb", clean, other)
 
 
 def stoi(clean, other):
