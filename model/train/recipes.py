@@ -57,7 +57,7 @@ RECIPES = {
     # version 4 of denoise-48k: below 8 kHz half taught by two (--teacher denoise-16k-large.safetensors denoise-48k.safetensors),
     # whose mean does better there than either; by --init from the mean of a denoise-48k and a denoise-16k's weights
     "denoise-48k-taught": dict(WIDE, taught=0.5),
-    # as that, and clean speech keeps the floor of its room: noise at 33 dB and more below it stays
+    # version 5, from version 4 by --init: clean speech keeps the floor of its room, noise at 33 dB and more below it stays
     "denoise-48k-floor": dict(WIDE, taught=0.5, clean_only=0.3125, floor=0.6, snr_high=30.0, faithful=4.0, audible=0.27, snr=0.06),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
     # from version 1 with these settings
