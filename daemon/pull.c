@@ -20,33 +20,27 @@ struct pull {
     struct gate *gate;
     void *socket;
     char bound[128]; /* tcp:// in figures; "": none, or not over TCP */
+    /* Until it starts to listen where another does: */
+    char *endpoint;
+    int listener; /* the TCP socket there; -1: a file */
 };
 
 static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *err)
 {
     const struct gate_socket options = {.type = type, .waiting_most = WAITING_MOST, .message_most = PULL_MOST};
     struct pull *pull = calloc(1, sizeof *pull);
-    if (!pull || !(pull->socket = gate_socket(gate, &options))) {
-        pull_close(pull);
+    if (!pull) {
         refuse_memory(err);
         return NULL;
     }
     pull->gate = gate;
-    return pull;
-}
-
-/* Bind, at the TCP socket of the one before where there is one: libzmq listens there, and closes what it was given. */
-static bool bind_socket(struct pull *pull, const char *endpoint, const struct pull *before)
-{
-    int fd = before && before->bound[0] ? socket_again(before->bound) : -1;
-    bool bound = (fd < 0 || zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) == 0) &&
-                 gate_bind(pull->gate, pull->socket, endpoint);
-    if (!bound && fd >= 0) {
-        int error = errno;
-        close(fd);
-        errno = error;
+    pull->listener = -1;
+    if (!(pull->socket = gate_socket(gate, &options))) {
+        refuse_memory(err);
+        pull_close(pull);
+        return NULL;
     }
-    return bound;
+    return pull;
 }
 
 /* Where that is, in figures. */
@@ -59,19 +53,51 @@ static void note_bound(struct pull *pull)
     }
 }
 
+static int refuse_endpoint(const char *endpoint, struct ssm_error *err)
+{
+    return refuse(err, spare_code(69), "can't listen on %s: %s%s", endpoint, zmq_strerror(errno),
+                  errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
+}
+
+/* At the listener, if there is one: libzmq listens there, and closes what it was given. */
+static int listen_at(struct pull *pull, const char *endpoint, struct ssm_error *err)
+{
+    int fd = pull->listener;
+    if ((fd >= 0 && zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) != 0) ||
+        !gate_bind(pull->gate, pull->socket, endpoint)) {
+        return refuse_endpoint(endpoint, err);
+    }
+    pull->listener = -1;
+    note_bound(pull);
+    return 0;
+}
+
+/* What pull_start needs. A reload that fails in between leaves the one before as it was. */
+static int plan_to_listen(struct pull *pull, const char *endpoint, const struct pull *before, struct ssm_error *err)
+{
+    if (before->bound[0] && (pull->listener = socket_again(before->bound)) < 0) {
+        return refuse_endpoint(endpoint, err);
+    }
+    pull->endpoint = strdup(endpoint);
+    return pull->endpoint ? 0 : refuse_memory(err);
+}
+
 struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pull *before, struct ssm_error *err)
 {
     struct pull *pull = open_socket(gate, ZMQ_PULL, err);
-    if (pull && !bind_socket(pull, endpoint, before)) {
-        refuse(err, spare_code(69), "can't listen on %s: %s%s", endpoint, zmq_strerror(errno),
-               errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
+    if (pull && (before ? plan_to_listen(pull, endpoint, before, err) : listen_at(pull, endpoint, err)) < 0) {
         pull_close(pull);
         return NULL;
     }
-    if (pull) {
-        note_bound(pull);
-    }
     return pull;
+}
+
+int pull_start(struct pull *pull, struct ssm_error *err)
+{
+    int listens = pull->endpoint ? listen_at(pull, pull->endpoint, err) : 0;
+    free(pull->endpoint);
+    pull->endpoint = NULL;
+    return listens;
 }
 
 struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
@@ -92,6 +118,10 @@ void pull_close(struct pull *pull)
         if (pull->socket) {
             zmq_close(pull->socket);
         }
+        if (pull->listener >= 0) {
+            close(pull->listener);
+        }
+        free(pull->endpoint);
         free(pull);
     }
 }

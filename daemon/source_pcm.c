@@ -259,6 +259,9 @@ static void *run(void *arg)
 static int pcm_start(struct source *source, struct ssm_error *err)
 {
     struct pcm_source *pcm = (struct pcm_source *)source;
+    if (pcm->pull && pull_start(pcm->pull, err) < 0) {
+        return -1;
+    }
     pcm->running = pthread_create(&pcm->thread, NULL, run, pcm) == 0;
     return pcm->running ? 0 : refuse(err, 71, "can't start a thread for PCM input");
 }

@@ -347,6 +347,9 @@ static void *run(void *arg)
 static int sensor_start(struct source *source, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
+    if (sensor->pull && pull_start(sensor->pull, err) < 0) {
+        return -1;
+    }
     sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
     return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* daemon/pull.c: two that listen at one TCP socket, as a source and the one that takes its place do. */
+/* daemon/pull.c: two that listen at one address, as a source and the one that takes its place do. */
 #include "daemon/pull.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -27,12 +28,20 @@ static void free_endpoint(char text[64])
     snprintf(text, 64, "tcp://127.0.0.1:%d", ntohs(at.sin_port));
 }
 
-static struct pull *bound(struct gate *gate, const char *endpoint, const struct pull *before)
+static struct pull *opened(struct gate *gate, const char *endpoint, const struct pull *before)
 {
     struct ssm_error err = {0};
     struct pull *pull = pull_bind(gate, endpoint, before, &err);
     assert_string_equal(err.text, "");
     assert_non_null(pull);
+    return pull;
+}
+
+static struct pull *bound(struct gate *gate, const char *endpoint, const struct pull *before)
+{
+    struct ssm_error err = {0};
+    struct pull *pull = opened(gate, endpoint, before);
+    assert_int_equal(pull_start(pull, &err), 0);
     return pull;
 }
 
@@ -114,7 +123,8 @@ static void a_socket_that_is_handed_on_often_keeps_no_descriptors(void **state)
     int before = descriptors();
     for (int i = 0; i < RELOADS; i++) {
         struct pull *next = bound(gate, endpoint, pull);
-        pull_close(bound(gate, endpoint, pull)); /* as of a reload that fails */
+        pull_close(opened(gate, endpoint, pull)); /* as of a reload that fails */
+        pull_close(bound(gate, endpoint, pull));  /* and of one that fails late */
         pull_close(pull);
         pull = next;
     }
@@ -126,10 +136,47 @@ static void a_socket_that_is_handed_on_often_keeps_no_descriptors(void **state)
     gate_close(gate);
 }
 
+/* Of a reload that fails nobody is to notice anything: who connects meanwhile is heard by the one before, and later, too. */
+static void who_has_not_started_hears_nothing_and_leaves_nothing(void **state)
+{
+    (void)state;
+    struct ssm_error err = {0};
+    struct gate *gate = gate_open(NULL, &err);
+    void *context = zmq_ctx_new();
+    char folder[] = "/tmp/ssmd-pull-XXXXXX", endpoints[2][64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(endpoints[0], sizeof endpoints[0], "ipc://%s/in", folder);
+    free_endpoint(endpoints[1]);
+    for (int i = 0; i < 2; i++) {
+        const char *endpoint = endpoints[i];
+        struct pull *one = bound(gate, endpoint, NULL), *two = opened(gate, endpoint, one);
+        char word[8];
+        void *meanwhile = say(context, endpoint);
+        assert_int_equal(hear(one, NULL, 1), 1);
+        assert_int_equal(pull_receive(two, word, sizeof word), -1);
+        pull_close(two);
+        void *after = say(context, endpoint);
+        assert_int_equal(hear(one, NULL, 1), 1);
+        struct pull *three = bound(gate, endpoint, one);
+        pull_close(one);
+        void *last = say(context, endpoint);
+        assert_int_equal(hear(three, NULL, 1), 1);
+        zmq_close(meanwhile);
+        zmq_close(after);
+        zmq_close(last);
+        pull_close(three);
+    }
+    unlink(endpoints[0] + strlen("ipc://"));
+    rmdir(folder);
+    zmq_ctx_term(context);
+    gate_close(gate);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_connects_while_two_listen_holds_up_nobody),
+        cmocka_unit_test(who_has_not_started_hears_nothing_and_leaves_nothing),
         cmocka_unit_test(a_socket_that_is_handed_on_often_keeps_no_descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

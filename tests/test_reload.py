@@ -356,6 +356,13 @@ def a_pulled_address_is_one_sources():
             source = {"type": "pcm", "path": f"pull:ipc://{folder}/in", "rate": RATE, "format": "s16le"}
             wanted = json.dumps({"q": {"source": source, "model": MODEL, "sinks": [{"type": "publish"}]}})
             assert f"pipeline p listens on {folder}/in" in daemon.ctl("stream.open", wanted, status=65)
+            bad = pulls("p", 8000).replace("{type: publish}", f"{{type: file, path: {folder}/none/x.wav}}")
+            assert "none/x.wav" in daemon.reload(bad, status=65)
+            with context.socket(zmq.PUSH) as late:  # who comes after a reload that failed finds what runs on
+                late.linger = 1000
+                late.connect(f"ipc://{folder}/in")
+                late.send(bytes(RATE))
+                daemon.wait_samples("p/0", RATE * 3 // 4)
             assert daemon.reload(pulls("p", 8000))["replaced"] == 1  # which takes the place of what it replaces
             push.send(bytes(RATE))
             daemon.wait_samples("p/0", RATE // 4)
