@@ -428,18 +428,13 @@ class Mix:
                 noise[j] = noise[j] * gain(len(j))
         return noise
 
-    def _floor(self, noise, curve, items):
-        """(batch, samples), 0 but for these items: what is below speech of level 1 by floor_snr. Half are items of noise, half
-        steady."""
-        floor = torch.zeros_like(noise)
-        if len(items):
-            steady = items[::2]
-            floor[items] = noise[items]
-            spectrum = torch.fft.rfft(self._coloured(len(steady)), self.fft) * curve[steady]
-            floor[steady] = torch.fft.irfft(spectrum, self.fft)[:, :self.n]
-            snr = self._u(len(items), *self.config["floor_snr"])
-            floor[items] *= (10 ** (-snr / 20) / rms(floor[items]))[:, None]
-        return floor
+    def _floor(self, noise, curve):
+        """Items of noise (items, samples), half of them made steady, as far below speech of level 1 as floor_snr says."""
+        steady = len(noise) // 2
+        spectrum = torch.fft.rfft(self._coloured(steady), self.fft) * curve[:steady]
+        floor = torch.cat((torch.fft.irfft(spectrum, self.fft)[:, :self.n], noise[steady:]))
+        down = self._u(len(noise), *self.config["floor_snr"])
+        return floor * (10 ** (-down / 20) / rms(floor))[:, None]
 
     @torch.no_grad()
     def __call__(self, pool):
@@ -462,8 +457,10 @@ class Mix:
         order = torch.randperm(B, device=self.device)
         n_clean, n_noise = int(round(c["clean_only"] * B)), int(round(c["noise_only"] * B))
         noise_gain[order[:n_clean]] = 0.0
-        stays = self._floor(noise, noise_curve, order[:int(round(c["floor"] * n_clean))]) / speech_gain[:, None]
-        speech, target = speech + stays, target + stays
+        j = order[:int(round(c["floor"] * n_clean))]
+        if len(j):
+            stays = self._floor(noise[j], noise_curve[j]) / speech_gain[j][:, None]
+            speech, target = speech.index_add(0, j, stays), target.index_add(0, j, stays)
         speech_gain[order[n_clean:n_clean + n_noise]] = 0.0
         level = torch.where(self._u(B) < 0.65, self._u(B, -18.0, -1.0), self._u(B, -45.0, -18.0))
         peak = 10 ** (level / 20)
