@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Score denoisers on pairs of noisy and clean recordings.
 
-    score.py --pairs DIR --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers] [--worst 10]
+    score.py --pairs DIR... --cmd 'ssm denoise {in} {out}' [--name NAME] [--peers] [--worst 10]
+             [--groups noise,speaker]
 
 DIR/noisy and DIR/clean hold WAV files of the same names, at one rate; DIR/list.csv
 (file, snr_db), where there is one, gives the rows by SNR. Prints for the noisy
@@ -15,7 +16,10 @@ and a peer's conversion of the rate included).
 Every denoiser's constant delay, the median over the files of the lag where its
 output resembles its input most, is taken out before scoring and shown; the
 gaps between two rows of the same files are surer than the intervals, so use
---against NAME for paired differences.
+--against NAME for paired differences. Where a noise or a speaker is in several
+files, as when several DIRs are mixed from the same ones, intervals over files
+are too narrow: --groups names a column or two of list.csv, over whose groups
+the intervals are then.
 """
 import argparse
 import csv
@@ -39,24 +43,49 @@ COLUMNS = [("pesq", "PESQ-WB", 2), ("estoi", "ESTOI", 3), ("stoi", "STOI", 3),
 
 
 def read_pairs(folder):
-    """[{file, snr, rate, noisy (N,), clean (N,)}] of the folder, all at one rate."""
-    snrs = {}
+    """[{file, snr, listed, rate, noisy (N,), clean (N,)}] of the folder, all at one rate."""
+    listed = {}
     listing = os.path.join(folder, "list.csv")
     if os.path.exists(listing):
         with open(listing, newline="") as f:
-            snrs = {r["file"]: int(float(r["snr_db"])) for r in csv.DictReader(f)}
+            listed = {r["file"]: r for r in csv.DictReader(f)}
     pairs = []
     for path in sorted(glob.glob(os.path.join(folder, "noisy", "*.wav"))):
         name = os.path.basename(path)
         rate = soundfile.info(path).samplerate
         if pairs and rate != pairs[0]["rate"]:
             sys.exit(f"{path}: rate {rate}, the others have {pairs[0]['rate']}")
-        pairs.append({"file": name, "snr": snrs.get(name), "path": path, "rate": rate,
+        row = listed.get(name, {})
+        snr = int(float(row["snr_db"])) if row else None
+        pairs.append({"file": name, "snr": snr, "listed": row, "path": path, "rate": rate,
                       "noisy": read_wav(path, rate),
                       "clean": read_wav(os.path.join(folder, "clean", name), rate)})
     if not pairs:
         sys.exit(f"{folder}/noisy: no WAV files")
     return pairs
+
+
+def read_all_pairs(folders):
+    """The pairs of one folder or more, all at one rate; of several, files are named with their folder."""
+    pairs = [pair for folder in folders for pair in read_pairs(folder)]
+    if len({pair["rate"] for pair in pairs}) > 1:
+        sys.exit("--pairs: folders of different rates")
+    if len(folders) > 1:
+        for pair in pairs:
+            folder = os.path.dirname(os.path.dirname(os.path.abspath(pair["path"])))
+            pair["file"] = os.path.join(os.path.basename(folder), pair["file"])
+    return pairs
+
+
+def groups_of(pairs, columns):
+    """Of each of list.csv's columns the pairs' labels."""
+    if len(columns) > 2:
+        sys.exit("--groups: two columns at most")
+    for column in columns:
+        for pair in pairs:
+            if column not in pair["listed"]:
+                sys.exit(f"--groups: {pair['path']} has no {column} in list.csv")
+    return [np.array([pair["listed"][column] for pair in pairs]) for column in columns]
 
 
 def read_wav(path, rate):
@@ -123,8 +152,8 @@ def columns_of(results):
     return [c for c in COLUMNS if np.isfinite([row.get(c[0], np.nan) for row in rows]).any()]
 
 
-def print_table(results, pairs):
-    """One block for all files, then one for each SNR."""
+def print_table(results, pairs, groups=()):
+    """One block for all files, then one for each SNR; groups as groups_of has them."""
     columns = columns_of(results)
     snrs = sorted({p["snr"] for p in pairs if p["snr"] is not None})
     for snr in [None, *snrs]:
@@ -137,7 +166,7 @@ def print_table(results, pairs):
             line = f"{name[:24]:24}"
             for key, _, digits in columns:
                 values = [r["rows"][i][key] for i in some]
-                mean, ci = mean_and_ci(values)
+                mean, ci = mean_and_ci(values, [g[some] for g in groups])
                 line += f"{mean:9.{digits}f}+-{ci:<4.{digits}f}"
             if snr is None:
                 line += f"{r['delay_ms']:11.1f}{r['rtf']:9.4f}"
@@ -173,7 +202,7 @@ def print_worst(results, count):
             print("  %+.2f  %+5.1f  %.2f  %s" % gap)
 
 
-def print_differences(results, against):
+def print_differences(results, against, groups=()):
     """Mean paired difference of each denoiser from one of them."""
     print(f"\npaired differences from {against}")
     for name, r in results.items():
@@ -182,7 +211,7 @@ def print_differences(results, against):
         line = f"{name[:24]:24}"
         for key, _, digits in columns_of(results):
             gaps = [a[key] - b[key] for a, b in zip(r["rows"], results[against]["rows"])]
-            mean, ci = mean_and_ci(gaps)
+            mean, ci = mean_and_ci(gaps, groups)
             line += f"{mean:+9.{digits}f}+-{ci:<4.{digits}f}"
         print(line)
 
@@ -190,7 +219,7 @@ def print_differences(results, against):
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", required=True, help="folder with noisy/ and clean/")
+    parser.add_argument("--pairs", required=True, nargs="+", help="folders with noisy/ and clean/")
     parser.add_argument("--cmd", action="append", default=[],
                         help="command with {in} and {out}; may be repeated")
     parser.add_argument("--name", action="append", default=[], help="a command's name, in order")
@@ -198,6 +227,8 @@ def main():
                         help="also those of peers.py that this machine has")
     parser.add_argument("--worst", type=int, default=0, metavar="N", help="also each denoiser's N worst files")
     parser.add_argument("--against", help="print paired differences from this row")
+    parser.add_argument("--groups", default="", metavar="COLUMNS",
+                        help="of list.csv: intervals over their groups, not over files")
     parser.add_argument("--json", help="write every file's scores here")
     args = parser.parse_args()
 
@@ -211,15 +242,16 @@ def main():
                  **(peers.pypi_peers() if args.peers != "debian" else {})}
         denoisers.update({name: peer_denoiser(peer) for name, peer in found.items()})
 
-    pairs = read_pairs(args.pairs)
+    pairs = read_all_pairs(args.pairs)
+    groups = groups_of(pairs, [column for column in args.groups.split(",") if column])
     results = evaluate_all(pairs, denoisers)
-    print_table(results, pairs)
+    print_table(results, pairs, groups)
     if found:
         print_peers(found, results)
     if args.worst:
         print_worst(results, args.worst)
     if args.against:
-        print_differences(results, args.against)
+        print_differences(results, args.against, groups)
     if args.json:
         with open(args.json, "w") as f:
             json.dump(results, f, indent=1)

@@ -13,6 +13,7 @@ from pesq import PesqError
 from pesq import pesq as _pesq
 from pystoi import stoi as _stoi
 from scipy.signal import butter, resample_poly, sosfiltfilt
+from scipy.stats import t as student
 
 from onsets import onset_db
 
@@ -129,9 +130,30 @@ def shifted(x, samples, length):
     return np.pad(x[:length], (0, max(0, length - len(x))))
 
 
-def mean_and_ci(values):
-    """(mean, half width of its 95 % confidence interval) without NaNs."""
-    values = np.asarray([v for v in values if np.isfinite(v)])
+def spread(gaps, labels):
+    """(variance of a mean that values differ from by gaps (N,), groups), where those of one group hang together."""
+    groups, member = np.unique(labels, return_inverse=True, axis=0)
+    count = len(groups)
+    variance = np.sum(np.bincount(member.ravel(), gaps) ** 2) / len(gaps) ** 2
+    return (variance * count / (count - 1), count) if count > 1 else (float("nan"), count)
+
+
+def mean_and_ci(values, groups=()):
+    """(mean, half width of its 95 % confidence interval) without NaNs.
+
+    groups: one grouping or two, such as by noise and by speaker, each a label a
+    value. Values of one group aren't independent: then the interval is over
+    groups (Cameron, Gelbach and Miller 2011, no less than over either grouping
+    alone), by Student's t of the grouping with fewer of them."""
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    values, groups = values[known], [np.asarray(g)[known] for g in groups]
+    mean = float(values.mean()) if len(values) else float("nan")
     if len(values) < 2:
-        return (float(values.mean()) if len(values) else float("nan")), float("nan")
-    return float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+        return mean, float("nan")
+    if not groups:
+        return mean, float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+    alone = [spread(values - mean, g) for g in groups]
+    both, _ = spread(values - mean, np.stack(groups, 1))
+    variance = np.max([sum(v for v, _ in alone) - both * (len(groups) - 1), *(v for v, _ in alone)])
+    return mean, float(student.ppf(0.975, min(n for _, n in alone) - 1) * np.sqrt(variance))
