@@ -4,7 +4,7 @@
 mix(pool) -> noisy, clean: (batch, samples). What happens to which item is drawn by position in fresh random
 permutations, so every count is fixed, every shape static, and the choices independent of each other. Seed with
 torch.manual_seed. All filters are applied by one FFT an item, as zero-phase gains; the target hears the speech's
-equaliser, low-pass and 70 Hz high-pass too, and the room's first 50 ms with a shortened tail.
+equaliser, low-pass and high-pass too, and the room's first 50 ms with a shortened tail.
 
 Speech recorded at a lower rate than the mixture's has nothing near its top, which must not teach that speech ends there:
 such an item is all of it, noise too, low-passed at what the recording can hold.
@@ -29,6 +29,7 @@ DEFAULTS = dict(
     clean_only=0.10, noise_only=0.05, clipped=0.05, low_pass=0.20,
     floor=0.0,              # share of the clean items with a noise so quiet that it is to stay: a room's floor
     floor_snr=(33.0, 55.0),
+    rumble=(55.0, 80.0),    # Hz: below one between, nothing of nine tenths of the speech is left
     telephone=0.06,         # speech and noise through one 3.3 to 3.9 kHz line
     offset=0.05,            # share with a constant added, up to five times the speech's RMS
     silent=0.0,             # share that begins with silence or next to it, up to three quarters of the item
@@ -367,7 +368,7 @@ class Mix:
         """Gains (batch, bins) for speech and noise, both within the band; a few items hear both through one telephone
         line."""
         c, B = self.config, self.batch
-        low = torch.where(self._u(B) < 0.9, self._u(B, 55.0, 80.0), self._u(B, 80.0, 300.0))
+        low = torch.where(self._u(B) < 0.9, self._u(B, *c["rumble"]), self._u(B, 80.0, 300.0))
         noise_low = torch.exp(self._u(B, math.log(15.0), math.log(120.0)))
         edge, order = self._edges(B, c["low_pass"])
         noise_edge, noise_order = self._edges(B, 0.15)
