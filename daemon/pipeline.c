@@ -808,6 +808,12 @@ int pipelines_start(struct pipeline *list, struct ssm_error *err)
             return -1;
         }
     }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        const struct source_ops *ops = pipeline->source->ops;
+        if (ops->listen && ops->listen(pipeline->source, err) < 0) {
+            return fit_blame(&pipeline->config->at.source, err);
+        }
+    }
     return 0;
 }
 
@@ -827,6 +833,11 @@ int pipelines_begin(struct pipeline *list, struct ssm_error *err)
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
         if (begin_sinks(pipeline, err) < 0) {
             return -1;
+        }
+    }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (pipeline->started && pipeline->source->ops->begin) {
+            pipeline->source->ops->begin(pipeline->source);
         }
     }
     return 0;

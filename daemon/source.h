@@ -59,6 +59,11 @@ struct source_ops {
      * samples come when they come. */
     bool (*seek)(struct source *source, uint64_t at);
     int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
+    /* Everything that was opened with it has started: listen where one before did alone until now. 0 or -1; NULL: nothing to do. */
+    int (*listen)(struct source *source, struct ssm_error *err);
+    /* The sinks have begun, and nothing can fail any more: take what comes, until now that one's. NULL: what it takes is nobody
+     * else's, and start did. */
+    void (*begin)(struct source *source);
     /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
     void (*stop)(struct source *source);
     /* After stop: wait until nothing writes to the feeds any more, and free. */

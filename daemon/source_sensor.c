@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -32,6 +33,7 @@ struct sensor_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
+    sem_t go; /* the thread waits for it */
     struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
@@ -110,6 +112,7 @@ static void sensor_close(struct source *source)
     pull_close(sensor->pull);
     mqtt_close(sensor->mqtt);
     waker_finish(&sensor->stop);
+    sem_destroy(&sensor->go);
     lines_destroy(sensor->lines);
     readings_destroy(sensor->readings);
     cadence_destroy(sensor->cadence);
@@ -129,6 +132,7 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
     enum sensor_transport transport = setup->config->transport;
     sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB && transport != SENSOR_MQTT;
     sensor->config = setup->config;
+    sem_init(&sensor->go, 0, 0);
     sensor->pipeline = setup->pipeline;
     sensor->listener = sensor->client = sensor->stop.fd = -1;
     sensor->lines = lines_create(LINE);
@@ -335,6 +339,8 @@ static bool turn(struct sensor_source *sensor)
 static void *run(void *arg)
 {
     struct sensor_source *sensor = arg;
+    while (sem_wait(&sensor->go) != 0) { /* a signal came */
+    }
     while (!atomic_load(&sensor->stopping) && turn(sensor)) {
     }
     cadence_finish(sensor->cadence);
@@ -347,17 +353,27 @@ static void *run(void *arg)
 static int sensor_start(struct source *source, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
-    if (sensor->pull && pull_start(sensor->pull, err) < 0) {
-        return -1;
-    }
     sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
     return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
+}
+
+static int sensor_listen(struct source *source, struct ssm_error *err)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    return sensor->pull ? pull_start(sensor->pull, err) : 0;
+}
+
+static void sensor_begin(struct source *source)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    sem_post(&sensor->go);
 }
 
 static void sensor_stop(struct source *source)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
     atomic_store(&sensor->stopping, true);
+    sem_post(&sensor->go);
     waker_wake(&sensor->stop);
 }
 
@@ -365,5 +381,7 @@ const struct source_ops source_sensor = {.name = "sensor",
                                          .open = sensor_open,
                                          .meet = sensor_meet,
                                          .start = sensor_start,
+                                         .listen = sensor_listen,
+                                         .begin = sensor_begin,
                                          .stop = sensor_stop,
                                          .close = sensor_close};

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import struct
@@ -392,6 +393,49 @@ def one_that_cannot_listen_any_more_leaves_the_others():
             daemon.end()
 
 
+def what_fails_late_takes_nothing_of_standard_input():
+    """Descriptors lack ever later in a reload, of a source that reads what the running one reads and one that is to listen."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def both(rate):
+            return [pipeline(folder, "s", source=f"type: pcm, path: '-', rate: {rate}, format: s16le", sinks="{type: publish}"),
+                    pipeline(folder, "a", source=f"type: pcm, path: 'pull:ipc://{folder}/in', rate: {rate}, format: s16le",
+                             sinks=f"{{type: publish}}, {{type: file, path: {folder}/new.wav}}" if rate == 8000 else None)]
+
+        def outcome(process, said):
+            process.send_signal(signal.SIGHUP)
+            sent = 0
+            while not (words := [line for line in daemon.said[said:] if "reloaded" in line]):
+                sent += os.write(put, bytes(320)) // 2
+                time.sleep(0.001)
+            return sent, "not reloaded" not in words[0]
+
+        ours, (take, put) = os.dup(0), os.pipe()
+        os.dup2(take, 0)
+        try:
+            daemon = Daemon(folder, *both(16000))
+        finally:
+            os.dup2(ours, 0)
+        os.close(ours)
+        os.close(take)
+        with daemon:
+            pid, sent, good, seen = daemon.process.pid, 0, False, sorted(os.listdir(folder))
+            usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+            daemon.write(*both(8000))
+            while not good:
+                most += 1
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, usual[1]))
+                more, good = outcome(daemon.process, len(daemon.said))
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+                if not good:
+                    sent += more
+                    daemon.wait_samples("s/0", sent)
+                    assert sorted(os.listdir(folder)) == seen, (most, os.listdir(folder))
+                    send_to(f"pull:ipc://{folder}/in", bytes(320))
+                    daemon.wait_samples("a/0", 160)
+            daemon.end()
+
+
 def send_to(address, data):
     """Connects first, as who lost the source before would."""
     kind, _, rest = address.partition(":")
@@ -703,6 +747,7 @@ if __name__ == "__main__":
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
+                        what_fails_late_takes_nothing_of_standard_input,
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
