@@ -324,14 +324,18 @@ bool config_same_address(const struct config_source *a, const struct config_sour
     return a->type == b->type && (pcm || sensor);
 }
 
+bool config_reads_input(const struct config_source *source)
+{
+    return (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
+           (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
+}
+
 /* What is used of files by a source, if any. */
 static int list_source(const struct config_pipeline *pipeline, const struct node *node, struct use *use)
 {
     const struct config_source *source = &pipeline->source;
     bool file = source->type == SOURCE_FILE;
-    bool standard = (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
-                    (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
-    const char *path = file ? source->path : standard ? standard_input : config_socket(source);
+    const char *path = file ? source->path : config_reads_input(source) ? standard_input : config_socket(source);
     struct place at = place_of(node, source->type == SOURCE_SENSOR ? "listen" : "path");
     *use = (struct use){path, NULL, at, "pipelines.", pipeline->name, file ? READ : HEARD};
     return path && path[0];

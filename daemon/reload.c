@@ -234,13 +234,18 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
     return 0;
 }
 
-/* A socket that is bound anew takes the place of what goes, and of nobody else. */
+static const char *find_heard(const struct config_source *source)
+{
+    return config_reads_input(source) ? "standard input" : config_socket(source);
+}
+
+/* A socket that is bound anew takes the place of what goes, and of nobody else; and so it is with standard input. */
 static int refuse_heard(const struct reload *reload, struct ssm_error *err)
 {
     for (const struct pipeline *pipeline = reload->fresh; pipeline; pipeline = pipeline->next) {
-        const char *wanted = config_socket(&pipeline->config->source);
+        const char *wanted = find_heard(&pipeline->config->source);
         for (const struct pipeline *other = reload->daemon->pipelines; other && wanted; other = other->next) {
-            const char *taken = config_socket(&other->config->source);
+            const char *taken = find_heard(&other->config->source);
             if (!other->goes && taken && strcmp(taken, wanted) == 0) {
                 return refuse(err, 69, "pipelines.%s.source: pipeline %s listens on %.300s; take another address",
                               pipeline->config->name, other->config->name, taken);

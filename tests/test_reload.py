@@ -393,6 +393,36 @@ def one_that_cannot_listen_any_more_leaves_the_others():
             daemon.end()
 
 
+def start_reading(folder, take, *pipelines):
+    """A daemon whose standard input is `take`."""
+    ours = os.dup(0)
+    os.dup2(take, 0)
+    try:
+        return Daemon(folder, *pipelines)
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(take)
+
+
+def standard_input_is_one_sources():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        reads = pipeline(folder, "p", source=f"type: pcm, path: '-', rate: {RATE}, format: s16le", sinks="{type: publish}")
+        other = {"source": {"type": "pcm", "path": "-", "rate": RATE, "format": "s16le"}, "model": MODEL, "sinks": [{"type": "publish"}]}
+        take, put = os.pipe()
+        with start_reading(folder, take, reads) as daemon:
+            assert "pipeline p listens on standard input" in daemon.ctl("stream.open", json.dumps({"q": other}), status=65)
+            for _ in range(100):
+                os.write(put, bytes(320))
+                time.sleep(0.001)
+            daemon.wait_samples("p/0", 16000)
+            assert daemon.reload(reads.replace("  p:", "  q:")) == {"unchanged": 0, "changed": 0, "opened": 1, "replaced": 0, "closed": 1}
+            os.write(put, bytes(3200))
+            daemon.wait_samples("q/0", 1600)
+            os.close(put)
+            assert daemon.process.wait(timeout=20) == 0
+
+
 def what_fails_late_takes_nothing_of_standard_input():
     """Descriptors lack ever later in a reload, of a source that reads what the running one reads and one that is to listen."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
@@ -409,15 +439,8 @@ def what_fails_late_takes_nothing_of_standard_input():
                 time.sleep(0.001)
             return sent, "not reloaded" not in words[0]
 
-        ours, (take, put) = os.dup(0), os.pipe()
-        os.dup2(take, 0)
-        try:
-            daemon = Daemon(folder, *both(16000))
-        finally:
-            os.dup2(ours, 0)
-        os.close(ours)
-        os.close(take)
-        with daemon:
+        take, put = os.pipe()
+        with start_reading(folder, take, *both(16000)) as daemon:
             pid, sent, good, seen = daemon.process.pid, 0, False, sorted(os.listdir(folder))
             usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
@@ -747,7 +770,7 @@ if __name__ == "__main__":
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
-                        what_fails_late_takes_nothing_of_standard_input,
+                        standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
