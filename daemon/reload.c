@@ -205,14 +205,20 @@ static bool is_same_file(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* A file that is being written, or read, isn't written by another. stays: the running one's source goes on, and with it the sinks
- * whose settings are the same. */
+static bool has_file(const struct config_sink *sink, struct stat *found)
+{
+    bool file = sink->type == SINK_FILE || (sink->type == SINK_JSONL && strcmp(sink->path, "-") != 0);
+    return file && stat(sink->path, found) == 0 && S_ISREG(found->st_mode);
+}
+
+/* A file that is being written, or read, isn't written by another; but lines are added to lines. stays: the running one's source
+ * goes on, and with it the sinks whose settings are the same. */
 static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, bool stays, struct ssm_error *err)
 {
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         const struct config_sink *sink = &pipeline->config->sinks[i];
         struct stat wanted, written;
-        if (sink->type != SINK_FILE || stat(sink->path, &wanted) < 0 || !S_ISREG(wanted.st_mode)) {
+        if (!has_file(sink, &wanted)) {
             continue;
         }
         for (const struct pipeline *other = daemon->pipelines; other; other = other->next) {
@@ -224,7 +230,8 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
             for (int k = 0; k < other->n_sinks; k++) {
                 const struct config_sink *theirs = other->sink_configs[k];
                 bool kept = stays && other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0;
-                if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 && is_same_file(&written, &wanted)) {
+                bool lines = sink->type == SINK_JSONL && theirs->type == SINK_JSONL;
+                if (!kept && !lines && has_file(theirs, &written) && is_same_file(&written, &wanted)) {
                     return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
                                   pipeline->config->name, sink->path, other->config->name);
                 }

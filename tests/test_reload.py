@@ -30,7 +30,7 @@ from script import SANITIZED, SSM, SSMD
 RELOADS, SWAPS = int(os.environ.get("RELOADS", "60")), int(os.environ.get("SWAPS", "20"))
 STREAMS = int(os.environ.get("STREAMS", "16"))
 MODEL = "tests/data/tiny-denoise.safetensors"
-TAGS = "tests/data/tiny-sensor.safetensors"
+TAGS, TAGGER = "tests/data/tiny-sensor.safetensors", "tests/data/tiny-tag.safetensors"
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 RATE, HOP = 16000, 160
 
@@ -241,7 +241,30 @@ def what_is_refused_leaves_the_files_that_are_there():
                 assert sorted(os.listdir(folder)) == before, os.listdir(folder)
                 for name in ("a.opus", "a.wav"):
                     assert open(f"{folder}/{name}").read() == "what was there", name
+            lines = json.dumps([{"type": "jsonl", "path": f"{folder}/{name}"} for name in ("new.jsonl", "a.wav", "none/x")])[1:-1]
+            wrong = pipeline(folder, "b", source=looped(folder), model=TAGGER, sinks=lines)
+            daemon.write(stays)
+            before = sorted(os.listdir(folder))
+            assert "none/x" in daemon.reload(stays, wrong, status=65)
+            assert sorted(os.listdir(folder)) == before and open(f"{folder}/a.wav").read() == "what was there"
             daemon.end()
+
+
+def lines_and_a_recording_are_never_one_file():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def request(name, kind, model):
+            return json.dumps({name: {"source": {"type": "file", "path": f"{folder}/in.wav", "loop": True}, "model": model,
+                                      "sinks": [{"type": kind, "path": f"{folder}/{'p' if kind == 'jsonl' else 'lines'}.wav"}]}})
+
+        lines = pipeline(folder, "l", source=looped(folder), model=TAGGER, sinks=f"{{type: jsonl, path: {folder}/lines.wav}}")
+        with Daemon(folder, pipeline(folder, "p", source=looped(folder)), lines) as daemon:
+            daemon.wait_samples("p/0", RATE // 4)
+            assert "p.wav is being written by pipeline p" in daemon.ctl("stream.open", request("q", "jsonl", TAGGER), status=65)
+            assert "lines.wav is being written by pipeline l" in daemon.ctl("stream.open", request("r", "file", MODEL), status=65)
+            changed = lines.replace("loop: true", "loop: true, buffer: 1s")
+            assert daemon.reload(pipeline(folder, "p", source=looped(folder)), changed)["replaced"] == 1  # lines go on in their file
+            daemon.end()
+        same_as_offline(folder, "p")
 
 
 class Listener:
@@ -768,6 +791,7 @@ def many_reloads_lose_nothing_and_keep_nothing():
 if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
+                        lines_and_a_recording_are_never_one_file,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
                         standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
