@@ -544,6 +544,7 @@ static void change_streams(struct daemon *daemon, struct pipeline *pipeline)
     const struct stream_change change = {.sinks = pipeline->sinks,
                                          .n_sinks = pipeline->n_sinks,
                                          .share = share_of(pipeline->config),
+                                         .switches = pipeline->config->bypass != pipeline->before->config->bypass,
                                          .bypass = pipeline->config->bypass,
                                          .deadline = deadline_of(daemon, pipeline)};
     for (int i = 0; i < pipeline->n_channels; i++) {

@@ -330,6 +330,27 @@ def a_stream_keeps_its_state_when_its_sinks_change():
         assert clean[:before] == offline(folder, len(clean))[:before] and clean != offline(folder, len(clean))
 
 
+def a_bypass_by_request_stays_where_the_configuration_does_not_speak_of_it():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def changed(sinks, more=""):
+            return pipeline(folder, "p", source=looped(folder), sinks=sinks, more=more)
+
+        def is_bypassed():
+            with zmq.Context.instance().socket(zmq.SUB) as listener:
+                listener.setsockopt(zmq.SUBSCRIBE, b"audio/")
+                listener.connect(f"ipc://{folder}/pub")
+                return "bypass" in msgpack.unpackb(listener.recv_multipart()[1])["flags"]
+
+        with Daemon(folder, changed("{type: publish}")) as daemon:
+            assert not is_bypassed()
+            daemon.ctl("stream.bypass", "p")
+            assert daemon.reload(changed(f"{{type: publish}}, {{type: file, path: {folder}/p.wav}}"))["changed"] == 1
+            assert is_bypassed()
+            assert daemon.reload(changed("{type: publish}", "    bypass: true\n"))["changed"] == 1 and is_bypassed()
+            assert daemon.reload(changed("{type: publish}"))["changed"] == 1 and not is_bypassed()
+            daemon.end()
+
+
 def what_replaces_another_comes_after_its_end():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         noise = random.Random(4)
@@ -792,6 +813,7 @@ if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         lines_and_a_recording_are_never_one_file,
+                        a_bypass_by_request_stays_where_the_configuration_does_not_speak_of_it,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
                         standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
