@@ -383,13 +383,12 @@ static void forget_kept(struct reload *reload)
 static int decide_swaps(struct reload *reload, struct ssm_error *err)
 {
     struct pipeline *others = NULL;
-    for (struct pipeline *pipeline; (pipeline = reload->swapping);) {
+    int opened = 0;
+    for (struct pipeline *pipeline; opened == 0 && (pipeline = reload->swapping);) {
         reload->swapping = pipeline->next;
         pipeline->next = NULL;
         if (models_alike(pipeline->model, pipeline->before->model)) {
-            if (alter(reload, pipeline, err) < 0) {
-                return -1;
-            }
+            opened = alter(reload, pipeline, err);
             continue;
         }
         pipeline_leave_models(pipeline);
@@ -398,7 +397,6 @@ static int decide_swaps(struct reload *reload, struct ssm_error *err)
         reload->result.replaced++;
         append(&others, pipeline);
     }
-    int opened = 0;
     for (const struct pipeline *pipeline = others; pipeline && opened == 0; pipeline = pipeline->next) {
         opened = refuse_written(reload->daemon, pipeline, false, err);
     }

@@ -663,6 +663,23 @@ def a_model_is_swapped_in_a_fade():
         assert len(models) == 3 and models[0][:13] == models[1][:13] and "golden" in models[2], models
 
 
+def a_swap_beside_one_that_fails_keeps_nothing():
+    """The first of two with other models takes a pipeline of its own, and the other can't be changed."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def both(model, other, sink):
+            return [pipeline(folder, "a", source=looped(folder), model=model, sinks="{type: publish}"),
+                    pipeline(folder, "b", source=looped(folder), model=other, sinks=sink)]
+
+        wrong = both("denoise-16k-low", "tests/data/golden_denoise.safetensors", f"{{type: file, path: {folder}/none/x.wav}}")
+        with Daemon(folder, *both(MODEL, MODEL, "{type: publish}")) as daemon:
+            seen = []
+            for _ in range(100):
+                assert "none/x.wav" in daemon.reload(*wrong, status=65)
+                seen.append(use_of(daemon.process)[0])
+            assert SANITIZED or seen[-1] - seen[30] < 1 << 20, seen
+            daemon.end()
+
+
 def pipelines_are_opened_and_closed_by_request():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         stays = pipeline(folder, "stays")
@@ -813,6 +830,7 @@ if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
                         lines_and_a_recording_are_never_one_file,
+                        a_swap_beside_one_that_fails_keeps_nothing,
                         a_bypass_by_request_stays_where_the_configuration_does_not_speak_of_it,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
