@@ -627,6 +627,7 @@ static void tell(struct reload *reload, const struct reload_result *result)
     bool good = result->err.code == 0;
     reload->last = *result;
     reload->count++;
+    running_tell_ready(reload->daemon); /* models that were opened have said that they load */
     if (reload->task != READ) {
         return;
     }
@@ -643,7 +644,6 @@ static void tell(struct reload *reload, const struct reload_result *result)
     reloads->last_good = good;
     reloads->good_utc = good ? 1e-9 * (double)clock_utc_now() : reloads->good_utc;
     pthread_mutex_unlock(&reload->daemon->lock);
-    running_tell_ready(reload->daemon);
 }
 
 static void finish(struct reload *reload)

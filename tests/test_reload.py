@@ -594,6 +594,14 @@ def a_hangup_does_it_and_systemd_and_metrics_are_told():
             daemon.write("x")
             daemon.process.send_signal(signal.SIGHUP)
             assert next_state().startswith("RELOADING=1") and next_state().startswith("READY=1\nSTATUS=2 streams")
+            request = {"r": {"source": {"type": "file", "path": f"{folder}/in.wav", "loop": True}, "sinks": [{"type": "publish"}],
+                             "model": "tests/data/golden_denoise.safetensors"}}
+            assert daemon.ctl("stream.open", json.dumps(request)) == {"generation": 1}
+            assert next_state().startswith("READY=1\nSTATUS=3 streams")  # rather than that it loads a model
+            daemon.ctl("stream.open", json.dumps({"s": request["r"] | {"model": "./nowhere.safetensors"}}), status=65)
+            assert next_state().startswith("READY=1\nSTATUS=3 streams")
+            daemon.ctl("stream.close", "r", "--generation", "1")
+            assert next_state().startswith("READY=1\nSTATUS=2 streams")
             text = metrics()
             assert "ssmd_config_last_reload_successful 0\n" in text and 'ssmd_reloads_total{result="success"} 1\n' in text, text
             assert 'ssmd_reloads_total{result="failure"} 1\n' in text and "ssmd_streams 2\n" in text, text
