@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "daemon/checkpoint.h"
 #include "daemon/engine_thread.h"
@@ -19,7 +20,7 @@
 #include "model/refuse.h"
 
 /* What takes longer to open is given up: the one who asked is told, and what did come of it is closed. */
-static const int64_t open_limit = 30000000000;
+static const int64_t open_limit = 30000000000, halt_limit = 1000000000; /* halt: where the daemon ends meanwhile */
 
 enum phase {
     IDLE,
@@ -152,15 +153,21 @@ static void begin_call(struct reload *reload, enum phase phase, void (*run)(stru
     engine_post(reload->daemon->engine, &reload->call);
 }
 
-void reload_halt(struct reload *reload)
+/* A file that is a pipe, or on a machine that is away, may hold a job up for ever; recordings are to be finished all the same. */
+bool reload_halt(struct reload *reload)
 {
-    if (reload && reload->threaded) {
-        pthread_join(reload->thread, NULL);
-        reload->threaded = false;
+    const struct timespec moment = {.tv_nsec = (long)clock_span(5000000)};
+    int64_t until = clock_now() + halt_limit;
+    while (reload && reload->threaded && !end_job(reload)) {
+        if (clock_now() > until) {
+            return false;
+        }
+        nanosleep(&moment, NULL);
     }
     if (reload) {
         pipelines_stop(reload->fresh);
     }
+    return true;
 }
 
 /* ---- What becomes of whom. ---- */

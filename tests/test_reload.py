@@ -562,6 +562,21 @@ def a_source_that_changed_listens_where_it_did():
                     assert not os.path.exists(f"{folder}/in")
 
 
+def a_reload_that_never_ends_does_not_keep_the_daemon_from_ending():
+    """Its configuration has become a pipe that nobody writes to: what is recorded is finished nevertheless."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        with Daemon(folder, pipeline(folder, "p", source=looped(folder)), more="drain: 1s\n") as daemon:
+            daemon.wait_samples("p/0", RATE)
+            os.unlink(f"{folder}/c.yaml")
+            os.mkfifo(f"{folder}/c.yaml")
+            daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.2)
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(timeout=20) == 75
+            assert not os.path.exists(f"{folder}/p.wav.recording")
+        assert same_as_offline(folder, "p") >= RATE
+
+
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         port = script.free_port()
@@ -844,5 +859,6 @@ if __name__ == "__main__":
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
                         standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
-                        pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
+                        pipelines_are_opened_and_closed_by_request, a_reload_that_never_ends_does_not_keep_the_daemon_from_ending,
+                        a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
