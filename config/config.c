@@ -317,10 +317,10 @@ const char *config_socket(const struct config_source *source)
 
 bool config_same_address(const struct config_source *a, const struct config_source *b)
 {
-    bool pcm = a->type == SOURCE_PCM && strcmp(a->path, b->path) == 0 && strcmp(a->path, "-") != 0 &&
-               strncmp(a->path, "sub:", 4) != 0;
-    bool sensor =
-        a->type == SOURCE_SENSOR && a->transport == b->transport && a->listen[0] && strcmp(a->listen, b->listen) == 0;
+    bool pcm = a->type == SOURCE_PCM && strcmp(a->path, b->path) == 0 && strcmp(a->path, "-") != 0;
+    bool sub = a->transport == SENSOR_SUB && strcmp(a->connect, b->connect) == 0 && strcmp(a->topic, b->topic) == 0;
+    bool sensor = a->type == SOURCE_SENSOR && a->transport == b->transport &&
+                  (sub || (a->listen[0] && strcmp(a->listen, b->listen) == 0));
     return a->type == b->type && (pcm || sensor);
 }
 

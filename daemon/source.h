@@ -46,7 +46,8 @@ struct source_setup {
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
     struct gate *gate;     /* of what comes over ZeroMQ    */
-    /* Of the same kind, it listens where this one is to, and goes: they share that; NULL: none. */
+    /* Of the same kind, it listens where this one is to, and goes: they share that. Or it subscribes to the same, and both hear what
+     * comes. NULL: none. */
     const struct source *before;
 };
 

@@ -32,6 +32,7 @@ struct pcm_source {
     struct socket_place *place; /* where it listens; NULL: nowhere      */
     int listener, client;       /* -1: none. Standard input is a client */
     struct pull *pull;          /* NULL: none                           */
+    bool follows;               /* one that subscribes to the same      */
 
     /* The thread's. */
     size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
@@ -67,6 +68,7 @@ static int open_path(struct pcm_source *pcm, const struct source_setup *setup, s
         return open_place(pcm, before, err);
     }
     bool pull = strncmp(path, "pull:", 5) == 0;
+    pcm->follows = before && !pull;
     pcm->pull = pull ? pull_bind(setup->gate, path + strlen("pull:"), before ? before->pull : NULL, err)
                      : pull_subscribe(setup->gate, path + strlen("sub:"), pcm->config->server_key, "", err);
     return pcm->pull ? 0 : -1;
@@ -196,6 +198,13 @@ static void drain_pull(struct pcm_source *pcm)
     }
 }
 
+/* What came before it was to take anything is that one's. */
+static void pass_over(struct pcm_source *pcm)
+{
+    while (pcm->follows && !atomic_load(&pcm->stopping) && pull_receive(pcm->pull, pcm->bytes, PULL_MOST) >= 0) {
+    }
+}
+
 /* Its descriptor only tells of changes. */
 static bool turn_pull(struct pcm_source *pcm)
 {
@@ -253,6 +262,7 @@ static void *run(void *arg)
     struct pcm_source *pcm = arg;
     while (sem_wait(&pcm->go) != 0) { /* a signal came */
     }
+    pass_over(pcm);
     while (!atomic_load(&pcm->stopping) && (pcm->pull ? turn_pull : turn)(pcm)) {
     }
     for (int i = 0; i < pcm->source.n_channels; i++) {

@@ -37,6 +37,7 @@ struct sensor_source {
     struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
+    bool follows; /* one that subscribes to the same */
     struct mqtt *mqtt;
 
     /* The thread's. */
@@ -56,6 +57,7 @@ static int open_pull(struct sensor_source *sensor, const struct source_setup *se
     char endpoint[sizeof config->listen + 8];
     bool whole = strstr(config->listen, "://") != NULL;
     snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
+    sensor->follows = before && config->transport == SENSOR_SUB;
     sensor->pull = config->transport == SENSOR_PULL
                        ? pull_bind(setup->gate, endpoint, before ? before->pull : NULL, err)
                        : pull_subscribe(setup->gate, config->connect, config->server_key, config->topic, err);
@@ -255,6 +257,13 @@ static void drain_pull(struct sensor_source *sensor)
     }
 }
 
+/* What came before it was to take anything is that one's. */
+static void pass_over(struct sensor_source *sensor)
+{
+    while (sensor->follows && !atomic_load(&sensor->stopping) && pull_receive(sensor->pull, sensor->bytes, BYTES) >= 0) {
+    }
+}
+
 /* The next datagram, and what the system dropped before it: the socket counts that from its start. */
 static void read_datagram(struct sensor_source *sensor)
 {
@@ -341,6 +350,7 @@ static void *run(void *arg)
     struct sensor_source *sensor = arg;
     while (sem_wait(&sensor->go) != 0) { /* a signal came */
     }
+    pass_over(sensor);
     while (!atomic_load(&sensor->stopping) && turn(sensor)) {
     }
     cadence_finish(sensor->cadence);
@@ -353,6 +363,9 @@ static void *run(void *arg)
 static int sensor_start(struct source *source, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
+    if (sensor->mqtt) { /* it takes its time to connect, and nobody else's messages */
+        sem_post(&sensor->go);
+    }
     sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
     return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
 }

@@ -577,6 +577,38 @@ def a_reload_that_never_ends_does_not_keep_the_daemon_from_ending():
         assert same_as_offline(folder, "p") >= RATE
 
 
+def who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard():
+    """However long it takes to open: here, some models."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, zmq.Context.instance().socket(zmq.PUB) as publisher:
+        def hears(buffer):
+            source = f"type: pcm, path: 'sub:ipc://{folder}/in', rate: {RATE}, format: s16le, buffer: {buffer}"
+            return pipeline(folder, "p", source=source, sinks="{type: publish}")
+
+        publisher.bind(f"ipc://{folder}/in")
+        more = [pipeline(folder, f"m{i}", source=looped(folder), model=model, sinks="{type: publish}")
+                for i, model in enumerate(("denoise-48k", "denoise-16k-large", "denoise-16k", "denoise-16k-low"))]
+        with Daemon(folder, hears("2s")) as daemon:
+            listener, stop, sent = Listener(daemon, "audio/here/p"), threading.Event(), []
+
+            def send():
+                while not stop.wait(0.005):
+                    publisher.send(bytes(160))
+                    sent.append(80)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            daemon.wait_samples("p/0", RATE // 4)
+            assert daemon.reload(hears("3s"), *more)["replaced"] == 1
+            daemon.wait_samples("p/0", RATE // 4)
+            stop.set()
+            sender.join()
+            daemon.end()
+            listener.drain(300)
+        runs, = listener.said.values()
+        heard = sum(run["samples"] for run in runs)
+        assert listener.missed or len(runs) == 2 and abs(heard - sum(sent)) <= 800, (heard, sum(sent))  # the ends are no instants
+
+
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         port = script.free_port()
@@ -859,6 +891,7 @@ if __name__ == "__main__":
                         a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
                         standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
-                        pipelines_are_opened_and_closed_by_request, a_reload_that_never_ends_does_not_keep_the_daemon_from_ending,
+                        pipelines_are_opened_and_closed_by_request, who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard,
+                        a_reload_that_never_ends_does_not_keep_the_daemon_from_ending,
                         a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
