@@ -453,6 +453,11 @@ static void join(struct engine_thread *thread, struct engine_call *call)
     }
 }
 
+static int refuse_draining(struct ssm_error *err)
+{
+    return refuse(err, 75, "the daemon drains");
+}
+
 static void start_all(struct reload *reload)
 {
     struct ssm_error *err = &reload->result.err;
@@ -461,7 +466,10 @@ static void start_all(struct reload *reload)
             return;
         }
     }
-    if (pipelines_start(reload->fresh, err) == 0 && pipelines_begin(reload->changing, err) == 0) {
+    bool started = pipelines_start(reload->fresh, err) == 0;
+    if (started && atomic_load(&reload->daemon->draining)) { /* before a file is replaced */
+        refuse_draining(err);
+    } else if (started && pipelines_begin(reload->changing, err) == 0) {
         pipelines_begin(reload->fresh, err);
     }
 }
@@ -675,7 +683,7 @@ static void end_opening(struct reload *reload)
     if (reload->result.err.code != 0) {
         finish(reload);
     } else if (reload->late || reload->daemon->draining) {
-        refuse(&reload->result.err, 75, "the daemon drains");
+        refuse_draining(&reload->result.err);
         fail(reload);
     } else {
         begin_call(reload, JOINING, join);
@@ -684,11 +692,11 @@ static void end_opening(struct reload *reload)
 
 static void end_starting(struct reload *reload)
 {
-    if (reload->daemon->draining) {
-        refuse(&reload->result.err, 75, "the daemon drains");
-    }
     if (reload->result.err.code == 0) {
         commit(reload);
+        if (reload->daemon->draining) { /* since it had begun: the new ones drain with the others */
+            pipelines_stop(reload->daemon->pipelines);
+        }
     } else {
         pipelines_stop(reload->fresh);
         begin_call(reload, UNDOING, part_fresh);

@@ -609,6 +609,31 @@ def who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard():
         assert listener.missed or len(runs) == 2 and abs(heard - sum(sent)) <= 800, (heard, sum(sent))  # the ends are no instants
 
 
+def a_reload_that_a_drain_meets_does_all_or_nothing():
+    """At moments all over the time it takes: what is not reloaded has replaced no file."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        names, took, moments = [f"q{i}" for i in range(40)], None, 12
+        more = [pipeline(folder, name, source=looped(folder), sinks=f"{{type: file, path: {folder}/{name}.wav}}") for name in names]
+        for i in range(moments + 1):
+            for name in names:
+                with open(f"{folder}/{name}.wav", "w") as file:
+                    file.write("what was there")
+            with Daemon(folder, pipeline(folder, "p", source=looped(folder))) as daemon:
+                daemon.wait_samples("p/0", HOP)
+                daemon.write(pipeline(folder, "p", source=looped(folder)), *more)
+                began = time.monotonic()
+                daemon.process.send_signal(signal.SIGHUP)
+                while took is None and not any("reloaded" in line for line in daemon.said):
+                    time.sleep(0.001)
+                took = took or time.monotonic() - began
+                time.sleep(max(0, began + took * i / moments - time.monotonic()))
+                daemon.end()
+            good = not any("not reloaded" in line for line in daemon.said)
+            kept = [open(f"{folder}/{name}.wav", "rb").read() == b"what was there" for name in names]
+            assert all(kept) or good, (i, sum(kept), daemon.said)
+            same_as_offline(folder, "p")
+
+
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         port = script.free_port()
@@ -893,5 +918,6 @@ if __name__ == "__main__":
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
                         pipelines_are_opened_and_closed_by_request, who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard,
                         a_reload_that_never_ends_does_not_keep_the_daemon_from_ending,
+                        a_reload_that_a_drain_meets_does_all_or_nothing,
                         a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
