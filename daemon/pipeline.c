@@ -677,11 +677,11 @@ void pipeline_leave_models(struct pipeline *pipeline)
 
 static void close_one(struct pipeline *pipeline)
 {
+    close_sinks(pipeline); /* they know the source's channels */
     if (pipeline->source) {
         admission_leave(&pipeline->source->pass);
         pipeline->source->ops->close(pipeline->source);
     }
-    close_sinks(pipeline);
     for (int i = 0; i < pipeline->n_channels; i++) {
         checkpoint_release(pipeline->kept ? pipeline->kept[i] : NULL);
         stream_destroy(pipeline->streams ? pipeline->streams[i] : NULL);

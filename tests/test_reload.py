@@ -263,6 +263,9 @@ def lines_and_a_recording_are_never_one_file():
             assert "lines.wav is being written by pipeline l" in daemon.ctl("stream.open", request("r", "file", MODEL), status=65)
             changed = lines.replace("loop: true", "loop: true, buffer: 1s")
             assert daemon.reload(pipeline(folder, "p", source=looped(folder)), changed)["replaced"] == 1  # lines go on in their file
+            with open(f"{folder}/lines.wav") as file:
+                said = [json.loads(line) for line in file]
+            assert said and {line["channel"] for line in said} == {0}, said  # the last ones, too
             daemon.end()
         same_as_offline(folder, "p")
 
