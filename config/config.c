@@ -317,11 +317,17 @@ const char *config_socket(const struct config_source *source)
 
 bool config_same_address(const struct config_source *a, const struct config_source *b)
 {
-    bool pcm = a->type == SOURCE_PCM && strcmp(a->path, b->path) == 0 && strcmp(a->path, "-") != 0 &&
-               strncmp(a->path, "sub:", 4) != 0;
-    bool sensor =
-        a->type == SOURCE_SENSOR && a->transport == b->transport && a->listen[0] && strcmp(a->listen, b->listen) == 0;
+    bool pcm = a->type == SOURCE_PCM && strcmp(a->path, b->path) == 0 && strcmp(a->path, "-") != 0;
+    bool sub = a->transport == SENSOR_SUB && strcmp(a->connect, b->connect) == 0 && strcmp(a->topic, b->topic) == 0;
+    bool sensor = a->type == SOURCE_SENSOR && a->transport == b->transport &&
+                  (sub || (a->listen[0] && strcmp(a->listen, b->listen) == 0));
     return a->type == b->type && (pcm || sensor);
+}
+
+bool config_reads_input(const struct config_source *source)
+{
+    return (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
+           (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
 }
 
 /* What is used of files by a source, if any. */
@@ -329,9 +335,7 @@ static int list_source(const struct config_pipeline *pipeline, const struct node
 {
     const struct config_source *source = &pipeline->source;
     bool file = source->type == SOURCE_FILE;
-    bool standard = (source->type == SOURCE_PCM && strcmp(source->path, "-") == 0) ||
-                    (source->type == SOURCE_SENSOR && source->transport == SENSOR_STDIN);
-    const char *path = file ? source->path : standard ? standard_input : config_socket(source);
+    const char *path = file ? source->path : config_reads_input(source) ? standard_input : config_socket(source);
     struct place at = place_of(node, source->type == SOURCE_SENSOR ? "listen" : "path");
     *use = (struct use){path, NULL, at, "pipelines.", pipeline->name, file ? READ : HEARD};
     return path && path[0];

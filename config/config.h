@@ -135,8 +135,9 @@ void config_control(const struct config *config, char *address, size_t size);
 
 /* The path of the socket at which a source listens; NULL: it makes none. */
 const char *config_socket(const struct config_source *source);
+bool config_reads_input(const struct config_source *source); /* standard input */
 
-/* Do both, of one kind, listen at one address, as it is written? */
+/* Do both, of one kind, listen at one address, as it is written, or subscribe to the same? */
 bool config_same_address(const struct config_source *a, const struct config_source *b);
 
 /* The first key outside of pipelines whose value differs; NULL: none. */

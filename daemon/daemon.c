@@ -383,7 +383,7 @@ static int start(struct daemon *daemon, struct ssm_error *err)
 /* The threads end in the order in which samples travel, so that each finds all there is. */
 static void stop(struct daemon *daemon)
 {
-    reload_halt(daemon->reload);
+    daemon->stuck = !reload_halt(daemon->reload);
     pipelines_stop(daemon->pipelines);
     worker_stop(daemon->reader);
     engine_thread_stop(daemon->engine);
@@ -477,7 +477,7 @@ int daemon_run(struct daemon *daemon, bool stay, struct ssm_error *err)
 
 void daemon_close(struct daemon *daemon)
 {
-    if (!daemon) {
+    if (!daemon || daemon->stuck) {
         return;
     }
     http_close(daemon->http);

@@ -127,44 +127,33 @@ static bool watch(struct gate *gate, void *socket, int events)
     return start(gate);
 }
 
-static int find_type(void *socket)
+static bool is_publisher(void *socket)
 {
     int type = -1;
     size_t size = sizeof type;
-    zmq_getsockopt(socket, ZMQ_TYPE, &type, &size);
-    return type;
+    return zmq_getsockopt(socket, ZMQ_TYPE, &type, &size) == 0 && type == ZMQ_XPUB;
 }
 
 /* libzmq puts its socket into the place of whatever is there: of a file, or of another's socket, who then hears nothing. Names in no
  * folder (@) and of libzmq's choice (*) are nobody's. */
-static bool is_taken(const char *address, bool but_by_us)
+bool gate_is_taken(const char *address)
 {
     const char *path = address + sizeof "ipc://" - 1;
     struct stat found;
     if (strncmp(address, "ipc://", 6) != 0 || *path == '@' || *path == '*' || stat(path, &found) != 0) {
         return false;
     }
-    pid_t listener = socket_listener(path);
-    return listener != 0 && !(but_by_us && listener == getpid());
+    return socket_listener(path) != 0;
 }
 
-bool gate_is_taken(const char *address)
+bool gate_listen(struct gate *gate, void *socket, int fd, const char *address)
 {
-    return is_taken(address, false);
-}
-
-bool gate_bind(struct gate *gate, void *socket, const char *address)
-{
-    if (is_taken(address, find_type(socket) == ZMQ_PULL)) {
-        errno = EADDRINUSE;
-        return false;
-    }
-    if (!spare_descriptors()) {
+    if (!spare_descriptors() || (fd >= 0 && !set(socket, ZMQ_USE_FD, fd))) {
         return false;
     }
     bool guarded = gate->allow && strncmp(address, "tcp://", 6) == 0;
     int events = (guarded ? ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL : 0) |
-                 (find_type(socket) == ZMQ_XPUB ? ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED : 0);
+                 (is_publisher(socket) ? ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED : 0);
     if (guarded && !guard(gate, socket)) {
         return false;
     }
@@ -175,6 +164,15 @@ bool gate_bind(struct gate *gate, void *socket, const char *address)
     bool ok = zmq_bind(socket, address) == 0;
     umask(mask);
     return ok;
+}
+
+bool gate_bind(struct gate *gate, void *socket, const char *address)
+{
+    if (gate_is_taken(address)) {
+        errno = EADDRINUSE;
+        return false;
+    }
+    return gate_listen(gate, socket, -1, address);
 }
 
 static int meet_server(struct gate *gate, void *socket, const char *server_key, struct ssm_error *err)

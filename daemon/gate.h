@@ -36,9 +36,10 @@ void *gate_socket(struct gate *gate, const struct gate_socket *options);
 bool gate_keep_alive(void *socket);
 /* Is an ipc:// address somebody's, or a file? */
 bool gate_is_taken(const char *address);
-/* False with errno, EADDRINUSE where it is taken; but a PULL socket takes the place of another of this process, as what a reload
- * opens anew does of what it replaces. */
+/* False with errno, EADDRINUSE where it is taken. */
 bool gate_bind(struct gate *gate, void *socket, const char *address);
+/* The same at a descriptor that listens there already, which libzmq closes later on; false: it is still the caller's. -1: none. */
+bool gate_listen(struct gate *gate, void *socket, int fd, const char *address);
 /* server_key: Z85, a file, or "" where the peer speaks no CURVE. -1 with *err. */
 int gate_connect(struct gate *gate, void *socket, const char *address, const char *server_key, struct ssm_error *err);
 

@@ -544,6 +544,7 @@ static void change_streams(struct daemon *daemon, struct pipeline *pipeline)
     const struct stream_change change = {.sinks = pipeline->sinks,
                                          .n_sinks = pipeline->n_sinks,
                                          .share = share_of(pipeline->config),
+                                         .switches = pipeline->config->bypass != pipeline->before->config->bypass,
                                          .bypass = pipeline->config->bypass,
                                          .deadline = deadline_of(daemon, pipeline)};
     for (int i = 0; i < pipeline->n_channels; i++) {
@@ -676,11 +677,11 @@ void pipeline_leave_models(struct pipeline *pipeline)
 
 static void close_one(struct pipeline *pipeline)
 {
+    close_sinks(pipeline); /* they know the source's channels */
     if (pipeline->source) {
         admission_leave(&pipeline->source->pass);
         pipeline->source->ops->close(pipeline->source);
     }
-    close_sinks(pipeline);
     for (int i = 0; i < pipeline->n_channels; i++) {
         checkpoint_release(pipeline->kept ? pipeline->kept[i] : NULL);
         stream_destroy(pipeline->streams ? pipeline->streams[i] : NULL);
@@ -808,6 +809,12 @@ int pipelines_start(struct pipeline *list, struct ssm_error *err)
             return -1;
         }
     }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        const struct source_ops *ops = pipeline->source->ops;
+        if (ops->listen && ops->listen(pipeline->source, err) < 0) {
+            return fit_blame(&pipeline->config->at.source, err);
+        }
+    }
     return 0;
 }
 
@@ -827,6 +834,11 @@ int pipelines_begin(struct pipeline *list, struct ssm_error *err)
     for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
         if (begin_sinks(pipeline, err) < 0) {
             return -1;
+        }
+    }
+    for (struct pipeline *pipeline = list; pipeline; pipeline = pipeline->next) {
+        if (pipeline->started && pipeline->source->ops->begin) {
+            pipeline->source->ops->begin(pipeline->source);
         }
     }
     return 0;

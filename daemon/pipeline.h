@@ -135,8 +135,8 @@ uint64_t pipeline_hops_out(const struct pipeline *pipeline);
 
 /* Their sinks, then their sources. -1 with *err; pipelines_stop is then still to be called. */
 int pipelines_start(struct pipeline *list, struct ssm_error *err);
-/* After all of that: those of their sinks that aren't another's replace what they replace. -1 with *err, likewise; what others
- * replaced before one failed stays replaced. */
+/* After all of that: those of their sinks that aren't another's replace what they replace; then their sources take what comes. -1
+ * with *err, likewise; what others replaced before one failed stays replaced. */
 int pipelines_begin(struct pipeline *list, struct ssm_error *err);
 void pipelines_stop(struct pipeline *list); /* loop thread: end the feeds soon; safe to repeat */
 

@@ -2,6 +2,7 @@
 #include "daemon/pull.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +14,17 @@
 #include "dsp/spare.h"
 #include "model/refuse.h"
 
-/* Messages that wait for us at most. */
-enum { WAITING_MOST = 1000 };
+/* Messages that wait for us at most, and who wait to be let in. */
+enum { WAITING_MOST = 1000, COMING_MOST = 100 };
 
 struct pull {
     struct gate *gate;
     void *socket;
     char bound[128]; /* tcp:// in figures; "": none, or not over TCP */
-    /* Until it starts to listen where another does: */
+    struct socket_place *place; /* of ipc://; NULL: none */
+    /* Until it starts to listen: */
     char *endpoint;
-    int listener; /* the TCP socket there; -1: a file */
+    int listener; /* the socket there, for libzmq; -1: none */
 };
 
 static struct pull *open_socket(struct gate *gate, int type, struct ssm_error *err)
@@ -59,23 +61,30 @@ static int refuse_endpoint(const char *endpoint, struct ssm_error *err)
                   errno == EADDRINUSE ? "; is another ssmd running? Stop it or set another address" : "");
 }
 
-/* At the listener, if there is one: libzmq listens there, and closes what it was given. */
-static int listen_at(struct pull *pull, const char *endpoint, struct ssm_error *err)
+/* Of ipc:// the socket is ours, so that another can listen at it too: libzmq's is the file's only one, and goes with it. */
+static bool open_place(struct pull *pull, const char *endpoint, const struct pull *before)
 {
-    int fd = pull->listener;
-    if ((fd >= 0 && zmq_setsockopt(pull->socket, ZMQ_USE_FD, &fd, sizeof fd) != 0) ||
-        !gate_bind(pull->gate, pull->socket, endpoint)) {
-        return refuse_endpoint(endpoint, err);
+    struct ssm_error err;
+    const char *path = strncmp(endpoint, "ipc://", 6) == 0 && endpoint[6] != '*' ? endpoint + 6 : NULL;
+    if (before && before->place) {
+        pull->place = socket_place_share(before->place);
+    } else if (path) {
+        bool file = path[0] != '@';
+        int fd = socket_listen_local(file ? path : path + 1, file, COMING_MOST);
+        pull->place = fd >= 0 ? socket_place_create(fd, file ? path : NULL, &err) : NULL;
     }
-    pull->listener = -1;
-    note_bound(pull);
-    return 0;
+    return pull->place || !path;
 }
 
-/* What pull_start needs. A reload that fails in between leaves the one before as it was. */
-static int plan_to_listen(struct pull *pull, const char *endpoint, const struct pull *before, struct ssm_error *err)
+/* All but to listen: where another does, that one hears alone what comes until then. */
+static int prepare(struct pull *pull, const char *endpoint, const struct pull *before, struct ssm_error *err)
 {
-    if (before->bound[0] && (pull->listener = socket_again(before->bound)) < 0) {
+    if (!open_place(pull, endpoint, before)) {
+        return refuse_endpoint(endpoint, err);
+    }
+    bool tcp = before && before->bound[0];
+    pull->listener = pull->place ? fcntl(pull->place->fd, F_DUPFD_CLOEXEC, 0) : tcp ? socket_again(before->bound) : -1;
+    if (pull->listener < 0 && (pull->place || tcp)) {
         return refuse_endpoint(endpoint, err);
     }
     pull->endpoint = strdup(endpoint);
@@ -85,7 +94,7 @@ static int plan_to_listen(struct pull *pull, const char *endpoint, const struct 
 struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pull *before, struct ssm_error *err)
 {
     struct pull *pull = open_socket(gate, ZMQ_PULL, err);
-    if (pull && (before ? plan_to_listen(pull, endpoint, before, err) : listen_at(pull, endpoint, err)) < 0) {
+    if (pull && (prepare(pull, endpoint, before, err) < 0 || (!before && pull_start(pull, err) < 0))) {
         pull_close(pull);
         return NULL;
     }
@@ -94,10 +103,19 @@ struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pul
 
 int pull_start(struct pull *pull, struct ssm_error *err)
 {
-    int listens = pull->endpoint ? listen_at(pull, pull->endpoint, err) : 0;
+    if (!pull->endpoint) {
+        return 0;
+    }
+    bool ours = pull->listener >= 0; /* else libzmq finds out whether it is taken */
+    if (!(ours ? gate_listen(pull->gate, pull->socket, pull->listener, pull->endpoint)
+               : gate_bind(pull->gate, pull->socket, pull->endpoint))) {
+        return refuse_endpoint(pull->endpoint, err);
+    }
+    pull->listener = -1;
+    note_bound(pull);
     free(pull->endpoint);
     pull->endpoint = NULL;
-    return listens;
+    return 0;
 }
 
 struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
@@ -121,6 +139,7 @@ void pull_close(struct pull *pull)
         if (pull->listener >= 0) {
             close(pull->listener);
         }
+        socket_place_destroy(pull->place);
         free(pull->endpoint);
         free(pull);
     }

@@ -15,8 +15,8 @@ struct gate;
 struct pull;
 
 /* Bind a PULL socket, or connect a SUB socket that takes what begins with `topic`, from a daemon of the given key (gate_connect).
- * NULL with *err. before: another's that is bound there; this one listens from pull_start on then, at its TCP socket or in the
- * place of its file, and until then that one hears alone what comes; NULL: none. */
+ * NULL with *err. before: another's that is bound there; this one listens from pull_start on then, at the same socket, and until
+ * then that one hears alone what comes, as it does again when this one is closed; NULL: none. */
 struct pull *pull_bind(struct gate *gate, const char *endpoint, const struct pull *before, struct ssm_error *err);
 struct pull *pull_subscribe(struct gate *gate, const char *endpoint, const char *server_key, const char *topic,
                             struct ssm_error *err);

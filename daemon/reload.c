@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "daemon/checkpoint.h"
 #include "daemon/engine_thread.h"
@@ -19,7 +20,7 @@
 #include "model/refuse.h"
 
 /* What takes longer to open is given up: the one who asked is told, and what did come of it is closed. */
-static const int64_t open_limit = 30000000000;
+static const int64_t open_limit = 30000000000, halt_limit = 1000000000; /* halt: where the daemon ends meanwhile */
 
 enum phase {
     IDLE,
@@ -152,15 +153,21 @@ static void begin_call(struct reload *reload, enum phase phase, void (*run)(stru
     engine_post(reload->daemon->engine, &reload->call);
 }
 
-void reload_halt(struct reload *reload)
+/* A file that is a pipe, or on a machine that is away, may hold a job up for ever; recordings are to be finished all the same. */
+bool reload_halt(struct reload *reload)
 {
-    if (reload && reload->threaded) {
-        pthread_join(reload->thread, NULL);
-        reload->threaded = false;
+    const struct timespec moment = {.tv_nsec = (long)clock_span(5000000)};
+    int64_t until = clock_now() + halt_limit;
+    while (reload && reload->threaded && !end_job(reload)) {
+        if (clock_now() > until) {
+            return false;
+        }
+        nanosleep(&moment, NULL);
     }
     if (reload) {
         pipelines_stop(reload->fresh);
     }
+    return true;
 }
 
 /* ---- What becomes of whom. ---- */
@@ -205,14 +212,20 @@ static bool is_same_file(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* A file that is being written, or read, isn't written by another. stays: the running one's source goes on, and with it the sinks
- * whose settings are the same. */
+static bool has_file(const struct config_sink *sink, struct stat *found)
+{
+    bool file = sink->type == SINK_FILE || (sink->type == SINK_JSONL && strcmp(sink->path, "-") != 0);
+    return file && stat(sink->path, found) == 0 && S_ISREG(found->st_mode);
+}
+
+/* A file that is being written, or read, isn't written by another; but lines are added to lines. stays: the running one's source
+ * goes on, and with it the sinks whose settings are the same. */
 static int refuse_written(const struct daemon *daemon, const struct pipeline *pipeline, bool stays, struct ssm_error *err)
 {
     for (int i = 0; i < pipeline->config->n_sinks; i++) {
         const struct config_sink *sink = &pipeline->config->sinks[i];
         struct stat wanted, written;
-        if (sink->type != SINK_FILE || stat(sink->path, &wanted) < 0 || !S_ISREG(wanted.st_mode)) {
+        if (!has_file(sink, &wanted)) {
             continue;
         }
         for (const struct pipeline *other = daemon->pipelines; other; other = other->next) {
@@ -224,7 +237,8 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
             for (int k = 0; k < other->n_sinks; k++) {
                 const struct config_sink *theirs = other->sink_configs[k];
                 bool kept = stays && other == pipeline->before && memcmp(sink, theirs, sizeof *sink) == 0;
-                if (!kept && theirs->type == SINK_FILE && stat(theirs->path, &written) == 0 && is_same_file(&written, &wanted)) {
+                bool lines = sink->type == SINK_JSONL && theirs->type == SINK_JSONL;
+                if (!kept && !lines && has_file(theirs, &written) && is_same_file(&written, &wanted)) {
                     return refuse(err, 73, "pipelines.%s.sinks: %.300s is being written by pipeline %s; take another file",
                                   pipeline->config->name, sink->path, other->config->name);
                 }
@@ -234,13 +248,18 @@ static int refuse_written(const struct daemon *daemon, const struct pipeline *pi
     return 0;
 }
 
-/* A socket that is bound anew takes the place of what goes, and of nobody else. */
+static const char *find_heard(const struct config_source *source)
+{
+    return config_reads_input(source) ? "standard input" : config_socket(source);
+}
+
+/* A socket that is bound anew takes the place of what goes, and of nobody else; and so it is with standard input. */
 static int refuse_heard(const struct reload *reload, struct ssm_error *err)
 {
     for (const struct pipeline *pipeline = reload->fresh; pipeline; pipeline = pipeline->next) {
-        const char *wanted = config_socket(&pipeline->config->source);
+        const char *wanted = find_heard(&pipeline->config->source);
         for (const struct pipeline *other = reload->daemon->pipelines; other && wanted; other = other->next) {
-            const char *taken = config_socket(&other->config->source);
+            const char *taken = find_heard(&other->config->source);
             if (!other->goes && taken && strcmp(taken, wanted) == 0) {
                 return refuse(err, 69, "pipelines.%s.source: pipeline %s listens on %.300s; take another address",
                               pipeline->config->name, other->config->name, taken);
@@ -371,13 +390,12 @@ static void forget_kept(struct reload *reload)
 static int decide_swaps(struct reload *reload, struct ssm_error *err)
 {
     struct pipeline *others = NULL;
-    for (struct pipeline *pipeline; (pipeline = reload->swapping);) {
+    int opened = 0;
+    for (struct pipeline *pipeline; opened == 0 && (pipeline = reload->swapping);) {
         reload->swapping = pipeline->next;
         pipeline->next = NULL;
         if (models_alike(pipeline->model, pipeline->before->model)) {
-            if (alter(reload, pipeline, err) < 0) {
-                return -1;
-            }
+            opened = alter(reload, pipeline, err);
             continue;
         }
         pipeline_leave_models(pipeline);
@@ -386,7 +404,6 @@ static int decide_swaps(struct reload *reload, struct ssm_error *err)
         reload->result.replaced++;
         append(&others, pipeline);
     }
-    int opened = 0;
     for (const struct pipeline *pipeline = others; pipeline && opened == 0; pipeline = pipeline->next) {
         opened = refuse_written(reload->daemon, pipeline, false, err);
     }
@@ -436,6 +453,11 @@ static void join(struct engine_thread *thread, struct engine_call *call)
     }
 }
 
+static int refuse_draining(struct ssm_error *err)
+{
+    return refuse(err, 75, "the daemon drains");
+}
+
 static void start_all(struct reload *reload)
 {
     struct ssm_error *err = &reload->result.err;
@@ -444,7 +466,10 @@ static void start_all(struct reload *reload)
             return;
         }
     }
-    if (pipelines_start(reload->fresh, err) == 0 && pipelines_begin(reload->changing, err) == 0) {
+    bool started = pipelines_start(reload->fresh, err) == 0;
+    if (started && atomic_load(&reload->daemon->draining)) { /* before a file is replaced */
+        refuse_draining(err);
+    } else if (started && pipelines_begin(reload->changing, err) == 0) {
         pipelines_begin(reload->fresh, err);
     }
 }
@@ -617,6 +642,7 @@ static void tell(struct reload *reload, const struct reload_result *result)
     bool good = result->err.code == 0;
     reload->last = *result;
     reload->count++;
+    running_tell_ready(reload->daemon); /* models that were opened have said that they load */
     if (reload->task != READ) {
         return;
     }
@@ -633,7 +659,6 @@ static void tell(struct reload *reload, const struct reload_result *result)
     reloads->last_good = good;
     reloads->good_utc = good ? 1e-9 * (double)clock_utc_now() : reloads->good_utc;
     pthread_mutex_unlock(&reload->daemon->lock);
-    running_tell_ready(reload->daemon);
 }
 
 static void finish(struct reload *reload)
@@ -658,7 +683,7 @@ static void end_opening(struct reload *reload)
     if (reload->result.err.code != 0) {
         finish(reload);
     } else if (reload->late || reload->daemon->draining) {
-        refuse(&reload->result.err, 75, "the daemon drains");
+        refuse_draining(&reload->result.err);
         fail(reload);
     } else {
         begin_call(reload, JOINING, join);
@@ -667,11 +692,11 @@ static void end_opening(struct reload *reload)
 
 static void end_starting(struct reload *reload)
 {
-    if (reload->daemon->draining) {
-        refuse(&reload->result.err, 75, "the daemon drains");
-    }
     if (reload->result.err.code == 0) {
         commit(reload);
+        if (reload->daemon->draining) { /* since it had begun: the new ones drain with the others */
+            pipelines_stop(reload->daemon->pipelines);
+        }
     } else {
         pipelines_stop(reload->fresh);
         begin_call(reload, UNDOING, part_fresh);

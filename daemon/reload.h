@@ -28,7 +28,9 @@ struct reload;
 struct reload *reload_create(struct daemon *daemon); /* NULL when memory runs out */
 /* Before the loop runs: load(arg) reads the configuration again; what it gives is the caller's. Without it that can't be done. */
 void reload_from(struct reload *reload, struct config *(*load)(void *arg, struct config_errors *errors), void *arg);
-void reload_halt(struct reload *reload);    /* loop thread, at the end, before the other threads stop: whatever is under way stops here */
+/* Loop thread, at the end, before the other threads stop: whatever is under way stops here. False: something takes too long to
+ * open, and is still at it: nothing of the daemon may be freed. */
+bool reload_halt(struct reload *reload);
 void reload_destroy(struct reload *reload); /* after all threads; NULL is fine */
 
 /* How one ended. */

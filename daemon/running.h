@@ -62,6 +62,7 @@ struct daemon {
     atomic_bool ready, draining; /* all has started; told to stop */
     atomic_bool patient; /* some source waits for room */
     bool stay, forced;
+    bool stuck; /* a reload is: what it may touch stays until the process ends */
     int64_t started, drain_until;
     double started_utc;          /* s since 1970 */
     uint64_t past[COUNTERS], past_in, past_out; /* of pipelines that are gone: counted, hops in and out */

@@ -44,6 +44,8 @@ struct jsonl_sink {
     int rate, hop, n;
     uint64_t queue; /* events of a lane that find room */
     bool told, torn; /* that it couldn't be written; in the middle of a line */
+    bool made;         /* the file, by us */
+    atomic_bool begun; /* lines may be added */
     struct lane lanes[];
 };
 
@@ -194,6 +196,9 @@ static int64_t serve(void *item, int64_t now)
 {
     struct jsonl_sink *jsonl = item;
     bool some = false, open = false;
+    if (!atomic_load_explicit(&jsonl->begun, memory_order_acquire)) {
+        return now + PERIOD;
+    }
     for (int i = 0; i < jsonl->n; i++) {
         open = !atomic_load_explicit(&jsonl->lanes[i].ended, memory_order_acquire) || open;
         some = write_events(jsonl, i, 0) > 0 || some;
@@ -226,8 +231,10 @@ static void jsonl_close(struct sink *sink)
 {
     struct jsonl_sink *jsonl = (struct jsonl_sink *)sink;
     worker_remove(jsonl->writer, jsonl);
-    if (jsonl->file) {
+    if (jsonl->file && jsonl->begun) {
         finish(jsonl);
+    } else if (jsonl->made) {
+        unlink(jsonl->path);
     }
     for (int i = 0; i < jsonl->n; i++) {
         events_destroy(jsonl->lanes[i].events);
@@ -245,6 +252,13 @@ static bool lane_init(struct jsonl_sink *jsonl, struct lane *lane)
     lane->events = labels_events(jsonl->labels, jsonl->rate, queue_event, lane);
     lane->queue = calloc(jsonl->queue, sizeof *lane->queue);
     return lane->events && lane->queue;
+}
+
+static int jsonl_begin(struct sink *sink, struct ssm_error *err)
+{
+    (void)err;
+    atomic_store_explicit(&((struct jsonl_sink *)sink)->begun, true, memory_order_release);
+    return 0;
 }
 
 static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error *err)
@@ -276,7 +290,9 @@ static struct sink *jsonl_open(const struct sink_setup *setup, struct ssm_error 
         refuse_memory(err);
         goto fail;
     }
+    jsonl->made = strcmp(jsonl->path, "-") != 0 && access(jsonl->path, F_OK) != 0 && errno == ENOENT;
     jsonl->file = strcmp(jsonl->path, "-") == 0 ? stdout : open_lines(jsonl->path);
+    jsonl->made = jsonl->made && jsonl->file;
     if (!jsonl->file) {
         refuse(err, 73, "%s: %s", jsonl->path, errno == ENXIO ? "a pipe that nobody reads" : strerror(errno));
         goto fail;
@@ -294,6 +310,7 @@ fail:
 const struct sink_ops sink_jsonl = {.name = "jsonl",
                                     .takes = SINK_TAKES_SCORES,
                                     .open = jsonl_open,
+                                    .begin = jsonl_begin,
                                     .room = jsonl_room,
                                     .write = jsonl_write,
                                     .end = jsonl_end,

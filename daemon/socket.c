@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,24 +39,40 @@ pid_t socket_listener(const char *path)
     return refused ? 0 : told && peer.pid > 0 ? peer.pid : -1; /* 0: of another container */
 }
 
-int socket_listen_unix(const char *path, struct ssm_error *err)
+int socket_listen_local(const char *name, bool file, int waiting)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) {
-        return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
+    size_t n = strlen(name), at = file ? 0 : 1;
+    if (at + n >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
     }
-    strcpy(address.sun_path, path);
-    if (socket_listener(path) == 0) {
-        unlink(path);
+    memcpy(address.sun_path + at, name, n);
+    if (file && socket_listener(name) == 0) {
+        unlink(name);
     }
+    socklen_t size = file ? sizeof address : (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     mode_t mask = umask(0117);
-    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 4) == 0;
+    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, size) == 0 && listen(fd, waiting) == 0;
     umask(mask);
-    if (!ok) {
-        refuse(err, spare_code(73), "can't listen on unix:%s: %s", path, strerror(errno));
+    if (!ok && fd >= 0) {
+        int error = errno;
         close(fd);
-        return -1;
+        errno = error;
+    }
+    return ok ? fd : -1;
+}
+
+int socket_listen_unix(const char *path, struct ssm_error *err)
+{
+    const size_t most = sizeof((struct sockaddr_un *)0)->sun_path - 1;
+    if (strlen(path) > most) {
+        return refuse(err, 78, "%s: a socket's path has at most %zu characters", path, most);
+    }
+    int fd = socket_listen_local(path, true, 4);
+    if (fd < 0) {
+        refuse(err, spare_code(73), "can't listen on unix:%s: %s", path, strerror(errno));
     }
     return fd;
 }
@@ -140,14 +157,18 @@ static int double_listener(int fd)
 int socket_again(const char *endpoint)
 {
     DIR *folder = opendir("/proc/self/fd");
-    int again = -1;
-    for (struct dirent *entry; folder && again < 0 && (entry = readdir(folder));) {
+    bool found = false;
+    int again = -1, error = folder ? ENOENT : errno;
+    for (struct dirent *entry; folder && !found && (entry = readdir(folder));) {
         int fd = atoi(entry->d_name); /* . and .. are 0 */
-        again = entry->d_name[0] != '.' && listens_at(fd, endpoint) ? double_listener(fd) : -1;
+        found = entry->d_name[0] != '.' && listens_at(fd, endpoint);
+        again = found ? double_listener(fd) : -1;
+        error = found ? errno : error;
     }
     if (folder) {
         closedir(folder);
     }
+    errno = error;
     return again;
 }
 

@@ -5,6 +5,7 @@
 /* Sockets that sources listen on: non-blocking, closed on exec. Each gives the descriptor, or -1 with *err. */
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -13,6 +14,8 @@
 /* A stream socket that this user and group may connect to. One left behind by a daemon that was killed is replaced, one
  * somebody listens on is not. */
 int socket_listen_unix(const char *path, struct ssm_error *err);
+/* The same where so many may wait to be let in, or one without a file, that only has a name. -1 with errno. */
+int socket_listen_local(const char *name, bool file, int waiting);
 /* Which process listens on a stream socket; 0: none, a daemon that was killed left it; -1: that can't be told, or it is none. */
 pid_t socket_listener(const char *path);
 /* "HOST:PORT", "[::1]:PORT" */
@@ -21,7 +24,7 @@ int socket_listen_tcp(const char *address, struct ssm_error *err);
  * within 20 s, so that the next one need not wait for ever. */
 int socket_accept(int listener);
 /* A descriptor more of the socket of this process that listens at "tcp://ADDRESS:PORT", in figures; non-blocking from now on, both.
- * -1: there is none, or no descriptor to be had. */
+ * -1 with errno: there is none, or no descriptor to be had. */
 int socket_again(const char *endpoint);
 
 /* A descriptor that a source and the one that takes its place both listen at: who connects, or sends, meets either. */

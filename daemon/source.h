@@ -46,7 +46,8 @@ struct source_setup {
     const char *pipeline;
     struct worker *reader; /* the thread that reads files */
     struct gate *gate;     /* of what comes over ZeroMQ    */
-    /* Of the same kind, it listens where this one is to, and goes: they share that; NULL: none. */
+    /* Of the same kind, it listens where this one is to, and goes: they share that. Or it subscribes to the same, and both hear what
+     * comes. NULL: none. */
     const struct source *before;
 };
 
@@ -59,6 +60,11 @@ struct source_ops {
      * samples come when they come. */
     bool (*seek)(struct source *source, uint64_t at);
     int (*start)(struct source *source, struct ssm_error *err); /* 0 or -1 */
+    /* Everything that was opened with it has started: listen where one before did alone until now. 0 or -1; NULL: nothing to do. */
+    int (*listen)(struct source *source, struct ssm_error *err);
+    /* The sinks have begun, and nothing can fail any more: take what comes, until now that one's. NULL: what it takes is nobody
+     * else's, and start did. */
+    void (*begin)(struct source *source);
     /* Loop thread: end the feeds soon. May be called again, and on a source that ended by itself. */
     void (*stop)(struct source *source);
     /* After stop: wait until nothing writes to the feeds any more, and free. */

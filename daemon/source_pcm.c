@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -27,9 +28,11 @@ struct pcm_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
+    sem_t go; /* the thread waits for it */
     struct socket_place *place; /* where it listens; NULL: nowhere      */
     int listener, client;       /* -1: none. Standard input is a client */
     struct pull *pull;          /* NULL: none                           */
+    bool follows;               /* one that subscribes to the same      */
 
     /* The thread's. */
     size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
@@ -65,6 +68,7 @@ static int open_path(struct pcm_source *pcm, const struct source_setup *setup, s
         return open_place(pcm, before, err);
     }
     bool pull = strncmp(path, "pull:", 5) == 0;
+    pcm->follows = before && !pull;
     pcm->pull = pull ? pull_bind(setup->gate, path + strlen("pull:"), before ? before->pull : NULL, err)
                      : pull_subscribe(setup->gate, path + strlen("sub:"), pcm->config->server_key, "", err);
     return pcm->pull ? 0 : -1;
@@ -82,6 +86,7 @@ static void pcm_close(struct source *source)
     socket_place_destroy(pcm->place);
     pull_close(pcm->pull);
     waker_finish(&pcm->stop);
+    sem_destroy(&pcm->go);
     free(pcm->bytes);
     free(pcm);
 }
@@ -99,6 +104,7 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     pcm->source.n_channels = config->pcm_channels;
     pcm->source.patient = !config->paced;
     pcm->config = config;
+    sem_init(&pcm->go, 0, 0);
     pcm->listener = pcm->client = pcm->stop.fd = -1;
     pcm->frame = pcm_bytes(config->format) * (size_t)config->pcm_channels;
     for (int i = 0; i < config->pcm_channels; i++) {
@@ -192,6 +198,13 @@ static void drain_pull(struct pcm_source *pcm)
     }
 }
 
+/* What came before it was to take anything is that one's. */
+static void pass_over(struct pcm_source *pcm)
+{
+    while (pcm->follows && !atomic_load(&pcm->stopping) && pull_receive(pcm->pull, pcm->bytes, PULL_MOST) >= 0) {
+    }
+}
+
 /* Its descriptor only tells of changes. */
 static bool turn_pull(struct pcm_source *pcm)
 {
@@ -247,6 +260,9 @@ static bool turn(struct pcm_source *pcm)
 static void *run(void *arg)
 {
     struct pcm_source *pcm = arg;
+    while (sem_wait(&pcm->go) != 0) { /* a signal came */
+    }
+    pass_over(pcm);
     while (!atomic_load(&pcm->stopping) && (pcm->pull ? turn_pull : turn)(pcm)) {
     }
     for (int i = 0; i < pcm->source.n_channels; i++) {
@@ -259,19 +275,29 @@ static void *run(void *arg)
 static int pcm_start(struct source *source, struct ssm_error *err)
 {
     struct pcm_source *pcm = (struct pcm_source *)source;
-    if (pcm->pull && pull_start(pcm->pull, err) < 0) {
-        return -1;
-    }
     pcm->running = pthread_create(&pcm->thread, NULL, run, pcm) == 0;
     return pcm->running ? 0 : refuse(err, 71, "can't start a thread for PCM input");
+}
+
+static int pcm_listen(struct source *source, struct ssm_error *err)
+{
+    struct pcm_source *pcm = (struct pcm_source *)source;
+    return pcm->pull ? pull_start(pcm->pull, err) : 0;
+}
+
+static void pcm_begin(struct source *source)
+{
+    struct pcm_source *pcm = (struct pcm_source *)source;
+    sem_post(&pcm->go);
 }
 
 static void pcm_stop(struct source *source)
 {
     struct pcm_source *pcm = (struct pcm_source *)source;
     atomic_store(&pcm->stopping, true);
+    sem_post(&pcm->go);
     waker_wake(&pcm->stop);
 }
 
 const struct source_ops source_pcm = {
-    .name = "pcm", .open = pcm_open, .start = pcm_start, .stop = pcm_stop, .close = pcm_close};
+    .name = "pcm", .open = pcm_open, .start = pcm_start, .listen = pcm_listen, .begin = pcm_begin, .stop = pcm_stop, .close = pcm_close};

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -32,9 +33,11 @@ struct sensor_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
+    sem_t go; /* the thread waits for it */
     struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
+    bool follows; /* one that subscribes to the same */
     struct mqtt *mqtt;
 
     /* The thread's. */
@@ -54,6 +57,7 @@ static int open_pull(struct sensor_source *sensor, const struct source_setup *se
     char endpoint[sizeof config->listen + 8];
     bool whole = strstr(config->listen, "://") != NULL;
     snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
+    sensor->follows = before && config->transport == SENSOR_SUB;
     sensor->pull = config->transport == SENSOR_PULL
                        ? pull_bind(setup->gate, endpoint, before ? before->pull : NULL, err)
                        : pull_subscribe(setup->gate, config->connect, config->server_key, config->topic, err);
@@ -110,6 +114,7 @@ static void sensor_close(struct source *source)
     pull_close(sensor->pull);
     mqtt_close(sensor->mqtt);
     waker_finish(&sensor->stop);
+    sem_destroy(&sensor->go);
     lines_destroy(sensor->lines);
     readings_destroy(sensor->readings);
     cadence_destroy(sensor->cadence);
@@ -129,6 +134,7 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
     enum sensor_transport transport = setup->config->transport;
     sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB && transport != SENSOR_MQTT;
     sensor->config = setup->config;
+    sem_init(&sensor->go, 0, 0);
     sensor->pipeline = setup->pipeline;
     sensor->listener = sensor->client = sensor->stop.fd = -1;
     sensor->lines = lines_create(LINE);
@@ -251,6 +257,13 @@ static void drain_pull(struct sensor_source *sensor)
     }
 }
 
+/* What came before it was to take anything is that one's. */
+static void pass_over(struct sensor_source *sensor)
+{
+    while (sensor->follows && !atomic_load(&sensor->stopping) && pull_receive(sensor->pull, sensor->bytes, BYTES) >= 0) {
+    }
+}
+
 /* The next datagram, and what the system dropped before it: the socket counts that from its start. */
 static void read_datagram(struct sensor_source *sensor)
 {
@@ -335,6 +348,9 @@ static bool turn(struct sensor_source *sensor)
 static void *run(void *arg)
 {
     struct sensor_source *sensor = arg;
+    while (sem_wait(&sensor->go) != 0) { /* a signal came */
+    }
+    pass_over(sensor);
     while (!atomic_load(&sensor->stopping) && turn(sensor)) {
     }
     cadence_finish(sensor->cadence);
@@ -347,17 +363,30 @@ static void *run(void *arg)
 static int sensor_start(struct source *source, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
-    if (sensor->pull && pull_start(sensor->pull, err) < 0) {
-        return -1;
+    if (sensor->mqtt) { /* it takes its time to connect, and nobody else's messages */
+        sem_post(&sensor->go);
     }
     sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
     return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
+}
+
+static int sensor_listen(struct source *source, struct ssm_error *err)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    return sensor->pull ? pull_start(sensor->pull, err) : 0;
+}
+
+static void sensor_begin(struct source *source)
+{
+    struct sensor_source *sensor = (struct sensor_source *)source;
+    sem_post(&sensor->go);
 }
 
 static void sensor_stop(struct source *source)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
     atomic_store(&sensor->stopping, true);
+    sem_post(&sensor->go);
     waker_wake(&sensor->stop);
 }
 
@@ -365,5 +394,7 @@ const struct source_ops source_sensor = {.name = "sensor",
                                          .open = sensor_open,
                                          .meet = sensor_meet,
                                          .start = sensor_start,
+                                         .listen = sensor_listen,
+                                         .begin = sensor_begin,
                                          .stop = sensor_stop,
                                          .close = sensor_close};

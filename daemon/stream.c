@@ -339,7 +339,9 @@ void stream_change(struct stream *stream, const struct stream_change *change)
     if (stream->blend) {
         blend_limit(stream->blend, change->share);
     }
-    atomic_store_explicit(&stream->bypass, change->bypass, memory_order_relaxed);
+    if (change->switches) {
+        atomic_store_explicit(&stream->bypass, change->bypass, memory_order_relaxed);
+    }
 }
 
 struct successor {

@@ -103,7 +103,7 @@ struct stream_change {
     struct sink *const *sinks;
     int n_sinks;
     float share;
-    bool bypass;
+    bool switches, bypass; /* switches: to bypass, or from it; else it stays as it is */
     int64_t deadline;
 };
 

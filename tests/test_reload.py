@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import struct
@@ -29,7 +30,7 @@ from script import SANITIZED, SSM, SSMD
 RELOADS, SWAPS = int(os.environ.get("RELOADS", "60")), int(os.environ.get("SWAPS", "20"))
 STREAMS = int(os.environ.get("STREAMS", "16"))
 MODEL = "tests/data/tiny-denoise.safetensors"
-TAGS = "tests/data/tiny-sensor.safetensors"
+TAGS, TAGGER = "tests/data/tiny-sensor.safetensors", "tests/data/tiny-tag.safetensors"
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 RATE, HOP = 16000, 160
 
@@ -102,8 +103,8 @@ class Daemon:
     def ctl(self, *words, status=0):
         done = subprocess.run([SSM, "ctl", *words, "--json", "--wait", "60", "--connect", self.address],
                               capture_output=True, text=True)
-        assert done.returncode == status, (words, done)
-        return json.loads(done.stdout) if status == 0 else done.stderr
+        assert status is None or done.returncode == status, (words, done)
+        return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
     def reload(self, *pipelines, status=0, **more):
         self.write(*pipelines, **more)
@@ -240,7 +241,33 @@ def what_is_refused_leaves_the_files_that_are_there():
                 assert sorted(os.listdir(folder)) == before, os.listdir(folder)
                 for name in ("a.opus", "a.wav"):
                     assert open(f"{folder}/{name}").read() == "what was there", name
+            lines = json.dumps([{"type": "jsonl", "path": f"{folder}/{name}"} for name in ("new.jsonl", "a.wav", "none/x")])[1:-1]
+            wrong = pipeline(folder, "b", source=looped(folder), model=TAGGER, sinks=lines)
+            daemon.write(stays)
+            before = sorted(os.listdir(folder))
+            assert "none/x" in daemon.reload(stays, wrong, status=65)
+            assert sorted(os.listdir(folder)) == before and open(f"{folder}/a.wav").read() == "what was there"
             daemon.end()
+
+
+def lines_and_a_recording_are_never_one_file():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def request(name, kind, model):
+            return json.dumps({name: {"source": {"type": "file", "path": f"{folder}/in.wav", "loop": True}, "model": model,
+                                      "sinks": [{"type": kind, "path": f"{folder}/{'p' if kind == 'jsonl' else 'lines'}.wav"}]}})
+
+        lines = pipeline(folder, "l", source=looped(folder), model=TAGGER, sinks=f"{{type: jsonl, path: {folder}/lines.wav}}")
+        with Daemon(folder, pipeline(folder, "p", source=looped(folder)), lines) as daemon:
+            daemon.wait_samples("p/0", RATE // 4)
+            assert "p.wav is being written by pipeline p" in daemon.ctl("stream.open", request("q", "jsonl", TAGGER), status=65)
+            assert "lines.wav is being written by pipeline l" in daemon.ctl("stream.open", request("r", "file", MODEL), status=65)
+            changed = lines.replace("loop: true", "loop: true, buffer: 1s")
+            assert daemon.reload(pipeline(folder, "p", source=looped(folder)), changed)["replaced"] == 1  # lines go on in their file
+            with open(f"{folder}/lines.wav") as file:
+                said = [json.loads(line) for line in file]
+            assert said and {line["channel"] for line in said} == {0}, said  # the last ones, too
+            daemon.end()
+        same_as_offline(folder, "p")
 
 
 class Listener:
@@ -304,6 +331,27 @@ def a_stream_keeps_its_state_when_its_sinks_change():
         clean = sound(f"{folder}/p.wav")
         before = 2 * RATE * 2 // 5  # bytes that were out by then
         assert clean[:before] == offline(folder, len(clean))[:before] and clean != offline(folder, len(clean))
+
+
+def a_bypass_by_request_stays_where_the_configuration_does_not_speak_of_it():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def changed(sinks, more=""):
+            return pipeline(folder, "p", source=looped(folder), sinks=sinks, more=more)
+
+        def is_bypassed():
+            with zmq.Context.instance().socket(zmq.SUB) as listener:
+                listener.setsockopt(zmq.SUBSCRIBE, b"audio/")
+                listener.connect(f"ipc://{folder}/pub")
+                return "bypass" in msgpack.unpackb(listener.recv_multipart()[1])["flags"]
+
+        with Daemon(folder, changed("{type: publish}")) as daemon:
+            assert not is_bypassed()
+            daemon.ctl("stream.bypass", "p")
+            assert daemon.reload(changed(f"{{type: publish}}, {{type: file, path: {folder}/p.wav}}"))["changed"] == 1
+            assert is_bypassed()
+            assert daemon.reload(changed("{type: publish}", "    bypass: true\n"))["changed"] == 1 and is_bypassed()
+            assert daemon.reload(changed("{type: publish}"))["changed"] == 1 and not is_bypassed()
+            daemon.end()
 
 
 def what_replaces_another_comes_after_its_end():
@@ -372,6 +420,92 @@ def a_pulled_address_is_one_sources():
             daemon.end()
 
 
+def one_that_cannot_listen_any_more_leaves_the_others():
+    """Two change that are pulled from, and of one the address was taken away meanwhile."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def pulls(rate):
+            return [pipeline(folder, name, source=f"type: pcm, path: 'pull:ipc://{folder}/{name}/in', rate: {rate}, format: s16le",
+                             sinks="{type: publish}") for name in "ab"]
+
+        for name in "ab":
+            os.mkdir(f"{folder}/{name}")
+        with Daemon(folder, *pulls(16000)) as daemon:
+            os.rename(f"{folder}/b", f"{folder}/c")
+            for rate in (8000, 16000):
+                daemon.reload(*pulls(rate), status=None)
+                send_to(f"pull:ipc://{folder}/a/in", bytes(RATE))
+                daemon.wait_samples("a/0", RATE // 4)
+                send_to(f"pull:ipc://{folder}/c/in", bytes(RATE))
+                daemon.wait_samples("b/0", RATE // 4)
+            daemon.end()
+
+
+def start_reading(folder, take, *pipelines):
+    """A daemon whose standard input is `take`."""
+    ours = os.dup(0)
+    os.dup2(take, 0)
+    try:
+        return Daemon(folder, *pipelines)
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(take)
+
+
+def standard_input_is_one_sources():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        reads = pipeline(folder, "p", source=f"type: pcm, path: '-', rate: {RATE}, format: s16le", sinks="{type: publish}")
+        other = {"source": {"type": "pcm", "path": "-", "rate": RATE, "format": "s16le"}, "model": MODEL, "sinks": [{"type": "publish"}]}
+        take, put = os.pipe()
+        with start_reading(folder, take, reads) as daemon:
+            assert "pipeline p listens on standard input" in daemon.ctl("stream.open", json.dumps({"q": other}), status=65)
+            for _ in range(100):
+                os.write(put, bytes(320))
+                time.sleep(0.001)
+            daemon.wait_samples("p/0", 16000)
+            assert daemon.reload(reads.replace("  p:", "  q:")) == {"unchanged": 0, "changed": 0, "opened": 1, "replaced": 0, "closed": 1}
+            os.write(put, bytes(3200))
+            daemon.wait_samples("q/0", 1600)
+            os.close(put)
+            assert daemon.process.wait(timeout=20) == 0
+
+
+def what_fails_late_takes_nothing_of_standard_input():
+    """Descriptors lack ever later in a reload, of a source that reads what the running one reads and one that is to listen."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def both(rate):
+            return [pipeline(folder, "s", source=f"type: pcm, path: '-', rate: {rate}, format: s16le", sinks="{type: publish}"),
+                    pipeline(folder, "a", source=f"type: pcm, path: 'pull:ipc://{folder}/in', rate: {rate}, format: s16le",
+                             sinks=f"{{type: publish}}, {{type: file, path: {folder}/new.wav}}" if rate == 8000 else None)]
+
+        def outcome(process, said):
+            process.send_signal(signal.SIGHUP)
+            sent = 0
+            while not (words := [line for line in daemon.said[said:] if "reloaded" in line]):
+                sent += os.write(put, bytes(320)) // 2
+                time.sleep(0.001)
+            return sent, "not reloaded" not in words[0]
+
+        take, put = os.pipe()
+        with start_reading(folder, take, *both(16000)) as daemon:
+            pid, sent, good, seen = daemon.process.pid, 0, False, sorted(os.listdir(folder))
+            usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+            daemon.write(*both(8000))
+            while not good:
+                most += 1
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, usual[1]))
+                more, good = outcome(daemon.process, len(daemon.said))
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+                if not good:
+                    sent += more
+                    daemon.wait_samples("s/0", sent)
+                    assert sorted(os.listdir(folder)) == seen, (most, os.listdir(folder))
+                    send_to(f"pull:ipc://{folder}/in", bytes(320))
+                    daemon.wait_samples("a/0", 160)
+            daemon.end()
+
+
 def send_to(address, data):
     """Connects first, as who lost the source before would."""
     kind, _, rest = address.partition(":")
@@ -431,6 +565,78 @@ def a_source_that_changed_listens_where_it_did():
                     assert not os.path.exists(f"{folder}/in")
 
 
+def a_reload_that_never_ends_does_not_keep_the_daemon_from_ending():
+    """Its configuration has become a pipe that nobody writes to: what is recorded is finished nevertheless."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        with Daemon(folder, pipeline(folder, "p", source=looped(folder)), more="drain: 1s\n") as daemon:
+            daemon.wait_samples("p/0", RATE)
+            os.unlink(f"{folder}/c.yaml")
+            os.mkfifo(f"{folder}/c.yaml")
+            daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.2)
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(timeout=20) == 75
+            assert not os.path.exists(f"{folder}/p.wav.recording")
+        assert same_as_offline(folder, "p") >= RATE
+
+
+def who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard():
+    """However long it takes to open: here, some models."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, zmq.Context.instance().socket(zmq.PUB) as publisher:
+        def hears(buffer):
+            source = f"type: pcm, path: 'sub:ipc://{folder}/in', rate: {RATE}, format: s16le, buffer: {buffer}"
+            return pipeline(folder, "p", source=source, sinks="{type: publish}")
+
+        publisher.bind(f"ipc://{folder}/in")
+        more = [pipeline(folder, f"m{i}", source=looped(folder), model=model, sinks="{type: publish}")
+                for i, model in enumerate(("denoise-48k", "denoise-16k-large", "denoise-16k", "denoise-16k-low"))]
+        with Daemon(folder, hears("2s")) as daemon:
+            listener, stop, sent = Listener(daemon, "audio/here/p"), threading.Event(), []
+
+            def send():
+                while not stop.wait(0.005):
+                    publisher.send(bytes(160))
+                    sent.append(80)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            daemon.wait_samples("p/0", RATE // 4)
+            assert daemon.reload(hears("3s"), *more)["replaced"] == 1
+            daemon.wait_samples("p/0", RATE // 4)
+            stop.set()
+            sender.join()
+            daemon.end()
+            listener.drain(300)
+        runs, = listener.said.values()
+        heard = sum(run["samples"] for run in runs)
+        assert listener.missed or len(runs) == 2 and abs(heard - sum(sent)) <= 800, (heard, sum(sent))  # the ends are no instants
+
+
+def a_reload_that_a_drain_meets_does_all_or_nothing():
+    """At moments all over the time it takes: what is not reloaded has replaced no file."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        names, took, moments = [f"q{i}" for i in range(40)], None, 12
+        more = [pipeline(folder, name, source=looped(folder), sinks=f"{{type: file, path: {folder}/{name}.wav}}") for name in names]
+        for i in range(moments + 1):
+            for name in names:
+                with open(f"{folder}/{name}.wav", "w") as file:
+                    file.write("what was there")
+            with Daemon(folder, pipeline(folder, "p", source=looped(folder))) as daemon:
+                daemon.wait_samples("p/0", HOP)
+                daemon.write(pipeline(folder, "p", source=looped(folder)), *more)
+                began = time.monotonic()
+                daemon.process.send_signal(signal.SIGHUP)
+                while took is None and not any("reloaded" in line for line in daemon.said):
+                    time.sleep(0.001)
+                took = took or time.monotonic() - began
+                time.sleep(max(0, began + took * i / moments - time.monotonic()))
+                daemon.end()
+            good = not any("not reloaded" in line for line in daemon.said)
+            kept = [open(f"{folder}/{name}.wav", "rb").read() == b"what was there" for name in names]
+            assert all(kept) or good, (i, sum(kept), daemon.said)
+            same_as_offline(folder, "p")
+
+
 def a_hangup_does_it_and_systemd_and_metrics_are_told():
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         port = script.free_port()
@@ -463,6 +669,14 @@ def a_hangup_does_it_and_systemd_and_metrics_are_told():
             daemon.write("x")
             daemon.process.send_signal(signal.SIGHUP)
             assert next_state().startswith("RELOADING=1") and next_state().startswith("READY=1\nSTATUS=2 streams")
+            request = {"r": {"source": {"type": "file", "path": f"{folder}/in.wav", "loop": True}, "sinks": [{"type": "publish"}],
+                             "model": "tests/data/golden_denoise.safetensors"}}
+            assert daemon.ctl("stream.open", json.dumps(request)) == {"generation": 1}
+            assert next_state().startswith("READY=1\nSTATUS=3 streams")  # rather than that it loads a model
+            daemon.ctl("stream.open", json.dumps({"s": request["r"] | {"model": "./nowhere.safetensors"}}), status=65)
+            assert next_state().startswith("READY=1\nSTATUS=3 streams")
+            daemon.ctl("stream.close", "r", "--generation", "1")
+            assert next_state().startswith("READY=1\nSTATUS=2 streams")
             text = metrics()
             assert "ssmd_config_last_reload_successful 0\n" in text and 'ssmd_reloads_total{result="success"} 1\n' in text, text
             assert 'ssmd_reloads_total{result="failure"} 1\n' in text and "ssmd_streams 2\n" in text, text
@@ -530,6 +744,23 @@ def a_model_is_swapped_in_a_fade():
         assert listener.missed or listener.said[new][0]["first"] == listener.next[old], (listener.said, listener.next)
         models = listener.said[old][0]["models"]
         assert len(models) == 3 and models[0][:13] == models[1][:13] and "golden" in models[2], models
+
+
+def a_swap_beside_one_that_fails_keeps_nothing():
+    """The first of two with other models takes a pipeline of its own, and the other can't be changed."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        def both(model, other, sink):
+            return [pipeline(folder, "a", source=looped(folder), model=model, sinks="{type: publish}"),
+                    pipeline(folder, "b", source=looped(folder), model=other, sinks=sink)]
+
+        wrong = both("denoise-16k-low", "tests/data/golden_denoise.safetensors", f"{{type: file, path: {folder}/none/x.wav}}")
+        with Daemon(folder, *both(MODEL, MODEL, "{type: publish}")) as daemon:
+            seen = []
+            for _ in range(100):
+                assert "none/x.wav" in daemon.reload(*wrong, status=65)
+                seen.append(use_of(daemon.process)[0])
+            assert SANITIZED or seen[-1] - seen[30] < 1 << 20, seen
+            daemon.end()
 
 
 def pipelines_are_opened_and_closed_by_request():
@@ -681,8 +912,15 @@ def many_reloads_lose_nothing_and_keep_nothing():
 if __name__ == "__main__":
     sys.exit(script.run(an_untouched_stream_runs_on_to_the_bit, what_is_wrong_changes_nothing_and_is_told,
                         a_recording_outlives_a_model_that_cannot_take_over, what_is_refused_leaves_the_files_that_are_there,
+                        lines_and_a_recording_are_never_one_file,
+                        a_swap_beside_one_that_fails_keeps_nothing,
+                        a_bypass_by_request_stays_where_the_configuration_does_not_speak_of_it,
                         a_stream_keeps_its_state_when_its_sinks_change, what_replaces_another_comes_after_its_end,
-                        a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources,
+                        a_source_that_is_taken_leaves_the_old_one, a_pulled_address_is_one_sources, one_that_cannot_listen_any_more_leaves_the_others,
+                        standard_input_is_one_sources, what_fails_late_takes_nothing_of_standard_input,
                         a_source_that_changed_listens_where_it_did, a_model_is_swapped_in_a_fade,
-                        pipelines_are_opened_and_closed_by_request, a_hangup_does_it_and_systemd_and_metrics_are_told,
+                        pipelines_are_opened_and_closed_by_request, who_subscribes_anew_does_not_hear_twice_what_the_one_before_heard,
+                        a_reload_that_never_ends_does_not_keep_the_daemon_from_ending,
+                        a_reload_that_a_drain_meets_does_all_or_nothing,
+                        a_hangup_does_it_and_systemd_and_metrics_are_told,
                         many_swaps_lose_nothing_and_keep_nothing, many_reloads_lose_nothing_and_keep_nothing))
