@@ -157,13 +157,13 @@ static int double_listener(int fd)
 int socket_again(const char *endpoint)
 {
     DIR *folder = opendir("/proc/self/fd");
-    bool found = false;
     int again = -1, error = folder ? ENOENT : errno;
-    for (struct dirent *entry; folder && !found && (entry = readdir(folder));) {
+    for (struct dirent *entry; folder && again < 0 && (entry = readdir(folder));) {
         int fd = atoi(entry->d_name); /* . and .. are 0 */
-        found = entry->d_name[0] != '.' && listens_at(fd, endpoint);
-        again = found ? double_listener(fd) : -1;
-        error = found ? errno : error;
+        if (entry->d_name[0] != '.' && listens_at(fd, endpoint)) {
+            again = double_listener(fd); /* not one that libzmq's thread closes this moment */
+            error = errno;
+        }
     }
     if (folder) {
         closedir(folder);

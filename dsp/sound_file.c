@@ -366,9 +366,12 @@ static bool try_format(const char *path, const SF_INFO *wanted, struct sound_fil
     errno = 0;
     SNDFILE *handle = sf_open_fd(fd, SFM_WRITE, &trial, SF_FALSE);
     float *silence = handle ? calloc((size_t)wanted->channels, sizeof *silence) : NULL;
-    bool takes = silence && sf_write_float(handle, silence, wanted->channels) == wanted->channels;
+    if (silence) {
+        sf_write_float(handle, silence, wanted->channels);
+    }
+    bool takes = handle && sf_error(handle) != SF_ERR_UNRECOGNISED_FORMAT; /* what else fails here isn't the format's fault */
     if (!takes) {
-        say_why_not_made(path, wanted, silence != NULL, err);
+        say_why_not_made(path, wanted, handle != NULL, err);
     }
     if (handle) {
         sf_close(handle);

@@ -54,10 +54,11 @@ static void open_input(struct input *input, enum way way, enum pcm_format format
         input->source->feeds[i] = feed_create(ROOM);
     }
     input->push = zmq_socket(context, ZMQ_PUSH);
-    if (source_pcm.start(input->source, &err) < 0 ||
+    if (source_pcm.start(input->source, &err) < 0 || source_pcm.listen(input->source, &err) < 0 ||
         (way == MESSAGES && zmq_connect(input->push, config->path + strlen("pull:")) != 0)) {
         abort();
     }
+    source_pcm.begin(input->source);
 }
 
 static void each_input(void (*visit)(struct input *input, enum way way, enum pcm_format format, bool many))
