@@ -44,7 +44,7 @@ struct jsonl_sink {
     int rate, hop, n;
     uint64_t queue; /* events of a lane that find room */
     bool told, torn; /* that it couldn't be written; in the middle of a line */
-    bool made;         /* the file, by us */
+    bool made;       /* the file, by us */
     atomic_bool begun; /* lines may be added */
     struct lane lanes[];
 };

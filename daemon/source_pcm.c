@@ -28,7 +28,7 @@ struct pcm_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
-    sem_t go; /* the thread waits for it */
+    sem_t go;                   /* the thread waits for it */
     struct socket_place *place; /* where it listens; NULL: nowhere      */
     int listener, client;       /* -1: none. Standard input is a client */
     struct pull *pull;          /* NULL: none                           */
@@ -299,5 +299,10 @@ static void pcm_stop(struct source *source)
     waker_wake(&pcm->stop);
 }
 
-const struct source_ops source_pcm = {
-    .name = "pcm", .open = pcm_open, .start = pcm_start, .listen = pcm_listen, .begin = pcm_begin, .stop = pcm_stop, .close = pcm_close};
+const struct source_ops source_pcm = {.name = "pcm",
+                                      .open = pcm_open,
+                                      .start = pcm_start,
+                                      .listen = pcm_listen,
+                                      .begin = pcm_begin,
+                                      .stop = pcm_stop,
+                                      .close = pcm_close};

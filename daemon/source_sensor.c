@@ -33,7 +33,7 @@ struct sensor_source {
     atomic_bool stopping;
     pthread_t thread;
     bool running;
-    sem_t go; /* the thread waits for it */
+    sem_t go;                   /* the thread waits for it */
     struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
     struct pull *pull;
@@ -260,7 +260,8 @@ static void drain_pull(struct sensor_source *sensor)
 /* What came before it was to take anything is that one's. */
 static void pass_over(struct sensor_source *sensor)
 {
-    while (sensor->follows && !atomic_load(&sensor->stopping) && pull_receive(sensor->pull, sensor->bytes, BYTES) >= 0) {
+    while (sensor->follows && !atomic_load(&sensor->stopping) &&
+           pull_receive(sensor->pull, sensor->bytes, BYTES) >= 0) {
     }
 }
 

@@ -369,7 +369,8 @@ static bool try_format(const char *path, const SF_INFO *wanted, struct sound_fil
     if (silence) {
         sf_write_float(handle, silence, wanted->channels);
     }
-    bool takes = handle && sf_error(handle) != SF_ERR_UNRECOGNISED_FORMAT; /* what else fails here isn't the format's fault */
+    bool takes =
+        handle && sf_error(handle) != SF_ERR_UNRECOGNISED_FORMAT; /* what else fails here isn't the format's fault */
     if (!takes) {
         say_why_not_made(path, wanted, handle != NULL, err);
     }
