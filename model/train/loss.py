@@ -18,7 +18,7 @@ goal a little above what it says of the target itself, so that there is an end t
 
 `taught` is the share of all of the above but `judged` that is measured against what a teacher makes of the same mixture
 instead of the target: what can be known of it. Where the mixture is clean speech already, nobody teaches better than it.
-Above what every teacher hears, the lesson is the target.
+Above what every teacher hears, and below `taught_from` Hz, the lesson is the target.
 
 `faithful` is how many times more `audible` and SNR count in items that are clean speech already, which is to come out as it
 is: their errors are small, and next to those of noisy ones nothing.
@@ -56,10 +56,11 @@ JUDGED_SPEECH = 0.4                     # share of a stretch that must be speech
 JUDGED_DB = (-34.0, -20.0)              # levels at which it is heard: the verdict depends on that
 
 TAUGHT_TOP = 0.9, 0.975                 # of a slower teacher's half rate: up to the first it is heard alone, above the second not
+TAUGHT_RISE = 1.5                       # times taught_from: from there on a teacher is heard alone
 FAITHFUL_DB = -30.0                     # a mixture that differs this little from its target is clean speech
 
 WEIGHTS = dict(magnitude=0.7, complex=0.4, removed=0.5, snr=0.01, audible=0.03, begun=0.05, treble=0.3, crisp=0.0, judged=0.0,
-               faithful=0.0, taught=0.0)
+               faithful=0.0, taught=0.0, taught_from=0.0)
 
 
 def hann(n, device):
@@ -202,14 +203,19 @@ def narrow_band(x, step):
     return torch.fft.irfft(torch.fft.rfft(x)[:, :n // 2 + 1], n) / step
 
 
-def taught_below(low, target):
-    """(B, n) at a step'th of the rate of target (B, n * step) -> target with low's spectrum up to where TAUGHT_TOP begins,
-    shared between the two until it ends."""
-    n = low.shape[1]
+def taught_within(heard, target, rate, low):
+    """(B, n) at a step'th of target's rate in Hz, target (B, n * step) -> target with heard's spectrum between low Hz and,
+    where step isn't 1, where TAUGHT_TOP begins; shared between the two up to low times TAUGHT_RISE and where it ends."""
+    n = heard.shape[1]
     step = target.shape[1] // n
-    spectrum, heard = torch.fft.rfft(target), torch.fft.rfft(low) * step
-    begin, end = (x * n / 2 for x in TAUGHT_TOP)
-    share = ((end - torch.arange(heard.shape[1], device=low.device)) / (end - begin)).clamp(0.0, 1.0)
+    spectrum, heard = torch.fft.rfft(target), torch.fft.rfft(heard) * step
+    k = torch.arange(heard.shape[1], device=heard.device, dtype=torch.float32)
+    share = torch.ones_like(k)
+    if step > 1:
+        begin, end = (x * n / 2 for x in TAUGHT_TOP)
+        share = ((end - k) / (end - begin)).clamp(0.0, 1.0)
+    if low:
+        share = share * ((k * (rate / (n * step)) / low - 1.0) / (TAUGHT_RISE - 1.0)).clamp(0.0, 1.0)
     return torch.fft.irfft(spectrum + F.pad(share * (heard - spectrum[:, :heard.shape[1]]), (0, spectrum.shape[1] - heard.shape[1])),
                            n * step)
 

@@ -431,7 +431,7 @@ class Mix:
 
     def _floor(self, noise, curve):
         """Items of noise (items, samples), half of them made steady, as far below speech of level 1 as floor_snr says."""
-        steady = len(noise) // 2
+        steady = (len(noise) + 1) // 2
         spectrum = torch.fft.rfft(self._coloured(steady), self.fft) * curve[:steady]
         floor = torch.cat((torch.fft.irfft(spectrum, self.fft)[:, :self.n], noise[steady:]))
         down = self._u(len(noise), *self.config["floor_snr"])

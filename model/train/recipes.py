@@ -49,6 +49,11 @@ RECIPES = {
     # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so: no better
     # held out, see TRIED.md
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
+    # taught so from version 6 on, but speech keeps its own rumble, which the teacher doesn't, and a quiet floor; more of a
+    # constant, which lies in the same bins
+    "denoise-16k-rumble": dict(FAITHFUL, batch=12, seconds=26.88, pause_seconds=25.0, taught=0.5, taught_from=80.0,
+                               rumble=(8.0, 20.0), offset=0.25, clean_only=0.25, floor=0.5, snr_high=30.0, faithful=1.5,
+                               audible=0.2, snr=0.042),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
     "denoise-48k": FULL_BAND,
@@ -59,6 +64,9 @@ RECIPES = {
     "denoise-48k-taught": dict(WIDE, taught=0.5),
     # version 5, from version 4 by --init: clean speech keeps the floor of its room, noise at 33 dB and more below it stays
     "denoise-48k-floor": dict(WIDE, taught=0.5, clean_only=0.3125, floor=0.6, snr_high=30.0, faithful=4.0, audible=0.27, snr=0.06),
+    # the same with speech's own rumble
+    "denoise-48k-rumble": dict(WIDE, taught=0.5, taught_from=80.0, rumble=(8.0, 20.0), offset=0.25, clean_only=0.3125, floor=0.6,
+                               snr_high=30.0, faithful=4.0, audible=0.27, snr=0.066),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
     # from version 1 with these settings
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,

@@ -230,7 +230,7 @@ def check_taught(device, out):
     expect("a lesson that is the target is none", abs(costs[0] - costs[1]), 1e-6)
 
 
-def check_taught_below(device):
+def check_taught_within(device):
     """A teacher of a third of the rate, who does as it hears: below its half rate the lesson is the mixture, above it the target."""
     torch.manual_seed(9)
     teacher = layers.Denoiser(dict(d_model=32, n_layer=1)).to(device).requires_grad_(False)
@@ -245,7 +245,7 @@ def check_taught_below(device):
     hz = torch.arange(n // 2 + 1, device=device) * (48000 / n)
     draw = lambda: torch.fft.rfft(0.1 * torch.randn(4, n, device=device) * torch.hann_window(n, device=device))
     noisy, clean = draw(), draw()
-    gap = ((hz > 7000) & (hz < 8200)).to(hz.dtype)          # where the two are joined: nothing of either
+    gap = ((hz > 7000) & (hz < 8200) | (hz > 390) & (hz < 610)).to(hz.dtype)      # where the two are joined: nothing of either
     back = lambda spectrum: torch.fft.irfft(spectrum * (1 - gap), n)
     lesson = step.lesson(back(noisy), back(clean))
     want = back(torch.where(hz < 7600, noisy, clean))[:, :lesson.shape[1]]
@@ -257,6 +257,11 @@ def check_taught_below(device):
     half, want = step.lesson(back(noisy), back(clean)), back(torch.where(hz < 7600, 0.5 * noisy, clean))[:, :lesson.shape[1]]
     expect("next to one of the same rate it is half of the lesson", float((half - want).abs().max() / want.abs().max()), 0.02)
     expect("its lesson is one hop shorter", abs(n - lesson.shape[1] - 480), 0)
+    del step.teachers[1]
+    step.loss.weights["taught_from"] = 400.0
+    lesson = step.lesson(back(noisy), back(clean))
+    want = back(torch.where((hz > 500) & (hz < 7600), noisy, clean))[:, :lesson.shape[1]]
+    expect("and below taught_from it isn't heard", float((lesson - want).abs().max() / want.abs().max()), 0.02)
     parts = step(back(noisy), back(clean))
     expect("a step taught so: finite", float((~torch.isfinite(parts)).sum() + (~torch.isfinite(step.flat.grad)).sum()), 0)
 
@@ -386,7 +391,7 @@ def main():
     check_grown(device)
     check_loss(device)
     check_taught(device, a.out)
-    check_taught_below(device)
+    check_taught_within(device)
     if a.judge:
         check_judge(a.judge, device)
     rate = recipe.get("rate", 16000)

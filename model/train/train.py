@@ -187,8 +187,8 @@ class Step:
     @torch.no_grad()
     def lesson(self, noisy, clean):
         """The mean of what the teachers make of it: as every Denoiser's output in place in time, whatever their delays. Each
-        hears it at its own rate; what isn't below half of every one's is clean's."""
-        rate = self.model.config["rate"]
+        hears it at its own rate; what isn't below half of every one's is clean's, and what is below `taught_from`."""
+        rate, low = self.model.config["rate"], self.loss.weights["taught_from"]
         least, outputs, n = min(teacher.config["rate"] for teacher in self.teachers), [], noisy.shape[1]
         for teacher in self.teachers:
             own = teacher.config["rate"]
@@ -198,7 +198,7 @@ class Step:
             y = torch.nn.functional.pad(y, (0, heard.shape[1] - y.shape[1]))        # a crop's length suits an FFT
             outputs.append(losses.narrow_band(y, own // least))
         mean = sum(outputs) / len(outputs)
-        return (losses.taught_below(mean, clean) if least < rate else mean)[:, :n]
+        return (losses.taught_within(mean, clean, rate, low) if low or least < rate else mean)[:, :n]
 
     def eager(self, noisy, clean):
         self.flat.grad.zero_()
