@@ -49,8 +49,8 @@ RECIPES = {
     # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so: no better
     # held out, see TRIED.md
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
-    # taught so from version 6 on, but speech keeps its own rumble, which the teacher doesn't, and a quiet floor; more of a
-    # constant, which lies in the same bins
+    # version 7, from version 6 by --init: taught so, but speech keeps its own rumble, which the teacher doesn't, and a quiet
+    # floor; a constant, which lies in the same bins, comes more often
     "denoise-16k-rumble": dict(FAITHFUL, batch=12, seconds=26.88, pause_seconds=25.0, taught=0.5, taught_from=80.0,
                                rumble=(8.0, 20.0), offset=0.25, clean_only=0.25, floor=0.5, snr_high=30.0, faithful=1.5,
                                audible=0.2, snr=0.042),
@@ -64,7 +64,7 @@ RECIPES = {
     "denoise-48k-taught": dict(WIDE, taught=0.5),
     # version 5, from version 4 by --init: clean speech keeps the floor of its room, noise at 33 dB and more below it stays
     "denoise-48k-floor": dict(WIDE, taught=0.5, clean_only=0.3125, floor=0.6, snr_high=30.0, faithful=4.0, audible=0.27, snr=0.06),
-    # the same with speech's own rumble
+    # version 6, from version 5 by --init: speech keeps its own rumble
     "denoise-48k-rumble": dict(WIDE, taught=0.5, taught_from=80.0, rumble=(8.0, 20.0), offset=0.25, clean_only=0.3125, floor=0.6,
                                snr_high=30.0, faithful=4.0, audible=0.27, snr=0.066),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
