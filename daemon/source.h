@@ -4,6 +4,8 @@
 
 /* Where a pipeline's samples come from. A source is one file and one row: `const struct source_ops`. */
 
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -17,7 +19,9 @@
 
 struct card;
 struct gate;
+struct pull;
 struct rows;
+struct socket_place;
 struct worker;
 
 /* The part every source begins with. `open` fills in the first block; the pipeline the second, before `start`. */
@@ -39,6 +43,16 @@ struct source {
     struct admission_pass pass;        /* of all its streams                                       */
     atomic_int code;                   /* sysexits code of what ended it too early; 0              */
     atomic_bool lost;                  /* a sensor's broker isn't connected                        */
+
+    /* Of one that reads with a thread of its own: `open` may set the first three, which are the source's. */
+    struct socket_place *place; /* where it listens; NULL: nowhere                */
+    struct pull *pull;          /* where its messages come from; NULL: nowhere    */
+    bool follows;               /* one before that its pull subscribes beside     */
+    struct waker stop;          /* the thread sleeps with it, or polls its `fd`   */
+    atomic_bool stopping;       /* the thread is to end                           */
+    sem_t go;                   /* the thread waits for it                        */
+    pthread_t thread;
+    bool running;
 };
 
 struct source_setup {
@@ -73,6 +87,19 @@ struct source_ops {
 
 extern const struct source_ops source_file, source_audio, source_pcm, source_sensor;
 const struct source_ops *source_find(enum source_type type);
+
+/* The start and the end of a source's own thread. Init comes before all that may fail, 0 or -1 with *err; finish either way: it
+ * waits for the thread, after stop. `what` the thread reads is for *err. */
+int source_thread_init(struct source *source, struct ssm_error *err);
+int source_thread_start(struct source *source, void *(*run)(void *source), const char *what, struct ssm_error *err);
+void source_thread_finish(struct source *source);
+/* The thread, first: wait until begin or stop. Who follows one before passes over what came until then: that one heard it. */
+void source_thread_wait(struct source *source);
+long source_receive(struct source *source, void *bytes, size_t size); /* pull_receive; -1 also when told to stop */
+/* Its listen, begin and stop. */
+int source_listen(struct source *source, struct ssm_error *err);
+void source_begin(struct source *source);
+void source_stop(struct source *source);
 
 /* Any thread: how its i-th channel is. */
 enum condition source_condition(const struct source *source, int i);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -24,15 +22,7 @@ enum { BLOCK = 512, ROOM_POLL = 2000000 };
 struct pcm_source {
     struct source source;
     const struct config_source *config;
-    struct waker stop;
-    atomic_bool stopping;
-    pthread_t thread;
-    bool running;
-    sem_t go;                   /* the thread waits for it */
-    struct socket_place *place; /* where it listens; NULL: nowhere      */
-    int listener, client;       /* -1: none. Standard input is a client */
-    struct pull *pull;          /* NULL: none                           */
-    bool follows;               /* one that subscribes to the same      */
+    int listener, client; /* -1: none. Standard input is a client */
 
     /* The thread's. */
     size_t frame, held; /* bytes of one sample of all channels; bytes of an incomplete one */
@@ -41,22 +31,22 @@ struct pcm_source {
 };
 
 /* A socket, or that of the source before. */
-static int open_place(struct pcm_source *pcm, const struct pcm_source *before, struct ssm_error *err)
+static int open_place(struct pcm_source *pcm, const struct source *before, struct ssm_error *err)
 {
     const char *path = pcm->config->path, *socket = strncmp(path, "unix:", 5) == 0 ? path + 5 : NULL;
     if (before) {
-        pcm->place = socket_place_share(before->place);
+        pcm->source.place = socket_place_share(before->place);
     } else {
-        pcm->place = socket_place_create(socket ? socket_listen_unix(socket, err) : socket_listen_tcp(path + 6, err),
-                                         socket, err);
+        pcm->source.place = socket_place_create(
+            socket ? socket_listen_unix(socket, err) : socket_listen_tcp(path + 6, err), socket, err);
     }
-    pcm->listener = pcm->place ? pcm->place->fd : -1;
-    return pcm->place ? 0 : -1;
+    pcm->listener = pcm->source.place ? pcm->source.place->fd : -1;
+    return pcm->source.place ? 0 : -1;
 }
 
 static int open_path(struct pcm_source *pcm, const struct source_setup *setup, struct ssm_error *err)
 {
-    const struct pcm_source *before = (const struct pcm_source *)setup->before;
+    const struct source *before = setup->before;
     const char *path = pcm->config->path;
     if (strcmp(path, "-") == 0) {
         pcm->client = spare_input() ? dup(0) : -1;
@@ -68,25 +58,19 @@ static int open_path(struct pcm_source *pcm, const struct source_setup *setup, s
         return open_place(pcm, before, err);
     }
     bool pull = strncmp(path, "pull:", 5) == 0;
-    pcm->follows = before && !pull;
-    pcm->pull = pull ? pull_bind(setup->gate, path + strlen("pull:"), before ? before->pull : NULL, err)
-                     : pull_subscribe(setup->gate, path + strlen("sub:"), pcm->config->server_key, "", err);
-    return pcm->pull ? 0 : -1;
+    pcm->source.follows = before && !pull;
+    pcm->source.pull = pull ? pull_bind(setup->gate, path + strlen("pull:"), before ? before->pull : NULL, err)
+                            : pull_subscribe(setup->gate, path + strlen("sub:"), pcm->config->server_key, "", err);
+    return pcm->source.pull ? 0 : -1;
 }
 
 static void pcm_close(struct source *source)
 {
     struct pcm_source *pcm = (struct pcm_source *)source;
-    if (pcm->running) {
-        pthread_join(pcm->thread, NULL);
-    }
+    source_thread_finish(source);
     if (pcm->client >= 0) {
         close(pcm->client);
     }
-    socket_place_destroy(pcm->place);
-    pull_close(pcm->pull);
-    waker_finish(&pcm->stop);
-    sem_destroy(&pcm->go);
     free(pcm->bytes);
     free(pcm);
 }
@@ -104,17 +88,16 @@ static struct source *pcm_open(const struct source_setup *setup, struct ssm_erro
     pcm->source.n_channels = config->pcm_channels;
     pcm->source.patient = !config->paced;
     pcm->config = config;
-    sem_init(&pcm->go, 0, 0);
-    pcm->listener = pcm->client = pcm->stop.fd = -1;
+    pcm->listener = pcm->client = -1;
     pcm->frame = pcm_bytes(config->format) * (size_t)config->pcm_channels;
     for (int i = 0; i < config->pcm_channels; i++) {
         pcm->source.channels[i] = i;
     }
-    if (open_path(pcm, setup, err) < 0) {
+    if (source_thread_init(&pcm->source, err) < 0 || open_path(pcm, setup, err) < 0) {
         goto fail;
     }
-    pcm->bytes = pcm->pull ? malloc(PULL_MOST) : calloc(BLOCK, pcm->frame);
-    if (!pcm->bytes || waker_init(&pcm->stop) < 0) {
+    pcm->bytes = pcm->source.pull ? malloc(PULL_MOST) : calloc(BLOCK, pcm->frame);
+    if (!pcm->bytes) {
         refuse_memory(err);
         goto fail;
     }
@@ -129,7 +112,7 @@ fail:
 /* Wait until every feed takes samples, but for what is paced; gives how many, at most n and a block; 0 when told to stop. */
 static size_t wait_for_room(struct pcm_source *pcm, size_t n)
 {
-    while (!atomic_load(&pcm->stopping)) {
+    while (!atomic_load(&pcm->source.stopping)) {
         size_t fits = n < BLOCK ? n : BLOCK;
         for (int i = 0; pcm->source.patient && i < pcm->source.n_channels; i++) {
             size_t room = feed_room(pcm->source.feeds[i]);
@@ -138,7 +121,7 @@ static size_t wait_for_room(struct pcm_source *pcm, size_t n)
         if (fits > 0) {
             return fits;
         }
-        waker_wait(&pcm->stop, ROOM_POLL);
+        waker_wait(&pcm->source.stop, ROOM_POLL);
     }
     return 0;
 }
@@ -193,22 +176,16 @@ static bool read_some(struct pcm_source *pcm)
 /* Every message that waits, each of whole samples: a lost one doesn't shift the bytes of those behind it. */
 static void drain_pull(struct pcm_source *pcm)
 {
-    for (long n; !atomic_load(&pcm->stopping) && (n = pull_receive(pcm->pull, pcm->bytes, PULL_MOST)) >= 0;) {
+    for (long n; (n = source_receive(&pcm->source, pcm->bytes, PULL_MOST)) >= 0;) {
         give(pcm, (size_t)n / pcm->frame, clock_now());
-    }
-}
-
-/* What came before it was to take anything is that one's. */
-static void pass_over(struct pcm_source *pcm)
-{
-    while (pcm->follows && !atomic_load(&pcm->stopping) && pull_receive(pcm->pull, pcm->bytes, PULL_MOST) >= 0) {
     }
 }
 
 /* Its descriptor only tells of changes. */
 static bool turn_pull(struct pcm_source *pcm)
 {
-    struct pollfd fds[2] = {{.fd = pcm->stop.fd, .events = POLLIN}, {.fd = pull_fd(pcm->pull), .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = pcm->source.stop.fd, .events = POLLIN},
+                            {.fd = pull_fd(pcm->source.pull), .events = POLLIN}};
     drain_pull(pcm);
     poll(fds, 2, -1);
     return true;
@@ -236,7 +213,7 @@ static void turn_away(struct pcm_source *pcm)
 /* Wait for bytes or, with nobody connected, for somebody. False: it is over. */
 static bool turn(struct pcm_source *pcm)
 {
-    struct pollfd fds[2] = {{.fd = pcm->stop.fd, .events = POLLIN},
+    struct pollfd fds[2] = {{.fd = pcm->source.stop.fd, .events = POLLIN},
                             {.fd = pcm->client >= 0 ? pcm->client : pcm->listener, .events = POLLIN}};
     if (poll(fds, 2, -1) < 0 || fds[1].revents == 0) {
         return true;
@@ -260,10 +237,8 @@ static bool turn(struct pcm_source *pcm)
 static void *run(void *arg)
 {
     struct pcm_source *pcm = arg;
-    while (sem_wait(&pcm->go) != 0) { /* a signal came */
-    }
-    pass_over(pcm);
-    while (!atomic_load(&pcm->stopping) && (pcm->pull ? turn_pull : turn)(pcm)) {
+    source_thread_wait(&pcm->source);
+    while (!atomic_load(&pcm->source.stopping) && (pcm->source.pull ? turn_pull : turn)(pcm)) {
     }
     for (int i = 0; i < pcm->source.n_channels; i++) {
         feed_end(pcm->source.feeds[i]);
@@ -274,35 +249,13 @@ static void *run(void *arg)
 
 static int pcm_start(struct source *source, struct ssm_error *err)
 {
-    struct pcm_source *pcm = (struct pcm_source *)source;
-    pcm->running = pthread_create(&pcm->thread, NULL, run, pcm) == 0;
-    return pcm->running ? 0 : refuse(err, 71, "can't start a thread for PCM input");
-}
-
-static int pcm_listen(struct source *source, struct ssm_error *err)
-{
-    struct pcm_source *pcm = (struct pcm_source *)source;
-    return pcm->pull ? pull_start(pcm->pull, err) : 0;
-}
-
-static void pcm_begin(struct source *source)
-{
-    struct pcm_source *pcm = (struct pcm_source *)source;
-    sem_post(&pcm->go);
-}
-
-static void pcm_stop(struct source *source)
-{
-    struct pcm_source *pcm = (struct pcm_source *)source;
-    atomic_store(&pcm->stopping, true);
-    sem_post(&pcm->go);
-    waker_wake(&pcm->stop);
+    return source_thread_start(source, run, "PCM input", err);
 }
 
 const struct source_ops source_pcm = {.name = "pcm",
                                       .open = pcm_open,
                                       .start = pcm_start,
-                                      .listen = pcm_listen,
-                                      .begin = pcm_begin,
-                                      .stop = pcm_stop,
+                                      .listen = source_listen,
+                                      .begin = source_begin,
+                                      .stop = source_stop,
                                       .close = pcm_close};

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -29,15 +27,7 @@ struct sensor_source {
     struct source source;
     const struct config_source *config;
     const char *pipeline;
-    struct waker stop;
-    atomic_bool stopping;
-    pthread_t thread;
-    bool running;
-    sem_t go;                   /* the thread waits for it */
-    struct socket_place *place; /* of TCP and UDP; NULL: none             */
     int listener, client; /* -1: none. Standard input and UDP are clients */
-    struct pull *pull;
-    bool follows; /* one that subscribes to the same */
     struct mqtt *mqtt;
 
     /* The thread's. */
@@ -52,35 +42,35 @@ struct sensor_source {
 
 static int open_pull(struct sensor_source *sensor, const struct source_setup *setup, struct ssm_error *err)
 {
-    const struct sensor_source *before = (const struct sensor_source *)setup->before;
+    const struct source *before = setup->before;
     const struct config_source *config = sensor->config;
     char endpoint[sizeof config->listen + 8];
     bool whole = strstr(config->listen, "://") != NULL;
     snprintf(endpoint, sizeof endpoint, "%s%s", whole ? "" : "tcp://", config->listen);
-    sensor->follows = before && config->transport == SENSOR_SUB;
-    sensor->pull = config->transport == SENSOR_PULL
-                       ? pull_bind(setup->gate, endpoint, before ? before->pull : NULL, err)
-                       : pull_subscribe(setup->gate, config->connect, config->server_key, config->topic, err);
-    return sensor->pull ? 0 : -1;
+    sensor->source.follows = before && config->transport == SENSOR_SUB;
+    sensor->source.pull = config->transport == SENSOR_PULL
+                              ? pull_bind(setup->gate, endpoint, before ? before->pull : NULL, err)
+                              : pull_subscribe(setup->gate, config->connect, config->server_key, config->topic, err);
+    return sensor->source.pull ? 0 : -1;
 }
 
 static void take_message(void *context, const void *bytes, size_t n);
 
 /* A socket, or that of the source before. */
-static int open_place(struct sensor_source *sensor, const struct sensor_source *before, struct ssm_error *err)
+static int open_place(struct sensor_source *sensor, const struct source *before, struct ssm_error *err)
 {
     const char *listen = sensor->config->listen;
     bool udp = sensor->config->transport == SENSOR_UDP;
     if (before) {
-        sensor->place = socket_place_share(before->place);
+        sensor->source.place = socket_place_share(before->place);
     } else {
-        sensor->place =
+        sensor->source.place =
             socket_place_create(udp ? socket_bind_udp(listen, err) : socket_listen_tcp(listen, err), NULL, err);
     }
-    if (sensor->place) {
-        *(udp ? &sensor->client : &sensor->listener) = sensor->place->fd;
+    if (sensor->source.place) {
+        *(udp ? &sensor->client : &sensor->listener) = sensor->source.place->fd;
     }
-    return sensor->place ? 0 : -1;
+    return sensor->source.place ? 0 : -1;
 }
 
 static int open_transport(struct sensor_source *sensor, const struct source_setup *setup, struct ssm_error *err)
@@ -92,7 +82,7 @@ static int open_transport(struct sensor_source *sensor, const struct source_setu
         return sensor->client < 0 ? refuse(err, 66, "standard input is closed") : 0;
     case SENSOR_UDP:
     case SENSOR_TCP:
-        return open_place(sensor, (const struct sensor_source *)setup->before, err);
+        return open_place(sensor, setup->before, err);
     case SENSOR_MQTT:
         sensor->mqtt = mqtt_open(sensor->config, sensor->pipeline, take_message, sensor, err);
         return sensor->mqtt ? 0 : -1;
@@ -104,17 +94,11 @@ static int open_transport(struct sensor_source *sensor, const struct source_setu
 static void sensor_close(struct source *source)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
-    if (sensor->running) {
-        pthread_join(sensor->thread, NULL);
-    }
+    source_thread_finish(source);
     if (sensor->client >= 0 && sensor->config->transport != SENSOR_UDP) {
         close(sensor->client);
     }
-    socket_place_destroy(sensor->place);
-    pull_close(sensor->pull);
     mqtt_close(sensor->mqtt);
-    waker_finish(&sensor->stop);
-    sem_destroy(&sensor->go);
     lines_destroy(sensor->lines);
     readings_destroy(sensor->readings);
     cadence_destroy(sensor->cadence);
@@ -134,15 +118,14 @@ static struct source *sensor_open(const struct source_setup *setup, struct ssm_e
     enum sensor_transport transport = setup->config->transport;
     sensor->source.patient = transport != SENSOR_UDP && transport != SENSOR_SUB && transport != SENSOR_MQTT;
     sensor->config = setup->config;
-    sem_init(&sensor->go, 0, 0);
     sensor->pipeline = setup->pipeline;
-    sensor->listener = sensor->client = sensor->stop.fd = -1;
-    sensor->lines = lines_create(LINE);
-    if (!sensor->lines || waker_init(&sensor->stop) < 0) {
-        refuse_memory(err);
+    sensor->listener = sensor->client = -1;
+    if (source_thread_init(&sensor->source, err) < 0 || open_transport(sensor, setup, err) < 0) {
         goto fail;
     }
-    if (open_transport(sensor, setup, err) < 0) {
+    sensor->lines = lines_create(LINE);
+    if (!sensor->lines) {
+        refuse_memory(err);
         goto fail;
     }
     return &sensor->source;
@@ -179,10 +162,10 @@ static int sensor_meet(struct source *source, const struct ssm_engine *engine, s
 static bool wait_for_room(struct sensor_source *sensor)
 {
     while (sensor->source.patient && rows_full(sensor->source.rows)) {
-        if (atomic_load(&sensor->stopping)) {
+        if (atomic_load(&sensor->source.stopping)) {
             return false;
         }
-        waker_wait(&sensor->stop, ROOM_POLL);
+        waker_wait(&sensor->source.stop, ROOM_POLL);
     }
     return true;
 }
@@ -252,16 +235,8 @@ static void take_message(void *context, const void *bytes, size_t n)
 
 static void drain_pull(struct sensor_source *sensor)
 {
-    for (long n; !atomic_load(&sensor->stopping) && (n = pull_receive(sensor->pull, sensor->bytes, BYTES)) >= 0;) {
+    for (long n; (n = source_receive(&sensor->source, sensor->bytes, BYTES)) >= 0;) {
         take_bytes(sensor, sensor->bytes, n < BYTES ? (size_t)n : BYTES, true);
-    }
-}
-
-/* What came before it was to take anything is that one's. */
-static void pass_over(struct sensor_source *sensor)
-{
-    while (sensor->follows && !atomic_load(&sensor->stopping) &&
-           pull_receive(sensor->pull, sensor->bytes, BYTES) >= 0) {
     }
 }
 
@@ -279,7 +254,7 @@ static void read_datagram(struct sensor_source *sensor)
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SO_RXQ_OVFL) {
         uint32_t dropped;
         memcpy(&dropped, CMSG_DATA(head), sizeof dropped);
-        count(sensor->source.counters, COUNTER_SOCKET_FULL, socket_place_dropped(sensor->place, dropped));
+        count(sensor->source.counters, COUNTER_SOCKET_FULL, socket_place_dropped(sensor->source.place, dropped));
     }
     if (got >= 0) {
         take_bytes(sensor, sensor->bytes, (size_t)got, true);
@@ -312,7 +287,7 @@ static bool accept_client(struct sensor_source *sensor, struct pollfd *stop)
 
 static void turn_mqtt(struct sensor_source *sensor)
 {
-    struct pollfd fds[2] = {{.fd = sensor->stop.fd, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = sensor->source.stop.fd, .events = POLLIN}};
     int wait = mqtt_wait(sensor->mqtt, &fds[1]);
     if (poll(fds, 2, wait) >= 0) {
         mqtt_turn(sensor->mqtt, fds[1].revents);
@@ -327,12 +302,13 @@ static bool turn(struct sensor_source *sensor)
         turn_mqtt(sensor);
         return true;
     }
-    int fd = sensor->pull ? pull_fd(sensor->pull) : sensor->client >= 0 ? sensor->client : sensor->listener;
-    struct pollfd fds[2] = {{.fd = sensor->stop.fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
-    if (sensor->pull) {
+    struct pull *pull = sensor->source.pull;
+    int fd = pull ? pull_fd(pull) : sensor->client >= 0 ? sensor->client : sensor->listener;
+    struct pollfd fds[2] = {{.fd = sensor->source.stop.fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    if (pull) {
         drain_pull(sensor); /* its descriptor only tells of changes */
     }
-    if (poll(fds, 2, -1) < 0 || fds[1].revents == 0 || sensor->pull) {
+    if (poll(fds, 2, -1) < 0 || fds[1].revents == 0 || pull) {
         return true;
     }
     if (sensor->client < 0) {
@@ -349,10 +325,8 @@ static bool turn(struct sensor_source *sensor)
 static void *run(void *arg)
 {
     struct sensor_source *sensor = arg;
-    while (sem_wait(&sensor->go) != 0) { /* a signal came */
-    }
-    pass_over(sensor);
-    while (!atomic_load(&sensor->stopping) && turn(sensor)) {
+    source_thread_wait(&sensor->source);
+    while (!atomic_load(&sensor->source.stopping) && turn(sensor)) {
     }
     cadence_finish(sensor->cadence);
     give_hops(sensor);
@@ -365,37 +339,16 @@ static int sensor_start(struct source *source, struct ssm_error *err)
 {
     struct sensor_source *sensor = (struct sensor_source *)source;
     if (sensor->mqtt) { /* it takes its time to connect, and nobody else's messages */
-        sem_post(&sensor->go);
+        source_begin(source);
     }
-    sensor->running = pthread_create(&sensor->thread, NULL, run, sensor) == 0;
-    return sensor->running ? 0 : refuse(err, 71, "can't start a thread for a sensor's lines");
-}
-
-static int sensor_listen(struct source *source, struct ssm_error *err)
-{
-    struct sensor_source *sensor = (struct sensor_source *)source;
-    return sensor->pull ? pull_start(sensor->pull, err) : 0;
-}
-
-static void sensor_begin(struct source *source)
-{
-    struct sensor_source *sensor = (struct sensor_source *)source;
-    sem_post(&sensor->go);
-}
-
-static void sensor_stop(struct source *source)
-{
-    struct sensor_source *sensor = (struct sensor_source *)source;
-    atomic_store(&sensor->stopping, true);
-    sem_post(&sensor->go);
-    waker_wake(&sensor->stop);
+    return source_thread_start(source, run, "a sensor's lines", err);
 }
 
 const struct source_ops source_sensor = {.name = "sensor",
                                          .open = sensor_open,
                                          .meet = sensor_meet,
                                          .start = sensor_start,
-                                         .listen = sensor_listen,
-                                         .begin = sensor_begin,
-                                         .stop = sensor_stop,
+                                         .listen = source_listen,
+                                         .begin = source_begin,
+                                         .stop = source_stop,
                                          .close = sensor_close};
