@@ -18,7 +18,7 @@ static int is_model(const struct dirent *entry)
 
 static void print_text(const char *path, const struct ssm_info *info)
 {
-    printf("%-16s %-8s %6d Hz %6.1f ms %8.2f M  %s\n", info->name, info->task, info->rate,
+    printf("%-18s %-9s %6d Hz %6.1f ms %8.2f M  %s\n", info->name, info->task, info->rate,
            1e3 * info->latency / info->rate, (double)info->parameters / 1e6, path);
 }
 

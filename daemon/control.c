@@ -548,7 +548,7 @@ static bool find_stream(struct control *control)
         }
     }
     if (name) {
-        wrong(control, "not_found", "args.stream", "there is no stream %.80s; stream.list lists pipelines and channels: mic/0",
+        wrong(control, "not_found", "args.stream", "there is no stream %.80s; `ssm ctl stream.list` lists those there are",
               name);
     } else {
         wrong(control, "bad_request", "args.stream", "the stream is missing: pipeline and channel, mic/0");

@@ -503,7 +503,9 @@ void stream_mark(struct stream *stream, _Atomic uint64_t *mark)
 
 bool stream_bypass(struct stream *stream, bool bypass)
 {
-    atomic_store_explicit(&stream->bypass, bypass, memory_order_relaxed);
+    if (stream->blend) {
+        atomic_store_explicit(&stream->bypass, bypass, memory_order_relaxed);
+    }
     return stream->blend != NULL;
 }
 

@@ -19,7 +19,7 @@ import zmq
 import script
 from script import SANITIZED, SSM
 
-MODEL = "tests/data/tiny-denoise.safetensors"
+MODEL, TAGS = "tests/data/tiny-denoise.safetensors", "tests/data/tiny-tag.safetensors"
 RATE, HOP = 16000, 160
 
 
@@ -34,14 +34,14 @@ def read_sound(path, hop=HOP):
 class Daemon:
     """A looped sound of one hop through a small model, into a file and to subscribers."""
 
-    def __init__(self, folder, more="", source=""):
+    def __init__(self, folder, more="", source="", model=MODEL, sinks=None):
         self.address = f"ipc://{folder}/pub.control"
         noise = random.Random(3)
         script.write_sound(f"{folder}/in.wav", struct.pack(f"<{HOP}h", *(noise.randrange(-8000, 8000) for _ in range(HOP))))
         with open(f"{folder}/c.yaml", "w") as file:
             file.write(f"version: 1\nnode: here\ndevice: cpu\npublish: ipc://{folder}/pub\n{more}pipelines:\n  p:\n"
-                       f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {MODEL}\n"
-                       f"    sinks: [{{type: publish}}, {{type: file, path: {folder}/out.wav}}]\n")
+                       f"    source: {{{source or f'type: file, path: {folder}/in.wav, loop: true'}}}\n    model: {model}\n"
+                       f"    sinks: [{sinks or f'{{type: publish}}, {{type: file, path: {folder}/out.wav}}'}]\n")
         self.process = script.start(f"{folder}/c.yaml")
 
     def __enter__(self):
@@ -261,10 +261,16 @@ def a_stream_is_bypassed_and_comes_back():
         assert last - first > 30 and all(same[first:last]) and first > 20 and len(same) - last > 20, (first, last, len(same))
 
 
+def a_bypass_that_is_refused_switches_nothing():
+    with tempfile.TemporaryDirectory() as folder, Daemon(folder, model=TAGS, sinks="{type: publish}") as daemon:
+        assert "there is no sound to bypass" in daemon.ctl("stream.bypass", "p", status=65)
+        daemon.ctl("stream.export", "p", "--state", f"{folder}/stream")     # in bypass it couldn't move
+
+
 if __name__ == "__main__":
     sys.exit(script.run(the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice,
                         an_export_that_fails_leaves_the_file_as_it_was,
                         streams_that_cannot_move_are_refused, a_reset_stream_begins_anew_and_loses_no_sample,
-                        a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
+                        a_bypass_that_is_refused_switches_nothing, a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
                         strangers_are_answered_and_harm_nothing, sound_in_messages_too_long_is_cut_off,
                         beyond_this_machine_only_when_told_so))

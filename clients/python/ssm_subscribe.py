@@ -13,9 +13,12 @@ import math
 import os
 import sys
 
-import msgpack
-import zmq
-import zmq.auth
+try:
+    import msgpack
+    import zmq
+    import zmq.auth
+except ImportError as missing:
+    sys.exit("%s: apt install python3-zmq python3-msgpack" % missing)
 
 
 def decode(topic, header, payload):
