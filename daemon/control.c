@@ -548,8 +548,8 @@ static bool find_stream(struct control *control)
         }
     }
     if (name) {
-        wrong(control, "not_found", "args.stream", "there is no stream %.80s; `ssm ctl stream.list` lists those there are",
-              name);
+        wrong(control, "not_found", "args.stream",
+              "there is no stream %.80s; `ssm ctl stream.list` lists those there are", name);
     } else {
         wrong(control, "bad_request", "args.stream", "the stream is missing: pipeline and channel, mic/0");
     }
