@@ -348,7 +348,7 @@ static void run_export(struct control *control)
         control->leave.state_size = stream_state_size(stream);
         if (pipeline->config->strength < 100 || !stream_leave(stream, &control->leave)) {
             wrong(control, "refused", "args.stream",
-                  "a stream in bypass or with strength keeps input beside the model: it can't move");
+                  "a stream in bypass, with strength or whose model fell behind can't move");
             return;
         }
         pipeline->source->ops->stop(pipeline->source);
