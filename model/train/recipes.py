@@ -25,6 +25,12 @@ FULL_BAND = dict(PATIENT, name="denoise-48k", rate=48000, window=960, hop=480, n
 # the later ones of 48 kHz: clean speech and what is audible counted more
 WIDE = dict(FULL_BAND, lr=5e-4, qat=0.15, clean_only=0.25, audible=0.2, judged=0.06, snr=0.045, faithful=2.0)
 
+# half taught, and clean speech keeps the floor of its room: noise at 33 dB and more below speech stays
+FLOOR = dict(WIDE, taught=0.5, clean_only=0.3125, floor=0.6, snr_high=30.0, faithful=4.0, audible=0.27, snr=0.06)
+
+# speech keeps its own rumble, which teachers don't; a constant, which lies in the same bins, comes more often
+RUMBLE = dict(taught_from=80.0, rumble=(8.0, 20.0), offset=0.25)
+
 RECIPES = {
     # from nothing: version 1 was its six layers
     "denoise-16k": dict(COMMON, n_layer=5, minutes=18.0, lr=1.6e-3, qat=0),
@@ -49,11 +55,9 @@ RECIPES = {
     # the small one taught by the large (--teacher denoise-16k-large.safetensors), half by it and half by what is so: no better
     # held out, see TRIED.md
     "denoise-16k-taught": dict(FAITHFUL, taught=0.5),
-    # version 7, from version 6 by --init: taught so, but speech keeps its own rumble, which the teacher doesn't, and a quiet
-    # floor; a constant, which lies in the same bins, comes more often
-    "denoise-16k-rumble": dict(FAITHFUL, batch=12, seconds=26.88, pause_seconds=25.0, taught=0.5, taught_from=80.0,
-                               rumble=(8.0, 20.0), offset=0.25, clean_only=0.25, floor=0.5, snr_high=30.0, faithful=1.5,
-                               audible=0.2, snr=0.042),
+    # version 7, from version 6 by --init: taught so, but speech keeps its own rumble and a quiet floor
+    "denoise-16k-rumble": dict(FAITHFUL, **RUMBLE, batch=12, seconds=26.88, pause_seconds=25.0, taught=0.5, clean_only=0.25,
+                               floor=0.5, snr_high=30.0, faithful=1.5, audible=0.2, snr=0.042),
     # 48 kHz: the same blocks at the same hops; bins up to 8 kHz are denoise-16k's, which it starts from by --init. Compiled,
     # its decoder's backward read beyond its memory
     "denoise-48k": FULL_BAND,
@@ -62,11 +66,10 @@ RECIPES = {
     # version 4 of denoise-48k: below 8 kHz half taught by two (--teacher denoise-16k-large.safetensors denoise-48k.safetensors),
     # whose mean does better there than either; by --init from the mean of a denoise-48k and a denoise-16k's weights
     "denoise-48k-taught": dict(WIDE, taught=0.5),
-    # version 5, from version 4 by --init: clean speech keeps the floor of its room, noise at 33 dB and more below it stays
-    "denoise-48k-floor": dict(WIDE, taught=0.5, clean_only=0.3125, floor=0.6, snr_high=30.0, faithful=4.0, audible=0.27, snr=0.06),
-    # version 6, from version 5 by --init: speech keeps its own rumble
-    "denoise-48k-rumble": dict(WIDE, taught=0.5, taught_from=80.0, rumble=(8.0, 20.0), offset=0.25, clean_only=0.3125, floor=0.6,
-                               snr_high=30.0, faithful=4.0, audible=0.27, snr=0.066),
+    # version 5, from version 4 by --init: clean speech keeps its room's floor
+    "denoise-48k-floor": FLOOR,
+    # version 6, from version 5 by --init: speech keeps its own rumble, too
+    "denoise-48k-rumble": dict(FLOOR, **RUMBLE, snr=0.066),
     # 10 ms: half the window, so bins twice as wide; more taps in their stead. From denoise-16k by --init; version 2 went on
     # from version 1 with these settings
     "denoise-16k-low": dict(PATIENT, name="denoise-16k-low", window=160, hop=80, taps=5, n_layer=5, minutes=14.0, batch=16,
