@@ -271,6 +271,7 @@ if __name__ == "__main__":
     sys.exit(script.run(the_tool_asks_and_drains, a_stream_moves_with_no_sample_lost_or_twice,
                         an_export_that_fails_leaves_the_file_as_it_was,
                         streams_that_cannot_move_are_refused, a_reset_stream_begins_anew_and_loses_no_sample,
-                        a_bypass_that_is_refused_switches_nothing, a_stream_is_bypassed_and_comes_back, json_and_messagepack_from_both_kinds_of_sockets,
+                        a_bypass_that_is_refused_switches_nothing, a_stream_is_bypassed_and_comes_back,
+                        json_and_messagepack_from_both_kinds_of_sockets,
                         strangers_are_answered_and_harm_nothing, sound_in_messages_too_long_is_cut_off,
                         beyond_this_machine_only_when_told_so))

@@ -18,6 +18,8 @@ try:
     import zmq
     import zmq.auth
 except ImportError as missing:
+    if __name__ != "__main__":
+        raise
     sys.exit("%s: apt install python3-zmq python3-msgpack" % missing)
 
 
